@@ -1,0 +1,82 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Shaped
+
+
+class Stored(NamedTuple):
+    """A file named by its content.
+
+    Attributes:
+        name: Its name.
+        sha256: Hash of all its bytes.
+        bytes: Its size.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file aside and renames it, so that `path` never holds half of it."""
+    path = pathlib.Path(path)
+    with _aside(path) as aside:
+        aside.write_bytes(data)
+        _sync(aside)
+        aside.replace(path)
+
+
+def write_arrays(
+    folder: pathlib.Path, prefix: str, arrays: Mapping[str, Shaped[np.ndarray, "..."]]
+) -> Stored:
+    """Writes arrays into `folder` as PREFIX-HASH.safetensors, whole or not at all.
+
+    Raises:
+        OSError: If they can't be written; nothing is left behind.
+    """
+    with _aside(folder / prefix) as aside:
+        aside.touch()  # With the rights that any new file gets here.
+        try:
+            safetensors.numpy.save_file(dict(arrays), aside)
+        except safetensors.SafetensorError as error:
+            # The library's own class hides what the system said, "disk full" say.
+            raise OSError(f"{folder} can't be written: {error}") from error
+        _sync(aside)
+        digest = file_digest(aside)
+        stored = Stored(
+            f"{prefix}-{digest[:16]}.safetensors", digest, aside.stat().st_size
+        )
+        aside.replace(folder / stored.name)
+    return stored
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Computes the SHA-256 of a file's bytes, as hexadecimal digits."""
+    with pathlib.Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Names a file beside `path` and takes it away again if it is still there."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until the bytes are on the disk, so that no rename comes before them."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

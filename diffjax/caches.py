@@ -1,0 +1,41 @@
+"""Where things are kept that can be made again."""
+
+import hashlib
+import os
+import pathlib
+import platform
+from importlib.metadata import version
+
+import jax
+
+_CPU_INFO = pathlib.Path("/proc/cpuinfo")
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of all caches: $DIFFJAX_CACHE, else `diffjax` in the user's cache."""
+    own = os.environ.get("DIFFJAX_CACHE")
+    if own:
+        return pathlib.Path(own)
+    users = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(users) / "diffjax"
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs between runs, apart for each jaxlib and processor.
+
+    A program compiled for instructions that another processor lacks would crash there,
+    and home folders are shared between machines.
+    """
+    folder = cache_folder() / "compiled" / f"{version('jaxlib')}-{_processor()}"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """Names the processor by architecture and, where the system tells, its features."""
+    text = platform.machine() + platform.processor()
+    if _CPU_INFO.is_file():
+        lines = _CPU_INFO.read_text().splitlines()
+        text += next((line for line in lines if line.startswith("flags")), "")
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,226 @@
+"""The commands of the program `diffjax`."""
+
+import json
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from diffjax.caches import cache_folder, keep_compiled_programs
+from diffjax.cli import UsageError
+from diffjax.data import Box, as_picture, read_picture
+from diffjax.demo import run_demo, write_demo_page
+from diffjax.index import (
+    FolderConfig,
+    Index,
+    describe_file,
+    index_folder,
+    verify,
+)
+from diffjax.progress import progress_bars
+from diffjax.report import (
+    Answer,
+    Comparison,
+    Ranking,
+    caption,
+    mean_ap_table,
+    text_table,
+    write_page,
+)
+from diffjax.types import SearchResult
+
+
+def run() -> None:
+    """Reads the command line and runs the command that it names."""
+    tyro.extras.subcommand_cli_from_dict(
+        {"demo": demo, "index": index, "search": search, "info": info},
+        prog="diffjax",
+        description=(
+            "Searches pictures for small objects, by diffusion on the graph of picture "
+            "regions. Start with: diffjax demo"
+        ),
+        config=(FlagCreatePairsOff,),
+    )
+
+
+def demo(out: pathlib.Path = pathlib.Path("diffjax-demo.html")) -> None:
+    """Show what diffusion finds, on scenes composed here and now.
+
+    Composes 680 cluttered scenes with small objects and 80 queries, indexes them,
+    answers every query by five methods, prints a table and writes a page of answers.
+    Takes a minute or three the first time, seconds later: scenes and index are kept in
+    the cache folder ($DIFFJAX_CACHE).
+
+    Args:
+        out: The page to write.
+    """
+    keep_compiled_programs()
+    _check_writable(out)
+    with progress_bars() as progress:
+        found = run_demo(cache_folder() / "demo", progress=progress)
+        write_demo_page(out, found)
+    _say(text_table(*mean_ap_table(found.record["results"])))
+    _say(f"\n{caption(found.record)}")
+    _say(f"\nThe answers, side by side: {out.resolve().as_uri()}")
+
+
+def index(
+    folder: Positional[Annotated[pathlib.Path, arg(metavar="FOLDER")]],
+    *,
+    out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
+    strict: bool = False,
+    config: Annotated[OmitArgPrefixes[FolderConfig], arg(name="")] = FolderConfig(),  # noqa: B008  # Frozen.
+) -> None:
+    """Make the index of a folder of pictures.
+
+    Pictures that can't be read are listed and left out. A build that was stopped goes
+    on where it was; pictures that are already in the index are not described again.
+
+    Args:
+        folder: Pictures, also in folders in it.
+        out: Folder of the index; default: the name of FOLDER with .diffjax added, here.
+        strict: Refuse the folder if a picture can't be read.
+        config: Settings.
+    """
+    keep_compiled_programs()
+    path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
+    with progress_bars() as progress:
+        made = index_folder(
+            folder, path, config=config, strict=strict, progress=progress
+        )
+    skipped = made.pictures.skipped if made.pictures else {}
+    if skipped:
+        lines = [f"  {name}: {why}" for name, why in skipped.items()]
+        _warn(f"skipped {len(lines)} pictures:\n" + "\n".join(lines))
+    _say(
+        f"{path}: {made.num_images} pictures, {len(made.image_ids)} regions. "
+        f"Search it with: diffjax search {path} PICTURE"
+    )
+
+
+def search(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    picture: Positional[Annotated[pathlib.Path, arg(metavar="PICTURE")]],
+    *,
+    box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1")] = None,
+    top: int = 10,
+    html: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+    json_: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Find the pictures of an index that show what a picture, or a box in it, shows.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        picture: The query.
+        box: What is asked for, in pixels, right and bottom not included.
+        top: Answers wanted.
+        html: Also write the answers as a page with pictures.
+        json_: Print JSON.
+    """
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, got {top}.")
+    wanted = None if box is None else _parse_box(box)
+    keep_compiled_programs()
+    if html is not None:
+        _check_writable(html)
+    loaded = Index.load(index)
+    found = loaded.search_picture(picture, box=wanted, top=top)
+    names = loaded.pictures.names if loaded.pictures else ()
+    answers = [
+        {"rank": rank, "score": float(score), "picture": names[int(image)]}
+        for rank, (image, score) in enumerate(
+            zip(found.images[0], found.scores[0], strict=True), start=1
+        )
+    ]
+    if html is not None:
+        _write_answers(html, loaded, picture, wanted, found)
+    if json_:
+        _say(json.dumps({"query": str(picture), "box": wanted, "answers": answers}))
+        return
+    rows = [
+        (str(answer["rank"]), f"{answer['score']:.4g}", answer["picture"])
+        for answer in answers
+    ]
+    _say(text_table(("rank", "score", "picture"), rows))
+    if html is not None:
+        _say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
+
+
+def info(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    *,
+    verify_: Annotated[bool, arg(name="verify")] = False,
+) -> None:
+    """Say what is in an index.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        verify_: Also compare every byte with its hash.
+    """
+    if verify_:
+        verify(index)
+    rows = list(describe_file(index).items())
+    if verify_:
+        rows.append(("verified", "every byte"))
+    width = max(len(name) for name, _ in rows)
+    _say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def _parse_box(text: str) -> Box:
+    try:
+        x0, y0, x1, y1 = (float(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--box must be x0,y0,x1,y1 in pixels, such as 10,20,110,220, got {text!r}."
+        ) from None
+    return x0, y0, x1, y1
+
+
+def _write_answers(
+    path: pathlib.Path,
+    index: Index,
+    picture: pathlib.Path,
+    box: Box | None,
+    found: SearchResult,
+) -> None:
+    """Writes the page of answers; pictures that have gone since are named."""
+    if index.pictures is None:
+        return
+    folder = pathlib.Path(index.pictures.folder)
+    answers = tuple(
+        Answer(
+            picture=read_picture(folder / index.pictures.names[int(image)]),
+            name=index.pictures.names[int(image)],
+            score=float(score),
+        )
+        for image, score in zip(found.images[0], found.scores[0], strict=True)
+    )
+    write_page(
+        path,
+        title=f"diffjax: {picture.name}",
+        intro=f"The best of {index.num_images} pictures in {folder.name}.",
+        comparisons=[
+            Comparison(
+                picture=as_picture(picture),
+                name=picture.name,
+                box=box,
+                rankings=(Ranking("regional diffusion", None, answers),),
+            )
+        ],
+    )
+
+
+def _check_writable(path: pathlib.Path) -> None:
+    """Refuses a page that can't be written before minutes are spent on it."""
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise UsageError(f"{path} must be a file in a folder that exists.")
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201  # The program's answer.
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)  # noqa: T201  # The program's voice.

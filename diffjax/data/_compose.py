@@ -1,0 +1,173 @@
+"""One composed picture: clutter, and an object in it under its own light."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from diffjax.data._clutter import draw_clutter, draw_patch, paste_patch
+from diffjax.data._objects import OBJECTS, ObjectPicture
+
+# Few sizes, about equal in area: extraction compiles once per shape.
+_SIZES = ((400, 300), (300, 400), (350, 350))
+_PAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig:
+    """What a collection of composed scenes holds, and how hard it is.
+
+    Attributes:
+        objects: How many objects there are.
+        scenes_per_object: Database pictures that show each of them.
+        empty_scenes: Database pictures of clutter alone.
+        queries_per_object: Query pictures per object, none of them in the database.
+        seed: Of everything random, at least 0.
+        object_side: Least and largest length of an object's longer side, as a fraction
+            of the picture's shorter one; at most 0.7, so that it fits when turned.
+        max_rotation: Objects are turned by up to this many degrees either way.
+        relight: Strength of random gain, gamma and colour cast, in [0, 1); at 0.3
+            gain and gamma vary by a factor of 1.3, the colours by half as much.
+        cover_probability: How often clutter lies over a part of the object.
+        patches: Shapes of clutter in each picture.
+        quality: JPEG quality, 1 to 95.
+    """
+
+    objects: int = 40
+    scenes_per_object: int = 12
+    empty_scenes: int = 200
+    queries_per_object: int = 2
+    seed: int = 0
+    object_side: tuple[float, float] = (0.2, 0.7)
+    max_rotation: float = 25.0
+    relight: float = 0.3
+    cover_probability: float = 0.4
+    patches: int = 26
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: If a field is out of range.
+        """
+        limits = {
+            "objects": (1, len(OBJECTS)),
+            "scenes_per_object": (1, None),
+            "empty_scenes": (0, None),
+            "queries_per_object": (1, None),
+            "seed": (0, None),
+            "max_rotation": (0, 180),
+            "relight": (0, 0.99),
+            "cover_probability": (0, 1),
+            "patches": (0, None),
+            "quality": (1, 95),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not (low <= value and (high is None or value <= high)):
+                rule = f"at least {low}" if high is None else f"in [{low}, {high}]"
+                raise ValueError(f"{name} must be {rule}, got {value}.")
+        low, high = self.object_side
+        if not 0 < low <= high <= 0.7:
+            raise ValueError(
+                "object_side must be two fractions 0 < least <= largest <= 0.7, "
+                f"got {self.object_side}."
+            )
+
+
+class ComposedPicture(NamedTuple):
+    """A scene before it is written.
+
+    Attributes:
+        picture: Its pixels, RGB.
+        box: x0, y0, x1, y1 in pixels, end excluded, around all of the object that can
+            be seen; None without an object.
+    """
+
+    picture: Image.Image
+    box: tuple[int, int, int, int] | None
+
+
+def compose_picture(
+    key: tuple[int, ...], thing: ObjectPicture | None, *, config: ScenesConfig
+) -> ComposedPicture:
+    """Composes one picture, a function of its key alone.
+
+    Args:
+        key: Seeds all that is random here, whatever else is composed before.
+        thing: The object to show; None for clutter alone. The clutter is the same
+            with and without it.
+        config: How large, turned, re-lit and covered the object may be.
+
+    Returns:
+        The picture and the box of the object.
+    """
+    rng = np.random.default_rng(key)
+    size = _SIZES[rng.integers(len(_SIZES))]
+    picture = draw_clutter(rng, size, patches=config.patches)
+    if thing is None:
+        return ComposedPicture(picture=picture, box=None)
+    alpha = _paste_object(rng, picture, thing, config=config)
+    if rng.random() < config.cover_probability:
+        alpha = _cover(rng, picture, alpha)
+    return ComposedPicture(picture=picture, box=alpha.getbbox())
+
+
+def _paste_object(rng, canvas, thing, *, config):
+    """Pastes in place; returns the object's opacity on the whole canvas, mode L."""
+    side = min(canvas.size) * rng.uniform(*config.object_side)
+    turned = _turn(thing, side, rng.uniform(-1, 1) * config.max_rotation)
+    lit = _relight(rng, turned.picture, strength=config.relight)
+    room = np.subtract(canvas.size, lit.size)
+    x, y = rng.integers(0, np.maximum(room, 0) + 1).tolist()
+    canvas.paste(lit, (x, y), turned.mask)
+    alpha = Image.new("L", canvas.size)
+    alpha.paste(turned.mask, (x, y))
+    return alpha
+
+
+def _turn(thing, side, degrees):
+    """Resizes and turns an object, its outline soft.
+
+    Pixels are repeated past the border first, so that neither the soft outline nor the
+    interpolation reaches the black outside.
+    """
+    scale = side / max(thing.picture.size)
+    size = tuple(max(round(length * scale), 1) for length in thing.picture.size)
+    resized = thing.picture.resize(size, Image.Resampling.LANCZOS)
+    margin = ((_PAD, _PAD), (_PAD, _PAD))
+    pixels = np.pad(np.asarray(resized), (*margin, (0, 0)), mode="edge")
+    inside = np.pad(np.asarray(thing.mask.resize(size)), margin)
+    soft = Image.fromarray(inside).filter(ImageFilter.GaussianBlur(0.8))
+    picture, mask = (
+        layer.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+        for layer in (Image.fromarray(pixels), soft)
+    )
+    frame = mask.getbbox()
+    return thing._replace(picture=picture.crop(frame), mask=mask.crop(frame))
+
+
+def _relight(rng, picture, *, strength):
+    """Draws gain, gamma and colour cast and applies them level by level."""
+    gain, gamma = (1 + strength) ** rng.uniform(-1, 1, 2)
+    cast = (1 + strength / 2) ** rng.uniform(-1, 1, 3)
+    levels = np.linspace(0, 1, 256) ** gamma * gain
+    table = np.clip(np.outer(cast, levels) * 255, 0, 255).astype(np.uint8)
+    return picture.point(table.ravel().tolist())
+
+
+def _cover(rng, canvas, alpha):
+    """Lays clutter over at most 0.6 x 0.6 of the object's box; returns what is left."""
+    x0, y0, x1, y1 = alpha.getbbox()
+    share = rng.uniform(0.3, 0.6, 2)
+    size = np.maximum(share * [x1 - x0, y1 - y0], 4).astype(int)
+    patch = draw_patch(rng, tuple(size.tolist()))
+    # Around a point of the object; half of a patch may hang over the box's border.
+    middle = rng.uniform([x0, y0], [x1, y1])
+    corner = tuple((middle - size / 2).astype(int).tolist())
+    paste_patch(rng, canvas, patch, corner)
+    cover = Image.new("L", canvas.size)
+    cover.paste(patch.mask, corner)
+    return ImageChops.multiply(alpha, ImageChops.invert(cover))

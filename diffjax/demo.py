@@ -1,0 +1,197 @@
+"""The demonstration: composed scenes searched by five methods, a table and a page."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffjax.data import (
+    SceneCollection,
+    ScenesConfig,
+    compose_scenes,
+    read_picture,
+    scenes_benchmark,
+)
+from diffjax.evaluation import evaluate
+from diffjax.index import (
+    CompareConfig,
+    FolderConfig,
+    Scored,
+    compare,
+    index_folder,
+    score_methods,
+)
+from diffjax.report import (
+    Answer,
+    Comparison,
+    Ranking,
+    make_record,
+    mean_ap_table,
+    write_page,
+)
+
+_INTRO = (
+    "Every query is the object in the box. The collection shows it elsewhere: small, "
+    "turned, lit otherwise, partly covered, on clutter that is different in every "
+    "picture. Nothing was trained on these pictures."
+)
+_SHOWN = "global k-NN", "regional diffusion, GMP"
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demonstration."""
+
+    scenes: ScenesConfig = dataclasses.field(default_factory=ScenesConfig)
+    folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)
+    # The baseline at its best on these scenes, which show each object twelve times.
+    compare: CompareConfig = dataclasses.field(
+        default_factory=lambda: CompareConfig(global_k=10, global_query_k=3)
+    )
+    answers: int = 10
+    """Answers shown per query and method on the page."""
+    shown: int = 40
+    """Queries shown on the page, spread over the gain of diffusion."""
+
+
+class Demo(NamedTuple):
+    """What the demonstration found.
+
+    Attributes:
+        record: Settings and results, as in a record file.
+        comparisons: Queries with their answers, most gained first.
+    """
+
+    record: dict[str, Any]
+    comparisons: tuple[Comparison, ...]
+
+
+def run_demo(
+    workdir: pathlib.Path,
+    *,
+    config: DemoConfig | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Demo:
+    """Composes the scenes, indexes them and answers all queries by five methods.
+
+    Args:
+        workdir: Keeps scenes and index for the next time.
+        config: Settings; None for the defaults.
+        progress: Called with what is being done, how much of it, and of how much.
+
+    Returns:
+        The record and the pictures of the answers.
+    """
+    config = config or DemoConfig()
+    tell = progress or _tell_nobody
+    scenes = compose_scenes(
+        workdir / "scenes",
+        config=config.scenes,
+        progress=lambda done, of: tell("composing scenes", done, of),
+    )
+    index = index_folder(
+        scenes.folder / "database",
+        workdir / "index",
+        config=config.folder,
+        progress=tell,
+    )
+    benchmark = scenes_benchmark(scenes)
+    queries = index.describe(benchmark.queries, boxes=benchmark.boxes)
+    scored = score_methods(index, *queries, config=config.compare)
+    results = compare(
+        scored, benchmark, objects=benchmark.objects, config=config.compare
+    )
+    record = make_record(
+        "demo",
+        settings={
+            "images": index.num_images,
+            "queries": len(benchmark.queries),
+            "regions": len(index.image_ids),
+            **dataclasses.asdict(config),
+        },
+        results=results,
+        seed=config.compare.seed,
+    )
+    return Demo(record, _comparisons(scenes, scored, config))
+
+
+def write_demo_page(path: pathlib.Path, demo: Demo) -> None:
+    """Writes the table and the answers as one self-contained HTML page."""
+    write_page(
+        path,
+        title="diffjax: small objects found by diffusion",
+        intro=_INTRO,
+        summary=mean_ap_table(demo.record["results"]),
+        comparisons=demo.comparisons,
+    )
+
+
+def _comparisons(
+    scenes: SceneCollection, scored: tuple[Scored, ...], config: DemoConfig
+) -> tuple[Comparison, ...]:
+    """Shows queries from where diffusion gains most to where it loses most."""
+    shown = [one for method in _SHOWN for one in scored if one.method == method]
+    answers = [
+        _Answers(
+            method=one.method,
+            rankings=np.asarray(one.rankings),
+            scores=np.asarray(one.scores),
+            precision=evaluate(
+                one.rankings, scenes_benchmark(scenes)
+            ).average_precision,
+        )
+        for one in shown
+    ]
+    before, after = (each.precision for each in answers)
+    order = np.argsort(before - after, kind="stable")
+    spread = np.linspace(0, len(order) - 1, min(config.shown, len(order)))
+    return tuple(
+        _comparison(scenes, int(query), answers, top=config.answers)
+        for query in order[spread.round().astype(int)]
+    )
+
+
+class _Answers(NamedTuple):
+    """All answers of one method, on the host."""
+
+    method: str
+    rankings: np.ndarray
+    scores: np.ndarray
+    precision: np.ndarray
+
+    def ranking(self, scenes: SceneCollection, query: int, *, top: int) -> Ranking:
+        """Looks up the pictures of the best answers to one query."""
+        right = set(scenes.positives[query].tolist())
+        answers = []
+        for image in self.rankings[:top, query].tolist():
+            scene = scenes.database[image]
+            found = image in right
+            answers.append(
+                Answer(
+                    picture=read_picture(scenes.folder / "database" / scene.name),
+                    name=scene.name,
+                    score=float(self.scores[image, query]),
+                    correct=found,
+                    box=scene.box if found else None,
+                )
+            )
+        return Ranking(self.method, float(self.precision[query]), tuple(answers))
+
+
+def _comparison(
+    scenes: SceneCollection, query: int, answers: list[_Answers], *, top: int
+) -> Comparison:
+    asked = scenes.queries[query]
+    return Comparison(
+        picture=read_picture(scenes.folder / "queries" / asked.name),
+        name=asked.name,
+        box=asked.box,
+        rankings=tuple(each.ranking(scenes, query, top=top) for each in answers),
+    )
+
+
+def _tell_nobody(task: str, done: int, of: int) -> None:
+    """Takes progress where nobody wants it."""
+    del task, done, of

@@ -1,0 +1,36 @@
+"""From padded neighbour lists to compressed rows."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.types import Graph
+
+
+def compress(graph: Graph) -> Graph:
+    """Drops the empty slots of a graph and sorts each row by column.
+
+    Done once per index, on the host: with k 200 about 75 of 200 slots hold an edge.
+    Node numbers stay as they are.
+
+    Args:
+        graph: A graph in either form, concrete.
+
+    Returns:
+        The same graph in the compressed form. Edges of weight 0 are dropped.
+
+    Raises:
+        ValueError: If there are more edges than 32-bit positions can count.
+    """
+    matrix = graph.to_scipy()
+    matrix.sort_indices()
+    if matrix.nnz > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"graph must have fewer than 2^31 stored edges, got {matrix.nnz}: use a "
+            "smaller k."
+        )
+    return Graph(
+        indices=jnp.asarray(matrix.indices.astype(np.int32)),
+        weights=jnp.asarray(matrix.data),
+        starts=jnp.asarray(matrix.indptr.astype(np.int32)),
+        degrees=graph.degrees,
+    )

@@ -1,0 +1,14 @@
+"""The way in: an index of vectors or of a folder of pictures."""
+
+from ._compare import CompareConfig as CompareConfig
+from ._compare import Scored as Scored
+from ._compare import compare as compare
+from ._compare import score_methods as score_methods
+from ._config import FolderConfig as FolderConfig
+from ._config import IndexConfig as IndexConfig
+from ._folder import index_folder as index_folder
+from ._index import Index as Index
+from ._pictures import PictureInfo as PictureInfo
+from ._storage import IndexFileError as IndexFileError
+from ._storage import describe_file as describe_file
+from ._storage import verify as verify

@@ -1,0 +1,80 @@
+"""Settings of an index, checked where they are made."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from diffjax._arguments import check_in_range
+from diffjax.diffusion import Rule, SolverName
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexConfig:
+    """How vectors become a graph and how it is searched."""
+
+    dim: int | None = None
+    """PCA-whiten the vectors to so many dimensions; None leaves them as they are."""
+    k: int = 50
+    """Neighbours of each region in the graph, itself counted (the paper: 200)."""
+    query_k: int = 50
+    """Neighbours of each query region, and entries kept per query (the paper: 200)."""
+    gamma: float = 3.0
+    """Exponent of the similarity kernel."""
+    alpha: float = 0.99
+    """How far scores spread over the graph, in [0, 1)."""
+    pooling: Literal["gmp", "sum"] = "gmp"
+    """How scores of regions become scores of images."""
+    lam: float = 1.0
+    """Regularisation of generalised max pooling."""
+    rule: Rule = "paper"
+    """Order of power, sum and cut in the query's right-hand side."""
+    solver: SolverName = "cg"
+    """What solves the linear system."""
+    rtol: float = 1e-6
+    """Relative residual at which a query is solved."""
+    max_steps: int = 20
+    """Most iterations of the solver; the paper's contract is 20."""
+    warn_residual: float = 0.05
+    """Relative residual above which a search warns."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings outside their range."""
+        for name in ("k", "query_k", "max_steps"):
+            _at_least_one(name, getattr(self, name))
+        if self.dim is not None:
+            _at_least_one("dim", self.dim)
+        for name in ("gamma", "lam"):
+            check_in_range(name, getattr(self, name), low=0, high=float("inf"))
+        for name in ("alpha", "rtol"):
+            value = getattr(self, name)
+            check_in_range(name, value, low=0, high=1, closed_low=True)
+        _one_of("pooling", self.pooling, ("gmp", "sum"))
+        _one_of("rule", self.rule, get_args(Rule))
+        _one_of("solver", self.solver, get_args(SolverName))
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """How a folder of pictures becomes an index."""
+
+    side: int = 320
+    """Longer side in pixels at which pictures enter the network, a multiple of 32."""
+    workers: int = 2
+    """Threads that read pictures."""
+    index: IndexConfig = dataclasses.field(default_factory=lambda: IndexConfig(dim=256))
+    """What becomes of the vectors."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings outside their range."""
+        _at_least_one("workers", self.workers)
+        if self.side < 64 or self.side % 32:
+            raise ValueError(f"side must be a multiple of 32 from 64, got {self.side}.")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")

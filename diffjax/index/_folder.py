@@ -1,0 +1,128 @@
+"""From a folder of pictures to an index on disk."""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from diffjax._files import file_digest
+from diffjax.data import find_pictures
+from diffjax.features import Described, describe_pictures
+
+from ._config import FolderConfig
+from ._extracted import Extracted
+from ._index import Index
+from ._pictures import PictureInfo, describer, network_name
+from ._storage import check_destination
+
+Progress = Callable[[str, int, int], None]
+
+
+def index_folder(
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    config: FolderConfig | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Index:
+    """Builds the index of all pictures in a folder and saves it.
+
+    What was extracted is kept beside the index: a build that was stopped goes on where
+    it was, and one with other settings for the graph computes no picture again.
+
+    Args:
+        folder: Pictures, also in folders in it.
+        path: Folder of the index; see `Index.save`.
+        config: Settings; None for the defaults.
+        strict: Refuse a folder with pictures that can't be read, instead of leaving
+            those out.
+        progress: Called with what is being done, how much of it is done, and of how
+            much.
+
+    Returns:
+        The index, as saved. `index.pictures.skipped` lists what could not be read.
+
+    Raises:
+        ValueError: If there is no picture that can be read, `strict` is set and one
+            can't, or `path` holds something else.
+        OSError: If the index can't be written; what it held is then untouched.
+    """
+    config = config or FolderConfig()
+    folder, path = pathlib.Path(folder), pathlib.Path(path)
+    check_destination(path)
+    pictures = find_pictures(folder)
+    network = network_name()
+    settings = f"{network.replace('/', '-')}-{config.side}"
+    extracted = Extracted(path / "extracted" / settings)
+    digests = [file_digest(picture) for picture in _told(pictures, "reading", progress)]
+    names = [picture.relative_to(folder).as_posix() for picture in pictures]
+    skipped = _extract(pictures, digests, extracted, config, progress)
+    reasons = {names[position]: reason for position, reason in skipped.items()}
+    if reasons and strict:
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"{folder} must hold only pictures that can be read, got {len(reasons)} "
+            f"others, first {name} ({reason}): mend or remove them."
+        )
+    kept = [i for i in range(len(pictures)) if i not in skipped]
+    if not kept:
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"{folder} must hold a picture that can be read, got {len(reasons)} "
+            f"others, first {name} ({reason})."
+        )
+    regions = extracted.read([digests[i] for i in kept])
+    if progress:
+        progress("building the graph", 0, 1)
+    index = Index.build(
+        np.concatenate(regions),
+        np.repeat(np.arange(len(regions)), [len(r) for r in regions]),
+        config=config.index,
+        pictures=PictureInfo(
+            folder=str(folder.resolve()),
+            names=tuple(names[i] for i in kept),
+            skipped=reasons,
+            side=config.side,
+            network=network,
+        ),
+    )
+    index.save(path)
+    if progress:
+        progress("building the graph", 1, 1)
+    return index
+
+
+def _extract(pictures, digests, extracted, config, progress) -> dict[int, str]:
+    """Describes what is not there yet; returns why pictures were skipped."""
+    # Of several pictures with the same bytes only the first is described.
+    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    todo = sorted(i for digest, i in first.items() if digest not in extracted)
+    reasons: dict[str, str] = {}
+    if todo:
+        describe = describer(config.side)
+        results = describe_pictures(
+            [pictures[i] for i in todo],
+            describe,
+            side=config.side,
+            batch_size=describe.batch_size,
+            workers=config.workers,
+        )
+        for done, result in enumerate(results, start=1):
+            digest = digests[todo[result.position]]
+            if isinstance(result, Described):
+                extracted.add(digest, result.vectors)
+            else:
+                reasons[digest] = result.reason
+            if progress:
+                progress("describing pictures", done, len(todo))
+    extracted.flush()
+    return {i: reasons[d] for i, d in enumerate(digests) if d in reasons}
+
+
+def _told(items, task, progress):
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress:
+            progress(task, done, len(items))

@@ -1,0 +1,369 @@
+"""An index: region vectors, their graph, and the search on it."""
+
+import dataclasses
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import check_ids, check_vectors, count_ids
+from diffjax.data import Box, PictureSource
+from diffjax.diffusion import diffuse, query_vectors
+from diffjax.features import Described, describe_pictures
+from diffjax.graph import affinity, compress, knn, normalize
+from diffjax.pooling import gmp_weights, pool
+from diffjax.ranking import rank
+from diffjax.regions import Whitening, fit_pca_whitening, l2_normalize, whiten
+from diffjax.types import Graph, Neighbors, SearchResult, Solution
+
+from ._config import IndexConfig
+from ._pictures import PictureInfo, describer, network_name
+from ._storage import Parts, read_parts, write_parts
+
+Vectors = Float[Array | np.ndarray, "n d"]
+Ids = Int[Array | np.ndarray, " n"]
+
+_QUERIES_AT_ONCE = 64
+
+
+class Regions(NamedTuple):
+    """Regions of query pictures, before whitening.
+
+    Attributes:
+        vectors: One row per region.
+        query_ids: Picture of every row.
+    """
+
+    vectors: Float[np.ndarray, "r c"]
+    query_ids: Int[np.ndarray, " r"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """A collection that can be searched by diffusion; made by `build` or `load`.
+
+    Attributes:
+        vectors: Unit region vectors, whitened where the settings say so.
+        image_ids: Image of every region, from 0 upwards.
+        neighbors: The nearest of every region, with raw similarities.
+        graph: S, normalised and compressed.
+        weights: Pooling weight of every region; None is sum pooling.
+        whitening: What was fitted on the collection; None where vectors stay as given.
+        config: The settings, as they were asked for.
+        pictures: Where the vectors came from; None for vectors handed over.
+    """
+
+    vectors: Float[Array, "n p"]
+    image_ids: Int[np.ndarray, " n"]
+    neighbors: Neighbors
+    graph: Graph
+    weights: Float[Array, " n"] | None
+    whitening: Whitening | None
+    config: IndexConfig
+    pictures: PictureInfo | None = None
+
+    @classmethod
+    def build(
+        cls,
+        vectors: Vectors,
+        image_ids: Ids | None = None,
+        *,
+        config: IndexConfig | None = None,
+        pictures: PictureInfo | None = None,
+    ) -> "Index":
+        """Builds the index of a collection.
+
+        Args:
+            vectors: Region vectors, one row each, of any length above 0: they are
+                L2-normalised first. float32; float64 with `jax_enable_x64`.
+            image_ids: Image of every region: 0, 1, 2, ... without going back or
+                skipping; None if each row is an image.
+            config: Settings; None for the defaults of `IndexConfig`.
+            pictures: Where the vectors came from, if from pictures.
+
+        Returns:
+            The index. Warns where `k`, `query_k` or `dim` is more than the collection
+            can give, and takes what it can.
+
+        Raises:
+            ValueError: If vectors are not finite, zero, of the wrong type or none at
+                all, or the ids are not as above; it names the first bad row.
+        """
+        config = config or IndexConfig()
+        if vectors.shape[0] == 0:
+            raise ValueError("vectors must be at least one, got none.")
+        check_vectors("vectors", vectors)
+        n = vectors.shape[0]
+        ids = np.arange(n, dtype=np.int32) if image_ids is None else image_ids
+        check_ids("image_ids", ids, rows=n)
+        units = l2_normalize(jnp.asarray(vectors))
+        whitening = None
+        if config.dim is not None:
+            whitening = _fit(np.asarray(units), config.dim)
+            units = whiten(units, whitening)
+        _warn_of_small("k", config.k, n)
+        _warn_of_small("query_k", config.query_k, n)
+        parts = Parts(
+            vectors=units,
+            image_ids=np.asarray(ids).astype(np.int32),
+            neighbors=knn(units, min(config.k, n)),
+            whitening=whitening,
+            config=config,
+            pictures=pictures,
+        )
+        return cls._assemble(parts)
+
+    @classmethod
+    def _assemble(cls, parts: Parts) -> "Index":
+        """Derives what is not stored: graph and weights."""
+        config = parts.config
+        edges = affinity(parts.neighbors, gamma=config.gamma)
+        weights = None
+        if config.pooling == "gmp":
+            weights = gmp_weights(parts.vectors, parts.image_ids, lam=config.lam)
+        return cls(
+            vectors=parts.vectors,
+            image_ids=parts.image_ids,
+            neighbors=parts.neighbors,
+            graph=normalize(compress(edges)),
+            weights=weights,
+            whitening=parts.whitening,
+            config=config,
+            pictures=parts.pictures,
+        )
+
+    @property
+    def num_images(self) -> int:
+        """The number of images m."""
+        return int(self.image_ids[-1]) + 1
+
+    def search(
+        self, queries: Vectors, query_ids: Ids | None = None, *, top: int = 10
+    ) -> SearchResult:
+        """Finds the best images of every query.
+
+        Args:
+            queries: Region vectors of the queries, as the database's were given to
+                `build`: they are normalised and whitened here.
+            query_ids: Query of every row: 0, 1, 2, ...; None if each row is a query.
+            top: Answers per query; more than there are images gives all of them.
+
+        Returns:
+            Images and scores, best first, ties by lower image, and the diffusion behind
+            them. Warns where a query's residual is above `warn_residual`.
+
+        Raises:
+            ValueError: If vectors or ids are bad as in `build`, dimensions differ from
+                the database's, or `top` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}.")
+        y = self.right_hand_sides(queries, query_ids)
+        blocks = [
+            self._diffuse(y[:, start : start + _QUERIES_AT_ONCE])
+            for start in range(0, y.shape[1], _QUERIES_AT_ONCE)
+        ] or [self._diffuse(y)]
+        solution = Solution(
+            *(jnp.concatenate(field, axis=-1) for field in zip(*blocks, strict=True))
+        )
+        self._warn_of_residuals(solution)
+        scores = pool(
+            solution.value,
+            self.image_ids,
+            weights=self.weights,
+            num_images=self.num_images,
+        )
+        images = rank(scores)[:top]
+        best = jnp.take_along_axis(scores, images, axis=0)
+        return SearchResult(images=images.T, scores=best.T, solution=solution)
+
+    def right_hand_sides(
+        self, queries: Vectors, query_ids: Ids | None = None
+    ) -> Float[Array, "n q"]:
+        """Computes y of every query, from vectors as given to `search`."""
+        prepared = self.prepare(queries)
+        rows = queries.shape[0]
+        ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
+        check_ids("query_ids", ids, rows=rows)
+        count = count_ids("query_ids", ids, count=None, count_name="num_queries")
+        # Filled up to a few sizes, so that a program is compiled a few times and not
+        # for every number of regions: zero rows add nothing to the query they join.
+        size, columns = max(16, 1 << (rows - 1).bit_length()), -(-count // 8) * 8
+        last = max(count - 1, 0)
+        y = query_vectors(
+            self.vectors,
+            jnp.pad(prepared, ((0, size - rows), (0, 0))),
+            np.pad(np.asarray(ids), (0, size - rows), constant_values=last),
+            k=min(self.config.query_k, self.vectors.shape[0]),
+            gamma=self.config.gamma,
+            rule=self.config.rule,
+            num_queries=max(columns, 8),
+        )
+        return y[:, :count]
+
+    def prepare(self, queries: Vectors) -> Float[Array, "r p"]:
+        """Normalises and whitens vectors as the database's were.
+
+        Raises:
+            ValueError: If they are not finite, zero, or of another dimension or type.
+        """
+        check_vectors("queries", queries)
+        given = self.vectors if self.whitening is None else self.whitening.projection.T
+        if queries.shape[1] != given.shape[1]:
+            raise ValueError(
+                f"queries must have the {given.shape[1]} dimensions of the index, got "
+                f"{queries.shape[1]}."
+            )
+        if queries.dtype != self.vectors.dtype:
+            raise ValueError(
+                f"queries must be {self.vectors.dtype} as the index, got "
+                f"{queries.dtype}."
+            )
+        units = l2_normalize(jnp.asarray(queries))
+        return units if self.whitening is None else whiten(units, self.whitening)
+
+    def search_picture(
+        self, picture: PictureSource, *, box: Box | None = None, top: int = 10
+    ) -> SearchResult:
+        """Finds the best images for a picture, or for what a box in it shows.
+
+        Args:
+            picture: Path, Pillow image or uint8 pixels [h, w, 3].
+            box: (x0, y0, x1, y1) in pixels of the upright picture; None for all of it.
+            top: Answers wanted.
+
+        Returns:
+            As `search`, for one query.
+
+        Raises:
+            ValueError: If the index is not of pictures or of another network's, the
+                picture can't be read, or the box is not in it.
+        """
+        return self.search(*self.describe([picture], boxes=[box]), top=top)
+
+    def describe(
+        self,
+        pictures: Sequence[PictureSource],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+    ) -> "Regions":
+        """Describes query pictures as the pictures of the index were.
+
+        Args:
+            pictures: Paths, Pillow images or uint8 pixels [h, w, 3].
+            boxes: What of each is asked for, see `search_picture`; None for all of all.
+
+        Returns:
+            Their region vectors, ready for `search(*regions)`.
+
+        Raises:
+            ValueError: As `search_picture`; it names the first picture that can't be
+                read.
+        """
+        if self.pictures is None:
+            raise ValueError(
+                "the index must be one of pictures, got one of vectors: search it with "
+                "vectors."
+            )
+        if self.pictures.network != network_name():
+            raise ValueError(
+                f"the index was made with {self.pictures.network}, here is "
+                f"{network_name()}: build it again."
+            )
+        side = self.pictures.side
+        found: dict[int, np.ndarray] = {}
+        describe = describer(side)
+        for result in describe_pictures(
+            pictures, describe, boxes=boxes, side=side, batch_size=describe.batch_size
+        ):
+            if not isinstance(result, Described):
+                source = pictures[result.position]
+                name = source if isinstance(source, str | os.PathLike) else "picture"
+                raise ValueError(f"{name}: {result.reason}")
+            found[result.position] = result.vectors
+        each = [found[position] for position in range(len(pictures))]
+        ids = np.repeat(np.arange(len(each), dtype=np.int32), [len(v) for v in each])
+        return Regions(np.concatenate(each), ids)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the index in a folder, all of it or nothing.
+
+        Args:
+            path: Folder; made if it is not there. An index in it is replaced.
+
+        Raises:
+            ValueError: If the folder holds something else.
+            OSError: If it can't be written; what it held is then untouched.
+        """
+        write_parts(
+            pathlib.Path(path),
+            Parts(
+                vectors=self.vectors,
+                image_ids=self.image_ids,
+                neighbors=self.neighbors,
+                whitening=self.whitening,
+                config=self.config,
+                pictures=self.pictures,
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Index":
+        """Loads an index that `save` wrote.
+
+        Raises:
+            IndexFileError: If there is none, or it is cut short, edited or of another
+                version; `verify` also compares every byte.
+        """
+        return cls._assemble(read_parts(pathlib.Path(path)))
+
+    def _diffuse(self, y: Float[Array, "n q"]) -> Solution:
+        """Solves a block of queries, filled up with zero ones to a multiple of 8."""
+        q = y.shape[1]
+        got = diffuse(
+            self.graph,
+            jnp.pad(y, ((0, 0), (0, -q % 8))),
+            alpha=self.config.alpha,
+            rtol=self.config.rtol,
+            max_steps=self.config.max_steps,
+            solver=self.config.solver,
+        )
+        return Solution(*(field[..., :q] for field in got))
+
+    def _warn_of_residuals(self, solution: Solution) -> None:
+        residual = np.asarray(solution.residual)
+        # Not "above": a residual that is not a number must warn, too.
+        bad = np.flatnonzero(~(residual <= self.config.warn_residual))
+        if bad.size:
+            warnings.warn(
+                f"{bad.size} of {residual.size} queries are far from solved, the worst "
+                f"with relative residual {residual[bad].max():.2g}: raise max_steps "
+                f"above {self.config.max_steps} or lower alpha.",
+                stacklevel=3,
+            )
+
+
+def _fit(vectors: np.ndarray, dim: int) -> Whitening:
+    """Fits the whitening; a single vector, or equal ones, only lose their mean."""
+    whitening = fit_pca_whitening(vectors, dim=dim)
+    got = whitening.projection.shape[1]
+    if got < dim:
+        warnings.warn(
+            f"dim {dim} is more than the {got} dimensions that {len(vectors)} vectors "
+            f"span: using {got}.",
+            stacklevel=3,
+        )
+    return whitening
+
+
+def _warn_of_small(name: str, k: int, n: int) -> None:
+    if k > n:
+        warnings.warn(
+            f"{name} {k} is more than the {n} regions of the collection: using {n}.",
+            stacklevel=3,
+        )

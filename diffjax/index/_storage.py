@@ -1,0 +1,244 @@
+"""An index on disk: one file of arrays named by its content, one JSON that names it.
+
+Renaming the JSON into place is the commit: before it the old index is whole, after it
+the new one. No time stamps, so the same collection gives the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import check_not_halved
+from diffjax._files import file_digest, write_arrays, write_whole
+from diffjax.regions import Whitening
+from diffjax.types import Neighbors
+
+from ._config import IndexConfig
+from ._pictures import PictureInfo
+
+_FORMAT, _VERSION = "diffjax index", 1
+_JSON, _ARRAYS = "index.json", "arrays"
+
+
+class IndexFileError(ValueError):
+    """An index on disk that can't be used; the message says what to do."""
+
+
+class Parts(NamedTuple):
+    """What of an index is stored; the rest is derived from it on loading.
+
+    Attributes:
+        vectors: Unit region vectors, whitened.
+        image_ids: Image of every region.
+        neighbors: Nearest neighbours with raw similarities.
+        whitening: What was fitted on the collection, if anything.
+        config: Settings.
+        pictures: Where the vectors came from, if from pictures.
+    """
+
+    vectors: Float[Array, "n p"]
+    image_ids: Int[np.ndarray, " n"]
+    neighbors: Neighbors
+    whitening: Whitening | None
+    config: IndexConfig
+    pictures: PictureInfo | None
+
+
+def check_destination(folder: pathlib.Path) -> None:
+    """Refuses to write an index into a file or a folder that holds something else.
+
+    Raises:
+        ValueError: Naming the folder and the remedy.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder, got a file: name another place.")
+    if folder.is_dir():
+        names = {p.name for p in folder.iterdir()}
+        if names and not names & {_JSON, "extracted"}:
+            raise ValueError(
+                f"{folder} must be empty or hold an index, got {min(names)!r} in it: "
+                "name another place."
+            )
+
+
+def write_parts(folder: pathlib.Path, parts: Parts) -> None:
+    """Writes an index into a folder; see `Index.save`."""
+    check_destination(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "vectors": parts.vectors,
+        "image_ids": parts.image_ids,
+        "indices": parts.neighbors.indices,
+        "similarities": parts.neighbors.similarities,
+    }
+    if parts.whitening is not None:
+        arrays |= parts.whitening._asdict()
+    stored = write_arrays(
+        folder, _ARRAYS, {name: np.asarray(array) for name, array in arrays.items()}
+    )
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "arrays": stored._asdict(),
+        "config": dataclasses.asdict(parts.config),
+        "pictures": None if parts.pictures is None else parts.pictures._asdict(),
+    }
+    header["fingerprint"] = _fingerprint(header)
+    text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=False)
+    write_whole(folder / _JSON, (text + "\n").encode())
+    for old in folder.glob(f"{_ARRAYS}-*.safetensors"):
+        if old.name != stored.name:
+            old.unlink()
+
+
+def read_header(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads and checks what an index says of itself.
+
+    Raises:
+        IndexFileError: If it is no index, damaged, edited, or of another version.
+    """
+    path = folder / _JSON
+    if not path.is_file():
+        raise IndexFileError(
+            f"{folder} holds no index ({_JSON} is missing): build one."
+        )
+    try:
+        header = json.loads(path.read_bytes())
+        known = header["format"] == _FORMAT
+        version = header["version"]
+        arrays = folder / header["arrays"]["name"]
+        size = header["arrays"]["bytes"]
+        fingerprint = header.pop("fingerprint")
+    except (ValueError, KeyError, TypeError) as error:
+        raise IndexFileError(
+            f"{path} is damaged ({error}): build the index again."
+        ) from error
+    if not known or version != _VERSION:
+        raise IndexFileError(
+            f"{path} is version {version} of {header['format']!r}, this program reads "
+            f"version {_VERSION} of {_FORMAT!r}: build the index again."
+        )
+    if fingerprint != _fingerprint(header):
+        raise IndexFileError(
+            f"{path} was edited (its fingerprint does not fit): build the index again."
+        )
+    if not arrays.is_file():
+        raise IndexFileError(f"{arrays} is missing: build the index again.")
+    if arrays.stat().st_size != size:
+        raise IndexFileError(
+            f"{arrays} is cut short or edited ({arrays.stat().st_size} bytes, not "
+            f"{size}): build the index again."
+        )
+    return header | {"fingerprint": fingerprint}
+
+
+def verify(folder: str | pathlib.Path) -> None:
+    """Compares every byte of an index with its hash.
+
+    Raises:
+        IndexFileError: As `read_header`, or if the arrays were changed.
+    """
+    folder = pathlib.Path(folder)
+    header = read_header(folder)
+    path = folder / header["arrays"]["name"]
+    if file_digest(path) != header["arrays"]["sha256"]:
+        raise IndexFileError(
+            f"{path} was changed (its hash does not fit): build the index again."
+        )
+
+
+def read_parts(folder: pathlib.Path) -> Parts:
+    """Reads an index back; see `Index.load`."""
+    header = read_header(folder)
+    path = folder / header["arrays"]["name"]
+    try:
+        arrays = safetensors.numpy.load_file(path)
+        whitening = None
+        if "mean" in arrays:
+            whitening = Whitening(
+                mean=_on_device(arrays["mean"]),
+                projection=_on_device(arrays["projection"]),
+            )
+        return Parts(
+            vectors=_on_device(arrays["vectors"]),
+            image_ids=arrays["image_ids"],
+            neighbors=Neighbors(
+                _on_device(arrays["indices"]), _on_device(arrays["similarities"])
+            ),
+            whitening=whitening,
+            config=IndexConfig(**header["config"]),
+            pictures=_picture_info(header["pictures"]),
+        )
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise IndexFileError(
+            f"{path} is damaged ({error}): build the index again."
+        ) from error
+
+
+def _on_device(array: np.ndarray) -> Array:
+    check_not_halved("the index", array)
+    return jnp.asarray(array)
+
+
+def _picture_info(stored: dict[str, Any] | None) -> PictureInfo | None:
+    if stored is None:
+        return None
+    fields: dict[str, Any] = {**stored, "names": tuple(stored["names"])}
+    return PictureInfo(**fields)
+
+
+def _fingerprint(header: dict[str, Any]) -> str:
+    """Hashes settings, pictures and, through their own hash, the arrays."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
+    """Says what is in an index on disk, without loading it.
+
+    Args:
+        folder: Folder that `Index.save` wrote.
+
+    Returns:
+        What there is to know, by name, ready to print.
+
+    Raises:
+        IndexFileError: As `Index.load`.
+    """
+    folder = pathlib.Path(folder)
+    header = read_header(folder)
+    path = folder / header["arrays"]["name"]
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            regions, dim = file.get_slice("vectors").get_shape()
+            _, k = file.get_slice("indices").get_shape()
+            images = int(file.get_slice("image_ids")[regions - 1 :][0]) + 1
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise IndexFileError(
+            f"{path} is damaged ({error}): build the index again."
+        ) from error
+    lines = {
+        "images": f"{images:,}",
+        "regions": f"{regions:,}, {regions / images:.1f} an image",
+        "dimensions": str(dim),
+        "neighbours": f"{k} of each region",
+        "size": f"{header['arrays']['bytes'] / 2**20:.1f} MiB",
+        "version": str(header["version"]),
+        "fingerprint": header["fingerprint"][:16],
+        "settings": ", ".join(f"{k} {v}" for k, v in header["config"].items()),
+    }
+    info = _picture_info(header["pictures"])
+    if info is not None:
+        lines |= {
+            "pictures from": info.folder,
+            "network": f"{info.network}, longer side {info.side} px",
+            "skipped": ", ".join(info.skipped) or "none",
+        }
+    return lines

@@ -1,0 +1,157 @@
+"""From scores of regions to scores of images: sum and generalised max pooling."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import (
+    check_ids,
+    check_in_range,
+    check_not_halved,
+    count_ids,
+    is_concrete,
+)
+from diffjax.types import Scalar
+
+_IMAGES_AT_ONCE = 1024
+
+
+def pool(
+    scores: Float[Array, "n q"],
+    image_ids: Int[Array | np.ndarray, " n"] | None = None,
+    *,
+    weights: Float[Array, " n"] | None = None,
+    num_images: int | None = None,
+) -> Float[Array, "m q"]:
+    r"""Pools scores of regions into scores of images: sum over regions of w_i f_i.
+
+    Args:
+        scores: Scores f of all regions, one column per query.
+        image_ids: Image of every region, from 0 upwards; None if each is an image.
+        weights: w of `gmp_weights`; None for sum pooling, w = 1.
+        num_images: Number of images m; needed where `image_ids` is traced.
+
+    Returns:
+        Image scores, one column per query.
+
+    Raises:
+        ValueError: If ids go back or skip, lengths differ, or `num_images` is missing
+            under jit.
+
+    References:
+        Iscen et al., CVPR 2017, eq. 13, https://arxiv.org/abs/1611.05113.
+    """
+    check_not_halved("scores", scores)
+    rows = scores.shape[0]
+    ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
+    check_ids("image_ids", ids, rows=rows)
+    count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
+    if weights is not None and weights.shape != (rows,):
+        raise ValueError(
+            f"weights must have one entry per region, {rows}, got {weights.shape}."
+        )
+    return _pool(scores, jnp.asarray(ids, jnp.int32), weights, num_images=count)
+
+
+@functools.partial(jax.jit, static_argnames="num_images")
+def _pool(scores, image_ids, weights, *, num_images):
+    weighted = scores if weights is None else weights[:, None] * scores
+    return jax.ops.segment_sum(
+        weighted, image_ids, num_segments=num_images, indices_are_sorted=True
+    )
+
+
+def gmp_weights(
+    vectors: Float[Array, "n d"],
+    image_ids: Int[Array | np.ndarray, " n"] | None = None,
+    *,
+    lam: Scalar = 1.0,
+    num_images: int | None = None,
+    max_regions: int | None = None,
+) -> Float[Array, " n"]:
+    r"""Computes the weights of generalised max pooling.
+
+    Per image w = (Phi Phi' + lambda I)^-1 1, the rows of Phi being its regions. Regions
+    that look alike share one vote; lambda times w tends to 1, sum pooling, as lambda
+    grows.
+
+    Args:
+        vectors: Region vectors, unit length.
+        image_ids: Image of every region, from 0 upwards; None if each is an image.
+        lam: Regularisation lambda, above 0; may be traced and differentiated.
+        num_images: Number of images m; needed where `image_ids` is traced.
+        max_regions: Most regions of any image; needed where `image_ids` is traced.
+            Under jit the weights of an image with more are not a number.
+
+    Returns:
+        One weight per region.
+
+    Raises:
+        ValueError: If `lam` is not above 0, ids go back or skip, or a count is missing
+            under jit or too small.
+
+    References:
+        Iscen et al., CVPR 2017, eq. 14, https://arxiv.org/abs/1611.05113. The system
+        is solved whether or not an image has fewer regions than dimensions.
+    """
+    check_in_range("lam", lam, low=0, high=float("inf"))
+    check_not_halved("vectors", vectors)
+    rows = vectors.shape[0]
+    ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
+    check_ids("image_ids", ids, rows=rows)
+    count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
+    if max_regions is None and not is_concrete(ids):
+        raise ValueError(
+            "max_regions must be given under jit, where image_ids has no values."
+        )
+    if is_concrete(ids):
+        most = int(np.bincount(np.asarray(ids)).max(initial=0))
+        if max_regions is not None and max_regions < most:
+            raise ValueError(f"max_regions must be at least {most}, got {max_regions}.")
+        max_regions = max_regions or most
+    return _gmp_weights(
+        vectors,
+        jnp.asarray(ids, jnp.int32),
+        lam,
+        num_images=count,
+        max_regions=max_regions,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_images", "max_regions"))
+def _gmp_weights(
+    vectors: Array,
+    image_ids: Array,
+    lam: float | Array,
+    *,
+    num_images: int,
+    max_regions: int,
+) -> Array:
+    rows = vectors.shape[0]
+    if rows == 0:
+        return jnp.zeros(0, vectors.dtype)
+    lam = jnp.asarray(lam, vectors.dtype)
+    images = jnp.arange(num_images, dtype=jnp.int32)
+    starts = jnp.searchsorted(image_ids, images, side="left")
+    counts = jnp.searchsorted(image_ids, images, side="right") - starts
+    slots = jnp.arange(max_regions, dtype=jnp.int32)
+
+    def solve(image):
+        start, regions = image
+        used = slots < regions
+        own = vectors[jnp.minimum(start + slots, rows - 1)]
+        phi = jnp.where(used[:, None], own, jnp.zeros_like(own))
+        gram = jnp.matmul(phi, phi.T, precision=jax.lax.Precision.HIGHEST)
+        system = gram + lam * jnp.eye(max_regions, dtype=vectors.dtype)
+        # Rows of empty slots are lambda times the identity and stay apart.
+        factor = jax.scipy.linalg.cho_factor(system)
+        return jax.scipy.linalg.cho_solve(factor, used.astype(vectors.dtype))
+
+    batch = min(_IMAGES_AT_ONCE, max(num_images, 1))
+    weights = jax.lax.map(solve, (starts, counts), batch_size=batch)
+    slot = jnp.arange(rows, dtype=jnp.int32) - starts[image_ids]
+    own: Array = weights[image_ids, jnp.minimum(slot, max_regions - 1)]
+    return jnp.where(slot < max_regions, own, jnp.full_like(own, jnp.nan))

@@ -1,0 +1,50 @@
+"""Progress bars on a terminal, silence elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+# Nobody needs a bar for what is over before it is read.
+_PATIENCE = 2.0
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Gives a function that is told (task, done, of) and draws a bar for each task.
+
+    Bars show the rate and the time left, appear after two seconds of a task, and only
+    where standard error is a terminal.
+    """
+    if not sys.stderr.isatty():
+        yield _draw_nothing
+        return
+    with rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+    ) as bars:
+        tasks: dict[str, tuple[rich.progress.TaskID, float]] = {}
+
+        def tell(task: str, done: int, of: int) -> None:
+            if task not in tasks:
+                number = bars.add_task(task, total=of, visible=False, rate="")
+                tasks[task] = number, time.monotonic()
+            number, start = tasks[task]
+            spent = time.monotonic() - start
+            rate = f"{done / spent:.1f}/s" if spent > 0 and of > 1 else ""
+            visible = spent > _PATIENCE
+            bars.update(number, completed=done, visible=visible, rate=rate)
+
+        yield tell
+
+
+def _draw_nothing(task: str, done: int, of: int) -> None:
+    """Takes progress where nobody looks."""
+    del task, done, of

@@ -1,0 +1,126 @@
+"""A page of search results: one HTML file that needs no network and no script."""
+
+import html
+import importlib.resources
+import os
+from collections.abc import Iterator, Sequence
+
+from diffjax._files import write_whole
+from diffjax.report._layout import Table
+from diffjax.report._picture import Answer, Comparison, Thumbnail, frame_aspect
+from diffjax.report._section import comparison_section
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    intro: str,
+    summary: Table | None = None,
+    comparisons: Sequence[Comparison],
+) -> None:
+    """Writes queries and their answers, one method under the other, as one page.
+
+    Each different picture is embedded once, as a small JPEG. Right answers stand in
+    green frames with a check mark, wrong ones in red with a cross.
+
+    Args:
+        path: Where to; written aside and renamed.
+        title: Plain text, like every text here: markup in it shows as it is.
+        intro: Paragraphs, with empty lines between them.
+        summary: Such as `mean_ap_table` gives.
+        comparisons: One per query, in the page's order.
+
+    Raises:
+        ValueError: If there are no comparisons, a picture has no pixels or a wrong
+            shape, or an average precision is outside [0, 1].
+    """
+    if not comparisons:
+        raise ValueError("comparisons must hold at least one query, got none.")
+    sprites: dict[str, Thumbnail] = {}
+    body = "".join(
+        comparison_section(
+            comparison,
+            sprites,
+            heading=f"Query {number}" if len(comparisons) > 1 else "Query",
+        )
+        for number, comparison in enumerate(comparisons, start=1)
+    )
+    aspect = frame_aspect((shown.width, shown.height) for shown in sprites.values())
+    style = importlib.resources.files("diffjax.report").joinpath("page.css")
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+img-src data:; style-src 'unsafe-inline'">
+<title>{html.escape(title)}</title>
+<style>
+{style.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<svg class="sprites" aria-hidden="true"><defs>
+{"".join(map(_sprite, sprites.values()))}</defs></svg>
+<main style="--aspect:{aspect:.3f}">
+<header>
+<h1>{html.escape(title)}</h1>
+{_paragraphs(intro)}{_table(summary) if summary else ""}{_legend(comparisons)}</header>
+{body}</main>
+</body>
+</html>
+"""
+    # File names may hold bytes that are no text; they show as question marks.
+    write_whole(path, page.encode("utf-8", "replace"))
+
+
+def _sprite(thumbnail: Thumbnail) -> str:
+    """The one copy of a picture that the page shows in several places."""
+    return (
+        f'<image id="{thumbnail.key}" width="{thumbnail.width}" '
+        f'height="{thumbnail.height}" href="{thumbnail.uri}"/>\n'
+    )
+
+
+def _paragraphs(text: str) -> str:
+    """Text with empty lines between its paragraphs."""
+    parts = (part.strip() for part in text.split("\n\n"))
+    return "".join(f"<p>{html.escape(part)}</p>\n" for part in parts if part)
+
+
+def _table(table: Table) -> str:
+    """The summary; its first column names the rows."""
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table></div>\n"
+    )
+
+
+def _legend(comparisons: Sequence[Comparison]) -> str:
+    """Explains the marks that the page uses, and no others."""
+    parts = []
+    answers = list(_answers(comparisons))
+    if any(answer.correct for answer in answers):
+        parts.append('<span class="right"><b class="mark">✓</b> right answer</span>')
+    if any(answer.correct is not None and not answer.correct for answer in answers):
+        parts.append('<span class="wrong"><b class="mark">✗</b> wrong answer</span>')
+    boxes = [c.box for c in comparisons] + [answer.box for answer in answers]
+    if any(box is not None for box in boxes):
+        parts.append('<span><b class="swatch"></b> the object</span>')
+    parts.append("<span>below a picture: rank and score</span>")
+    return f'<p class="legend">{" ".join(parts)}</p>\n'
+
+
+def _answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
+    """All answers of all methods."""
+    for comparison in comparisons:
+        for ranking in comparison.rankings:
+            yield from ranking.answers

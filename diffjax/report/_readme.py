@@ -1,0 +1,103 @@
+"""Keeping the tables of a text, the README, in step with the records."""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from diffjax.report._layout import escape_markdown, markdown_table
+from diffjax.report._records import read_records
+from diffjax.report._table import mean_ap_table
+
+_SLOT = re.compile(
+    r"(?P<start><!-- table: (?P<name>[\w.-]+\.jsonl) -->\n)"
+    r"(?P<body>.*?)"
+    r"(?P<end><!-- /table -->)",
+    re.DOTALL,
+)
+
+
+def caption(record: Mapping[str, Any]) -> str:
+    """Says in a line what the numbers of a record rest on.
+
+    Args:
+        record: From `make_record`.
+
+    Returns:
+        Numbers of queries and images, settings, seed, versions, device, commit, date.
+    """
+    settings = dict(record["settings"])
+    sizes = [
+        f"{settings.pop(name):,} {name}"
+        for name in ("queries", "images")
+        if isinstance(settings.get(name), int)
+    ]
+    where = record["environment"]
+    parts = [
+        " over ".join(sizes),
+        ", ".join(_flat(settings)),
+        f"seed {record['seed']}",
+        ", ".join(f"{n} {v}" for n, v in sorted(where["versions"].items()) if v),
+        f"{where['device_count']} x {where['device']}, {where['cpu_count']} CPU cores",
+        f"commit {_short(where['commit'])}" if where["commit"] else "no commit",
+        f"recorded {where['time'][:10]}",
+    ]
+    return f"{record['experiment']}: {'; '.join(part for part in parts if part)}."
+
+
+def fill_tables(text: str, folder: str | os.PathLike[str]) -> str:
+    """Renews every table of a text from the newest record of its file.
+
+    What stands between `<!-- table: NAME.jsonl -->` and `<!-- /table -->` is replaced
+    by the table of the last record in that file of `folder`, and a caption. Filling
+    twice changes nothing.
+
+    Args:
+        text: Markdown, as in the README.
+        folder: Where the record files lie.
+
+    Returns:
+        The renewed text.
+
+    Raises:
+        ValueError: If a mark has no end, or a file has no record.
+        FileNotFoundError: If there is no such file.
+    """
+
+    def fill(slot: re.Match[str]) -> str:
+        name = slot["name"]
+        if "<!-- table:" in slot["body"]:
+            raise ValueError(f"table {name} must end in <!-- /table -->, got no end.")
+        records = read_records(pathlib.Path(folder) / name)
+        if not records:
+            raise ValueError(f"{name} must hold a record, got an empty file.")
+        table = markdown_table(*mean_ap_table(records[-1]["results"]))
+        note = escape_markdown(caption(records[-1]))
+        return f"{slot['start']}\n{table}\n<sub>{note}</sub>\n\n{slot['end']}"
+
+    filled, count = _SLOT.subn(fill, text)
+    marks = text.count("<!-- table:"), text.count("<!-- /table -->")
+    if marks != (count, count):
+        raise ValueError(
+            "text must pair each line <!-- table: NAME.jsonl --> with <!-- /table -->, "
+            f"got {marks[0]} starts and {marks[1]} ends, {count} of them pairs."
+        )
+    return filled
+
+
+def _flat(settings: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+    """Writes settings as `name value`, nested ones as `outer.name value`."""
+    parts = []
+    for name, value in sorted(settings.items()):
+        if isinstance(value, Mapping):
+            parts += _flat(value, prefix=f"{prefix}{name}.")
+        else:
+            parts.append(f"{prefix}{name} {value}")
+    return parts
+
+
+def _short(commit: str) -> str:
+    """Cuts a commit to ten digits, keeping the mark of a changed tree."""
+    digits, mark, _ = commit.partition("-dirty")
+    return digits[:10] + mark

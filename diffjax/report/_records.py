@@ -1,0 +1,173 @@
+"""Records of experiments: one JSON line each, never changed once written."""
+
+import datetime as dt
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+_PACKAGES = {
+    "diffjax": "diffjax",
+    "faiss": "faiss-cpu",
+    "flax": "flax",
+    "jax": "jax",
+    "jaxlib": "jaxlib",
+    "numpy": "numpy",
+}
+
+
+def environment() -> dict[str, Any]:
+    """Describes what a result was computed with; names no machine and no folder.
+
+    Returns:
+        `versions` of python and of the packages that matter (None where one is not
+        installed); `device` kind and `device_count` as JAX sees them; `cpu_count`;
+        `commit` of the source tree, marked `-dirty` when a tracked file was changed,
+        None outside a clone; `time`, now, in UTC and ISO 8601.
+    """
+    devices = jax.devices()
+    versions = {name: _version(package) for name, package in _PACKAGES.items()}
+    now = dt.datetime.now(dt.UTC)
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "device": devices[0].device_kind,
+        "device_count": len(devices),
+        "cpu_count": os.cpu_count(),
+        "commit": _commit(pathlib.Path(__file__).parents[2]),
+        "time": now.isoformat(timespec="seconds"),
+    }
+
+
+def make_record(
+    experiment: str,
+    *,
+    settings: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    seed: int,
+) -> dict[str, Any]:
+    """Puts a record together and adds the environment.
+
+    Args:
+        experiment: What was done, in a word or a few.
+        settings: What it was done with, `images` and `queries` (how many of each)
+            among them; JSON values, no paths.
+        results: One entry per method; `mean_ap_table` says what it reads of them.
+        seed: Of every random choice, the intervals' resampling included.
+
+    Returns:
+        A dict for `append_record`.
+
+    Raises:
+        ValueError: If `results` is empty or something is not a finite JSON value.
+    """
+    if not results:
+        raise ValueError("results must hold at least one entry, got none.")
+    record = {
+        "experiment": experiment,
+        "settings": dict(settings),
+        "seed": seed,
+        "environment": environment(),
+        "results": [dict(result) for result in results],
+    }
+    _check(record, "record")
+    return record
+
+
+def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Appends one record as one line, on the disk when this returns.
+
+    Args:
+        path: File of JSON lines; it and its folder are made if need be.
+        record: JSON values only.
+
+    Raises:
+        ValueError: If something in `record` is not a finite JSON value, or the file
+            ends in the middle of a line. Nothing is written then.
+    """
+    _check(record, "record")
+    line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+    path = pathlib.Path(path)
+    if path.exists():
+        read_records(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads all records of a file, oldest first.
+
+    Raises:
+        ValueError: If a line is no JSON object or the last one was cut short, with its
+            number.
+    """
+    path = pathlib.Path(path)
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [
+            _parse(line, place=f"{path.name} line {number}")
+            for number, line in enumerate(file, start=1)
+        ]
+
+
+def _parse(line: str, *, place: str) -> dict[str, Any]:
+    """Reads one line, its end included: a line without an end was cut short."""
+    if not line.endswith("\n"):
+        raise ValueError(f"{place} must end in a newline: it was cut short, remove it.")
+    try:
+        record = json.loads(line)
+        _check(record, "record")
+    except ValueError as error:
+        raise ValueError(f"{place} must be a record, got: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{place} must be a JSON object, got {line[:40]!r}.")
+    return record
+
+
+def _check(value: object, place: str) -> None:
+    """Raises a ValueError that names the place of the first non-JSON value."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{place} must have text as keys, got {key!r}.")
+            _check(item, f"{place}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            _check(item, f"{place}[{position}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{place} must be finite, got {value}.")
+    elif value is not None and not isinstance(value, bool | int | str):
+        kind = type(value).__name__
+        raise ValueError(f"{place} must be a JSON value, got {value!r} of type {kind}.")
+
+
+def _version(package: str) -> str | None:
+    """The installed version, None if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit(root: pathlib.Path) -> str | None:
+    """The commit a source tree stands at, None if `root` is no clone."""
+    git = shutil.which("git")
+    # Without the look at .git, a package installed inside somebody else's repository
+    # would report that one's commit.
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    run = subprocess.run(  # noqa: S603 - no part of the command comes from outside.
+        [*command, "--exclude=*"], capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or None

@@ -1,0 +1,155 @@
+"""The few shapes that travel between stages.
+
+Dimension letters, used by every annotation of the package: n region vectors in the
+database, m images, d dimensions, k neighbours, e stored edges, q queries, r regions of
+all queries together, t answers per query.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.experimental import sparse
+from jaxtyping import Array, Bool, Float, Int
+
+# A setting that may be learned: a Python number, or a scalar array, traced or not.
+Scalar = float | Float[Array | np.ndarray, ""]
+
+
+class Neighbors(NamedTuple):
+    """The k nearest vectors of every vector, most similar first.
+
+    Attributes:
+        indices: Which vectors, the vector itself counted among its k; -1 is an empty
+            slot.
+        similarities: Their inner products, 0 in an empty slot.
+    """
+
+    indices: Int[Array, "n k"]
+    similarities: Float[Array, "n k"]
+
+
+class Graph(NamedTuple):
+    """A weighted undirected graph on n nodes, in one of two forms.
+
+    *Padded*: `indices` and `weights` are [n, k], row i holding the neighbours of node
+    i, with index -1 and weight 0 in empty slots. Shapes depend on n and k alone, so the
+    form is built, batched and differentiated inside compiled code.
+
+    *Compressed*: `indices` and `weights` are [e], the rows one after the other, and row
+    i is `starts[i]:starts[i + 1]`. Memory is edges, not n x k; `compress` makes it.
+
+    Every edge is stored from both its ends, with the same weight.
+
+    Attributes:
+        indices: Column of each stored entry.
+        weights: Its weight, at least 0.
+        starts: Where each row starts in the compressed form; None in the padded one.
+        degrees: Row sums of the affinity that `normalize` divided by; None before.
+    """
+
+    indices: Int[Array, "n k"] | Int[Array, " e"]
+    weights: Float[Array, "n k"] | Float[Array, " e"]
+    starts: Int[Array, " n+1"] | None = None
+    degrees: Float[Array, " n"] | None = None
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes n."""
+        if self.starts is None:
+            return self.indices.shape[0]
+        return self.starts.shape[0] - 1
+
+    @property
+    def rows(self) -> Int[Array, "n k"] | Int[Array, " e"]:
+        """Row of each stored entry, in the shape of `indices`."""
+        nodes = jnp.arange(self.num_nodes, dtype=self.indices.dtype)
+        if self.starts is None:
+            return jnp.broadcast_to(nodes[:, None], self.indices.shape)
+        size = self.indices.shape[0]
+        return jnp.repeat(nodes, jnp.diff(self.starts), total_repeat_length=size)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """Copies the graph to the host as a SciPy matrix, without its zero entries."""
+        rows, columns = np.asarray(self.rows), np.asarray(self.indices)
+        weights = np.asarray(self.weights)
+        kept = (columns >= 0) & (weights != 0)
+        return scipy.sparse.csr_array(
+            (weights[kept], (rows[kept], columns[kept])), shape=(self.num_nodes,) * 2
+        )
+
+    def to_bcoo(self) -> sparse.BCOO:
+        """Views the graph as JAX's coordinate matrix; empty slots become zeros."""
+        rows, columns = self.rows.reshape(-1), self.indices.reshape(-1)
+        return sparse.BCOO(
+            (self.weights.reshape(-1), jnp.stack([rows, jnp.maximum(columns, 0)], 1)),
+            shape=(self.num_nodes,) * 2,
+        )
+
+    @classmethod
+    def from_scipy(
+        cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix
+    ) -> "Graph":
+        """Makes the compressed form of a symmetric, non-negative SciPy matrix.
+
+        Args:
+            matrix: Square, symmetric, finite, nothing below zero; weights on the
+                diagonal are not edges and must be absent.
+
+        Raises:
+            ValueError: If the matrix is none of that, with what was found.
+        """
+        csr = scipy.sparse.csr_array(matrix)
+        rows, columns = csr.shape or (0, 0)
+        if rows != columns:
+            raise ValueError(f"matrix must be square, got {rows} x {columns}.")
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        if not np.isfinite(csr.data).all():
+            raise ValueError("matrix must be finite, got NaN or infinite weights.")
+        if csr.data.size and csr.data.min() < 0:
+            raise ValueError(f"matrix must be non-negative, got {csr.data.min()}.")
+        if csr.diagonal().any():
+            raise ValueError("matrix must have a zero diagonal, got self-loops.")
+        if (csr != csr.T).nnz:
+            raise ValueError(
+                "matrix must be symmetric, got weights that differ by up to "
+                f"{abs(csr - csr.T).max():.3g} between the two directions."
+            )
+        return cls(
+            indices=jnp.asarray(csr.indices.astype(np.int32)),
+            weights=jnp.asarray(csr.data),
+            starts=jnp.asarray(csr.indptr.astype(np.int32)),
+        )
+
+
+class Solution(NamedTuple):
+    """What a diffusion found, one entry per query.
+
+    Attributes:
+        value: f = (I - alpha S)^-1 y, one column per query.
+        residual: Relative residual |y - (I - alpha S) f| / |y|; 0 where y is 0.
+        num_steps: Iterations spent on each query; -1 where the solver reports none.
+        converged: Whether `residual` reached the tolerance. Twenty steps seldom do,
+            and ranks are right long before.
+    """
+
+    value: Float[Array, "n q"]
+    residual: Float[Array, " q"]
+    num_steps: Int[Array, " q"]
+    converged: Bool[Array, " q"]
+
+
+class SearchResult(NamedTuple):
+    """The best images of every query.
+
+    Attributes:
+        images: Image numbers, best first.
+        scores: Their pooled scores, in the units of the diffusion's right-hand side.
+        solution: The diffusion behind them, node by node.
+    """
+
+    images: Int[Array, "q t"]
+    scores: Float[Array, "q t"]
+    solution: Solution

@@ -1,0 +1,1 @@
+"""Programs that measure: each has `run(workdir)` and leaves a record."""

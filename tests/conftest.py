@@ -1,0 +1,67 @@
+"""Strictness for every test, and the data that several of them share."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+# Before jax is imported: its C++ side reads this once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test, so that it hides no fault of single precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of public benchmark data beside the repository."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("DIFFJAX_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the benchmark data; no folder {folder} (set DIFFJAX_DATA)")
+    return folder
+
+
+class Collection(NamedTuple):
+    """Region vectors in clusters, with images and queries of several regions."""
+
+    vectors: np.ndarray
+    image_ids: np.ndarray
+    queries: np.ndarray
+    query_ids: np.ndarray
+
+
+@pytest.fixture
+def collection() -> Collection:
+    """24 images of 1 to 6 regions, 5 queries of 1 to 4; 8 clusters, float64, unit."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(8, 12))
+
+    def draw(counts):
+        ids = np.repeat(np.arange(len(counts)), counts)
+        vectors = centres[rng.integers(8, size=len(ids))]
+        vectors = vectors + 0.8 * rng.normal(size=vectors.shape)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), ids
+
+    vectors, image_ids = draw(rng.integers(1, 7, size=24))
+    queries, query_ids = draw([1, 4, 2, 3, 1])
+    return Collection(vectors, image_ids, queries, query_ids)
+
+
+@pytest.fixture
+def unchecked():
+    """Switches the type checker off: errors are then seen as users see them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

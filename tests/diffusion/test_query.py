@@ -1,0 +1,116 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.test_util import check_grads
+
+from diffjax.diffusion import query_vectors
+
+RULES = ["paper", "official"]
+
+
+@pytest.fixture
+def arrays(collection, x64):
+    return jnp.asarray(collection.vectors), jnp.asarray(collection.queries)
+
+
+@pytest.mark.parametrize(("rule", "k"), list(itertools.product(RULES, [1, 3, 20])))
+def test_agrees_with_summing_region_by_region(collection, arrays, rule, k):
+    got = query_vectors(*arrays, collection.query_ids, k=k, gamma=3.0, rule=rule)
+    for query in range(5):
+        regions = collection.queries[collection.query_ids == query]
+        expected = oracle.query_vector(collection.vectors, regions, k, 3.0, rule)
+        np.testing.assert_allclose(got[:, query], expected, atol=1e-13)
+
+
+def test_the_rules_agree_for_one_region_and_differ_for_several(collection, arrays):
+    paper, official = (
+        np.asarray(query_vectors(*arrays, collection.query_ids, k=20, rule=rule))
+        for rule in RULES
+    )
+    same = [
+        np.allclose(a, b, atol=1e-13) for a, b in zip(paper.T, official.T, strict=True)
+    ]
+    single = np.bincount(collection.query_ids) == 1
+    assert np.array(same)[single].all()
+    assert not np.array(same)[~single].any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_keeps_at_most_k_entries(collection, arrays, rule):
+    got = query_vectors(*arrays, collection.query_ids, k=4, rule=rule)
+    assert ((np.asarray(got) > 0).sum(0) <= 4).all()
+    assert (np.asarray(got) >= 0).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_even_exponent_does_not_turn_negative_similarities_positive(x64, rule):
+    vectors = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+    got = query_vectors(vectors, vectors[:1], k=2, gamma=2.0, rule=rule)
+    np.testing.assert_allclose(got[:, 0], [1.0, 0.0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_more_regions_than_a_block_give_the_same_as_one_by_one(arrays, rule):
+    vectors, queries = arrays
+    many = jnp.tile(queries, (13, 1))  # 143 rows, two full blocks and a rest.
+    together = query_vectors(vectors, many, k=5, rule=rule)
+    alone = query_vectors(vectors, queries, k=5, rule=rule)
+    np.testing.assert_allclose(together, jnp.tile(alone, (1, 13)), atol=1e-13)
+
+
+def test_no_query_gives_no_column(arrays):
+    vectors, queries = arrays
+    assert query_vectors(vectors, queries[:0], k=3).shape == (len(vectors), 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_match_finite_differences(collection, arrays, rule):
+    vectors, queries = arrays
+
+    def y(vectors, queries, gamma):
+        ids = collection.query_ids
+        vectors, queries = jnp.asarray(vectors), jnp.asarray(queries)
+        return query_vectors(vectors, queries, ids, k=4, gamma=gamma, rule=rule)
+
+    arguments = vectors, queries, jnp.asarray(3.0)
+    check_grads(jax.jit(y), arguments, order=2, atol=1e-5, rtol=1e-5)
+
+
+def test_traced_ids_need_the_number_of_queries(collection, arrays):
+    ids = jnp.asarray(collection.query_ids)
+    with pytest.raises(ValueError, match="num_queries must be given under jit"):
+        jax.jit(lambda ids: query_vectors(*arrays, ids, k=3))(ids)
+    traced = jax.jit(lambda ids: query_vectors(*arrays, ids, k=3, num_queries=5))(ids)
+    np.testing.assert_allclose(traced, query_vectors(*arrays, ids, k=3), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"k": 0}, r"k must be in 1\.\."),
+        ({"k": 1000}, r"k must be in 1\.\."),
+        ({"k": 3, "gamma": 0.0}, "gamma must be"),
+        ({"k": 3, "rule": "folklore"}, "rule must be one of"),
+        ({"k": 3, "query_ids": np.arange(11)[::-1]}, "query_ids must start at 0"),
+        (
+            {"k": 3, "query_ids": np.arange(11) * 2},
+            "query_ids .* got 2 after 0 in row 1",
+        ),
+        ({"k": 3, "query_ids": np.arange(4)}, "query_ids must have one id per row, 11"),
+        ({"k": 3, "num_queries": 2}, "num_queries must be at least 11, got 2"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_bad_arguments(arrays, change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        query_vectors(*arrays, **change)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_other_dimensions(arrays):
+    with pytest.raises(ValueError, match="queries must have the database's 12"):
+        query_vectors(arrays[0], arrays[1][:, :5], k=3)

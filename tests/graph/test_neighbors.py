@@ -1,0 +1,62 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.graph import knn
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def vectors(request, collection):
+    """The collection's vectors; double precision with x64 turned on."""
+    if request.param == np.float64:
+        request.getfixturevalue("x64")
+    return collection.vectors.astype(request.param)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_agrees_with_sorting_all_products(vectors, k):
+    got = knn(vectors, k)
+    products = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(got.indices, expected)
+    tolerance = 1e-6 if vectors.dtype == np.float32 else 1e-14
+    np.testing.assert_allclose(
+        got.similarities,
+        np.take_along_axis(products, expected, axis=1),
+        atol=tolerance,
+    )
+    assert got.similarities.dtype == vectors.dtype
+
+
+def test_a_vector_is_among_its_own_neighbours(vectors):
+    got = np.asarray(knn(vectors, 2).indices)
+    assert (got == np.arange(len(vectors))[:, None]).any(1).all()
+
+
+def test_all_vectors_may_be_neighbours(vectors):
+    got = np.sort(np.asarray(knn(vectors, len(vectors)).indices), axis=1)
+    assert (got == np.arange(len(vectors))).all()
+
+
+def test_takes_jax_arrays(collection):
+    vectors = collection.vectors.astype(np.float32)
+    np.testing.assert_array_equal(
+        knn(jnp.asarray(vectors), 4).indices, knn(vectors, 4).indices
+    )
+
+
+@pytest.mark.parametrize("k", [0, -1, 1000])
+def test_rejects_a_k_outside_one_to_n(vectors, k):
+    with pytest.raises(ValueError, match=rf"k must be in 1\.\.\d+ \(n\), got {k}"):
+        knn(vectors, k)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_an_unknown_method(vectors):
+    with pytest.raises(ValueError, match="method must be one of"):
+        knn(vectors, 1, method="psychic")  # pyright: ignore[reportArgumentType]
+
+
+def test_refuses_doubles_that_jax_would_halve(collection):
+    with pytest.raises(ValueError, match="vectors must be float32 here"):
+        knn(collection.vectors, 3)

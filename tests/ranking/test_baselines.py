@@ -1,0 +1,204 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.ranking import nearest_neighbors, r_match
+
+SCORERS = [nearest_neighbors, r_match]
+
+
+def summed_and_scaled(vectors, ids):
+    """Global descriptors, image by image."""
+    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
+def global_scores(vectors, image_ids, queries, query_ids):
+    return (
+        summed_and_scaled(vectors, image_ids) @ summed_and_scaled(queries, query_ids).T
+    )
+
+
+def cross_matches(vectors, image_ids, queries, query_ids):
+    """For each query region the best similarity in the image, summed; all by loops."""
+    scores = np.zeros((image_ids.max() + 1, query_ids.max() + 1))
+    for image, query in np.ndindex(scores.shape):
+        own = vectors[image_ids == image]
+        for region in queries[query_ids == query]:
+            scores[image, query] += max(x @ region for x in own)
+    return scores
+
+
+ORACLES = {nearest_neighbors: global_scores, r_match: cross_matches}
+
+
+@pytest.fixture
+def many(collection):
+    """The collection with 40 query regions in 3 queries, the last of 35."""
+    rng = np.random.default_rng(2)
+    queries = collection.vectors[rng.integers(len(collection.vectors), size=40)]
+    queries = queries + 0.3 * rng.normal(size=queries.shape)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    return collection._replace(
+        queries=queries, query_ids=np.repeat(range(3), [1, 4, 35])
+    )
+
+
+def on_device(collection, dtype):
+    """What the scorers take, vectors as JAX arrays of a dtype."""
+    return (
+        jnp.asarray(collection.vectors.astype(dtype)),
+        collection.image_ids,
+        jnp.asarray(collection.queries.astype(dtype)),
+        collection.query_ids,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("case", ["collection", "many"])
+def test_agrees_with_loops_over_images_and_regions(request, scorer, case):
+    case = request.getfixturevalue(case)
+    got = scorer(*on_device(case, np.float64))
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, ORACLES[scorer](*case), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_single_precision_is_close_to_the_loops(scorer, many):
+    got = scorer(*on_device(many, np.float32))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, ORACLES[scorer](*many), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_one_region_each_is_nearest_neighbours_of_the_vectors(collection, scorer):
+    vectors, queries = collection.vectors, collection.queries
+    got = scorer(
+        jnp.asarray(vectors),
+        np.arange(len(vectors)),
+        jnp.asarray(queries),
+        np.arange(len(queries)),
+    )
+    np.testing.assert_allclose(got, vectors @ queries.T, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_order_of_regions_within_an_image_does_not_matter(collection, scorer):
+    vectors, ids, queries, query_ids = on_device(collection, np.float32)
+    rng = np.random.default_rng(0)
+    shuffled = np.lexsort([rng.uniform(size=len(ids)), ids])
+    asked = np.lexsort([rng.uniform(size=len(query_ids)), query_ids])
+    np.testing.assert_allclose(
+        scorer(vectors[shuffled], ids, queries[asked], query_ids),
+        scorer(vectors, ids, queries, query_ids),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_query_gets_the_same_scores_alone_and_among_others(many, scorer):
+    vectors, ids, queries, query_ids = on_device(many, np.float32)
+    together = scorer(vectors, ids, queries, query_ids)
+    for query in range(3):
+        own = queries[np.flatnonzero(query_ids == query)]
+        alone = scorer(vectors, ids, own, np.zeros(len(own), int))
+        np.testing.assert_allclose(
+            alone[:, 0], together[:, query], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_an_image_matches_itself_best(collection):
+    vectors, ids, _, _ = on_device(collection, np.float32)
+    for scorer in SCORERS:
+        scores = np.asarray(scorer(vectors, ids, vectors, ids))
+        np.testing.assert_allclose(scores.diagonal(), scores.max(0), rtol=1e-6)
+
+
+def test_regions_that_an_image_adds_never_lower_its_match(collection):
+    vectors, ids, queries, query_ids = on_device(collection, np.float32)
+    # Image 0 without its last regions, and with them.
+    rest = np.flatnonzero(ids > 0)
+    first = np.concatenate([[0], rest])
+    fewer = r_match(vectors[first], ids[first], queries, query_ids)
+    more = r_match(vectors, ids, queries, query_ids)
+    assert (ids == 0).sum() > 1
+    assert (more[0] >= fewer[0] - 1e-6).all()
+    np.testing.assert_allclose(more[1:], fewer[1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_compiled_and_traced_ids_give_the_same(many, scorer):
+    arguments = on_device(many, np.float32)
+    expected = scorer(*arguments)
+    traced = jax.jit(lambda *all_: scorer(*all_, num_images=24, num_queries=3))
+    got = traced(*(jnp.asarray(a) for a in arguments))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
+    collection,
+):
+    arguments = on_device(collection, np.float32)
+    counts = {"num_images": 25, "num_queries": 6}
+    near, matched = (scorer(*arguments, **counts) for scorer in SCORERS)
+    assert near.shape == matched.shape == (25, 6)
+    np.testing.assert_array_equal(near[24], 0)
+    np.testing.assert_array_equal(near[:, 5], 0)
+    np.testing.assert_array_equal(matched[24, :5], -np.inf)
+    np.testing.assert_array_equal(matched[:, 5], 0)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_no_query_is_allowed(collection, scorer):
+    vectors, ids, queries, query_ids = on_device(collection, np.float32)
+    got = scorer(vectors, ids, queries[:0], query_ids[:0])
+    assert got.shape == (24, 0)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("missing", ["num_images", "num_queries"])
+def test_traced_ids_need_the_counts(collection, scorer, missing):
+    counts = {"num_images": 24, "num_queries": 5}
+    del counts[missing]
+    arguments = (jnp.asarray(a) for a in on_device(collection, np.float32))
+    with pytest.raises(ValueError, match=f"{missing} must be given under jit"):
+        jax.jit(lambda *all_: scorer(*all_, **counts))(*arguments)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize(
+    ("ids", "complaint"),
+    [
+        ([1, 1, 2], "image_ids must start at 0, got 1"),
+        ([0, 2, 2], "got 2 after 0 in row 1"),
+        ([0, 1, 0], "got 0 after 1 in row 2"),
+        ([0, 1], "image_ids must have one id per row, 3"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_ids_out_of_order(scorer, ids, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        scorer(jnp.eye(3), np.array(ids), jnp.eye(3), np.arange(3))
+    with pytest.raises(ValueError, match=complaint.replace("image_ids", "query_ids")):
+        scorer(jnp.eye(3), np.arange(3), jnp.eye(3), np.array(ids))
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_queries_of_another_dimension(scorer):
+    with pytest.raises(ValueError, match="the database's 3 dimensions, got 2"):
+        scorer(jnp.eye(3), np.arange(3), jnp.eye(2), np.arange(2))
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_rejects_double_precision_that_would_be_halved(scorer):
+    with pytest.raises(ValueError, match="vectors must be float32 here, got float64"):
+        _scored_on_host(scorer)
+
+
+def _scored_on_host(scorer):
+    return scorer(np.eye(3), np.arange(3), np.eye(3), np.arange(3))

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from diffjax.ranking import rank
+
+
+def ranked_by_sorting_pairs(column):
+    """Orders by (score falling, index rising), what is not a number at the end."""
+    missing = np.isnan(column)
+    known = np.where(missing, 0, column)  # NaN itself would compare with nothing.
+    return sorted(range(len(column)), key=lambda i: (missing[i], -known[i], i))
+
+
+@pytest.mark.usefixtures("x64")
+@settings(deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        # Few shapes, so that few programs are compiled.
+        st.sampled_from([(1, 1), (6, 3)]),
+        elements=st.sampled_from([-np.inf, -2.5, -0.0, 0.0, 1.0, 2.0, np.inf, np.nan]),
+    )
+)
+def test_agrees_with_sorting_pairs_of_score_and_index(scores):
+    got = np.asarray(rank(jnp.asarray(scores)))
+    for i, column in enumerate(scores.T):
+        np.testing.assert_array_equal(got[:, i], ranked_by_sorting_pairs(column))
+
+
+def test_ties_are_ordered_by_lower_index():
+    scores = jnp.array([[0.5], [1.0], [0.5], [1.0], [0.5]])
+    np.testing.assert_array_equal(rank(scores)[:, 0], [1, 3, 0, 2, 4])
+
+
+def test_what_is_not_a_number_comes_last_whatever_its_sign():
+    nan = np.float32("nan")
+    scores = np.array([nan, -np.inf, np.copysign(nan, np.float32(-1)), np.inf, nan])
+    got = rank(jnp.asarray(scores.astype(np.float32))[:, None])
+    np.testing.assert_array_equal(got[:, 0], [3, 1, 0, 2, 4])
+
+
+def test_every_query_is_ranked_by_its_own_scores():
+    scores = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
+    together = rank(jnp.asarray(scores))
+    for i in range(7):
+        alone = rank(jnp.asarray(scores[:, i : i + 1]))
+        np.testing.assert_array_equal(together[:, i], alone[:, 0])
+        assert sorted(np.asarray(alone[:, 0])) == list(range(20))
+
+
+def test_runs_inside_compiled_code_and_under_vmap():
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 2)), jnp.float32)
+    expected = np.stack([rank(one) for one in scores])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(rank))(scores), expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0)])
+def test_nothing_to_rank_is_allowed(shape):
+    assert rank(jnp.zeros(shape)).shape == shape

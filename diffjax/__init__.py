@@ -44,7 +44,25 @@ _HOMES = {
     "query_vectors": "diffusion",
     "rank": "ranking",
 }
-__all__ = list(_HOMES)  # Names, and one list of them.
+__all__ = [
+    "Graph",
+    "Index",
+    "IndexConfig",
+    "Neighbors",
+    "SearchResult",
+    "Solution",
+    "affinity",
+    "compress",
+    "diffuse",
+    "evaluation",
+    "gmp_weights",
+    "index_folder",
+    "knn",
+    "normalize",
+    "pool",
+    "query_vectors",
+    "rank",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -45,12 +46,16 @@ def write_arrays(
         OSError: If they can't be written; nothing is left behind.
     """
     with _aside(folder / prefix) as aside:
-        aside.touch()  # With the rights that any new file gets here.
+        aside.touch()
+        rights = stat.S_IMODE(aside.stat().st_mode)
+        # The library writes the memory behind a view, whatever its strides say.
+        dense = {name: np.asarray(a, order="C") for name, a in arrays.items()}
         try:
-            safetensors.numpy.save_file(dict(arrays), aside)
+            safetensors.numpy.save_file(dense, aside)
         except safetensors.SafetensorError as error:
             # The library's own class hides what the system said, "disk full" say.
             raise OSError(f"{folder} can't be written: {error}") from error
+        aside.chmod(rights)  # It made a file of its own, for its owner alone.
         _sync(aside)
         digest = file_digest(aside)
         stored = Stored(
@@ -58,6 +63,14 @@ def write_arrays(
         )
         aside.replace(folder / stored.name)
     return stored
+
+
+def remove_unfinished(folder: pathlib.Path, prefix: str) -> None:
+    """Removes what killed programs left of files PREFIX... that they were writing."""
+    # The second kind is what the safetensors library calls a file until it is whole.
+    for pattern in (f"{prefix}*.part", ".tmp??????"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -72,6 +85,10 @@ def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield aside
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)  # A write that fails knows no name.
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

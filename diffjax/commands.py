@@ -25,6 +25,7 @@ from diffjax.report import (
     Comparison,
     Ranking,
     caption,
+    difference_table,
     mean_ap_table,
     text_table,
     write_page,
@@ -61,8 +62,10 @@ def demo(out: pathlib.Path = pathlib.Path("diffjax-demo.html")) -> None:
     with progress_bars() as progress:
         found = run_demo(cache_folder() / "demo", progress=progress)
         write_demo_page(out, found)
-    _say(text_table(*mean_ap_table(found.record["results"])))
-    _say(f"\n{caption(found.record)}")
+    results = found.record["results"]
+    _say(text_table(*mean_ap_table(results)))
+    _say(text_table(*difference_table(results)))
+    _say(f"{caption(found.record)}")
     _say(f"\nThe answers, side by side: {out.resolve().as_uri()}")
 
 

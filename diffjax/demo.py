@@ -1,8 +1,10 @@
 """The demonstration: composed scenes searched by five methods, a table and a page."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,15 +21,13 @@ from diffjax.index import (
     CompareConfig,
     FolderConfig,
     Scored,
-    compare,
-    index_folder,
-    score_methods,
+    run_benchmark,
 )
 from diffjax.report import (
     Answer,
     Comparison,
     Ranking,
-    make_record,
+    difference_table,
     mean_ap_table,
     write_page,
 )
@@ -77,7 +77,7 @@ def run_demo(
     """Composes the scenes, indexes them and answers all queries by five methods.
 
     Args:
-        workdir: Keeps scenes and index for the next time.
+        workdir: Keeps scenes and index for the next time, apart for each setting.
         config: Settings; None for the defaults.
         progress: Called with what is being done, how much of it, and of how much.
 
@@ -86,44 +86,32 @@ def run_demo(
     """
     config = config or DemoConfig()
     tell = progress or _tell_nobody
+    # Scenes of other settings, or of another version, are another collection.
+    settings = repr((version("diffjax"), config.scenes)).encode()
+    workdir = workdir / hashlib.sha256(settings).hexdigest()[:12]
     scenes = compose_scenes(
         workdir / "scenes",
         config=config.scenes,
         progress=lambda done, of: tell("composing scenes", done, of),
     )
-    index = index_folder(
-        scenes.folder / "database",
+    run = run_benchmark(
+        scenes_benchmark(scenes),
         workdir / "index",
-        config=config.folder,
+        folder=config.folder,
+        compare_config=config.compare,
         progress=tell,
     )
-    benchmark = scenes_benchmark(scenes)
-    queries = index.describe(benchmark.queries, boxes=benchmark.boxes)
-    scored = score_methods(index, *queries, config=config.compare)
-    results = compare(
-        scored, benchmark, objects=benchmark.objects, config=config.compare
-    )
-    record = make_record(
-        "demo",
-        settings={
-            "images": index.num_images,
-            "queries": len(benchmark.queries),
-            "regions": len(index.image_ids),
-            **dataclasses.asdict(config),
-        },
-        results=results,
-        seed=config.compare.seed,
-    )
-    return Demo(record, _comparisons(scenes, scored, config))
+    return Demo(run.record, _comparisons(scenes, run.scored, config))
 
 
 def write_demo_page(path: pathlib.Path, demo: Demo) -> None:
     """Writes the table and the answers as one self-contained HTML page."""
+    results = demo.record["results"]
     write_page(
         path,
         title="diffjax: small objects found by diffusion",
         intro=_INTRO,
-        summary=mean_ap_table(demo.record["results"]),
+        summary=[mean_ap_table(results), difference_table(results)],
         comparisons=demo.comparisons,
     )
 

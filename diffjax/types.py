@@ -13,6 +13,8 @@ import scipy.sparse
 from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float, Int
 
+from diffjax._arguments import check_not_halved
+
 # A setting that may be learned: a Python number, or a scalar array, traced or not.
 Scalar = float | Float[Array | np.ndarray, ""]
 
@@ -94,16 +96,20 @@ class Graph(NamedTuple):
         """Makes the compressed form of a symmetric, non-negative SciPy matrix.
 
         Args:
-            matrix: Square, symmetric, finite, nothing below zero; weights on the
-                diagonal are not edges and must be absent.
+            matrix: Square, symmetric, floating point, finite, nothing below zero;
+                weights on the diagonal are not edges and must be absent. It is left
+                as it is.
 
         Raises:
             ValueError: If the matrix is none of that, with what was found.
         """
-        csr = scipy.sparse.csr_array(matrix)
+        csr = scipy.sparse.csr_array(matrix, copy=True)
         rows, columns = csr.shape or (0, 0)
         if rows != columns:
             raise ValueError(f"matrix must be square, got {rows} x {columns}.")
+        if not np.issubdtype(csr.dtype, np.floating):
+            raise ValueError(f"matrix must be of floating point, got {csr.dtype}.")
+        check_not_halved("matrix", csr.data)
         csr.sum_duplicates()
         csr.eliminate_zeros()
         if not np.isfinite(csr.data).all():

@@ -15,7 +15,9 @@ class Benchmark(NamedTuple):
 
     Attributes:
         name: What it is called in records and tables.
-        database: Pictures to be searched; answers are positions in this tuple.
+        folder: Folder of all pictures to be searched, and of nothing else.
+        database: Those pictures, sorted by their path in it; answers are positions in
+            this tuple.
         queries: Query pictures.
         boxes: Per query the region (x0, y0, x1, y1) in pixels that is asked for, or
             None for the whole picture.
@@ -25,6 +27,7 @@ class Benchmark(NamedTuple):
     """
 
     name: str
+    folder: pathlib.Path
     database: tuple[pathlib.Path, ...]
     queries: tuple[pathlib.Path, ...]
     boxes: tuple[Box | None, ...]
@@ -61,6 +64,7 @@ def classes_benchmark(
     nothing = np.zeros(0, np.int64)
     return Benchmark(
         name=name,
+        folder=database,
         database=pictures,
         queries=questions,
         boxes=(None,) * len(questions),
@@ -83,6 +87,7 @@ def scenes_benchmark(scenes: SceneCollection) -> Benchmark:
     nothing = np.zeros(0, np.int64)
     return Benchmark(
         name="scenes",
+        folder=scenes.folder / "database",
         database=tuple(scenes.folder / "database" / s.name for s in scenes.database),
         queries=tuple(scenes.folder / "queries" / s.name for s in scenes.queries),
         boxes=tuple(scene.box for scene in scenes.queries),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from diffjax.data._textures import smooth_noise, texture
+from ._textures import smooth_noise, texture
 
 
 class Patch(NamedTuple):
@@ -26,7 +26,7 @@ class Patch(NamedTuple):
 
 
 def draw_clutter(
-    rng: np.random.Generator, size: tuple[int, int], *, patches: int = 26
+    rng: np.random.Generator, size: tuple[int, int], *, patches: int = 30
 ) -> Image.Image:
     """Draws a picture of clutter alone.
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from diffjax.data._clutter import draw_clutter, draw_patch, paste_patch
-from diffjax.data._objects import OBJECTS, ObjectPicture
+from ._clutter import draw_clutter, draw_patch, paste_patch
+from ._objects import OBJECTS, ObjectPicture
 
 # Few sizes, about equal in area: extraction compiles once per shape.
 _SIZES = ((400, 300), (300, 400), (350, 350))
@@ -43,7 +43,7 @@ class ScenesConfig:
     max_rotation: float = 25.0
     relight: float = 0.3
     cover_probability: float = 0.4
-    patches: int = 26
+    patches: int = 30
     quality: int = 90
 
     def __post_init__(self) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from diffjax.data._compose import ScenesConfig, compose_picture
-from diffjax.data._objects import cut_objects
+from ._compose import ScenesConfig, compose_picture
+from ._objects import cut_objects
 
 # Raise it when the same settings begin to give other pictures.
 _FORMAT = 1

@@ -58,8 +58,8 @@ def _multiply_compressed(weights, indices, starts, x):
 
 @_multiply_compressed.defjvp
 def _multiply_compressed_jvp(primals, tangents):
-    # By hand, because the library's rule for compressed rows is several times slower:
-    # the matrix is symmetric, and a change of weights only meets its own edges.
+    # By hand, because the library's rule for compressed rows is several times slower: a
+    # change of weights meets the columns of its own edges and nothing else.
     weights, indices, starts, x = primals
     d_weights, _, _, d_x = tangents
     product = functools.partial(_multiply_compressed, weights, indices, starts)

@@ -1,16 +1,16 @@
 """Stage `features`."""
 
-from diffjax.features._canvas import canvas_for as canvas_for
-from diffjax.features._canvas import fit_picture as fit_picture
-from diffjax.features._canvas import fitted_sizes as fitted_sizes
-from diffjax.features._efficientnet import EfficientNetLite0 as EfficientNetLite0
-from diffjax.features._efficientnet import forward as forward
-from diffjax.features._extraction import Describe as Describe
-from diffjax.features._extraction import Described as Described
-from diffjax.features._extraction import RegionBatch as RegionBatch
-from diffjax.features._extraction import Unreadable as Unreadable
-from diffjax.features._extraction import describe_pictures as describe_pictures
-from diffjax.features._weights import (
+from ._canvas import canvas_for as canvas_for
+from ._canvas import fit_picture as fit_picture
+from ._canvas import fitted_sizes as fitted_sizes
+from ._efficientnet import EfficientNetLite0 as EfficientNetLite0
+from ._efficientnet import forward as forward
+from ._extraction import Describe as Describe
+from ._extraction import Described as Described
+from ._extraction import RegionBatch as RegionBatch
+from ._extraction import Unreadable as Unreadable
+from ._extraction import describe_pictures as describe_pictures
+from ._weights import (
     efficientnet_lite0_fingerprint as efficientnet_lite0_fingerprint,
 )
-from diffjax.features._weights import load_efficientnet_lite0 as load_efficientnet_lite0
+from ._weights import load_efficientnet_lite0 as load_efficientnet_lite0

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, UInt8
 
-from diffjax.features._convolution import (
+from ._convolution import (
     Convolution,
     depthwise_convolution,
     full_convolution,

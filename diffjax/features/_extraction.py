@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from diffjax.data import Box, PictureError, PictureSource, as_picture
-from diffjax.features._canvas import canvas_for, fit_picture
+
+from ._canvas import canvas_for, fit_picture
 
 
 class RegionBatch(NamedTuple):

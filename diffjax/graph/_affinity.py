@@ -45,6 +45,13 @@ def kernel(similarity: Float[Array, "..."], gamma: Scalar) -> Float[Array, "..."
     For gamma below 1 the one-sided derivative at 0 is infinite; where there is no
     edge the convention is 0, so that learning never meets it.
 
+    Args:
+        similarity: Inner products, of any shape.
+        gamma: The exponent, above 0; may be traced and differentiated.
+
+    Returns:
+        The kernel's values, 0 or above, in the same shape.
+
     References:
         Iscen et al., CVPR 2017, section 5.1 (the monomial kernel).
     """

@@ -1,5 +1,7 @@
 """The way in: an index of vectors or of a folder of pictures."""
 
+from ._benchmark import BenchmarkRun as BenchmarkRun
+from ._benchmark import run_benchmark as run_benchmark
 from ._compare import CompareConfig as CompareConfig
 from ._compare import Scored as Scored
 from ._compare import compare as compare

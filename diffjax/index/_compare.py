@@ -18,7 +18,7 @@ from diffjax.ranking import nearest_neighbors, r_match, rank
 from diffjax.regions import global_descriptors
 from diffjax.types import Solution
 
-from ._index import Ids, Index, Vectors
+from ._index import Index, QueryIds, QueryVectors
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"
@@ -68,8 +68,8 @@ class Scored(NamedTuple):
 
 def score_methods(
     index: Index,
-    queries: Vectors,
-    query_ids: Ids,
+    queries: QueryVectors,
+    query_ids: QueryIds,
     *,
     config: CompareConfig | None = None,
 ) -> tuple[Scored, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import safetensors
 from jaxtyping import Float
 
-from diffjax._files import write_arrays
+from diffjax._files import remove_unfinished, write_arrays
 
 _SHARD = "regions"
 _PICTURES_PER_SHARD = 64
@@ -29,6 +29,7 @@ class Extracted:
         self._folder = folder
         self._places: dict[str, pathlib.Path] = {}
         self._waiting: dict[str, np.ndarray] = {}
+        remove_unfinished(folder, _SHARD)
         for shard in sorted(folder.glob(f"{_SHARD}-*.safetensors")):
             try:
                 with safetensors.safe_open(shard, "numpy") as file:

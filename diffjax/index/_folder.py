@@ -56,7 +56,7 @@ def index_folder(
     network = network_name()
     settings = f"{network.replace('/', '-')}-{config.side}"
     extracted = Extracted(path / "extracted" / settings)
-    digests = [file_digest(picture) for picture in _told(pictures, "reading", progress)]
+    digests = [_digest(picture) for picture in _told(pictures, "reading", progress)]
     names = [picture.relative_to(folder).as_posix() for picture in pictures]
     skipped = _extract(pictures, digests, extracted, config, progress)
     reasons = {names[position]: reason for position, reason in skipped.items()}
@@ -71,7 +71,7 @@ def index_folder(
         name, reason = next(iter(reasons.items()))
         raise ValueError(
             f"{folder} must hold a picture that can be read, got {len(reasons)} "
-            f"others, first {name} ({reason})."
+            f"others, first {name} ({reason}): name another folder."
         )
     regions = extracted.read([digests[i] for i in kept])
     if progress:
@@ -109,16 +109,27 @@ def _extract(pictures, digests, extracted, config, progress) -> dict[int, str]:
             batch_size=describe.batch_size,
             workers=config.workers,
         )
-        for done, result in enumerate(results, start=1):
-            digest = digests[todo[result.position]]
-            if isinstance(result, Described):
-                extracted.add(digest, result.vectors)
-            else:
-                reasons[digest] = result.reason
-            if progress:
-                progress("describing pictures", done, len(todo))
-    extracted.flush()
+        try:
+            for done, result in enumerate(results, start=1):
+                digest = digests[todo[result.position]]
+                if isinstance(result, Described):
+                    extracted.add(digest, result.vectors)
+                else:
+                    reasons[digest] = result.reason
+                if progress:
+                    progress("describing pictures", done, len(todo))
+        finally:  # After Ctrl-C, too.
+            results.close()
+            extracted.flush()
     return {i: reasons[d] for i, d in enumerate(digests) if d in reasons}
+
+
+def _digest(picture: pathlib.Path) -> str:
+    """Names a picture by its content, one that can't be opened by its path."""
+    try:
+        return file_digest(picture)
+    except OSError:
+        return str(picture)  # Reading it will say what is wrong.
 
 
 def _told(items, task, progress):

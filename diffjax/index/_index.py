@@ -1,15 +1,17 @@
 """An index: region vectors, their graph, and the search on it."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_ids, check_vectors, count_ids
 from diffjax.data import Box, PictureSource
@@ -27,6 +29,8 @@ from ._storage import Parts, read_parts, write_parts
 
 Vectors = Float[Array | np.ndarray, "n d"]
 Ids = Int[Array | np.ndarray, " n"]
+QueryVectors = Float[Array | np.ndarray, "r c"]
+QueryIds = Int[Array | np.ndarray, " r"]
 
 _QUERIES_AT_ONCE = 64
 
@@ -95,22 +99,21 @@ class Index:
                 all, or the ids are not as above; it names the first bad row.
         """
         config = config or IndexConfig()
-        if vectors.shape[0] == 0:
-            raise ValueError("vectors must be at least one, got none.")
-        check_vectors("vectors", vectors)
+        _check_rows("vectors", vectors)
         n = vectors.shape[0]
-        ids = np.arange(n, dtype=np.int32) if image_ids is None else image_ids
-        check_ids("image_ids", ids, rows=n)
+        if n == 0:
+            raise ValueError("vectors must be at least one, got none.")
+        ids = _row_ids("image_ids", image_ids, rows=n)
         units = l2_normalize(jnp.asarray(vectors))
         whitening = None
         if config.dim is not None:
             whitening = _fit(np.asarray(units), config.dim)
-            units = whiten(units, whitening)
+            units = units if whitening is None else whiten(units, whitening)
         _warn_of_small("k", config.k, n)
         _warn_of_small("query_k", config.query_k, n)
         parts = Parts(
             vectors=units,
-            image_ids=np.asarray(ids).astype(np.int32),
+            image_ids=ids,
             neighbors=knn(units, min(config.k, n)),
             whitening=whitening,
             config=config,
@@ -143,7 +146,7 @@ class Index:
         return int(self.image_ids[-1]) + 1
 
     def search(
-        self, queries: Vectors, query_ids: Ids | None = None, *, top: int = 10
+        self, queries: QueryVectors, query_ids: QueryIds | None = None, *, top: int = 10
     ) -> SearchResult:
         """Finds the best images of every query.
 
@@ -163,50 +166,79 @@ class Index:
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}.")
-        y = self.right_hand_sides(queries, query_ids)
-        blocks = [
-            self._diffuse(y[:, start : start + _QUERIES_AT_ONCE])
-            for start in range(0, y.shape[1], _QUERIES_AT_ONCE)
-        ] or [self._diffuse(y)]
+        self._check_queries(queries)
+        rows = queries.shape[0]
+        ids = _row_ids("query_ids", query_ids, rows=rows)
+        count = count_ids("query_ids", ids, count=None, count_name="num_queries")
+        host = np.asarray(queries)
+        edges = np.arange(0, max(count, 1), _QUERIES_AT_ONCE)
+        starts = np.searchsorted(ids, edges)
+        answers = [
+            self._answer(host[start:stop], ids[start:stop] - edge, top=top)
+            for edge, start, stop in zip(edges, starts, [*starts[1:], rows], strict=True)
+        ]
         solution = Solution(
-            *(jnp.concatenate(field, axis=-1) for field in zip(*blocks, strict=True))
+            *(
+                _join(parts, axis=-1)
+                for parts in zip(*(one.solution for one in answers), strict=True)
+            )
         )
         self._warn_of_residuals(solution)
-        scores = pool(
-            solution.value,
-            self.image_ids,
-            weights=self.weights,
-            num_images=self.num_images,
+        return SearchResult(
+            images=_join([one.images for one in answers], axis=0),
+            scores=_join([one.scores for one in answers], axis=0),
+            solution=solution,
         )
-        images = rank(scores)[:top]
-        best = jnp.take_along_axis(scores, images, axis=0)
-        return SearchResult(images=images.T, scores=best.T, solution=solution)
 
-    def right_hand_sides(
-        self, queries: Vectors, query_ids: Ids | None = None
-    ) -> Float[Array, "n q"]:
-        """Computes y of every query, from vectors as given to `search`."""
-        prepared = self.prepare(queries)
-        rows = queries.shape[0]
-        ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
-        check_ids("query_ids", ids, rows=rows)
-        count = count_ids("query_ids", ids, count=None, count_name="num_queries")
-        # Filled up to a few sizes, so that a program is compiled a few times and not
-        # for every number of regions: zero rows add nothing to the query they join.
-        size, columns = max(16, 1 << (rows - 1).bit_length()), -(-count // 8) * 8
-        last = max(count - 1, 0)
+    def _answer(
+        self,
+        queries: Float[np.ndarray, "r c"],
+        query_ids: Int[np.ndarray, " r"],
+        *,
+        top: int,
+    ) -> SearchResult:
+        """Answers a block of queries.
+
+        All shapes are filled up to one of a few and cut on the host, so that programs
+        are compiled a few times and not for every number of regions or queries.
+        """
+        rows, width = queries.shape
+        count = int(query_ids[-1]) + 1 if rows else 0
+        size = max(16, 1 << (rows - 1).bit_length())
+        filled = np.zeros((size, width), queries.dtype)
+        filled[:rows] = queries
+        # The filling is zero rows, which add nothing to the last query.
+        ids = np.full(size, max(count - 1, 0), np.int32)
+        ids[:rows] = query_ids
         y = query_vectors(
             self.vectors,
-            jnp.pad(prepared, ((0, size - rows), (0, 0))),
-            np.pad(np.asarray(ids), (0, size - rows), constant_values=last),
+            _prepare(jnp.asarray(filled), np.arange(size) < rows, self.whitening),
+            ids,
             k=min(self.config.query_k, self.vectors.shape[0]),
             gamma=self.config.gamma,
             rule=self.config.rule,
-            num_queries=max(columns, 8),
+            num_queries=max(-(-count // 8) * 8, 8),
         )
-        return y[:, :count]
+        solution = diffuse(
+            self.graph,
+            y,
+            alpha=self.config.alpha,
+            rtol=self.config.rtol,
+            max_steps=self.config.max_steps,
+            solver=self.config.solver,
+        )
+        m = self.num_images
+        scores = pool(
+            solution.value, self.image_ids, weights=self.weights, num_images=m
+        )
+        images, best = _best(scores, top=min(top, m))
+        return SearchResult(
+            images=_cut(images.T, count).T,
+            scores=_cut(best.T, count).T,
+            solution=Solution(*(_cut(field, count) for field in solution)),
+        )
 
-    def prepare(self, queries: Vectors) -> Float[Array, "r p"]:
+    def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the database's were.
 
         Raises:
@@ -251,12 +283,14 @@ class Index:
         pictures: Sequence[PictureSource],
         *,
         boxes: Sequence[Box | None] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> "Regions":
         """Describes query pictures as the pictures of the index were.
 
         Args:
             pictures: Paths, Pillow images or uint8 pixels [h, w, 3].
             boxes: What of each is asked for, see `search_picture`; None for all of all.
+            progress: As for `index_folder`.
 
         Returns:
             Their region vectors, ready for `search(*regions)`.
@@ -286,6 +320,8 @@ class Index:
                 name = source if isinstance(source, str | os.PathLike) else "picture"
                 raise ValueError(f"{name}: {result.reason}")
             found[result.position] = result.vectors
+            if progress:
+                progress("describing queries", len(found), len(pictures))
         each = [found[position] for position in range(len(pictures))]
         ids = np.repeat(np.arange(len(each), dtype=np.int32), [len(v) for v in each])
         return Regions(np.concatenate(each), ids)
@@ -321,19 +357,6 @@ class Index:
                 version; `verify` also compares every byte.
         """
         return cls._assemble(read_parts(pathlib.Path(path)))
-
-    def _diffuse(self, y: Float[Array, "n q"]) -> Solution:
-        """Solves a block of queries, filled up with zero ones to a multiple of 8."""
-        q = y.shape[1]
-        got = diffuse(
-            self.graph,
-            jnp.pad(y, ((0, 0), (0, -q % 8))),
-            alpha=self.config.alpha,
-            rtol=self.config.rtol,
-            max_steps=self.config.max_steps,
-            solver=self.config.solver,
-        )
-        return Solution(*(field[..., :q] for field in got))
 
     def _warn_of_residuals(self, solution: Solution) -> None:
         residual = np.asarray(solution.residual)

@@ -17,7 +17,12 @@ import safetensors.numpy
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_not_halved
-from diffjax._files import file_digest, write_arrays, write_whole
+from diffjax._files import (
+    file_digest,
+    remove_unfinished,
+    write_arrays,
+    write_whole,
+)
 from diffjax.regions import Whitening
 from diffjax.types import Neighbors
 
@@ -61,10 +66,13 @@ def check_destination(folder: pathlib.Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} must be a folder, got a file: name another place.")
     if folder.is_dir():
-        names = {p.name for p in folder.iterdir()}
-        if names and not names & {_JSON, "extracted"}:
+        names = {path.name for path in folder.iterdir()}
+        # A program killed in its first save leaves no JSON, but nothing strange either.
+        strange = [n for n in names if not n.startswith((f"{_ARRAYS}-", ".tmp"))]
+        strange = [n for n in strange if not n.endswith(".part")]
+        if strange and not names & {_JSON, "extracted"}:
             raise ValueError(
-                f"{folder} must be empty or hold an index, got {min(names)!r} in it: "
+                f"{folder} must be empty or hold an index, got {min(strange)!r} in it: "
                 "name another place."
             )
 
@@ -73,6 +81,8 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
     """Writes an index into a folder; see `Index.save`."""
     check_destination(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for prefix in (_ARRAYS, _JSON):
+        remove_unfinished(folder, prefix)
     arrays = {
         "vectors": parts.vectors,
         "image_ids": parts.image_ids,
@@ -92,7 +102,8 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
         "pictures": None if parts.pictures is None else parts.pictures._asdict(),
     }
     header["fingerprint"] = _fingerprint(header)
-    text = json.dumps(header, indent=1, sort_keys=True, ensure_ascii=False)
+    # Escaped to ASCII: a file name may hold bytes that are no text.
+    text = json.dumps(header, indent=1, sort_keys=True)
     write_whole(folder / _JSON, (text + "\n").encode())
     for old in folder.glob(f"{_ARRAYS}-*.safetensors"):
         if old.name != stored.name:
@@ -112,20 +123,21 @@ def read_header(folder: pathlib.Path) -> dict[str, Any]:
         )
     try:
         header = json.loads(path.read_bytes())
-        known = header["format"] == _FORMAT
-        version = header["version"]
+        kind, version = header["format"], header["version"]
+        if (kind, version) != (_FORMAT, _VERSION):
+            raise IndexFileError(
+                f"{path} is version {version} of {kind!r}, this program reads version "
+                f"{_VERSION} of {_FORMAT!r}: build the index again."
+            )
         arrays = folder / header["arrays"]["name"]
         size = header["arrays"]["bytes"]
         fingerprint = header.pop("fingerprint")
-    except (ValueError, KeyError, TypeError) as error:
+    except IndexFileError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexFileError(
-            f"{path} is damaged ({error}): build the index again."
+            f"{path} is damaged ({error!r}): build the index again."
         ) from error
-    if not known or version != _VERSION:
-        raise IndexFileError(
-            f"{path} is version {version} of {header['format']!r}, this program reads "
-            f"version {_VERSION} of {_FORMAT!r}: build the index again."
-        )
     if fingerprint != _fingerprint(header):
         raise IndexFileError(
             f"{path} was edited (its fingerprint does not fit): build the index again."

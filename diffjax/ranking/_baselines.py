@@ -61,7 +61,14 @@ def nearest_neighbors(
     References:
         Tolias, Sicre and Jegou, ICLR 2016, https://arxiv.org/abs/1511.05879.
     """
-    counts = _check(vectors, image_ids, queries, query_ids, num_images, num_queries)
+    counts = _check(
+        vectors,
+        image_ids,
+        queries,
+        query_ids,
+        num_images=num_images,
+        num_queries=num_queries,
+    )
     return _nearest_neighbors(
         vectors, jnp.asarray(image_ids), queries, jnp.asarray(query_ids), **counts
     )
@@ -97,13 +104,20 @@ def r_match(
         Razavian et al., ICLR workshop 2015, https://arxiv.org/abs/1412.6574, in the
         form that Iscen et al., CVPR 2017, section 5.2, call R-match.
     """
-    counts = _check(vectors, image_ids, queries, query_ids, num_images, num_queries)
+    counts = _check(
+        vectors,
+        image_ids,
+        queries,
+        query_ids,
+        num_images=num_images,
+        num_queries=num_queries,
+    )
     return _r_match(
         vectors, jnp.asarray(image_ids), queries, jnp.asarray(query_ids), **counts
     )
 
 
-def _check(vectors, image_ids, queries, query_ids, num_images, num_queries):
+def _check(vectors, image_ids, queries, query_ids, *, num_images, num_queries):
     check_not_halved("vectors", vectors)
     check_not_halved("queries", queries)
     if queries.shape[1] != vectors.shape[1]:

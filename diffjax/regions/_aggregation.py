@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from diffjax.regions._pooling import l2_normalize
+from ._pooling import l2_normalize
 
 
 def global_descriptors(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax.regions._grid import rmac_grid
+from ._grid import rmac_grid
 
 
 class RegionBoxes(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffjax.regions._pooling import l2_normalize
+from ._pooling import l2_normalize
 
 _BLOCK = 8192  # Rows taken to double precision at a time.
 

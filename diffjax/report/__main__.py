@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from diffjax._files import write_whole
-from diffjax.report._readme import fill_tables
+
+from ._readme import fill_tables
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from diffjax.report._picture import (
+from ._picture import (
     Answer,
     Box,
     Comparison,

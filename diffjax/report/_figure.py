@@ -4,7 +4,8 @@ import io
 import os
 
 from diffjax._files import write_whole
-from diffjax.report._picture import Comparison
+
+from ._picture import Comparison
 
 
 def write_figure(

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 
 from diffjax._files import write_whole
-from diffjax.report._layout import Table
-from diffjax.report._picture import Answer, Comparison, Thumbnail, frame_aspect
-from diffjax.report._section import comparison_section
+
+from ._layout import Table
+from ._picture import Answer, Comparison, Thumbnail, frame_aspect
+from ._section import comparison_section
 
 
 def write_page(
@@ -16,7 +17,7 @@ def write_page(
     *,
     title: str,
     intro: str,
-    summary: Table | None = None,
+    summary: Sequence[Table] = (),
     comparisons: Sequence[Comparison],
 ) -> None:
     """Writes queries and their answers, one method under the other, as one page.
@@ -28,7 +29,7 @@ def write_page(
         path: Where to; written aside and renamed.
         title: Plain text, like every text here: markup in it shows as it is.
         intro: Paragraphs, with empty lines between them.
-        summary: Such as `mean_ap_table` gives.
+        summary: Tables, such as `mean_ap_table` gives.
         comparisons: One per query, in the page's order.
 
     Raises:
@@ -66,7 +67,7 @@ img-src data:; style-src 'unsafe-inline'">
 <main style="--aspect:{aspect:.3f}">
 <header>
 <h1>{html.escape(title)}</h1>
-{_paragraphs(intro)}{_table(summary) if summary else ""}{_legend(comparisons)}</header>
+{_paragraphs(intro)}{"".join(map(_table, summary))}{_legend(comparisons)}</header>
 {body}</main>
 </body>
 </html>

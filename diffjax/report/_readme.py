@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diffjax.report._layout import escape_markdown, markdown_table
-from diffjax.report._records import read_records
-from diffjax.report._table import mean_ap_table
+from ._layout import escape_markdown, markdown_table
+from ._records import read_records
+from ._table import difference_table, mean_ap_table
 
 _SLOT = re.compile(
     r"(?P<start><!-- table: (?P<name>[\w.-]+\.jsonl) -->\n)"
@@ -72,7 +72,9 @@ def fill_tables(text: str, folder: str | os.PathLike[str]) -> str:
         records = read_records(pathlib.Path(folder) / name)
         if not records:
             raise ValueError(f"{name} must hold a record, got an empty file.")
-        table = markdown_table(*mean_ap_table(records[-1]["results"]))
+        results = records[-1]["results"]
+        tables = [mean_ap_table(results), difference_table(results)]
+        table = "\n".join(markdown_table(*each) for each in tables if each.rows)
         note = escape_markdown(caption(records[-1]))
         return f"{slot['start']}\n{table}\n<sub>{note}</sub>\n\n{slot['end']}"
 

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from diffjax.report._picture import (
+from ._picture import (
     Answer,
     Comparison,
     Ranking,

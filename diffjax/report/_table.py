@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffjax.report._layout import Table
+from ._layout import Table
 
 
 def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -11,37 +11,44 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
     Args:
         results: One mapping per method: `method`, `mean_ap`, `low` and `high` (95 %
-            interval), in [0, 1]; if there is one, `differences`, each
-            with `against` (the other method), `mean`, `low` and `high`; if it was
-            measured, `seconds_per_query`.
+            interval), in [0, 1]; if it was measured, `seconds_per_query`.
 
     Returns:
-        A table; columns that no method fills are left out.
+        A table; the column of times is left out where no method has one.
 
     Raises:
         ValueError: If a result lacks one of those, or a value is not in its range.
     """
-    compared = {
-        _take(difference, "against")
-        for result in results
-        for difference in result.get("differences", ())
-    }
     timed = any("seconds_per_query" in result for result in results)
-    header = ["method", "mAP, % [95 % interval]"]
-    if compared:
-        same = f"difference from {next(iter(compared))} [95 % interval]"
-        header.append(same if len(compared) == 1 else "difference [95 % interval]")
-    if timed:
-        header.append("time a query")
+    header = ("method", "mAP, % [95 % interval]", *(("time a query",) if timed else ()))
     rows = []
     for result in results:
-        row = [str(_take(result, "method")), _interval(result, "mean_ap")]
-        if compared:
-            row.append(_difference(result, name_other=len(compared) > 1))
-        if timed:
-            row.append(_duration(result))
-        rows.append(tuple(row))
-    return Table(header=tuple(header), rows=tuple(rows))
+        row = (str(_take(result, "method")), _interval(result, "mean_ap"))
+        rows.append((*row, _duration(result)) if timed else row)
+    return Table(header=header, rows=tuple(rows))
+
+
+def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Lays out the paired differences between methods, in percent with intervals.
+
+    Args:
+        results: As for `mean_ap_table`; what a method is compared with stands in its
+            `differences`, each with `against` (the other method), `mean`, `low` and
+            `high`, in [-1, 1].
+
+    Returns:
+        A table, without rows where nothing is compared.
+
+    Raises:
+        ValueError: If a difference lacks one of those, or a value is not in its range.
+    """
+    rows = []
+    for result in results:
+        method = str(_take(result, "method"))
+        for difference in result.get("differences", ()):
+            text = _interval(difference, "mean", least=-1, sign="+")
+            rows.append((method, f"{text} from {_take(difference, 'against')}"))
+    return Table(("method", "difference in mAP, % [95 % interval]"), tuple(rows))
 
 
 def _take(result: Mapping[str, Any], name: str) -> Any:
@@ -60,16 +67,6 @@ def _interval(
         raise ValueError(f"{name}, low, high must be in [{least}, 1], got {values}.")
     middle, low, high = (f"{100 * value:{sign}.1f}" for value in values)
     return f"{middle} [{low}, {high}]"
-
-
-def _difference(result: Mapping[str, Any], *, name_other: bool) -> str:
-    """Writes the differences from other methods, nothing where there are none."""
-    texts = []
-    for difference in result.get("differences", ()):
-        text = _interval(difference, "mean", least=-1, sign="+")
-        other = f" from {_take(difference, 'against')}" if name_other else ""
-        texts.append(text + other)
-    return "; ".join(texts)
 
 
 def _duration(result: Mapping[str, Any]) -> str:

@@ -9,16 +9,17 @@ from jax.test_util import check_grads
 
 from diffjax.diffusion import query_vectors
 
+Arrays = tuple[jax.Array, jax.Array]
 RULES = ["paper", "official"]
 
 
 @pytest.fixture
-def arrays(collection, x64):
+def arrays(collection, x64) -> Arrays:
     return jnp.asarray(collection.vectors), jnp.asarray(collection.queries)
 
 
 @pytest.mark.parametrize(("rule", "k"), list(itertools.product(RULES, [1, 3, 20])))
-def test_agrees_with_summing_region_by_region(collection, arrays, rule, k):
+def test_agrees_with_summing_region_by_region(collection, arrays: Arrays, rule, k):
     got = query_vectors(*arrays, collection.query_ids, k=k, gamma=3.0, rule=rule)
     for query in range(5):
         regions = collection.queries[collection.query_ids == query]
@@ -26,7 +27,9 @@ def test_agrees_with_summing_region_by_region(collection, arrays, rule, k):
         np.testing.assert_allclose(got[:, query], expected, atol=1e-13)
 
 
-def test_the_rules_agree_for_one_region_and_differ_for_several(collection, arrays):
+def test_the_rules_agree_for_one_region_and_differ_for_several(
+    collection, arrays: Arrays
+):
     paper, official = (
         np.asarray(query_vectors(*arrays, collection.query_ids, k=20, rule=rule))
         for rule in RULES
@@ -40,7 +43,7 @@ def test_the_rules_agree_for_one_region_and_differ_for_several(collection, array
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_keeps_at_most_k_entries(collection, arrays, rule):
+def test_keeps_at_most_k_entries(collection, arrays: Arrays, rule):
     got = query_vectors(*arrays, collection.query_ids, k=4, rule=rule)
     assert ((np.asarray(got) > 0).sum(0) <= 4).all()
     assert (np.asarray(got) >= 0).all()
@@ -54,7 +57,7 @@ def test_an_even_exponent_does_not_turn_negative_similarities_positive(x64, rule
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_more_regions_than_a_block_give_the_same_as_one_by_one(arrays, rule):
+def test_more_regions_than_a_block_give_the_same_as_one_by_one(arrays: Arrays, rule):
     vectors, queries = arrays
     many = jnp.tile(queries, (13, 1))  # 143 rows, two full blocks and a rest.
     together = query_vectors(vectors, many, k=5, rule=rule)
@@ -62,13 +65,13 @@ def test_more_regions_than_a_block_give_the_same_as_one_by_one(arrays, rule):
     np.testing.assert_allclose(together, jnp.tile(alone, (1, 13)), atol=1e-13)
 
 
-def test_no_query_gives_no_column(arrays):
+def test_no_query_gives_no_column(arrays: Arrays):
     vectors, queries = arrays
     assert query_vectors(vectors, queries[:0], k=3).shape == (len(vectors), 0)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_gradients_match_finite_differences(collection, arrays, rule):
+def test_gradients_match_finite_differences(collection, arrays: Arrays, rule):
     vectors, queries = arrays
 
     def y(vectors, queries, gamma):
@@ -80,7 +83,7 @@ def test_gradients_match_finite_differences(collection, arrays, rule):
     check_grads(jax.jit(y), arguments, order=2, atol=1e-5, rtol=1e-5)
 
 
-def test_traced_ids_need_the_number_of_queries(collection, arrays):
+def test_traced_ids_need_the_number_of_queries(collection, arrays: Arrays):
     ids = jnp.asarray(collection.query_ids)
     with pytest.raises(ValueError, match="num_queries must be given under jit"):
         jax.jit(lambda ids: query_vectors(*arrays, ids, k=3))(ids)
@@ -105,12 +108,12 @@ def test_traced_ids_need_the_number_of_queries(collection, arrays):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_bad_arguments(arrays, change, complaint):
+def test_rejects_bad_arguments(arrays: Arrays, change, complaint):
     with pytest.raises(ValueError, match=complaint):
         query_vectors(*arrays, **change)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_other_dimensions(arrays):
+def test_rejects_other_dimensions(arrays: Arrays):
     with pytest.raises(ValueError, match="queries must have the database's 12"):
         query_vectors(arrays[0], arrays[1][:, :5], k=3)

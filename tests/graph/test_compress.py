@@ -30,6 +30,8 @@ def test_rows_are_sorted_by_column(padded):
 def test_normalising_before_or_after_gives_the_same(padded):
     before, after = compress(normalize(padded)), normalize(compress(padded))
     np.testing.assert_allclose(before.weights, after.weights, rtol=1e-6)
+    assert before.degrees is not None
+    assert after.degrees is not None
     np.testing.assert_allclose(before.degrees, after.degrees, rtol=1e-6)
 
 

@@ -24,6 +24,7 @@ def test_agrees_with_the_dense_formula(graph):
 
 def test_keeps_the_degrees(graph):
     got = normalize(graph)
+    assert got.degrees is not None
     np.testing.assert_allclose(
         got.degrees, graph.to_scipy().toarray().sum(1), rtol=1e-6
     )

@@ -195,10 +195,10 @@ def test_rejects_queries_of_another_dimension(scorer):
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.usefixtures("unchecked")
 def test_rejects_double_precision_that_would_be_halved(scorer):
-    with pytest.raises(ValueError, match="vectors must be float32 here, got float64"):
-        _scored_on_host(scorer)
-
-
-def _scored_on_host(scorer):
-    return scorer(np.eye(3), np.arange(3), np.eye(3), np.arange(3))
+    for where, name in [(0, "vectors"), (2, "queries")]:
+        arguments = [jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)]
+        arguments[where] = np.eye(3)
+        with pytest.raises(ValueError, match=f"{name} must be float32 here, got float"):
+            scorer(*arguments)

@@ -78,7 +78,7 @@ def query(*rankings, box=None, shown=None):
 def read(tmp_path):
     """Writes a page of comparisons and reads it."""
 
-    def write_and_read(*comparisons, title="A title", intro="An intro.", summary=None):
+    def write_and_read(*comparisons, title="A title", intro="An intro.", summary=()):
         write_page(
             tmp_path / "page.html",
             title=title,
@@ -180,7 +180,7 @@ def test_hostile_names_stay_text(read):
         Comparison(picture(0), HOSTILE, None, (Ranking(HOSTILE, 0.5, answers),)),
         title=HOSTILE,
         intro=HOSTILE,
-        summary=Table((HOSTILE, HOSTILE), ((HOSTILE, HOSTILE),)),
+        summary=[Table((HOSTILE, HOSTILE), ((HOSTILE, HOSTILE),))],
     )
     assert page.open == []
     assert not page.all("script")
@@ -215,7 +215,7 @@ def test_intro_has_paragraphs_and_summary_is_a_table(read):
     page = read(
         query(ranking(None)),
         intro="One.\n\nTwo\nlines.\n\n",
-        summary=Table(("method", "mAP"), (("a", "1.0"), ("b", "2.0"))),
+        summary=[Table(("method", "mAP"), (("a", "1.0"), ("b", "2.0")))],
     )
     assert page.texts("p") == ["One.", "Two\nlines."]
     assert page.texts("th") == ["method", "mAP", "a", "b"]

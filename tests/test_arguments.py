@@ -1,0 +1,191 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffjax._arguments import (
+    check_ids,
+    check_in_range,
+    check_not_halved,
+    check_vectors,
+    count_ids,
+    is_concrete,
+)
+
+INFINITE = float("inf")
+TRANSFORMS = [jax.jit, jax.vmap, jax.grad]
+
+
+@pytest.mark.parametrize("value", [1, 1.5, np.ones(2), jnp.ones(2)])
+def test_numbers_and_arrays_can_be_looked_at(value):
+    assert is_concrete(value)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_what_is_being_traced_can_not_be_looked_at(transform):
+    seen = []
+
+    def look(x):
+        seen.append(is_concrete(x))
+        return x
+
+    transform(look)(jnp.ones(3) if transform is jax.vmap else jnp.float32(1))
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), jnp.float32(0.5)])
+def test_a_number_within_the_range_passes(value):
+    check_in_range("alpha", value, low=0, high=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "closed_low", "rule"),
+    [
+        (0, False, r"in \(0, 1\), got 0"),
+        (1, False, r"in \(0, 1\), got 1"),
+        (1.0, True, r"in \[0, 1\), got 1.0"),
+        (-0.5, True, r"in \[0, 1\), got -0.5"),
+        (float("nan"), True, r"in \[0, 1\), got nan"),
+        (np.float32(2), False, r"in \(0, 1\), got 2.0"),
+        (jnp.float32(2), False, r"in \(0, 1\), got 2.0"),
+    ],
+)
+def test_a_number_outside_the_range_is_named_with_its_rule(value, closed_low, rule):
+    with pytest.raises(ValueError, match=f"alpha must be {rule}"):
+        check_in_range("alpha", value, low=0, high=1, closed_low=closed_low)
+
+
+def test_only_a_closed_end_belongs_to_the_range():
+    check_in_range("alpha", 0, low=0, high=1, closed_low=True)
+    with pytest.raises(ValueError, match="alpha"):
+        check_in_range("alpha", 0, low=0, high=1)
+
+
+@pytest.mark.parametrize("value", [0, -1, INFINITE, float("nan")])
+def test_a_range_without_end_says_finite(value):
+    with pytest.raises(
+        ValueError, match=f"gamma must be finite and above 0, got {value}"
+    ):
+        check_in_range("gamma", value, low=0, high=INFINITE)
+
+
+def test_a_closed_range_without_end_says_at_least():
+    check_in_range("gamma", 0, low=0, high=INFINITE, closed_low=True)
+    with pytest.raises(ValueError, match="finite and at least 0, got -1"):
+        check_in_range("gamma", -1, low=0, high=INFINITE, closed_low=True)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_no_rule_about_values_applies_under_tracing(transform):
+    def checked(x):
+        check_in_range("alpha", x, low=5, high=6)
+        check_vectors("vectors", x * jnp.zeros((2, 3)))
+        check_ids("ids", jnp.array([4, 2]) + (0 * x).astype(jnp.int32), rows=2)
+        return x
+
+    transform(checked)(jnp.zeros(3) if transform is jax.vmap else jnp.float32(0))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_finite_vectors_with_a_direction_pass(kind):
+    check_vectors("vectors", kind(np.eye(3, dtype=np.float32) * 1e-12))
+    check_vectors("vectors", kind(np.zeros((0, 3), np.float32)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_vectors_that_are_not_finite_are_counted_and_the_first_is_named(bad):
+    vectors = np.ones((4, 3), np.float32)
+    vectors[[1, 3], [0, 2]] = bad
+    complaint = "vectors must be finite, .* in 2 of 4 rows, first in row 1"
+    with pytest.raises(ValueError, match=complaint):
+        check_vectors("vectors", vectors)
+
+
+def test_vectors_without_a_direction_are_counted_and_the_first_is_named():
+    vectors = np.ones((4, 3), np.float32)
+    vectors[2:] = [[0, 0, 0], [0, -0.0, 0]]
+    complaint = "queries must have a direction, got 2 of 4 rows .* first row 2"
+    with pytest.raises(ValueError, match=complaint):
+        check_vectors("queries", vectors)
+
+
+def test_double_precision_is_refused_where_jax_would_halve_it():
+    for refuse in (check_not_halved, check_vectors):
+        with pytest.raises(
+            ValueError, match="vectors must be float32 here, got float64"
+        ):
+            refuse("vectors", np.ones((2, 3)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_double_precision_is_welcome_where_jax_keeps_it():
+    check_vectors("vectors", np.ones((2, 3)))
+    check_not_halved("vectors", jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("value", [1.0, np.ones(2, np.float32), np.ones(2, np.int64)])
+def test_only_double_precision_arrays_are_halved(value):
+    check_not_halved("value", value)
+
+
+@given(st.lists(st.integers(1, 4), max_size=6))
+def test_ids_that_count_up_pass_and_are_counted(rows_of_each):
+    ids = np.repeat(np.arange(len(rows_of_each)), rows_of_each)
+    check_ids("ids", ids, rows=len(ids))
+    count = count_ids("ids", ids, count=None, count_name="num_ids")
+    assert count == len(rows_of_each)
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=5))
+def test_other_ids_are_refused(ids):
+    # What is allowed, said differently: first 0, then the same or one more.
+    allowed = ids[0] == 0 and all(b - a in {0, 1} for a, b in itertools.pairwise(ids))
+    if allowed:
+        check_ids("ids", np.array(ids), rows=len(ids))
+    else:
+        with pytest.raises(ValueError, match="ids must"):
+            check_ids("ids", np.array(ids), rows=len(ids))
+
+
+@pytest.mark.parametrize(
+    ("ids", "complaint"),
+    [
+        ([1, 1, 2], "image_ids must start at 0, got 1"),
+        ([-1, 0, 1], "image_ids must start at 0, got -1"),
+        ([0, 2, 1], "without going back or skipping a number, got 2 after 0 in row 1"),
+        ([0, 1, 0], "without going back or skipping a number, got 0 after 1 in row 2"),
+    ],
+)
+def test_the_first_bad_id_is_named(ids, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check_ids("image_ids", np.array(ids), rows=3)
+
+
+def test_there_must_be_an_id_for_every_row():
+    complaint = r"ids must have one id per row, 4, got \(3,\)"
+    with pytest.raises(ValueError, match=complaint):
+        check_ids("ids", np.arange(3), rows=4)
+    with pytest.raises(ValueError, match=complaint):
+        jax.jit(lambda ids: check_ids("ids", ids, rows=4))(jnp.arange(3))
+
+
+def test_a_given_count_may_be_larger_than_the_ids_but_not_smaller():
+    ids = np.array([0, 0, 1])
+    assert count_ids("ids", ids, count=2, count_name="num_ids") == 2
+    assert count_ids("ids", ids, count=5, count_name="num_ids") == 5
+    with pytest.raises(ValueError, match="num_ids must be at least 2, got 1"):
+        count_ids("ids", ids, count=1, count_name="num_ids")
+
+
+def test_traced_ids_are_counted_by_the_given_number_alone():
+    def counted(ids, count):
+        return count_ids("ids", ids, count=count, count_name="num_ids")
+
+    got = jax.jit(lambda ids: counted(ids, 7))(jnp.arange(3))
+    assert got == 7
+    with pytest.raises(ValueError, match="num_ids must be given under jit, where ids"):
+        jax.jit(lambda ids: counted(ids, None))(jnp.arange(3))

@@ -1,0 +1,108 @@
+"""Everything public says what it is, takes and gives."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+from sources import Module, read_modules, taken_from
+
+import diffjax
+
+MODULES = read_modules("diffjax")
+STAGES = [m for m in MODULES if m.is_package and m.home]
+ARRAYS = "Array", "np.ndarray"
+
+UNDOCUMENTED = """
+def f(x: Float[Array, "n"], *, k: int):
+    '''Does.
+
+    Args:
+        x: It.
+    '''
+"""
+
+
+def definitions(module: Module) -> dict[str, ast.AST]:
+    kinds = ast.FunctionDef, ast.ClassDef
+    return {n.name: n for n in module.tree.body if isinstance(n, kinds)}
+
+
+def public_definitions() -> Iterator[tuple[str, ast.AST]]:
+    """Functions and classes that are public, by where they are public."""
+    by_name = {module.name: module for module in MODULES}
+    for module in MODULES:
+        if module in STAGES:
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ImportFrom):
+                    for alias in node.names:
+                        (source,) = set(taken_from(module, node))
+                        found = definitions(by_name[source]).get(alias.name)
+                        # A type alias is neither; what it means is said at its uses.
+                        if found is not None:
+                            yield f"{module.name}.{alias.name}", found
+        elif module.name.count(".") == 1 and not module.home.startswith("_"):
+            for name, found in definitions(module).items():
+                if not name.startswith("_"):
+                    yield f"{module.name}.{name}", found
+
+
+def missing_words(where: str, node: ast.AST) -> list[str]:
+    """What the docstring of a public function or class should say and does not."""
+    assert isinstance(node, ast.FunctionDef | ast.ClassDef)
+    text = ast.get_docstring(node) or ""
+    if not text:
+        return [f"{where} has no docstring"]
+    if isinstance(node, ast.ClassDef) or not _takes_arrays(node):
+        return []
+    names = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
+    wanted = ["Args:", *(f"    {name}: " for name in names)]
+    if node.returns is None or ast.unparse(node.returns) != "None":
+        wanted.append("Returns:")
+    lines = text.splitlines()
+    return [
+        f"{where} does not document {word.strip()}"
+        for word in wanted
+        if not any(line.startswith(word) for line in lines)
+    ]
+
+
+def _takes_arrays(node):
+    arguments = [*node.args.args, *node.args.kwonlyargs]
+    hints = [ast.unparse(a.annotation) for a in arguments if a.annotation]
+    return any(f"[{array}" in hint for hint in hints for array in ARRAYS)
+
+
+def test_everything_public_is_documented():
+    found = [
+        w for name, node in public_definitions() for w in missing_words(name, node)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "missing"),
+    [
+        ("def f(): ...", ["f has no docstring"]),
+        ("class C: ...", ["C has no docstring"]),
+        ("def f(x: int):\n    'Does.'", []),
+        (UNDOCUMENTED, ["f does not document k:", "f does not document Returns:"]),
+        (
+            UNDOCUMENTED.replace("k: int)", "k: int) -> None"),
+            ["f does not document k:"],
+        ),
+    ],
+)
+def test_words_that_are_missing_are_found(source, missing):
+    ((name, node),) = definitions(Module("diffjax.made_up", source)).items()
+    assert missing_words(name, node) == missing
+
+
+def test_every_name_of_the_package_is_public_in_a_stage():
+    assert diffjax.__all__
+    public = {name.rpartition(".")[2] for name, _ in public_definitions()}
+    homes = {stage.home for stage in STAGES}
+    for name in diffjax.__all__:
+        assert getattr(diffjax, name).__doc__, name
+        assert name in public | homes, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        diffjax.nothing  # noqa: B018  # Looking it up is what is tested.

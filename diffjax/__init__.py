@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffjax import evaluation as evaluation
     from diffjax.diffusion import diffuse as diffuse
     from diffjax.diffusion import query_vectors as query_vectors
     from diffjax.graph import affinity as affinity

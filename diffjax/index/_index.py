@@ -175,19 +175,17 @@ class Index:
         starts = np.searchsorted(ids, edges)
         answers = [
             self._answer(host[start:stop], ids[start:stop] - edge, top=top)
-            for edge, start, stop in zip(edges, starts, [*starts[1:], rows], strict=True)
-        ]
-        solution = Solution(
-            *(
-                _join(parts, axis=-1)
-                for parts in zip(*(one.solution for one in answers), strict=True)
+            for edge, start, stop in zip(
+                edges, starts, [*starts[1:], rows], strict=True
             )
-        )
-        self._warn_of_residuals(solution)
+        ]
+        counts = np.diff(edges, append=count)
+        found = jax.tree.map(lambda *parts: _cut_and_join(parts, counts), *answers)
+        self._warn_of_residuals(found.solution)
         return SearchResult(
-            images=_join([one.images for one in answers], axis=0),
-            scores=_join([one.scores for one in answers], axis=0),
-            solution=solution,
+            images=jnp.asarray(found.images.T),
+            scores=jnp.asarray(found.scores.T),
+            solution=jax.tree.map(jnp.asarray, found.solution),
         )
 
     def _answer(
@@ -196,11 +194,11 @@ class Index:
         query_ids: Int[np.ndarray, " r"],
         *,
         top: int,
-    ) -> SearchResult:
+    ) -> "_Answers":
         """Answers a block of queries.
 
-        All shapes are filled up to one of a few and cut on the host, so that programs
-        are compiled a few times and not for every number of regions or queries.
+        All shapes are filled up to one of a few, and cut on the host later, so that
+        programs are compiled a few times and not for every number of regions.
         """
         rows, width = queries.shape
         count = int(query_ids[-1]) + 1 if rows else 0
@@ -227,16 +225,13 @@ class Index:
             max_steps=self.config.max_steps,
             solver=self.config.solver,
         )
-        m = self.num_images
         scores = pool(
-            solution.value, self.image_ids, weights=self.weights, num_images=m
+            solution.value,
+            self.image_ids,
+            weights=self.weights,
+            num_images=self.num_images,
         )
-        images, best = _best(scores, top=min(top, m))
-        return SearchResult(
-            images=_cut(images.T, count).T,
-            scores=_cut(best.T, count).T,
-            solution=Solution(*(_cut(field, count) for field in solution)),
-        )
+        return _best(scores, solution, top=top)
 
     def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the database's were.
@@ -244,7 +239,12 @@ class Index:
         Raises:
             ValueError: If they are not finite, zero, or of another dimension or type.
         """
-        check_vectors("queries", queries)
+        self._check_queries(queries)
+        real = np.ones(queries.shape[0], np.bool_)
+        return _prepare(jnp.asarray(queries), real, self.whitening)
+
+    def _check_queries(self, queries: QueryVectors) -> None:
+        _check_rows("queries", queries)
         given = self.vectors if self.whitening is None else self.whitening.projection.T
         if queries.shape[1] != given.shape[1]:
             raise ValueError(
@@ -256,8 +256,6 @@ class Index:
                 f"queries must be {self.vectors.dtype} as the index, got "
                 f"{queries.dtype}."
             )
-        units = l2_normalize(jnp.asarray(queries))
-        return units if self.whitening is None else whiten(units, self.whitening)
 
     def search_picture(
         self, picture: PictureSource, *, box: Box | None = None, top: int = 10
@@ -299,6 +297,8 @@ class Index:
             ValueError: As `search_picture`; it names the first picture that can't be
                 read.
         """
+        if not pictures:
+            raise ValueError("pictures must be at least one, got none.")
         if self.pictures is None:
             raise ValueError(
                 "the index must be one of pictures, got one of vectors: search it with "
@@ -371,9 +371,71 @@ class Index:
             )
 
 
-def _fit(vectors: np.ndarray, dim: int) -> Whitening:
-    """Fits the whitening; a single vector, or equal ones, only lose their mean."""
-    whitening = fit_pca_whitening(vectors, dim=dim)
+class _Answers(NamedTuple):
+    """Answers to a block of queries, one per column.
+
+    Attributes:
+        images: Image numbers, best first.
+        scores: Their scores.
+        solution: The diffusion behind them.
+    """
+
+    images: Int[Array, "t q"]
+    scores: Float[Array, "t q"]
+    solution: Solution
+
+
+@functools.partial(jax.jit, static_argnames="top")
+def _best(scores: Float[Array, "m q"], solution: Solution, *, top: int) -> _Answers:
+    images = rank(scores)[:top]
+    return _Answers(images, jnp.take_along_axis(scores, images, axis=0), solution)
+
+
+@jax.jit
+def _prepare(
+    queries: Float[Array, "r c"],
+    real: Bool[np.ndarray, " r"],
+    whitening: Whitening | None,
+) -> Float[Array, "r p"]:
+    """Normalises and whitens; rows that are not real become zero."""
+    units = l2_normalize(queries)
+    units = units if whitening is None else whiten(units, whitening)
+    return jnp.where(real[:, None], units, jnp.zeros_like(units))
+
+
+def _cut_and_join(parts: Sequence[Array], counts: Sequence[int]) -> np.ndarray:
+    """Drops the filling of each block and puts the blocks side by side."""
+    cut = [np.asarray(p)[..., :n] for p, n in zip(parts, counts, strict=True)]
+    return np.concatenate(cut, axis=-1)
+
+
+def _check_rows(name: str, vectors: Vectors) -> None:
+    """Refuses what is no matrix of real numbers with finite rows above zero."""
+    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "
+            f"got {vectors.dtype} {list(vectors.shape)}."
+        )
+    check_vectors(name, vectors)
+
+
+def _row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
+    """Checks the ids of rows; without any, each row is its own."""
+    if ids is None:
+        return np.arange(rows, dtype=np.int32)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {ids.dtype}.")
+    check_ids(name, ids, rows=rows)
+    return np.asarray(ids).astype(np.int32)
+
+
+def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:
+    """Fits the whitening; None for vectors that do not differ."""
+    try:
+        whitening = fit_pca_whitening(vectors, dim=dim)
+    except ValueError as error:  # Else they are fit for it: checked before.
+        warnings.warn(f"vectors are not whitened: {error}", stacklevel=3)
+        return None
     got = whitening.projection.shape[1]
     if got < dim:
         warnings.warn(

@@ -7,10 +7,10 @@ import oracle
 import pytest
 from jax.test_util import check_grads
 
-from diffjax.diffusion import query_vectors
+from diffjax.diffusion import Rule, query_vectors
 
 Arrays = tuple[jax.Array, jax.Array]
-RULES = ["paper", "official"]
+RULES: tuple[Rule, ...] = ("paper", "official")
 
 
 @pytest.fixture

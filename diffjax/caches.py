@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import warnings
 from importlib.metadata import version
 
 import jax
@@ -27,6 +28,15 @@ def keep_compiled_programs() -> None:
     and home folders are shared between machines.
     """
     folder = cache_folder() / "compiled" / f"{version('jaxlib')}-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        warnings.warn(
+            f"{folder} can't be made ({error.strerror}), so programs are compiled anew "
+            "each time: set DIFFJAX_CACHE to a folder that you may write to.",
+            stacklevel=2,
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

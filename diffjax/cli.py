@@ -2,13 +2,16 @@
 
 import errno
 import importlib
+import io
 import os
+import signal
 import sys
 import warnings
+from types import ModuleType
 
-
-class UsageError(ValueError):
-    """A command line that can't be meant; the program ends with exit code 2."""
+_STOPPED = "stopped; run the same command to go on where it was."
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+_FORBIDDEN = errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR
 
 
 def main() -> None:
@@ -16,20 +19,42 @@ def main() -> None:
     # Before jax is imported: each program from its cache would print a screenful.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold bytes that are no text, or no letters of this terminal.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        importlib.import_module("diffjax.commands").run()
-    except UsageError as error:
-        _fail(str(error), code=2)
+        _import_commands().run()
+        sys.stdout.flush()  # Here, where what goes wrong is told in a line.
     except KeyboardInterrupt:
-        _fail("stopped; run the same command to go on where it was.", code=130)
+        _fail(_STOPPED, code=130)
     except BrokenPipeError:
         # The reader of a pipe went away, as `head` does: nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except ValueError as error:
-        _fail(str(error), code=1)
+    except (ValueError, ImportError) as error:
+        _fail(str(error), code=getattr(error, "exit_code", 1))
     except OSError as error:
         _fail(_said(error), code=1)
+
+
+def _import_commands() -> ModuleType:
+    """Imports the commands; Ctrl-C meanwhile ends the program at once.
+
+    An interrupted import leaves half a module behind, and other errors than Ctrl-C.
+    """
+
+    def stop(*_: object) -> None:
+        print(f"error: {_STOPPED}", file=sys.stderr, flush=True)  # noqa: T201  # Its voice.
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        return importlib.import_module("diffjax.commands")
+    signal.signal(signal.SIGINT, stop)
+    try:
+        return importlib.import_module("diffjax.commands")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str, *, code: int) -> None:
@@ -41,9 +66,10 @@ def _said(error: OSError) -> str:
     """Puts what the system said in a line, with the remedy where there is one."""
     where = f"{error.filename}: " if error.filename else ""
     text = f"{where}{error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    # By its text, too: a library may hide the number.
+    if error.errno in _FULL or any(os.strerror(code) in text for code in _FULL):
         text += "; make room and run the same command: it goes on where it was"
-    elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    elif error.errno in _FORBIDDEN:
         text += "; name a place that you may write to"
     return f"{text}."
 

@@ -1,15 +1,16 @@
 """The commands of the program `diffjax`."""
 
+import functools
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from diffjax.caches import cache_folder, keep_compiled_programs
-from diffjax.cli import UsageError
 from diffjax.data import Box, as_picture, read_picture
 from diffjax.demo import run_demo, write_demo_page
 from diffjax.index import (
@@ -33,17 +34,42 @@ from diffjax.report import (
 from diffjax.types import SearchResult
 
 
+class UsageError(ValueError):
+    """A command line that can't be meant.
+
+    Attributes:
+        exit_code: What the program ends with.
+    """
+
+    exit_code = 2
+
+
 def run() -> None:
     """Reads the command line and runs the command that it names."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"demo": demo, "index": index, "search": search, "info": info},
-        prog="diffjax",
-        description=(
-            "Searches pictures for small objects, by diffusion on the graph of picture "
-            "regions. Start with: diffjax demo"
-        ),
-        config=(FlagCreatePairsOff,),
-    )
+    commands = {"demo": demo, "index": index, "search": search, "info": info}
+    try:
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            {name: _put_off(command) for name, command in commands.items()},
+            prog="diffjax",
+            description=(
+                "Searches pictures for small objects, by diffusion on the graph of "
+                "picture regions. Start with: diffjax demo"
+            ),
+            config=(FlagCreatePairsOff,),
+        )
+    except ValueError as error:  # A setting that is out of its range.
+        raise UsageError(str(error)) from error
+    chosen()
+
+
+def _put_off(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Makes what binds a command's arguments: they are all read before it runs."""
+
+    @functools.wraps(command)
+    def bind(*args: object, **kwargs: object) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
 
 
 def demo(out: pathlib.Path = pathlib.Path("diffjax-demo.html")) -> None:
@@ -96,7 +122,7 @@ def index(
     skipped = made.pictures.skipped if made.pictures else {}
     if skipped:
         lines = [f"  {name}: {why}" for name, why in skipped.items()]
-        _warn(f"skipped {len(lines)} pictures:\n" + "\n".join(lines))
+        _warn(f"pictures skipped: {len(lines)}\n" + "\n".join(lines))
     _say(
         f"{path}: {made.num_images} pictures, {len(made.image_ids)} regions. "
         f"Search it with: diffjax search {path} PICTURE"
@@ -137,18 +163,18 @@ def search(
             zip(found.images[0], found.scores[0], strict=True), start=1
         )
     ]
-    if html is not None:
-        _write_answers(html, loaded, picture, wanted, found)
     if json_:
         _say(json.dumps({"query": str(picture), "box": wanted, "answers": answers}))
-        return
-    rows = [
-        (str(answer["rank"]), f"{answer['score']:.4g}", answer["picture"])
-        for answer in answers
-    ]
-    _say(text_table(("rank", "score", "picture"), rows))
+    else:
+        rows = [
+            (str(answer["rank"]), f"{answer['score']:.4g}", answer["picture"])
+            for answer in answers
+        ]
+        _say(text_table(("rank", "score", "picture"), rows).rstrip())
     if html is not None:
-        _say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
+        _write_answers(html, loaded, picture, wanted, found)
+        if not json_:
+            _say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
 
 
 def info(

@@ -22,7 +22,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield _draw_nothing
         return
-    with rich.progress.Progress(
+    with _PatientBars(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
@@ -34,15 +34,26 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(task: str, done: int, of: int) -> None:
             if task not in tasks:
-                number = bars.add_task(task, total=of, visible=False, rate="")
-                tasks[task] = number, time.monotonic()
+                tasks[task] = bars.add_task(task, total=of, rate=""), time.monotonic()
             number, start = tasks[task]
             spent = time.monotonic() - start
             rate = f"{done / spent:.1f}/s" if spent > 0 and of > 1 else ""
-            visible = spent > _PATIENCE
-            bars.update(number, completed=done, visible=visible, rate=rate)
+            bars.update(number, completed=done, rate=rate)
 
         yield tell
+
+
+class _PatientBars(rich.progress.Progress):
+    """Bars of the tasks that last, also where a task is silent for long."""
+
+    def get_renderables(self) -> Iterator[rich.console.RenderableType]:
+        """Gives what is drawn, several times a second."""
+        yield self.make_tasks_table([task for task in self.tasks if _lasts(task)])
+
+
+def _lasts(task: rich.progress.Task) -> bool:
+    spent = task.finished_time if task.finished else task.elapsed
+    return (spent or 0) > _PATIENCE
 
 
 def _draw_nothing(task: str, done: int, of: int) -> None:

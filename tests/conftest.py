@@ -65,3 +65,33 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> pathlib.Path:
+    """A folder of twelve pictures, three of each of four things."""
+    from photographs import write_photographs
+
+    folder = tmp_path_factory.mktemp("pictures") / "photographs"
+    write_photographs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photograph_index(photographs, tmp_path_factory) -> pathlib.Path:
+    """Their index on disk; a test that changes it copies it first."""
+    from photographs import SMALL
+
+    from diffjax.index import index_folder
+
+    path = tmp_path_factory.mktemp("index") / "photographs.diffjax"
+    index_folder(photographs, path, config=SMALL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """Starts `diffjax` as a process; compiled programs are kept between its runs."""
+    from photographs import Program
+
+    return Program(tmp_path_factory.mktemp("cache"))

@@ -58,10 +58,14 @@ def run_benchmark(
         boxes=benchmark.boxes,
         progress=progress,
     )
+    if progress:
+        progress("comparing methods", 0, 1)
     scored = score_methods(index, *queries, config=compare_config)
     results = compare(
         scored, benchmark, objects=benchmark.objects, config=compare_config
     )
+    if progress:
+        progress("comparing methods", 1, 1)
     settings = dataclasses.asdict(folder) | dataclasses.asdict(compare_config)
     del settings["seed"], settings["workers"]  # The one is its own, the other is idle.
     record = make_record(

@@ -18,7 +18,8 @@ from diffjax.ranking import nearest_neighbors, r_match, rank
 from diffjax.regions import global_descriptors
 from diffjax.types import Solution
 
-from ._index import Index, QueryIds, QueryVectors
+from ._given import QueryIds, QueryVectors
+from ._index import Index
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"

@@ -1,5 +1,6 @@
 """From a folder of pictures to an index on disk."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from ._config import FolderConfig
 from ._extracted import Extracted
 from ._index import Index
 from ._pictures import PictureInfo, describer, network_name
-from ._storage import check_destination
+from ._storage import IndexFileError, check_destination
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,11 +54,21 @@ def index_folder(
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     check_destination(path)
     pictures = find_pictures(folder)
-    network = network_name()
-    settings = f"{network.replace('/', '-')}-{config.side}"
-    extracted = Extracted(path / "extracted" / settings)
     digests = [_digest(picture) for picture in _told(pictures, "reading", progress)]
     names = [picture.relative_to(folder).as_posix() for picture in pictures]
+    info = PictureInfo(
+        folder=str(folder.resolve()),
+        names=tuple(names),
+        skipped={},
+        side=config.side,
+        network=network_name(),
+        content=hashlib.sha256("\n".join([*digests, *names]).encode()).hexdigest(),
+    )
+    current = _current(path, info, config)
+    if current is not None and not (strict and _skipped(current)):
+        return current
+    settings = f"{info.network.replace('/', '-')}-{config.side}"
+    extracted = Extracted(path / "extracted" / settings)
     skipped = _extract(pictures, digests, extracted, config, progress)
     reasons = {names[position]: reason for position, reason in skipped.items()}
     if reasons and strict:
@@ -80,18 +91,30 @@ def index_folder(
         np.concatenate(regions),
         np.repeat(np.arange(len(regions)), [len(r) for r in regions]),
         config=config.index,
-        pictures=PictureInfo(
-            folder=str(folder.resolve()),
-            names=tuple(names[i] for i in kept),
-            skipped=reasons,
-            side=config.side,
-            network=network,
-        ),
+        pictures=info._replace(names=tuple(names[i] for i in kept), skipped=reasons),
     )
     index.save(path)
     if progress:
         progress("building the graph", 1, 1)
     return index
+
+
+def _current(
+    path: pathlib.Path, info: PictureInfo, config: FolderConfig
+) -> Index | None:
+    """Loads the index in `path` if it is the one that would be built."""
+    try:
+        index = Index.load(path)
+    except IndexFileError:
+        return None
+    same = index.pictures is not None and info == index.pictures._replace(
+        names=info.names, skipped={}
+    )
+    return index if same and index.config == config.index else None
+
+
+def _skipped(index: Index) -> dict[str, str]:
+    return index.pictures.skipped if index.pictures else {}
 
 
 def _extract(pictures, digests, extracted, config, progress) -> dict[int, str]:
@@ -109,6 +132,8 @@ def _extract(pictures, digests, extracted, config, progress) -> dict[int, str]:
             batch_size=describe.batch_size,
             workers=config.workers,
         )
+        if progress:
+            progress("describing pictures", 0, len(todo))
         try:
             for done, result in enumerate(results, start=1):
                 digest = digests[todo[result.position]]

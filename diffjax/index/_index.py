@@ -1,38 +1,29 @@
 """An index: region vectors, their graph, and the search on it."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_ids, check_vectors, count_ids
 from diffjax.data import Box, PictureSource
 from diffjax.diffusion import diffuse, query_vectors
 from diffjax.features import Described, describe_pictures
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.pooling import gmp_weights, pool
-from diffjax.ranking import rank
 from diffjax.regions import Whitening, fit_pca_whitening, l2_normalize, whiten
 from diffjax.types import Graph, Neighbors, SearchResult, Solution
 
+from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
 from ._config import IndexConfig
+from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._pictures import PictureInfo, describer, network_name
 from ._storage import Parts, read_parts, write_parts
-
-Vectors = Float[Array | np.ndarray, "n d"]
-Ids = Int[Array | np.ndarray, " n"]
-QueryVectors = Float[Array | np.ndarray, "r c"]
-QueryIds = Int[Array | np.ndarray, " r"]
-
-_QUERIES_AT_ONCE = 64
 
 
 class Regions(NamedTuple):
@@ -99,11 +90,11 @@ class Index:
                 all, or the ids are not as above; it names the first bad row.
         """
         config = config or IndexConfig()
-        _check_rows("vectors", vectors)
+        check_rows("vectors", vectors)
         n = vectors.shape[0]
         if n == 0:
             raise ValueError("vectors must be at least one, got none.")
-        ids = _row_ids("image_ids", image_ids, rows=n)
+        ids = row_ids("image_ids", image_ids, rows=n)
         units = l2_normalize(jnp.asarray(vectors))
         whitening = None
         if config.dim is not None:
@@ -167,55 +158,21 @@ class Index:
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}.")
         self._check_queries(queries)
-        rows = queries.shape[0]
-        ids = _row_ids("query_ids", query_ids, rows=rows)
-        count = count_ids("query_ids", ids, count=None, count_name="num_queries")
-        host = np.asarray(queries)
-        edges = np.arange(0, max(count, 1), _QUERIES_AT_ONCE)
-        starts = np.searchsorted(ids, edges)
-        answers = [
-            self._answer(host[start:stop], ids[start:stop] - edge, top=top)
-            for edge, start, stop in zip(
-                edges, starts, [*starts[1:], rows], strict=True
-            )
-        ]
-        counts = np.diff(edges, append=count)
-        found = jax.tree.map(lambda *parts: _cut_and_join(parts, counts), *answers)
+        ids = row_ids("query_ids", query_ids, rows=queries.shape[0])
+        blocks = split_queries(np.asarray(queries), ids)
+        found = join_answers([self._answer(b, top=top) for b in blocks], blocks)
         self._warn_of_residuals(found.solution)
-        return SearchResult(
-            images=jnp.asarray(found.images.T),
-            scores=jnp.asarray(found.scores.T),
-            solution=jax.tree.map(jnp.asarray, found.solution),
-        )
+        return found
 
-    def _answer(
-        self,
-        queries: Float[np.ndarray, "r c"],
-        query_ids: Int[np.ndarray, " r"],
-        *,
-        top: int,
-    ) -> "_Answers":
-        """Answers a block of queries.
-
-        All shapes are filled up to one of a few, and cut on the host later, so that
-        programs are compiled a few times and not for every number of regions.
-        """
-        rows, width = queries.shape
-        count = int(query_ids[-1]) + 1 if rows else 0
-        size = max(16, 1 << (rows - 1).bit_length())
-        filled = np.zeros((size, width), queries.dtype)
-        filled[:rows] = queries
-        # The filling is zero rows, which add nothing to the last query.
-        ids = np.full(size, max(count - 1, 0), np.int32)
-        ids[:rows] = query_ids
+    def _answer(self, block: Block, *, top: int) -> Answers:
         y = query_vectors(
             self.vectors,
-            _prepare(jnp.asarray(filled), np.arange(size) < rows, self.whitening),
-            ids,
+            prepare(block.vectors, block.real, self.whitening),
+            block.query_ids,
             k=min(self.config.query_k, self.vectors.shape[0]),
             gamma=self.config.gamma,
             rule=self.config.rule,
-            num_queries=max(-(-count // 8) * 8, 8),
+            num_queries=block.columns,
         )
         solution = diffuse(
             self.graph,
@@ -231,7 +188,7 @@ class Index:
             weights=self.weights,
             num_images=self.num_images,
         )
-        return _best(scores, solution, top=top)
+        return best_images(scores, solution, top=top)
 
     def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the database's were.
@@ -241,10 +198,10 @@ class Index:
         """
         self._check_queries(queries)
         real = np.ones(queries.shape[0], np.bool_)
-        return _prepare(jnp.asarray(queries), real, self.whitening)
+        return prepare(queries, real, self.whitening)
 
     def _check_queries(self, queries: QueryVectors) -> None:
-        _check_rows("queries", queries)
+        check_rows("queries", queries)
         given = self.vectors if self.whitening is None else self.whitening.projection.T
         if queries.shape[1] != given.shape[1]:
             raise ValueError(
@@ -369,64 +326,6 @@ class Index:
                 f"above {self.config.max_steps} or lower alpha.",
                 stacklevel=3,
             )
-
-
-class _Answers(NamedTuple):
-    """Answers to a block of queries, one per column.
-
-    Attributes:
-        images: Image numbers, best first.
-        scores: Their scores.
-        solution: The diffusion behind them.
-    """
-
-    images: Int[Array, "t q"]
-    scores: Float[Array, "t q"]
-    solution: Solution
-
-
-@functools.partial(jax.jit, static_argnames="top")
-def _best(scores: Float[Array, "m q"], solution: Solution, *, top: int) -> _Answers:
-    images = rank(scores)[:top]
-    return _Answers(images, jnp.take_along_axis(scores, images, axis=0), solution)
-
-
-@jax.jit
-def _prepare(
-    queries: Float[Array, "r c"],
-    real: Bool[np.ndarray, " r"],
-    whitening: Whitening | None,
-) -> Float[Array, "r p"]:
-    """Normalises and whitens; rows that are not real become zero."""
-    units = l2_normalize(queries)
-    units = units if whitening is None else whiten(units, whitening)
-    return jnp.where(real[:, None], units, jnp.zeros_like(units))
-
-
-def _cut_and_join(parts: Sequence[Array], counts: Sequence[int]) -> np.ndarray:
-    """Drops the filling of each block and puts the blocks side by side."""
-    cut = [np.asarray(p)[..., :n] for p, n in zip(parts, counts, strict=True)]
-    return np.concatenate(cut, axis=-1)
-
-
-def _check_rows(name: str, vectors: Vectors) -> None:
-    """Refuses what is no matrix of real numbers with finite rows above zero."""
-    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
-        raise ValueError(
-            f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "
-            f"got {vectors.dtype} {list(vectors.shape)}."
-        )
-    check_vectors(name, vectors)
-
-
-def _row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
-    """Checks the ids of rows; without any, each row is its own."""
-    if ids is None:
-        return np.arange(rows, dtype=np.int32)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, got {ids.dtype}.")
-    check_ids(name, ids, rows=rows)
-    return np.asarray(ids).astype(np.int32)
 
 
 def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:

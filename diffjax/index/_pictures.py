@@ -35,6 +35,7 @@ class PictureInfo(NamedTuple):
         skipped: Paths that could not be read, with the reason.
         side: Longer side in pixels at which pictures entered the network.
         network: Name and fingerprint of the network and its weights.
+        content: Hash of what all pictures held, those skipped included.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class PictureInfo(NamedTuple):
     skipped: dict[str, str]
     side: int
     network: str
+    content: str = ""
 
 
 class Describer:

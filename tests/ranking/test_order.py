@@ -35,6 +35,10 @@ def test_agrees_with_sorting_pairs_of_score_and_index(scores):
 def test_ties_are_ordered_by_lower_index():
     scores = jnp.array([[0.5], [1.0], [0.5], [1.0], [0.5]])
     np.testing.assert_array_equal(rank(scores)[:, 0], [1, 3, 0, 2, 4])
+    # Long enough that a sort which is not stable shows it.
+    many = jnp.asarray(np.arange(1000) % 3, jnp.float32)[:, None]
+    expected = np.concatenate([np.arange(rest, 1000, 3) for rest in (2, 1, 0)])
+    np.testing.assert_array_equal(rank(many)[:, 0], expected)
 
 
 def test_what_is_not_a_number_comes_last_whatever_its_sign():

@@ -7,7 +7,7 @@ Data: 864 database and 781 query photographs of 31 classes; positives are of the
 query's class, nothing is junk.
 Expected: k-NN 30, R-match 34, global diffusion 55, regional diffusion 57 and 56.
 Cost: two minutes on 2 cores.
-Command: python -m experiments.evaluate grocery
+Command: python -m experiments evaluate grocery
 """
 
 from configs.schema import EvaluateConfig, GroceryData

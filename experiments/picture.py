@@ -1,4 +1,4 @@
-"""The README's picture of a result: `python -m experiments.picture`."""
+"""The README's picture of a result: `python -m experiments picture`."""
 
 from diffjax.caches import cache_folder, keep_compiled_programs
 from diffjax.demo import run_demo
@@ -11,7 +11,3 @@ def main() -> None:
     keep_compiled_programs()
     demo = run_demo(cache_folder() / "demo")
     write_figure(RECORDS / "demo.png", demo.comparisons[0], top=6, width=1400)
-
-
-if __name__ == "__main__":
-    main()

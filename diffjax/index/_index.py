@@ -23,7 +23,7 @@ from ._blocks import Answers, Block, best_images, join_answers, prepare, split_q
 from ._config import IndexConfig
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._pictures import PictureInfo, describer, network_name
-from ._storage import Parts, read_parts, write_parts
+from ._storage import IndexFileError, Parts, read_parts, write_parts
 
 
 class Regions(NamedTuple):
@@ -313,7 +313,13 @@ class Index:
             IndexFileError: If there is none, or it is cut short, edited or of another
                 version; `verify` also compares every byte.
         """
-        return cls._assemble(read_parts(pathlib.Path(path)))
+        parts = read_parts(pathlib.Path(path))
+        try:
+            return cls._assemble(parts)
+        except ValueError as error:
+            raise IndexFileError(
+                f"{path} is damaged ({error}): build the index again."
+            ) from error
 
     def _warn_of_residuals(self, solution: Solution) -> None:
         residual = np.asarray(solution.residual)

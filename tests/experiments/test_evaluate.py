@@ -9,7 +9,7 @@ from configs.schema import EvaluateConfig, GroceryData
 from diffjax.data import compose_scenes
 from diffjax.index import CompareConfig
 from diffjax.report import read_records
-from experiments.evaluate import CONFIGS, run
+from experiments.evaluate import CARDS, run
 
 METHODS = [
     "global k-NN",
@@ -68,14 +68,14 @@ def test_a_picture_that_cannot_be_read_is_refused_since_answers_are_positions(tm
     assert not (tmp_path / "records").exists()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", CARDS)
 def test_each_config_is_a_card(name):
-    text = {"grocery": grocery, "scenes": scenes}[name].__doc__
+    text = CARDS[name].__doc__
     assert text
     for heading in "Paper:", "Data:", "Expected:", "Cost:", "Command:":
         assert heading in text
-    assert f"python -m experiments.evaluate {name}" in text
+    assert f"python -m experiments evaluate {name}" in text
 
 
 def test_the_demonstration_and_the_experiment_have_the_same_settings():
-    assert CONFIGS["scenes"].compare == CompareConfig(global_k=10, global_query_k=3)
+    assert scenes.full().compare == CompareConfig(global_k=10, global_query_k=3)

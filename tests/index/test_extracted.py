@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from diffjax.index import _extracted
+from diffjax.index._extracted import Extracted
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 3)
+
+
+def vectors(number):
+    """Three vectors more than the number, and none like those of another."""
+    return np.arange(number * 100, number * 100 + 2 * (number + 3), dtype=np.float32)[
+        :, None
+    ]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def fill(folder, numbers):
+    extracted = Extracted(folder)
+    for number in numbers:
+        extracted.add(str(number), vectors(number))
+    return extracted
+
+
+def test_vectors_come_back_in_the_order_asked_for(tmp_path):
+    extracted = fill(tmp_path / "new", range(7))
+    order = [5, 0, 6, 6, 2]
+    for got, number in zip(extracted.read([str(i) for i in order]), order, strict=True):
+        np.testing.assert_array_equal(got, vectors(number))
+    assert extracted.read([]) == []
+
+
+def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path):
+    extracted = fill(tmp_path, range(5))
+    assert all(str(i) in extracted for i in range(5))
+    assert "5" not in extracted
+    assert len(names(tmp_path)) == 1
+    extracted.flush()
+    extracted.flush()
+    assert len(names(tmp_path)) == 2
+
+
+def test_nothing_is_made_before_something_is_written(tmp_path):
+    Extracted(tmp_path / "new").flush()
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_program_goes_on_from_what_was_written(tmp_path):
+    fill(tmp_path, range(5))  # 3 and 4 are lost with it.
+    again = Extracted(tmp_path)
+    assert [str(i) in again for i in range(5)] == [True, True, True, False, False]
+    np.testing.assert_array_equal(again.read(["1"])[0], vectors(1))
+
+
+@pytest.mark.parametrize("length", [0, 5, 60])
+def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
+    extracted = fill(tmp_path, range(6))
+    shard = tmp_path / names(tmp_path)[0]
+    shard.write_bytes(shard.read_bytes()[:length])
+    again = Extracted(tmp_path)
+    missing = [i for i in range(6) if str(i) not in again]
+    assert len(missing) == 3
+    assert len(names(tmp_path)) == 1
+    for number in missing:
+        again.add(str(number), vectors(number))
+    for got, number in zip(again.read(["0", "3", "5"]), (0, 3, 5), strict=True):
+        np.testing.assert_array_equal(got, vectors(number))
+    del extracted
+
+
+def test_what_a_killed_program_left_unfinished_is_removed(tmp_path):
+    fill(tmp_path, range(3))
+    shards = names(tmp_path)
+    for name in ("regions.1234.part", ".tmpX1y2Z3"):
+        (tmp_path / name).write_bytes(b"half")
+    Extracted(tmp_path)
+    assert names(tmp_path) == shards

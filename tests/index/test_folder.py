@@ -1,0 +1,268 @@
+import dataclasses
+import hashlib
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from photographs import SIDE, SMALL, SMALL_FLAGS
+from PIL import Image
+
+from diffjax.index import Index, IndexConfig, index_folder
+
+# Shards of two pictures, so that a build can be killed between them.
+SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
+FEW = "ignore:.* is more than the"
+
+
+def files_of(path):
+    """Every file of an index with its hash; what was extracted is no part of it."""
+    return {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in path.iterdir()
+        if p.is_file()
+    }
+
+
+def test_every_picture_finds_itself_first(photographs, photograph_index):
+    index = Index.load(photograph_index)
+    assert index.pictures is not None
+    assert index.num_images == 12
+    pictures = [photographs / name for name in index.pictures.names]
+    found = index.search(*index.describe(pictures), top=3)
+    np.testing.assert_array_equal(found.images[:, 0], np.arange(12))
+
+
+def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
+    # The box is a crop of picture 5, pasted into a corner of grey.
+    index = Index.load(photograph_index)
+    assert index.pictures is not None
+    with Image.open(photographs / index.pictures.names[5]) as picture:
+        canvas = Image.new("RGB", (400, 300), "grey")
+        canvas.paste(picture.convert("RGB"), (200, 100))
+    found = index.search_picture(canvas, box=(200, 100, 360, 260), top=1)
+    assert found.images[0, 0] == 5
+
+
+def test_the_same_folder_is_not_built_again(photographs, photograph_index, tmp_path):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    told = []
+    again = index_folder(
+        photographs, path, config=SMALL, progress=lambda *step: told.append(step[0])
+    )
+    assert set(told) == {"reading"}
+    np.testing.assert_array_equal(again.vectors, Index.load(photograph_index).vectors)
+
+
+def test_other_settings_build_again_without_describing(
+    photographs, photograph_index, tmp_path
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    config = dataclasses.replace(SMALL, index=IndexConfig(dim=8, k=10, query_k=10))
+    told = []
+    made = index_folder(
+        photographs, path, config=config, progress=lambda *step: told.append(step[0])
+    )
+    assert set(told) == {"reading", "building the graph"}
+    assert made.vectors.shape[1] == 8
+    assert Index.load(path).config == config.index
+
+
+def test_a_new_picture_is_the_only_one_described(
+    photographs, photograph_index, tmp_path
+):
+    folder, path = tmp_path / "pictures", tmp_path / "index"
+    shutil.copytree(photographs, folder)
+    shutil.copytree(photograph_index, path)
+    with Image.open(folder / "chelsea" / "0.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).save(folder / "a_new_one.png")
+    told = []
+    made = index_folder(
+        folder, path, config=SMALL, progress=lambda *step: told.append(step)
+    )
+    assert ("describing pictures", 1, 1) in told
+    assert made.num_images == 13
+
+
+def test_duplicates_are_both_found_with_equal_scores(
+    photographs, photograph_index, tmp_path
+):
+    folder, path = tmp_path / "pictures", tmp_path / "index"
+    shutil.copytree(photographs, folder)
+    shutil.copytree(photograph_index, path)
+    shutil.copy(folder / "coffee" / "1.png", folder / "zz.png")
+    index = index_folder(folder, path, config=SMALL)
+    found = index.search_picture(folder / "zz.png", top=2)
+    assert index.pictures is not None
+    names = {index.pictures.names[int(i)] for i in found.images[0]}
+    assert names == {"coffee/1.png", "zz.png"}
+    np.testing.assert_allclose(found.scores[0, 0], found.scores[0, 1], rtol=1e-4)
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_one_single_picture_is_a_collection(photographs, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(photographs / "rocket" / "0.png", folder)
+    index = index_folder(folder, tmp_path / "index", config=SMALL)
+    found = index.search_picture(folder / "0.png")
+    assert found.images.tolist() == [[0]]
+    assert np.isfinite(found.scores).all()
+
+
+@pytest.mark.filterwarnings(FEW)
+def test_a_picture_means_the_same_in_every_container(photographs, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with Image.open(photographs / "astronaut" / "2.png") as picture:
+        rgb = picture.convert("RGB")
+    rgb.save(folder / "a.png")
+    rgb.convert("CMYK").save(folder / "cmyk.tif")
+    turned = rgb.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Shown turned by 90 degrees to the right.
+    turned.save(folder / "exif.png", exif=exif)
+    rgb.save(
+        folder / "moving.png",
+        save_all=True,
+        append_images=[Image.new("RGB", rgb.size)],
+    )
+    grey = np.asarray(rgb.convert("L"))
+    Image.fromarray(grey).save(folder / "grey8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "grey16.png")
+    config = dataclasses.replace(SMALL, index=IndexConfig(k=4, query_k=4))
+    index = index_folder(folder, tmp_path / "index", config=config)
+    assert index.pictures is not None
+    of = dict(zip(index.pictures.names, range(index.num_images), strict=True))
+    vectors = np.asarray(index.vectors).reshape(len(of), -1, index.vectors.shape[1])
+
+    def likeness(a, b):
+        return (vectors[of[a]] * vectors[of[b]]).sum(1).min()
+
+    for other in "cmyk.tif", "exif.png", "moving.png":
+        assert likeness("a.png", other) > 0.999
+    assert likeness("grey8.png", "grey16.png") > 0.999
+    assert likeness("a.png", "grey8.png") < 0.999  # The measure can tell.
+
+
+@pytest.fixture
+def odd_folder(photographs, tmp_path):
+    """Twelve pictures and four files that only look like some."""
+    folder = tmp_path / "odd"
+    shutil.copytree(photographs, folder)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "noise.jpg").write_bytes(bytes(range(256)) * 8)
+    whole = (folder / "chelsea" / "0.png").read_bytes()
+    (folder / "short.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (1, 1)).save(folder / "point.png")
+    return folder
+
+
+ODD = {"empty.png", "noise.jpg", "short.png", "point.png"}
+
+
+def test_what_is_no_picture_is_listed_and_skipped(odd_folder, photograph_index):
+    path = odd_folder.parent / "index"
+    shutil.copytree(photograph_index, path)
+    index = index_folder(odd_folder, path, config=SMALL)
+    assert index.pictures is not None
+    assert set(index.pictures.skipped) == ODD
+    assert all(
+        reason and "\n" not in reason for reason in index.pictures.skipped.values()
+    )
+    assert index.num_images == 12
+
+
+def test_strict_refuses_and_leaves_the_old_index(odd_folder, photograph_index):
+    path = odd_folder.parent / "index"
+    shutil.copytree(photograph_index, path)
+    before = files_of(path)
+    for _ in range(2):  # Also where the lenient build would be taken as it is.
+        with pytest.raises(ValueError, match=r"got 4 others, first empty\.png"):
+            index_folder(odd_folder, path, config=SMALL, strict=True)
+        assert files_of(path) == before
+
+
+def test_a_folder_of_no_picture_at_all_is_refused(tmp_path):
+    folder = tmp_path / "nothing"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="nothing"):
+        index_folder(folder, tmp_path / "index")
+    (folder / "empty.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="must hold a picture that can be read"):
+        index_folder(folder, tmp_path / "index")
+    assert not (tmp_path / "index" / "index.json").exists()
+
+
+def wait_for_shards(process, extracted, *, count):
+    """Waits until a build has written so many shards, or has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if len(list(extracted.glob("*/regions-*"))) >= count:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    program, photographs, photograph_index, tmp_path, count
+):
+    path = tmp_path / "index"
+    command = ("index", photographs, "--out", path, *SMALL_FLAGS)
+    process = program.start(*command, first=SMALL_SHARDS)
+    if count:
+        wait_for_shards(process, path / "extracted", count=count)
+    else:
+        time.sleep(1.0)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (path / "index.json").exists()
+    done = len(list(path.glob("extracted/*/regions-*")))
+    assert done >= count
+    ended = program.run(*command, first=SMALL_SHARDS)
+    assert ended.code == 0, ended.err
+    assert files_of(path) == files_of(photograph_index)
+    assert not list(path.rglob("*.part"))
+
+
+def test_ctrl_c_says_a_line_and_keeps_what_was_done(program, photographs, tmp_path):
+    path = tmp_path / "index"
+    command = ("index", photographs, "--out", path, *SMALL_FLAGS)
+    process = program.start(*command, first=SMALL_SHARDS)
+    wait_for_shards(process, path / "extracted", count=1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err == "error: stopped; run the same command to go on where it was.\n"
+    assert list(path.glob("extracted/*/regions-*"))
+    assert not (path / "index.json").exists()
+
+
+def test_a_full_disk_says_a_line_and_keeps_the_old_index(
+    program, photographs, photograph_index, tmp_path
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    shutil.rmtree(path / "extracted")
+    before = files_of(path)
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    ended = program.run(
+        "index", photographs, "--out", path, *SMALL_FLAGS, "--gamma", "2", first=full
+    )
+    assert ended.code == 1
+    lines = [line for line in ended.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "make room and run the same command" in lines[0]
+    assert "Traceback" not in ended.err
+    assert files_of(path) == before
+
+
+def test_the_size_of_the_pictures_is_a_setting(photograph_index):
+    index = Index.load(photograph_index)
+    assert index.pictures is not None
+    assert index.pictures.side == SIDE

@@ -1,0 +1,145 @@
+import json
+import sys
+
+import pytest
+from photographs import SMALL_FLAGS
+from PIL import Image
+
+from diffjax.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the program in this process: gives exit code, output and error."""
+    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("diffjax.commands.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffjax", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("index",), ("search",), ("info",)])
+def test_help_of_every_command(run, command):
+    code, out, err = run(*command, "--help")
+    assert code == 0
+    assert "usage: diffjax" in out
+    assert err == ""
+
+
+def test_index_says_what_was_made_and_lists_what_was_skipped(
+    run, photographs, tmp_path
+):
+    (folder := tmp_path / "mine").mkdir()
+    for number in range(3):
+        source = photographs / "coffee" / f"{number}.png"
+        (folder / f"{number}.png").write_bytes(source.read_bytes())
+    (folder / "bad\nname.png").write_bytes(b"")
+    code, out, err = run("index", folder, *SMALL_FLAGS)
+    assert code == 0
+    assert "mine.diffjax: 3 pictures" in out
+    assert "diffjax search mine.diffjax PICTURE" in out
+    assert "pictures skipped: 1" in err
+    assert (tmp_path / "mine.diffjax" / "index.json").exists()
+    code, _, err = run("index", folder, *SMALL_FLAGS, "--strict")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert "got 1 others" in err
+
+
+def test_search_prints_a_table_or_json(run, photographs, photograph_index):
+    picture = photographs / "rocket" / "1.png"
+    code, out, err = run("search", photograph_index, picture, "--top", 2)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2].split()[::2] == ["1", "rocket/1.png"]
+    assert len(out.splitlines()) == 4
+    code, out, err = run("search", photograph_index, picture, "--top", 2, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert [answer["rank"] for answer in told["answers"]] == [1, 2]
+    assert told["answers"][0]["picture"] == "rocket/1.png"
+
+
+def test_search_writes_a_page(run, photographs, photograph_index, tmp_path):
+    page = tmp_path / "answers.html"
+    picture = photographs / "rocket" / "1.png"
+    box = "10,10,150,150"
+    code, out, _ = run(
+        "search", photograph_index, picture, "--box", box, "--html", page
+    )
+    assert code == 0
+    assert page.as_uri() in out
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") >= 10
+    assert "rocket/1.png" in text
+
+
+def test_info_says_what_is_in_an_index(run, photograph_index):
+    code, out, _ = run("info", photograph_index)
+    assert code == 0
+    assert "images" in out
+    assert "verified" not in out
+    code, out, _ = run("info", photograph_index, "--verify")
+    assert code == 0
+    assert "verified" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("search", "{index}", "{picture}", "--box", "1,2,3"), 2, "got '1,2,3'"),
+        (("search", "{index}", "{picture}", "--box", "a,b,c,d"), 2, "got 'a,b,c,d'"),
+        (("search", "{index}", "{picture}", "--top", "0"), 2, "at least 1, got 0"),
+        (("search", "{index}", "{picture}", "--box=0,0,999,9"), 1, "160 x 160"),
+        (("search", "{index}", "{picture}", "--box=5,5,5,9"), 1, "got 5,5,5,9"),
+        (("search", "{index}", "nowhere.png"), 1, "nowhere.png"),
+        (("search", "nowhere.diffjax", "{picture}"), 1, "holds no index"),
+        (("search", "{index}", "{picture}", "--html", "no/such/a.html"), 2, "a.html"),
+        (("info", "nowhere.diffjax"), 1, "holds no index"),
+        (("index", "nowhere"), 1, "nowhere"),
+        (("index", "."), 1, "."),
+    ],
+    ids=lambda value: "-".join(value[-2:]) if isinstance(value, tuple) else "",
+)
+def test_what_is_wrong_is_said_in_one_line(
+    run, photographs, photograph_index, arguments, code, complaint
+):
+    places = {"index": photograph_index, "picture": photographs / "coffee" / "0.png"}
+    got, out, err = run(*(a.format(**places) for a in arguments))
+    assert got == code
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert complaint in err
+
+
+@pytest.mark.parametrize("flags", [("--k", "0"), ("--alpha", "1"), ("--gamma", "x")])
+def test_a_setting_out_of_its_range_is_wrong_usage(run, photographs, flags):
+    code, _, err = run("index", photographs, *flags)
+    assert code == 2
+    assert flags[0].strip("-") in err
+
+
+def test_an_index_that_was_damaged_is_refused_in_one_line(run, tmp_path):
+    (tmp_path / "index.json").write_text('{"format": "diffjax index"')
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    code, _, err = run("search", tmp_path, tmp_path / "a.png")
+    assert code == 1
+    assert "is damaged" in err
+    assert err.count("\n") == 1
+
+
+def test_the_program_is_quiet_and_quick_to_say_help(program):
+    ended = program.run("--help")
+    assert ended.code == 0
+    assert ended.err == ""

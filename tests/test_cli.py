@@ -1,11 +1,15 @@
+import errno
 import json
 import sys
+import warnings
 
 import pytest
 from photographs import SMALL_FLAGS
 from PIL import Image
 
 from diffjax.cli import main
+from diffjax.commands import UsageError
+from diffjax.data import PictureError
 
 
 @pytest.fixture
@@ -137,6 +141,113 @@ def test_an_index_that_was_damaged_is_refused_in_one_line(run, tmp_path):
     assert code == 1
     assert "is damaged" in err
     assert err.count("\n") == 1
+
+
+FULL = "make room and run the same command: it goes on where it was."
+SAID = {
+    "full disk": (
+        OSError(errno.ENOSPC, "No space", "a/b"),
+        1,
+        f"a/b: No space; {FULL}",
+    ),
+    "full disk, no number": (OSError("a: File too large (os error 27)"), 1, FULL),
+    "forbidden": (
+        PermissionError(errno.EACCES, "Permission denied", "a/b"),
+        1,
+        "a/b: Permission denied; name a place that you may write to.",
+    ),
+    "gone": (
+        FileNotFoundError(errno.ENOENT, "No such file", "a"),
+        1,
+        "a: No such file.",
+    ),
+    "not installed": (ModuleNotFoundError("pip install it."), 1, "pip install it."),
+    "bad value": (ValueError("k must be 1."), 1, "k must be 1."),
+    "wrong usage": (UsageError("--top must be 1."), 2, "--top must be 1."),
+    "Ctrl-C": (
+        KeyboardInterrupt(),
+        130,
+        "stopped; run the same command to go on where it was.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "code", "said"), SAID.values(), ids=SAID)
+def test_every_failure_is_one_line_with_its_remedy(run, monkeypatch, error, code, said):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("diffjax.commands.run", fail)
+    got, out, err = run("info")
+    assert (got, out) == (code, "")
+    assert err.startswith("error: ")
+    assert err.endswith(f"{said}\n")
+    assert err.count("\n") == 1
+
+
+def test_a_warning_is_one_line(run, monkeypatch):
+    def warn():
+        warnings.warn("k is large.", stacklevel=1)
+
+    monkeypatch.setattr("diffjax.commands.run", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("info") == (0, "", "warning: k is large.\n")
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same(run, monkeypatch):
+    def name():
+        sys.stdout.write("\udcff\n")
+
+    monkeypatch.setattr("diffjax.commands.run", name)
+    assert run("info") == (0, "\\udcff\n", "")
+
+
+def test_answers_are_printed_although_their_page_fails(
+    run, monkeypatch, photographs, photograph_index
+):
+    def fail(*_, **__):
+        raise PictureError("coffee/0.png", "No such file or directory")
+
+    monkeypatch.setattr("diffjax.commands.read_picture", fail)
+    picture = photographs / "rocket" / "1.png"
+    code, out, err = run("search", photograph_index, picture, "--html", "a.html")
+    assert code == 1
+    assert "rocket/1.png" in out
+    assert err == "error: coffee/0.png: No such file or directory\n"
+
+
+def test_a_place_that_can_not_be_written_is_said_in_one_line(
+    run, photographs, tmp_path
+):
+    (tmp_path / "file").touch()
+    code, _, err = run("index", photographs, "--out", "file/index", *SMALL_FLAGS)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert err.endswith("Not a directory; name a place that you may write to.\n")
+    code, _, err = run("index", photographs, "--out", "file", *SMALL_FLAGS)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "must be a folder, got a file: name another place" in err
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_ctrl_c_while_the_program_is_loading_is_one_line(program):
+    ended = program.run(
+        "info",
+        "nowhere",
+        first="import importlib, os\n"
+        "importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGINT)",
+    )
+    assert ended.code == 130
+    assert ended.err == "error: stopped; run the same command to go on where it was.\n"
+
+
+def test_a_reader_that_goes_away_is_no_error_to_speak_of(program, photograph_index):
+    process = program.start("info", photograph_index)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 1
 
 
 def test_the_program_is_quiet_and_quick_to_say_help(program):

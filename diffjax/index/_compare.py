@@ -135,8 +135,8 @@ def compare(
         config: Settings; None for the defaults.
 
     Returns:
-        One entry per method, as `report.mean_ap_table` takes them; all numbers are
-        fractions, intervals of 95 %.
+        One entry per method, as `report.mean_ap_table` takes them, with the differences
+        from methods that are there, too; all numbers are fractions, intervals of 95 %.
     """
     config = config or CompareConfig()
     drawing: dict[str, Any] = {
@@ -155,6 +155,8 @@ def compare(
             entry["largest_residual"] = one.residual
         differences = []
         for other in _AGAINST.get(one.method, ()):
+            if other not in found:
+                continue
             baseline = found[other].average_precision
             pair = paired_bootstrap(precision, baseline, **drawing)
             differences.append({"against": other, **pair._asdict()})

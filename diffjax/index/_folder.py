@@ -1,6 +1,7 @@
 """From a folder of pictures to an index on disk."""
 
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from ._config import FolderConfig
 from ._extracted import Extracted
 from ._index import Index
 from ._pictures import PictureInfo, describer, network_name
-from ._storage import IndexFileError, check_destination
+from ._storage import check_destination, verify
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,7 +63,7 @@ def index_folder(
         skipped={},
         side=config.side,
         network=network_name(),
-        content=hashlib.sha256("\n".join([*digests, *names]).encode()).hexdigest(),
+        content=hashlib.sha256(json.dumps([digests, names]).encode()).hexdigest(),
     )
     current = _current(path, info, config)
     if current is not None and not (strict and _skipped(current)):
@@ -102,10 +103,11 @@ def index_folder(
 def _current(
     path: pathlib.Path, info: PictureInfo, config: FolderConfig
 ) -> Index | None:
-    """Loads the index in `path` if it is the one that would be built."""
+    """Loads the index in `path` if it is the one that would be built, every byte."""
     try:
+        verify(path)
         index = Index.load(path)
-    except IndexFileError:
+    except ValueError:  # None, a damaged one, or one in double precision.
         return None
     same = index.pictures is not None and info == index.pictures._replace(
         names=info.names, skipped={}

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 import shutil
 import signal
 import time
@@ -54,6 +55,59 @@ def test_the_same_folder_is_not_built_again(photographs, photograph_index, tmp_p
     )
     assert set(told) == {"reading"}
     np.testing.assert_array_equal(again.vectors, Index.load(photograph_index).vectors)
+
+
+def test_an_index_whose_bytes_were_changed_is_built_again(
+    photographs, photograph_index, tmp_path
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    (arrays,) = path.glob("arrays-*")
+    data = bytearray(arrays.read_bytes())
+    data[len(data) // 2] ^= 1
+    arrays.write_bytes(data)
+    index_folder(photographs, path, config=SMALL)
+    assert files_of(path) == files_of(photograph_index)
+
+
+def test_another_size_of_pictures_describes_them_anew(
+    photographs, photograph_index, tmp_path
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    config = dataclasses.replace(SMALL, side=64)
+    told = []
+    for _ in range(2):  # The vectors of both sizes are kept.
+        made = index_folder(
+            photographs, path, config=config, progress=lambda *step: told.append(step)
+        )
+        assert made.pictures is not None
+        assert made.pictures.side == 64
+        index_folder(
+            photographs, path, config=SMALL, progress=lambda *step: told.append(step)
+        )
+        assert files_of(path) == files_of(photograph_index)
+    assert told.count(("describing pictures", 12, 12)) == 1
+
+
+def test_pictures_described_by_another_network_are_described_anew(
+    photographs, photograph_index, tmp_path, monkeypatch
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    for module in ("_folder", "_index"):
+        monkeypatch.setattr(f"diffjax.index.{module}.network_name", lambda: "other/net")
+    with pytest.raises(ValueError, match=r"here is other/net: build it again\.$"):
+        Index.load(path).search_picture(photographs / "coffee" / "0.png")
+    told = []
+    made = index_folder(
+        photographs, path, config=SMALL, progress=lambda *step: told.append(step)
+    )
+    assert ("describing pictures", 12, 12) in told
+    assert made.pictures is not None
+    assert made.pictures.network == "other/net"
+    found = made.search_picture(photographs / "coffee" / "0.png", top=1)
+    assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
 
 
 def test_other_settings_build_again_without_describing(
@@ -150,7 +204,7 @@ def test_a_picture_means_the_same_in_every_container(photographs, tmp_path):
 
 @pytest.fixture
 def odd_folder(photographs, tmp_path):
-    """Twelve pictures and four files that only look like some."""
+    """Twelve pictures and five files that only look like some."""
     folder = tmp_path / "odd"
     shutil.copytree(photographs, folder)
     (folder / "empty.png").write_bytes(b"")
@@ -158,10 +212,11 @@ def odd_folder(photographs, tmp_path):
     whole = (folder / "chelsea" / "0.png").read_bytes()
     (folder / "short.png").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (1, 1)).save(folder / "point.png")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
     return folder
 
 
-ODD = {"empty.png", "noise.jpg", "short.png", "point.png"}
+ODD = {"empty.png", "noise.jpg", "short.png", "point.png", "gone.jpg"}
 
 
 def test_what_is_no_picture_is_listed_and_skipped(odd_folder, photograph_index):
@@ -181,9 +236,33 @@ def test_strict_refuses_and_leaves_the_old_index(odd_folder, photograph_index):
     shutil.copytree(photograph_index, path)
     before = files_of(path)
     for _ in range(2):  # Also where the lenient build would be taken as it is.
-        with pytest.raises(ValueError, match=r"got 4 others, first empty\.png"):
+        with pytest.raises(ValueError, match=r"got 5 others, first empty\.png"):
             index_folder(odd_folder, path, config=SMALL, strict=True)
         assert files_of(path) == before
+
+
+def test_names_that_are_no_text_are_kept(photographs, tmp_path):
+    (folder := tmp_path / "pictures").mkdir()
+    names = ["line\nbreak.png", "é.png", os.fsdecode(b"\xff.png")]
+    for name, source in zip(names, sorted(photographs.rglob("*.png")), strict=False):
+        shutil.copy(source, folder / name)
+    config = dataclasses.replace(SMALL, index=IndexConfig(k=9, query_k=9))
+    index_folder(folder, tmp_path / "index", config=config)
+    index = Index.load(tmp_path / "index")
+    assert index.pictures is not None
+    assert set(index.pictures.names) == set(names)
+    found = index.search_picture(folder / names[2], top=1)
+    assert index.pictures.names[int(found.images[0, 0])] == names[2]
+
+
+def test_a_place_that_can_not_be_written_is_an_error_of_the_system(
+    photographs, tmp_path
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        index_folder(photographs, tmp_path / "file" / "index", config=SMALL)
+    with pytest.raises(ValueError, match=r"must be empty .*: name another place"):
+        index_folder(photographs, tmp_path, config=SMALL)
 
 
 def test_a_folder_of_no_picture_at_all_is_refused(tmp_path):
@@ -241,6 +320,43 @@ def test_ctrl_c_says_a_line_and_keeps_what_was_done(program, photographs, tmp_pa
     assert err == "error: stopped; run the same command to go on where it was.\n"
     assert list(path.glob("extracted/*/regions-*"))
     assert not (path / "index.json").exists()
+
+
+def test_an_interrupted_build_keeps_the_pictures_it_has_described(
+    photographs, tmp_path
+):
+    # Fewer than a shard holds.
+    def stop_after_five(task, done, _):
+        if (task, done) == ("describing pictures", 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_folder(
+            photographs, tmp_path / "index", config=SMALL, progress=stop_after_five
+        )
+    told = []
+    index_folder(
+        photographs,
+        tmp_path / "index",
+        config=SMALL,
+        progress=lambda *step: told.append(step),
+    )
+    assert ("describing pictures", 0, 7) in told
+
+
+def test_what_killed_builds_left_half_written_is_removed(
+    photographs, photograph_index, tmp_path
+):
+    path = tmp_path / "index"
+    shutil.copytree(photograph_index, path)
+    (path / "index.json").unlink()
+    (inside,) = (path / "extracted").iterdir()
+    left = inside / "regions.123.part", path / "arrays.123.part", path / ".tmp1a2B3c"
+    for file in left:
+        file.write_bytes(b"half")
+    index_folder(photographs, path, config=SMALL)
+    assert files_of(path) == files_of(photograph_index)
+    assert not any(file.exists() for file in left)
 
 
 def test_a_full_disk_says_a_line_and_keeps_the_old_index(

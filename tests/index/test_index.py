@@ -127,6 +127,13 @@ def test_vectors_are_whitened_and_brought_to_length_one_on_both_sides(collection
     assert plain.vectors.shape[1] == 5
     prepared = plain.prepare(7 * collection.vectors)
     np.testing.assert_allclose(prepared, plain.vectors, rtol=1e-9)
+    # Searched as if it held the whitened vectors and were asked with whitened queries.
+    again = Index.build(plain.vectors, collection.image_ids, config=EXACT)
+    queries = plain.prepare(collection.queries)
+    wanted = again.search(queries, collection.query_ids, top=24)
+    found = plain.search(collection.queries, collection.query_ids, top=24)
+    np.testing.assert_array_equal(found.images, wanted.images)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-9)
 
 
 def test_a_query_alone_gets_the_answers_that_it_gets_in_a_batch(index, many):

@@ -109,3 +109,25 @@ def count_ids(
     if count < seen:
         raise ValueError(f"{count_name} must be at least {seen}, got {count}.")
     return count
+
+
+def count_most(
+    name: str, ids: Int[Array | np.ndarray, " n"], *, most: int | None, most_name: str
+) -> int:
+    """The most rows of any id: `most` if given, else counted in concrete ids.
+
+    Raises:
+        ValueError: If neither is possible, or if `most` is too small.
+    """
+    if not is_concrete(ids):
+        if most is None:
+            raise ValueError(
+                f"{most_name} must be given under jit, where {name} has no values."
+            )
+        return most
+    seen = int(np.bincount(np.asarray(ids)).max(initial=0))
+    if most is None:
+        return seen
+    if most < seen:
+        raise ValueError(f"{most_name} must be at least {seen}, got {most}.")
+    return most

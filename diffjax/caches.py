@@ -37,6 +37,8 @@ def keep_compiled_programs() -> None:
             stacklevel=2,
         )
         return
+    # A program killed while it kept one leaves half of it behind; it is compiled anew.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -12,7 +12,7 @@ from diffjax._arguments import (
     check_in_range,
     check_not_halved,
     count_ids,
-    is_concrete,
+    count_most,
 )
 from diffjax.types import Scalar
 
@@ -103,21 +103,13 @@ def gmp_weights(
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
-    if max_regions is None and not is_concrete(ids):
-        raise ValueError(
-            "max_regions must be given under jit, where image_ids has no values."
-        )
-    if is_concrete(ids):
-        most = int(np.bincount(np.asarray(ids)).max(initial=0))
-        if max_regions is not None and max_regions < most:
-            raise ValueError(f"max_regions must be at least {most}, got {max_regions}.")
-        max_regions = max_regions or most
+    most = count_most("image_ids", ids, most=max_regions, most_name="max_regions")
     return _gmp_weights(
         vectors,
         jnp.asarray(ids, jnp.int32),
         lam,
         num_images=count,
-        max_regions=max_regions,
+        max_regions=most,
     )
 
 

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-_NAMES = "evaluate", "network_speed", "picture"
+_NAMES = "evaluate", "figure1", "network_speed", "picture"
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from ._benchmark import Benchmark as Benchmark
 from ._benchmark import classes_benchmark as classes_benchmark
 from ._benchmark import scenes_benchmark as scenes_benchmark
+from ._manifolds import ToyManifolds as ToyManifolds
+from ._manifolds import toy_manifolds as toy_manifolds
 from ._pictures import Box as Box
 from ._pictures import PictureError as PictureError
 from ._pictures import PictureSource as PictureSource

@@ -1,9 +1,13 @@
-"""Stage `diffusion`: the operator, conjugate gradient and query vectors."""
+"""Stage `diffusion`: the operator, the solvers and query vectors."""
 
 from ._cg import CGSolution as CGSolution
 from ._cg import cg_solve as cg_solve
-from ._diffuse import SolverName as SolverName
+from ._conventional import diffuse_conventional as diffuse_conventional
 from ._diffuse import diffuse as diffuse
+from ._offline import DiffusionRows as DiffusionRows
+from ._offline import combine_rows as combine_rows
+from ._offline import offline_rows as offline_rows
 from ._operator import multiply as multiply
 from ._query import Rule as Rule
 from ._query import query_vectors as query_vectors
+from ._solvers import SolverName as SolverName

@@ -1,12 +1,13 @@
 """Conjugate gradient for many right-hand sides that share one symmetric operator."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from ._loop import LoopResult, Stop, run_loop
 
 
 class CGSolution(NamedTuple):
@@ -32,6 +33,7 @@ def cg_solve(
     *,
     rtol: float = 1e-6,
     max_steps: int = 20,
+    keep_best: bool = False,
 ) -> CGSolution:
     r"""Solves A X = B column by column, for a symmetric positive-definite A.
 
@@ -46,6 +48,8 @@ def cg_solve(
         rtol: Stop a column when |b - A x| <= rtol |b|. A Python number.
         max_steps: Most iterations for any column; reaching it is not an error, see
             `CGSolution.converged`. A Python number.
+        keep_best: Give the iterate of smallest residual instead of the last one, as
+            MATLAB's pcg does; the start, 0 with residual 1, is one of them.
 
     Returns:
         Solutions and per-column diagnostics.
@@ -61,9 +65,13 @@ def cg_solve(
         raise ValueError(f"rtol must be in [0, 1), got {rtol}.")
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
-    iterate = functools.partial(_iterate, rtol=rtol, max_steps=max_steps)
+
+    def solve(matvec, rhs):
+        found = cg_loop(matvec, rhs, Stop(rtol, max_steps), keep_best=keep_best)
+        return found.value, (found.residual, found.num_steps)
+
     value, (residual, num_steps) = jax.lax.custom_linear_solve(
-        matvec, rhs, iterate, symmetric=True, has_aux=True
+        matvec, rhs, solve, symmetric=True, has_aux=True
     )
     return CGSolution(
         value=value,
@@ -73,40 +81,54 @@ def cg_solve(
     )
 
 
-def _iterate(
-    matvec: Callable[[Array], Array], rhs: Array, *, rtol: float, max_steps: int
-) -> tuple[Array, tuple[Array, Array]]:
-    """Runs the loop; returns (X [n, q], (relative residual [q], steps [q]))."""
+def cg_loop(
+    matvec: Callable[[Array], Array],
+    rhs: Float[Array, "n q"],
+    stop: Stop,
+    *,
+    keep_best: bool = False,
+    diagonal: Float[Array, " n"] | None = None,
+    precondition: bool = False,
+) -> LoopResult:
+    """Runs the iteration; see `cg_solve`. Has no derivative of its own.
+
+    Args:
+        matvec: The map X -> A X.
+        rhs: Right-hand sides B.
+        stop: When a column is done.
+        keep_best: Whether to give the iterate of smallest residual.
+        diagonal: The diagonal D of A, above 0: residuals are then measured as those of
+            the system scaled to D^-1/2 A D^-1/2, |D^-1/2 r| / |D^-1/2 b|. None is 1.
+        precondition: Whether to divide search directions by D, which is Jacobi's
+            preconditioner.
+
+    Returns:
+        Solutions, relative residuals and iterations.
+    """
+    weight = None if diagonal is None else 1 / diagonal[:, None]
 
     def dot(terms: Array) -> Array:
         return jnp.sum(terms, axis=0, keepdims=True)  # [n, q] -> [1, q]
 
-    # Squares of small float32 numbers vanish: solve for columns of size 1.
-    size = jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0)
-    rhs = rhs / jnp.where(size > 0, size, 1)
-    rhs_sq = dot(rhs**2)
-    goal = rtol**2 * rhs_sq
+    def measure(r: Array) -> Array:
+        return dot(r**2 if weight is None else weight * r**2)
 
-    def active(resid_sq: Array) -> Array:
-        return resid_sq > goal  # Strict, so an all-zero column starts finished.
+    def direction(r: Array) -> Array:
+        return weight * r if weight is not None and precondition else r
 
-    def cond(carry):
-        *_, resid_sq, num_steps = carry
-        return jnp.any(active(resid_sq) & (num_steps < max_steps))
-
-    def body(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, r, p, resid_sq, num_steps = carry
-        go = active(resid_sq)
+    def step(state: tuple[Array, ...], go: Array) -> tuple[tuple[Array, ...], Array]:
+        x, r, p, rz = state
         ap = matvec(p)
         # A finished column moves by 0 / 1: it stays put, without 0 / 0.
-        a = jnp.where(go, resid_sq, 0) / jnp.where(go, dot(p * ap), 1)
+        a = jnp.where(go, rz, 0) / jnp.where(go, dot(p * ap), 1)
         x, r = x + a * p, r - a * ap
-        new_sq = jnp.where(go, dot(r**2), resid_sq)
-        b = jnp.where(go, new_sq, 0) / jnp.where(go, resid_sq, 1)
-        return x, r, r + b * p, new_sq, num_steps + go.astype(jnp.int32)
+        z = direction(r)
+        new_rz = jnp.where(go, dot(r * z), rz)
+        b = jnp.where(go, new_rz, 0) / jnp.where(go, rz, 1)
+        return (x, r, z + b * p, new_rz), measure(r)
 
-    num_steps = jnp.zeros((1, rhs.shape[1]), jnp.int32)
-    carry = jnp.zeros_like(rhs), rhs, rhs, rhs_sq, num_steps
-    x, _, _, resid_sq, num_steps = jax.lax.while_loop(cond, body, carry)
-    residual = jnp.sqrt(resid_sq / jnp.where(rhs_sq > 0, rhs_sq, 1))
-    return x * size, (residual[0], num_steps[0])
+    def start(rhs: Array) -> tuple[tuple[Array, ...], Array]:
+        z = direction(rhs)
+        return (jnp.zeros_like(rhs), rhs, z, dot(rhs * z)), measure(rhs)
+
+    return run_loop(start, step, rhs, stop, keep_best=keep_best)

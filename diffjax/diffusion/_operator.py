@@ -1,17 +1,21 @@
 """The product S X: the only place that knows which sparse format is fast where."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import sparse
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffjax.types import Graph
 
 # XLA's CPU kernel for compressed rows is reached from eight columns on; below, its
 # generic path takes longer for one column than the kernel for eight.
 _NATIVE_COLUMNS = 8
+
+# The map (graph, X [n, q]) -> S X [n, q], here or on many devices.
+Product = Callable[[Graph, Array], Array]
 
 
 def multiply(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
@@ -28,20 +32,33 @@ def multiply(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
         The product, one column per query.
     """
     if graph.starts is None:
-        return _multiply_padded(graph, x)
+        return multiply_rows(graph.indices, graph.weights, x)
     return _multiply_compressed(graph.weights, graph.indices, graph.starts, x)
 
 
-def _multiply_padded(graph, x):
-    """Adds up one slot of all rows at a time: memory [n, q], not [n, k, q]."""
+def multiply_rows(
+    indices: Int[Array, "r k"], weights: Float[Array, "r k"], x: Float[Array, "n q"]
+) -> Float[Array, "r q"]:
+    """Multiplies some rows of a padded graph by a block of columns.
+
+    Adds up one slot of all rows at a time: memory is [r, q], not [r, k, q].
+
+    Args:
+        indices: Columns of the rows' entries, -1 in empty slots.
+        weights: Their weights, 0 in empty slots.
+        x: All rows of the block.
+
+    Returns:
+        As many rows as were given.
+    """
 
     def add_slot(total, slot):
-        indices, weights = slot
-        return total + weights[:, None] * x[jnp.maximum(indices, 0)], None
+        columns, weight = slot
+        return total + weight[:, None] * x[jnp.maximum(columns, 0)], None
 
     # An empty slot has weight 0, so what it gathers does not matter.
-    slots = graph.indices.T, graph.weights.T
-    return jax.lax.scan(add_slot, jnp.zeros_like(x), slots)[0]
+    start = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
+    return jax.lax.scan(add_slot, start, (indices.T, weights.T))[0]
 
 
 @jax.custom_jvp

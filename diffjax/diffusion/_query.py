@@ -31,8 +31,10 @@ def query_vectors(
     k: int,
     gamma: Scalar = 3.0,
     rule: Rule = "paper",
+    keep: int | None = None,
+    nodes: Int[Array, "q t"] | None = None,
     num_queries: int | None = None,
-) -> Float[Array, "n q"]:
+) -> Float[Array, "n q"] | Float[Array, "t q"]:
     r"""Builds the right-hand sides Y of queries that are not in the database.
 
     "paper": y_i = sum over the query's regions z of s(x_i, z) for x_i among the k
@@ -46,14 +48,19 @@ def query_vectors(
         queries: Query vectors, the regions of one query after those of another.
         query_ids: Which query each row of `queries` belongs to, from 0 upwards; None if
             each is a query of its own.
-        k: Neighbours per region, and entries kept per query, 1 to n. A Python number.
+        k: Neighbours per region, and entries kept per query unless `keep` says
+            otherwise, 1 to n. A Python number.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
         rule: See above.
+        keep: Entries kept per query, at least 1; n keeps all. A Python number.
+        nodes: For each query the vectors that it may use, a short list, -1 in empty
+            places; None for all. `k` is then at most t.
         num_queries: Number of queries q; needed where `query_ids` is traced. A query
             without rows gets an all-zero column.
 
     Returns:
-        One column per query, at most k entries above zero each.
+        One column per query, at most `keep` entries above zero each; in the order of
+        the short list where there is one.
 
     Raises:
         ValueError: If an argument is outside its range, dimensions differ, ids go back
@@ -71,56 +78,77 @@ def query_vectors(
             f"queries must have the database's {vectors.shape[1]} dimensions, got "
             f"{queries.shape[1]}."
         )
-    if not 1 <= k <= vectors.shape[0]:
-        raise ValueError(f"k must be in 1..{vectors.shape[0]} (n), got {k}.")
+    size, letter = (vectors.shape[0], "n") if nodes is None else (nodes.shape[1], "t")
+    if not 1 <= k <= size:
+        raise ValueError(f"k must be in 1..{size} ({letter}), got {k}.")
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}.")
     if rule not in get_args(Rule):
         raise ValueError(f"rule must be one of {get_args(Rule)}, got {rule!r}.")
     rows = queries.shape[0]
     ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
     check_ids("query_ids", ids, rows=rows)
     count = count_ids("query_ids", ids, count=num_queries, count_name="num_queries")
+    if nodes is not None and nodes.shape[0] != count:
+        raise ValueError(
+            f"nodes must have one row per query, {count}, got {nodes.shape[0]}."
+        )
     return _query_vectors(
         vectors,
         queries,
         jnp.asarray(ids, jnp.int32),
+        nodes,
         gamma,
         k=k,
+        keep=min(keep or k, size),
         rule=rule,
         num_queries=count,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("k", "rule", "num_queries"))
-def _query_vectors(vectors, queries, ids, gamma, *, k, rule, num_queries):
+@functools.partial(jax.jit, static_argnames=("k", "keep", "rule", "num_queries"))
+def _query_vectors(vectors, queries, ids, nodes, gamma, *, k, keep, rule, num_queries):
     def similarity(products):
         return kernel(products, gamma)
 
     early, late = (_same, similarity) if rule == "official" else (similarity, _same)
-    sums = _sum_over_regions(vectors, queries, ids, early, k=k, num_queries=num_queries)
-    return late(_keep_largest(sums, k)).T
+    size = vectors.shape[0] if nodes is None else nodes.shape[1]
+    if num_queries == 0:
+        return jnp.zeros((size, 0), vectors.dtype)
+    total = jnp.zeros((num_queries, size), vectors.dtype)
+    sums = _add_regions(
+        total, vectors, queries, ids, nodes=nodes, similarity=early, k=k
+    )
+    return late(_keep_largest(sums, keep)).T
 
 
 def _same(values):
     return values
 
 
-def _sum_over_regions(vectors, queries, ids, similarity, *, k, num_queries):
-    """Sums similarities to the k nearest of each region per query: [q, n]."""
-    n, d = vectors.shape
+def _add_regions(total, vectors, queries, ids, *, nodes, similarity, k):
+    """Adds the similarities to the k nearest of each region to its query: [q, n]."""
+    num_queries = total.shape[0]
     rows = max(min(_REGIONS_AT_ONCE, queries.shape[0]), 1)
     missing = -queries.shape[0] % rows
     # Padding belongs to a query past the last, which the scatter drops.
     ids = jnp.pad(ids, (0, missing), constant_values=num_queries)
-    blocks = jnp.pad(queries, ((0, missing), (0, 0))).reshape(-1, rows, d)
+    blocks = jnp.pad(queries, ((0, missing), (0, 0)))
+    blocks = blocks.reshape(-1, rows, queries.shape[1])
 
     def add_block(total, block):
         regions, owner = block
         products = jnp.matmul(regions, vectors.T, precision=jax.lax.Precision.HIGHEST)
-        values, nodes = jax.lax.top_k(products, k)
-        total = total.at[owner[:, None], nodes].add(similarity(values), mode="drop")
+        if nodes is not None:
+            listed = nodes[jnp.minimum(owner, num_queries - 1)]
+            products = jnp.take_along_axis(products, jnp.maximum(listed, 0), axis=1)
+            products = jnp.where(listed >= 0, products, -jnp.inf)
+        values, places = jax.lax.top_k(products, k)
+        # Of fewer than k listed ones the rest are no neighbours.
+        values = jnp.where(values > -jnp.inf, values, jnp.zeros_like(values))
+        total = total.at[owner[:, None], places].add(similarity(values), mode="drop")
         return total, None
 
-    total = jnp.zeros((num_queries, n), vectors.dtype)
     return jax.lax.scan(add_block, total, (blocks, ids.reshape(-1, rows)))[0]
 
 

@@ -2,6 +2,16 @@
 
 from ._affinity import affinity as affinity
 from ._affinity import kernel as kernel
+from ._check import check_graph as check_graph
 from ._compress import compress as compress
+from ._dense import knn_dense as knn_dense
+from ._insert import insert as insert
+from ._neighbors import Method as Method
 from ._neighbors import knn as knn
 from ._normalize import normalize as normalize
+from ._ready import check_neighbors as check_neighbors
+from ._recall import recall as recall
+from ._shortlist import Shortlist as Shortlist
+from ._shortlist import shortlist as shortlist
+from ._truncate import row_width as row_width
+from ._truncate import truncate as truncate

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, Int
 from diffjax._arguments import check_in_range, check_not_halved
 from diffjax.types import Graph, Neighbors, Scalar
 
+from ._check import check_graph, remember_good
+
 
 def affinity(neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0) -> Graph:
     r"""Builds the affinity A of the graph of mutual neighbours.
@@ -34,9 +36,10 @@ def affinity(neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0) -> Graph:
     check_in_range("gamma", gamma, low=0, high=float("inf"))
     if isinstance(neighbors, Graph):
         check_not_halved("neighbors", neighbors.weights)
-        return _raise_graph(neighbors, gamma)
+        check_graph("neighbors", neighbors)
+        return remember_good(_raise_graph(neighbors, gamma))
     check_not_halved("neighbors", neighbors.similarities)
-    return _affinity(neighbors, gamma)
+    return remember_good(_affinity(neighbors, gamma))
 
 
 def kernel(similarity: Float[Array, "..."], gamma: Scalar) -> Float[Array, "..."]:

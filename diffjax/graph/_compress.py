@@ -5,6 +5,8 @@ import numpy as np
 
 from diffjax.types import Graph
 
+from ._check import check_graph, remember_good
+
 
 def compress(graph: Graph) -> Graph:
     """Drops the empty slots of a graph and sorts each row by column.
@@ -19,8 +21,10 @@ def compress(graph: Graph) -> Graph:
         The same graph in the compressed form. Edges of weight 0 are dropped.
 
     Raises:
-        ValueError: If there are more edges than 32-bit positions can count.
+        ValueError: If weights are negative, not finite or not symmetric, or there are
+            more edges than 32-bit positions can count.
     """
+    check_graph("graph", graph)
     matrix = graph.to_scipy()
     matrix.sort_indices()
     if matrix.nnz > np.iinfo(np.int32).max:
@@ -28,9 +32,11 @@ def compress(graph: Graph) -> Graph:
             f"graph must have fewer than 2^31 stored edges, got {matrix.nnz}: use a "
             "smaller k."
         )
-    return Graph(
-        indices=jnp.asarray(matrix.indices.astype(np.int32)),
-        weights=jnp.asarray(matrix.data),
-        starts=jnp.asarray(matrix.indptr.astype(np.int32)),
-        degrees=graph.degrees,
+    return remember_good(
+        Graph(
+            indices=jnp.asarray(matrix.indices.astype(np.int32)),
+            weights=jnp.asarray(matrix.data),
+            starts=jnp.asarray(matrix.indptr.astype(np.int32)),
+            degrees=graph.degrees,
+        )
     )

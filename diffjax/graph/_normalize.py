@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 from diffjax._arguments import check_not_halved
 from diffjax.types import Graph
 
+from ._check import check_graph, remember_good
+
 
 def normalize(graph: Graph) -> Graph:
     r"""Normalises an affinity: S = D^-1/2 A D^-1/2, D = diag(A 1).
@@ -20,11 +22,15 @@ def normalize(graph: Graph) -> Graph:
     Returns:
         S in the same form, with the degrees of A kept.
 
+    Raises:
+        ValueError: If weights are negative, not finite or not symmetric.
+
     References:
         Iscen et al., CVPR 2017, eq. 2, https://arxiv.org/abs/1611.05113.
     """
     check_not_halved("graph", graph.weights)
-    return _normalize(graph)
+    check_graph("graph", graph)
+    return remember_good(_normalize(graph))
 
 
 @jax.jit

@@ -11,6 +11,8 @@ from ._config import IndexConfig as IndexConfig
 from ._folder import index_folder as index_folder
 from ._index import Index as Index
 from ._pictures import PictureInfo as PictureInfo
+from ._presets import PRESETS as PRESETS
+from ._presets import Preset as Preset
 from ._storage import IndexFileError as IndexFileError
 from ._storage import describe_file as describe_file
 from ._storage import verify as verify

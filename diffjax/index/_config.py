@@ -5,6 +5,10 @@ from typing import Literal, get_args
 
 from diffjax._arguments import check_in_range
 from diffjax.diffusion import Rule, SolverName
+from diffjax.graph import Method
+
+Cut = Literal["early", "late"]
+Tail = Literal["global", "zero"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +21,8 @@ class IndexConfig:
     """Neighbours of each region in the graph, itself counted (the paper: 200)."""
     query_k: int = 50
     """Neighbours of each query region, and entries kept per query (the paper: 200)."""
+    neighbors: Method = "exact"
+    """How neighbours are searched: among all, approximately, or on all devices."""
     gamma: float = 3.0
     """Exponent of the similarity kernel."""
     alpha: float = 0.99
@@ -33,6 +39,16 @@ class IndexConfig:
     """Relative residual at which a query is solved."""
     max_steps: int = 20
     """Most iterations of the solver; the paper's contract is 20."""
+    keep_best: bool = False
+    """Take the solver's iterate of smallest residual, as MATLAB's pcg does."""
+    shortlist: int | None = None
+    """Diffuse on so many images only, the best by global descriptor; None on all."""
+    cut: Cut = "early"
+    """Cut the graph before it is normalised, as the paper does, or after."""
+    tail: Tail = "global"
+    """Images outside the short list: by global descriptor, or all with score 0."""
+    offline: int | None = None
+    """Solve beforehand, for each region on so many of its nearest; None when asked."""
     warn_residual: float = 0.05
     """Relative residual above which a search warns."""
 
@@ -40,8 +56,9 @@ class IndexConfig:
         """Refuses settings outside their range."""
         for name in ("k", "query_k", "max_steps"):
             _at_least_one(name, getattr(self, name))
-        if self.dim is not None:
-            _at_least_one("dim", self.dim)
+        for name in ("dim", "shortlist", "offline"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
         for name in ("gamma", "lam"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
         for name in ("alpha", "rtol"):
@@ -50,6 +67,19 @@ class IndexConfig:
         _one_of("pooling", self.pooling, ("gmp", "sum"))
         _one_of("rule", self.rule, get_args(Rule))
         _one_of("solver", self.solver, get_args(SolverName))
+        _one_of("neighbors", self.neighbors, get_args(Method))
+        _one_of("cut", self.cut, get_args(Cut))
+        _one_of("tail", self.tail, get_args(Tail))
+        if self.offline is not None and self.shortlist is not None:
+            raise ValueError(
+                f"offline and shortlist must not both be set, got {self.offline} and "
+                f"{self.shortlist}: rows are solved before any query is there."
+            )
+        if self.offline is not None and self.cut == "early":
+            raise ValueError(
+                "cut must be 'late' with offline, which cuts a graph that is "
+                "normalised, got 'early'."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

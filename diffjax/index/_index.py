@@ -7,22 +7,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax.data import Box, PictureSource
-from diffjax.diffusion import diffuse, query_vectors
+from diffjax.diffusion import DiffusionRows
 from diffjax.features import Described, describe_pictures
-from diffjax.graph import affinity, compress, knn, normalize
-from diffjax.pooling import gmp_weights, pool
-from diffjax.regions import Whitening, fit_pca_whitening, l2_normalize, whiten
+from diffjax.graph import affinity, compress, normalize
+from diffjax.pooling import gmp_weights
+from diffjax.regions import Whitening, global_descriptors
 from diffjax.types import Graph, Neighbors, SearchResult, Solution
 
 from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
+from ._build import make_parts, solve_rows
 from ._config import IndexConfig
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._pictures import PictureInfo, describer, network_name
+from ._search import Collection, score_images
 from ._storage import IndexFileError, Parts, read_parts, write_parts
 
 
@@ -46,11 +47,16 @@ class Index:
         vectors: Unit region vectors, whitened where the settings say so.
         image_ids: Image of every region, from 0 upwards.
         neighbors: The nearest of every region, with raw similarities.
-        graph: S, normalised and compressed.
+        graph: S, normalised and compressed; A where the settings cut short lists out
+            of it before they normalise.
         weights: Pooling weight of every region; None is sum pooling.
         whitening: What was fitted on the collection; None where vectors stay as given.
         config: The settings, as they were asked for.
         pictures: Where the vectors came from; None for vectors handed over.
+        recall: Share of the true nearest neighbours in `neighbors`, measured on a
+            sample of regions; None where all were compared or lists were handed over.
+        descriptors: Global descriptors of the images, where short lists need them.
+        rows: Solutions made beforehand, where the settings say so.
     """
 
     vectors: Float[Array, "n p"]
@@ -61,6 +67,9 @@ class Index:
     whitening: Whitening | None
     config: IndexConfig
     pictures: PictureInfo | None = None
+    recall: float | None = None
+    descriptors: Float[Array, "m p"] | None = None
+    rows: DiffusionRows | None = None
 
     @classmethod
     def build(
@@ -69,6 +78,7 @@ class Index:
         image_ids: Ids | None = None,
         *,
         config: IndexConfig | None = None,
+        neighbors: Neighbors | None = None,
         pictures: PictureInfo | None = None,
     ) -> "Index":
         """Builds the index of a collection.
@@ -79,6 +89,9 @@ class Index:
             image_ids: Image of every region: 0, 1, 2, ... without going back or
                 skipping; None if each row is an image.
             config: Settings; None for the defaults of `IndexConfig`.
+            neighbors: The nearest of every region, if they are known, with inner
+                products of unit vectors; `k` is then as many as they are. None to
+                search for them. For a faiss index of these vectors see `knn`.
             pictures: Where the vectors came from, if from pictures.
 
         Returns:
@@ -87,48 +100,46 @@ class Index:
 
         Raises:
             ValueError: If vectors are not finite, zero, of the wrong type or none at
-                all, or the ids are not as above; it names the first bad row.
+                all, ids or neighbours are not as above; it names the first bad row.
         """
-        config = config or IndexConfig()
-        check_rows("vectors", vectors)
-        n = vectors.shape[0]
-        if n == 0:
-            raise ValueError("vectors must be at least one, got none.")
-        ids = row_ids("image_ids", image_ids, rows=n)
-        units = l2_normalize(jnp.asarray(vectors))
-        whitening = None
-        if config.dim is not None:
-            whitening = _fit(np.asarray(units), config.dim)
-            units = units if whitening is None else whiten(units, whitening)
-        _warn_of_small("k", config.k, n)
-        _warn_of_small("query_k", config.query_k, n)
-        parts = Parts(
-            vectors=units,
-            image_ids=ids,
-            neighbors=knn(units, min(config.k, n)),
-            whitening=whitening,
-            config=config,
+        parts = make_parts(
+            vectors,
+            image_ids,
+            config=config or IndexConfig(),
+            neighbors=neighbors,
             pictures=pictures,
         )
-        return cls._assemble(parts)
+        index = cls._assemble(parts)
+        if index.config.offline is None:
+            return index
+        rows = solve_rows(index.graph, parts.neighbors, parts.vectors, index.config)
+        return dataclasses.replace(index, rows=rows)
 
     @classmethod
     def _assemble(cls, parts: Parts) -> "Index":
-        """Derives what is not stored: graph and weights."""
-        config = parts.config
-        edges = affinity(parts.neighbors, gamma=config.gamma)
-        weights = None
-        if config.pooling == "gmp":
-            weights = gmp_weights(parts.vectors, parts.image_ids, lam=config.lam)
+        """Derives what is not stored: graph, weights and global descriptors."""
+        config, vectors, ids = parts.config, parts.vectors, parts.image_ids
+        graph = compress(affinity(parts.neighbors, gamma=config.gamma))
+        # A list of all images would cut nothing.
+        limited = config.shortlist is not None and config.shortlist <= ids[-1]
+        if not (limited and config.cut == "early"):
+            graph = normalize(graph)
         return cls(
-            vectors=parts.vectors,
-            image_ids=parts.image_ids,
+            vectors=vectors,
+            image_ids=ids,
             neighbors=parts.neighbors,
-            graph=normalize(compress(edges)),
-            weights=weights,
+            graph=graph,
+            weights=(
+                gmp_weights(vectors, ids, lam=config.lam)
+                if config.pooling == "gmp"
+                else None
+            ),
             whitening=parts.whitening,
             config=config,
             pictures=parts.pictures,
+            recall=parts.recall,
+            descriptors=global_descriptors(vectors, ids) if limited else None,
+            rows=parts.rows,
         )
 
     @property
@@ -165,30 +176,22 @@ class Index:
         return found
 
     def _answer(self, block: Block, *, top: int) -> Answers:
-        y = query_vectors(
-            self.vectors,
+        found = score_images(
+            Collection(
+                vectors=self.vectors,
+                image_ids=self.image_ids,
+                graph=self.graph,
+                weights=self.weights,
+                descriptors=self.descriptors,
+                rows=self.rows,
+            ),
             prepare(block.vectors, block.real, self.whitening),
             block.query_ids,
-            k=min(self.config.query_k, self.vectors.shape[0]),
-            gamma=self.config.gamma,
-            rule=self.config.rule,
+            config=self.config,
             num_queries=block.columns,
-        )
-        solution = diffuse(
-            self.graph,
-            y,
-            alpha=self.config.alpha,
-            rtol=self.config.rtol,
-            max_steps=self.config.max_steps,
-            solver=self.config.solver,
-        )
-        scores = pool(
-            solution.value,
-            self.image_ids,
-            weights=self.weights,
             num_images=self.num_images,
         )
-        return best_images(scores, solution, top=top)
+        return best_images(found.scores, found.solution, top=top)
 
     def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the database's were.
@@ -302,6 +305,8 @@ class Index:
                 whitening=self.whitening,
                 config=self.config,
                 pictures=self.pictures,
+                recall=self.recall,
+                rows=self.rows,
             ),
         )
 
@@ -332,28 +337,3 @@ class Index:
                 f"above {self.config.max_steps} or lower alpha.",
                 stacklevel=3,
             )
-
-
-def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:
-    """Fits the whitening; None for vectors that do not differ."""
-    try:
-        whitening = fit_pca_whitening(vectors, dim=dim)
-    except ValueError as error:  # Else they are fit for it: checked before.
-        warnings.warn(f"vectors are not whitened: {error}", stacklevel=3)
-        return None
-    got = whitening.projection.shape[1]
-    if got < dim:
-        warnings.warn(
-            f"dim {dim} is more than the {got} dimensions that {len(vectors)} vectors "
-            f"span: using {got}.",
-            stacklevel=3,
-        )
-    return whitening
-
-
-def _warn_of_small(name: str, k: int, n: int) -> None:
-    if k > n:
-        warnings.warn(
-            f"{name} {k} is more than the {n} regions of the collection: using {n}.",
-            stacklevel=3,
-        )

@@ -23,14 +23,16 @@ from diffjax._files import (
     write_arrays,
     write_whole,
 )
+from diffjax.diffusion import DiffusionRows
 from diffjax.regions import Whitening
 from diffjax.types import Neighbors
 
 from ._config import IndexConfig
 from ._pictures import PictureInfo
 
-_FORMAT, _VERSION = "diffjax index", 1
+_FORMAT, _VERSION = "diffjax index", 2
 _JSON, _ARRAYS = "index.json", "arrays"
+_ROWS = "rows."  # What the arrays of `DiffusionRows` are called by, with their own.
 
 
 class IndexFileError(ValueError):
@@ -47,6 +49,8 @@ class Parts(NamedTuple):
         whitening: What was fitted on the collection, if anything.
         config: Settings.
         pictures: Where the vectors came from, if from pictures.
+        recall: Share of the true neighbours found, if it was measured.
+        rows: Solutions made beforehand, if any.
     """
 
     vectors: Float[Array, "n p"]
@@ -55,6 +59,8 @@ class Parts(NamedTuple):
     whitening: Whitening | None
     config: IndexConfig
     pictures: PictureInfo | None
+    recall: float | None
+    rows: DiffusionRows | None
 
 
 def check_destination(folder: pathlib.Path) -> None:
@@ -91,6 +97,8 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
     }
     if parts.whitening is not None:
         arrays |= parts.whitening._asdict()
+    if parts.rows is not None:
+        arrays |= {f"{_ROWS}{k}": v for k, v in parts.rows._asdict().items()}
     stored = write_arrays(
         folder, _ARRAYS, {name: np.asarray(array) for name, array in arrays.items()}
     )
@@ -100,6 +108,7 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
         "arrays": stored._asdict(),
         "config": dataclasses.asdict(parts.config),
         "pictures": None if parts.pictures is None else parts.pictures._asdict(),
+        "recall": parts.recall,
     }
     header["fingerprint"] = _fingerprint(header)
     # Escaped to ASCII: a file name may hold bytes that are no text.
@@ -188,6 +197,8 @@ def read_parts(folder: pathlib.Path) -> Parts:
             whitening=whitening,
             config=IndexConfig(**header["config"]),
             pictures=_picture_info(header["pictures"]),
+            recall=header["recall"],
+            rows=_rows(arrays),
         )
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise IndexFileError(
@@ -200,11 +211,22 @@ def _on_device(array: np.ndarray) -> Array:
     return jnp.asarray(array)
 
 
+def _rows(arrays: dict[str, np.ndarray]) -> DiffusionRows | None:
+    names = {name: f"{_ROWS}{name}" for name in DiffusionRows._fields}
+    if not any(name in arrays for name in names.values()):
+        return None
+    return DiffusionRows(**{k: _on_device(arrays[v]) for k, v in names.items()})
+
+
 def _picture_info(stored: dict[str, Any] | None) -> PictureInfo | None:
     if stored is None:
         return None
     fields: dict[str, Any] = {**stored, "names": tuple(stored["names"])}
     return PictureInfo(**fields)
+
+
+def _share(recall: float | None) -> str:
+    return "" if recall is None else f", {recall:.1%} of the true ones (on a sample)"
 
 
 def _fingerprint(header: dict[str, Any]) -> str:
@@ -240,7 +262,7 @@ def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
         "images": f"{images:,}",
         "regions": f"{regions:,}, {regions / images:.1f} an image",
         "dimensions": str(dim),
-        "neighbours": f"{k} of each region",
+        "neighbours": f"{k} of each region" + _share(header["recall"]),
         "size": f"{header['arrays']['bytes'] / 2**20:.1f} MiB",
         "version": str(header["version"]),
         "fingerprint": header["fingerprint"][:16],

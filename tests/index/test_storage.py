@@ -184,8 +184,8 @@ DAMAGES = {
         "was edited",
     ),
     "another version": (
-        lambda f: rewrite(f / "index.json", '"version": 1', '"version": 2'),
-        "is version 2 of 'diffjax index', this program reads version 1",
+        lambda f: rewrite(f / "index.json", '"version": 2', '"version": 1'),
+        "is version 1 of 'diffjax index', this program reads version 2",
     ),
     "a version to come": (
         lambda f: (f / "index.json").write_text(
@@ -195,7 +195,7 @@ DAMAGES = {
     ),
     "something else": (
         lambda f: rewrite(f / "index.json", "diffjax index", "recipe"),
-        "is version 1 of 'recipe'",
+        "is version 2 of 'recipe'",
     ),
     **{
         f"garbage {text[:9]!r}": (
@@ -290,7 +290,8 @@ def test_what_is_in_an_index_is_said_without_loading_it(saved):
 def test_the_json_says_what_the_index_is_and_holds_no_time(saved):
     header = json.loads((saved / "index.json").read_text(encoding="ascii"))
     assert header.keys() == {
-        *("format", "version", "fingerprint", "arrays", "config", "pictures")
+        *("format", "version", "fingerprint", "arrays", "config", "pictures"),
+        "recall",
     }
     assert header["arrays"]["bytes"] == arrays(saved).stat().st_size
     assert header["config"] == dataclasses.asdict(CONFIG)

@@ -1,0 +1,97 @@
+"""The loop around an iterative method: when columns stop and what they give."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Stop(NamedTuple):
+    """When an iteration ends. Both may be traced: other numbers compile nothing anew.
+
+    Attributes:
+        rtol: Relative residual at which a column stops.
+        max_steps: Most steps of a column.
+    """
+
+    rtol: float | Array
+    max_steps: int | Array
+
+
+# The solution so far, and whatever else a method carries along.
+State = tuple[Array, ...]
+
+
+class LoopResult(NamedTuple):
+    """What an iterative method found, one entry per column.
+
+    Attributes:
+        value: Solutions.
+        residual: Relative residuals, 0 for a right-hand side of 0.
+        num_steps: Iterations spent.
+    """
+
+    value: Float[Array, "n q"]
+    residual: Float[Array, " q"]
+    num_steps: Int[Array, " q"]
+
+
+def run_loop(
+    start: Callable[[Array], tuple[State, Array]],
+    step: Callable[[State, Array], tuple[State, Array]],
+    rhs: Float[Array, "n q"],
+    stop: Stop,
+    *,
+    keep_best: bool,
+) -> LoopResult:
+    """Iterates until every column has converged or had its steps.
+
+    Args:
+        start: Makes a method's state, its solution first, and the squared residuals
+            [1, q] of the solution 0, from the right-hand sides.
+        step: Goes one step further; is told which columns [1, q] still move.
+        rhs: Right-hand sides.
+        stop: When a column is done.
+        keep_best: Whether to give the iterate of smallest residual, not the last; the
+            start, 0, is one of them.
+
+    Returns:
+        Solutions and diagnostics.
+    """
+    # Squares of small float32 numbers vanish: solve for columns of size 1.
+    size = jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0)
+    state, rhs_sq = start(rhs / jnp.where(size > 0, size, 1))
+    goal = stop.rtol**2 * rhs_sq
+
+    def active(resid_sq: Array) -> Array:
+        return resid_sq > goal  # Strict, so an all-zero column starts finished.
+
+    def cond(carry):
+        _, resid_sq, num_steps, _ = carry
+        return jnp.any(active(resid_sq) & (num_steps < stop.max_steps))
+
+    def body(carry):
+        state, resid_sq, num_steps, best = carry
+        go = active(resid_sq)
+        state, new_sq = step(state, go)
+        resid_sq = jnp.where(go, new_sq, resid_sq)
+        if keep_best:
+            value, least = best
+            better = ~(resid_sq >= least)  # A residual that is no number is taken, too.
+            best = (
+                jnp.where(better, state[0], value),
+                jnp.where(better, resid_sq, least),
+            )
+        return state, resid_sq, num_steps + go.astype(jnp.int32), best
+
+    num_steps = jnp.zeros((1, rhs.shape[1]), jnp.int32)
+    best = (state[0], rhs_sq) if keep_best else ()
+    carry = state, rhs_sq, num_steps, best
+    state, resid_sq, num_steps, best = jax.lax.while_loop(cond, body, carry)
+    value = state[0]
+    if keep_best:
+        value, resid_sq = best
+    residual = jnp.sqrt(resid_sq / jnp.where(rhs_sq > 0, rhs_sq, 1))
+    return LoopResult(value * size, residual[0], num_steps[0])

@@ -1,0 +1,143 @@
+"""Offline diffusion: one sparse solution per database node, combined for a query."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import check_in_range
+from diffjax.graph import check_graph, row_width, truncate
+from diffjax.types import Graph, Scalar
+
+from ._diffuse import diffuse
+
+
+class DiffusionRows(NamedTuple):
+    """Solutions for one-hot right-hand sides, on a few nodes each.
+
+    Attributes:
+        indices: The nodes of every row's solution, -1 in empty places.
+        values: The solution there, 0 in empty places.
+        residual: Relative residual of every row's solve.
+    """
+
+    indices: Int[Array, "n t"]
+    values: Float[Array, "n t"]
+    residual: Float[Array, " n"]
+
+
+def offline_rows(
+    graph: Graph,
+    nodes: Int[Array, "n t"],
+    *,
+    alpha: Scalar = 0.99,
+    rtol: float = 1e-6,
+    max_steps: int = 20,
+    max_degree: int | None = None,
+    batch_size: int = 16,
+) -> DiffusionRows:
+    r"""Solves (I - alpha S_i) f_i = e_i for every node i of a graph.
+
+    S_i is S cut to the nodes given for i, after it was normalised on all of them. Where
+    those are all nodes, f_i is column i of (I - alpha S)^-1, and `combine_rows` gives
+    what `diffuse` gives.
+
+    Args:
+        graph: The normalised graph S, in either form.
+        nodes: For every node those that its solution may reach, such as its t nearest
+            neighbours; -1 in empty places. A node that is not in its own row takes the
+            last place.
+        alpha: How far scores spread, in [0, 1).
+        rtol: Relative residual at which a solve stops.
+        max_steps: Most iterations.
+        max_degree: Most entries of any row of a compressed graph; needed where the
+            graph is traced.
+        batch_size: Solves side by side; each holds t rows of the graph.
+
+    Returns:
+        The solutions.
+
+    Raises:
+        ValueError: If an argument is outside its range, sizes do not match, or
+            `max_degree` is missing under jit.
+
+    References:
+        Yang et al., Efficient image retrieval via decoupling diffusion into online and
+        offline processing, AAAI 2019, https://arxiv.org/abs/1811.10907.
+    """
+    check_in_range("alpha", alpha, low=0, high=1, closed_low=True)
+    check_graph("graph", graph)
+    if nodes.ndim != 2 or nodes.shape[0] != graph.num_nodes or nodes.shape[1] < 1:
+        raise ValueError(
+            f"nodes must have one row per node, {graph.num_nodes}, and one place at "
+            f"least, got {list(nodes.shape)}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    settings = {"rtol": rtol, "max_steps": max_steps, "batch_size": batch_size}
+    return _offline_rows(
+        graph, nodes, alpha, max_degree=row_width(graph, max_degree), **settings
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("rtol", "max_steps", "max_degree", "batch_size")
+)
+def _offline_rows(graph, nodes, alpha, *, rtol, max_steps, max_degree, batch_size):
+    def solve(row):
+        node, own = row
+        last = jnp.where(jnp.any(own == node), own[-1], node)
+        own = own.at[-1].set(last)
+        part = truncate(graph, own, max_degree=max_degree)
+        y = (own == node).astype(graph.weights.dtype)
+        found = diffuse(part, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps)
+        return DiffusionRows(own, found.value[:, 0], found.residual[0])
+
+    every = jnp.arange(graph.num_nodes, dtype=nodes.dtype)
+    return jax.lax.map(solve, (every, nodes), batch_size=batch_size)
+
+
+def combine_rows(
+    rows: DiffusionRows, y: Float[Array, "n q"], *, k: int
+) -> Float[Array, "n q"]:
+    r"""Combines offline solutions for queries: f = sum over i of y_i f_i.
+
+    Args:
+        rows: From `offline_rows`.
+        y: Right-hand sides, one query per column; see `query_vectors`.
+        k: Entries of a column that are used, the largest; as many as `query_vectors`
+            kept lose nothing. A Python number, 1 to n.
+
+    Returns:
+        Scores of all nodes, one column per query.
+
+    Raises:
+        ValueError: If `k` is outside 1..n or sizes do not match.
+
+    References:
+        Yang et al., AAAI 2019, https://arxiv.org/abs/1811.10907.
+    """
+    n = rows.indices.shape[0]
+    if y.shape[0] != n:
+        raise ValueError(f"y must have one row per node, {n}, got {y.shape[0]}.")
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be in 1..{n} (n), got {k}.")
+    return _combine_rows(rows, y, k=k)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _combine_rows(rows, y, *, k):
+    n = y.shape[0]
+
+    def combine(column):
+        weights, chosen = jax.lax.top_k(column, k)
+        places, values = rows.indices[chosen], rows.values[chosen]
+        # Empty places belong to a node past the last, which the scatter drops.
+        places = jnp.where(places >= 0, places, n)
+        return (
+            jnp.zeros(n, y.dtype).at[places].add(weights[:, None] * values, mode="drop")
+        )
+
+    return jax.lax.map(combine, y.T).T

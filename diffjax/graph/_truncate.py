@@ -1,0 +1,127 @@
+"""A part of a graph: some of its nodes and the edges between them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from diffjax._arguments import check_not_halved, is_concrete
+from diffjax.types import Graph
+
+from ._check import check_graph, remember_good
+
+
+def truncate(
+    graph: Graph, nodes: Int[Array | np.ndarray, " t"], *, max_degree: int | None = None
+) -> Graph:
+    """Keeps the rows and columns of some nodes.
+
+    Of an affinity A this is the early cut: `normalize` it afterwards, as the paper
+    does. Of a normalised S it is the late cut of offline diffusion, whose rows keep the
+    weight that leads out of them as loss. `vmap` over lists of nodes gives a batch of
+    small graphs of one shape.
+
+    Args:
+        graph: A graph in either form.
+        nodes: Which nodes, each at most once, in the order that they shall have; -1 is
+            padding and becomes a node without edges.
+        max_degree: Most entries of any row of a compressed graph, a Python number;
+            needed where the graph is traced. Entries past it are lost.
+
+    Returns:
+        The graph on t nodes in the padded form, as wide as `max_degree` or the lists.
+
+    Raises:
+        ValueError: If a node is not in the graph or is named twice, the graph is none,
+            or `max_degree` is missing under jit or too small.
+
+    References:
+        Iscen et al., CVPR 2017, section 4.4, https://arxiv.org/abs/1611.05113 (early);
+        Yang et al., AAAI 2019, https://arxiv.org/abs/1811.10907 (late).
+    """
+    check_not_halved("graph", graph.weights)
+    check_graph("graph", graph)
+    if is_concrete(nodes):
+        _check_nodes(np.asarray(nodes), graph.num_nodes)
+    width = row_width(graph, max_degree)
+    found = _truncate(graph, jnp.asarray(nodes, graph.indices.dtype), width=width)
+    return remember_good(found)
+
+
+def _check_nodes(nodes: np.ndarray, n: int) -> None:
+    if nodes.size and not -1 <= nodes.min() <= nodes.max() < n:
+        raise ValueError(
+            f"nodes must be in -1..{n - 1}, got {nodes.min()}..{nodes.max()}."
+        )
+    different, counts = np.unique(nodes[nodes >= 0], return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"nodes must name each node once, got {different[counts > 1][0]} "
+            f"{counts.max()} times."
+        )
+
+
+def row_width(graph: Graph, max_degree: int | None) -> int:
+    """The most entries of any row: the slots of a padded graph, else `max_degree`.
+
+    Args:
+        graph: A graph in either form.
+        max_degree: What the caller knows of a compressed graph, if anything.
+
+    Returns:
+        A Python number.
+
+    Raises:
+        ValueError: If the graph is traced and `max_degree` is missing, or too small.
+    """
+    if graph.starts is None:
+        return graph.indices.shape[1]
+    if not is_concrete(graph.starts):
+        if max_degree is None:
+            raise ValueError(
+                "max_degree must be given under jit, where the graph has no values."
+            )
+        return max_degree
+    most = int(np.diff(np.asarray(graph.starts)).max(initial=0))
+    if max_degree is not None and max_degree < most:
+        raise ValueError(f"max_degree must be at least {most}, got {max_degree}.")
+    return most if max_degree is None else max_degree
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _truncate(graph: Graph, nodes: Int[Array, " t"], *, width: int) -> Graph:
+    here = nodes >= 0
+    row = jnp.maximum(nodes, 0)
+    if graph.starts is None:
+        columns, weights = graph.indices[row], graph.weights[row]
+    else:
+        columns, weights = _padded_rows(graph, row, graph.starts, width=width)
+    # Where each node went; padding goes nowhere.
+    n, t = graph.num_nodes, nodes.shape[0]
+    position = jnp.full(n, -1, nodes.dtype)
+    position = position.at[jnp.where(here, nodes, n)].set(
+        jnp.arange(t, dtype=nodes.dtype), mode="drop"
+    )
+    kept = (columns >= 0) & here[:, None]
+    moved = jnp.where(kept, position[jnp.maximum(columns, 0)], -1)
+    degrees = None
+    if graph.degrees is not None:
+        own = graph.degrees[row]
+        degrees = jnp.where(here, own, jnp.zeros_like(own))
+    return Graph(
+        indices=moved,
+        weights=jnp.where(moved >= 0, weights, jnp.zeros_like(weights)),
+        degrees=degrees,
+    )
+
+
+def _padded_rows(graph, row, starts, *, width):
+    """Rows of a compressed graph, filled up with empty slots: ([t, w], [t, w])."""
+    places = starts[row][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
+    filled = places < starts[row + 1][:, None]
+    # One entry more, so that a graph without edges has something to gather from.
+    columns = jnp.pad(graph.indices, (0, 1))[jnp.where(filled, places, 0)]
+    weights = jnp.pad(graph.weights, (0, 1))[jnp.where(filled, places, 0)]
+    return jnp.where(filled, columns, -1), weights

@@ -1,0 +1,104 @@
+"""What is computed once per collection: whitening, neighbours, offline solutions."""
+
+import dataclasses
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffjax.diffusion import DiffusionRows, offline_rows
+from diffjax.graph import check_neighbors, knn, recall
+from diffjax.regions import Whitening, fit_pca_whitening, l2_normalize, whiten
+from diffjax.types import Graph, Neighbors
+
+from ._config import IndexConfig
+from ._given import Ids, Vectors, check_rows, row_ids
+from ._pictures import PictureInfo
+from ._storage import Parts
+
+
+def make_parts(
+    vectors: Vectors,
+    image_ids: Ids | None,
+    *,
+    config: IndexConfig,
+    neighbors: Neighbors | None,
+    pictures: PictureInfo | None,
+) -> Parts:
+    """Prepares vectors and finds their neighbours; see `Index.build`."""
+    check_rows("vectors", vectors)
+    n = vectors.shape[0]
+    if n == 0:
+        raise ValueError("vectors must be at least one, got none.")
+    ids = row_ids("image_ids", image_ids, rows=n)
+    if neighbors is not None:
+        check_neighbors("neighbors", neighbors, n=n)
+        config = dataclasses.replace(config, k=neighbors.indices.shape[1])
+    units = l2_normalize(jnp.asarray(vectors))
+    whitening = None
+    if config.dim is not None:
+        whitening = _fit(np.asarray(units), config.dim)
+        units = units if whitening is None else whiten(units, whitening)
+    _warn_of_small("k", config.k, n)
+    _warn_of_small("query_k", config.query_k, n)
+    share = None
+    if neighbors is None:
+        neighbors = knn(units, min(config.k, n), method=config.neighbors)
+        if config.neighbors == "nn-descent":
+            share = recall(neighbors, units)
+    return Parts(
+        vectors=units,
+        image_ids=ids,
+        neighbors=neighbors,
+        whitening=whitening,
+        config=config,
+        pictures=pictures,
+        recall=share,
+        rows=None,
+    )
+
+
+def solve_rows(
+    graph: Graph,
+    neighbors: Neighbors,
+    vectors: Float[Array, "n p"],
+    config: IndexConfig,
+) -> DiffusionRows:
+    """Solves for every region on as many of its nearest as the settings say."""
+    size = min(config.offline or 1, vectors.shape[0])
+    near = neighbors.indices
+    if size > near.shape[1]:
+        near = knn(vectors, size, method=config.neighbors).indices
+    return offline_rows(
+        graph,
+        near[:, :size],
+        alpha=config.alpha,
+        rtol=config.rtol,
+        max_steps=config.max_steps,
+    )
+
+
+def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:
+    """Fits the whitening; None for vectors that do not differ."""
+    try:
+        whitening = fit_pca_whitening(vectors, dim=dim)
+    except ValueError as error:  # Else they are fit for it: checked before.
+        warnings.warn(f"vectors are not whitened: {error}", stacklevel=4)
+        return None
+    got = whitening.projection.shape[1]
+    if got < dim:
+        warnings.warn(
+            f"dim {dim} is more than the {got} dimensions that {len(vectors)} vectors "
+            f"span: using {got}.",
+            stacklevel=4,
+        )
+    return whitening
+
+
+def _warn_of_small(name: str, k: int, n: int) -> None:
+    if k > n:
+        warnings.warn(
+            f"{name} {k} is more than the {n} regions of the collection: using {n}.",
+            stacklevel=4,
+        )

@@ -1,0 +1,201 @@
+"""The three ways to answer: on the whole graph, on short lists, from stored rows."""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffjax.diffusion import DiffusionRows, combine_rows, diffuse, query_vectors
+from diffjax.graph import normalize, shortlist, truncate
+from diffjax.pooling import pool
+from diffjax.ranking import pad_shortlist, scatter_shortlist
+from diffjax.regions import global_descriptors
+from diffjax.types import Graph, Solution
+
+from ._config import IndexConfig, Tail
+
+_TAILS: Mapping[Tail, object] = MappingProxyType(
+    {"global": scatter_shortlist, "zero": pad_shortlist}
+)
+# What the small graphs that are solved side by side may take together.
+_BYTES_AT_ONCE = 2**28
+
+
+class Collection(NamedTuple):
+    """What of an index a search reads.
+
+    Attributes:
+        vectors: Unit region vectors.
+        image_ids: Image of every region.
+        graph: S; A where short lists are cut out of it before they are normalised.
+        weights: Pooling weight of every region; None is sum pooling.
+        descriptors: Global descriptors of the images, for short lists.
+        rows: Solutions made beforehand, for offline diffusion.
+    """
+
+    vectors: Float[Array, "n p"]
+    image_ids: Int[np.ndarray, " n"]
+    graph: Graph
+    weights: Float[Array, " n"] | None
+    descriptors: Float[Array, "m p"] | None
+    rows: DiffusionRows | None
+
+
+class Scores(NamedTuple):
+    """Scores of all images and the diffusion behind them.
+
+    Attributes:
+        scores: Image scores, one column per query.
+        solution: The diffusion, node by node, 0 on nodes that were left out.
+    """
+
+    scores: Float[Array, "m q"]
+    solution: Solution
+
+
+def score_images(
+    collection: Collection,
+    regions: Float[Array, "r p"],
+    query_ids: Int[Array | np.ndarray, " r"],
+    *,
+    config: IndexConfig,
+    num_queries: int,
+    num_images: int,
+) -> Scores:
+    """Scores all images for some queries, in the way that the settings name.
+
+    Args:
+        collection: What is searched.
+        regions: Query regions, prepared as the database's.
+        query_ids: Query of every row.
+        config: Settings.
+        num_queries: Number of queries q.
+        num_images: Number of images m.
+
+    Returns:
+        One column of scores per query.
+    """
+    if collection.descriptors is not None and config.shortlist is not None:
+        ids = np.asarray(collection.image_ids)
+        starts = collection.graph.starts
+        return _score_shortlisted(
+            collection._replace(image_ids=jnp.asarray(ids, jnp.int32)),
+            regions,
+            jnp.asarray(query_ids, jnp.int32),
+            config=config,
+            num_queries=num_queries,
+            max_regions=int(np.bincount(ids).max()),
+            max_degree=int(np.diff(np.asarray(starts)).max(initial=0)),
+        )
+    n = collection.vectors.shape[0]
+    k = min(config.query_k, n)
+    y = query_vectors(
+        collection.vectors,
+        regions,
+        query_ids,
+        k=k,
+        gamma=config.gamma,
+        rule=config.rule,
+        num_queries=num_queries,
+    )
+    if collection.rows is None:
+        solution = diffuse(collection.graph, y, alpha=config.alpha, **_solving(config))
+    else:
+        solution = _from_rows(collection.rows, y, k=k, rtol=config.rtol)
+    scores = pool(
+        solution.value,
+        collection.image_ids,
+        weights=collection.weights,
+        num_images=num_images,
+    )
+    return Scores(scores, solution)
+
+
+def _solving(config):
+    return {
+        "rtol": config.rtol,
+        "max_steps": config.max_steps,
+        "solver": config.solver,
+        "keep_best": config.keep_best,
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("k", "rtol"))
+def _from_rows(rows, y, *, k, rtol):
+    """Combines rows; the residual is the bound that those of the rows give."""
+    size = jnp.linalg.norm(y, axis=0)
+    bound = jnp.sum(rows.residual[:, None] * jnp.abs(y), axis=0)
+    residual = bound / jnp.where(size > 0, size, jnp.ones_like(size))
+    return Solution(
+        value=combine_rows(rows, y, k=k),
+        residual=residual,
+        num_steps=jnp.zeros(y.shape[1], jnp.int32),
+        converged=residual <= rtol,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "config",
+        "num_queries",
+        "max_regions",
+        "max_degree",
+    ),
+)
+def _score_shortlisted(
+    collection,
+    regions,
+    query_ids,
+    *,
+    config,
+    num_queries,
+    max_regions,
+    max_degree,
+):
+    vectors, graph, ids = collection.vectors, collection.graph, collection.image_ids
+    asked = global_descriptors(regions, query_ids, num_images=num_queries)
+    similarity = jnp.matmul(
+        collection.descriptors, asked.T, precision=jax.lax.Precision.HIGHEST
+    )
+    lists = shortlist(similarity, ids, size=config.shortlist, max_regions=max_regions)
+    slots = lists.nodes.shape[1]
+    y = query_vectors(
+        vectors,
+        regions,
+        query_ids,
+        k=min(config.query_k, slots),
+        gamma=config.gamma,
+        rule=config.rule,
+        nodes=lists.nodes,
+        num_queries=num_queries,
+    )
+
+    def solve(query):
+        nodes, column = query
+        part = truncate(graph, nodes, max_degree=max_degree)
+        part = normalize(part) if config.cut == "early" else part
+        found = diffuse(part, column[:, None], alpha=config.alpha, **_solving(config))
+        return jax.tree.map(lambda each: each[..., 0], found)
+
+    each = slots * max(max_degree, 1) * (4 + vectors.dtype.itemsize)
+    batch = min(max(_BYTES_AT_ONCE // each, 1), num_queries)
+    found = jax.lax.map(solve, (lists.nodes, y.T), batch_size=batch)
+    weights = jnp.ones_like(ids, vectors.dtype)
+    weights = weights if collection.weights is None else collection.weights
+    there = lists.nodes >= 0
+    weighted = jnp.where(there, weights[lists.nodes] * found.value, 0)
+    pooled = weighted.reshape(num_queries, config.shortlist, max_regions).sum(2).T
+    n = vectors.shape[0]
+    column = jnp.arange(num_queries)[:, None]
+    everywhere = jnp.zeros((n, num_queries), vectors.dtype)
+    everywhere = everywhere.at[jnp.where(there, lists.nodes, n), column].set(
+        found.value, mode="drop"
+    )
+    scores = _TAILS[config.tail](pooled, lists.images, similarity)
+    return Scores(scores, found._replace(value=everywhere))

@@ -4,7 +4,10 @@ import importlib
 import os
 import sys
 
-_NAMES = "evaluate", "figure1", "network_speed", "picture"
+_NAMES = (
+    *("evaluate", "figure1", "gradient_cost", "neighbors", "network_speed", "picture"),
+    *("reduction", "solvers", "variants"),
+)
 
 
 def main() -> None:

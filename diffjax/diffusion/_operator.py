@@ -91,6 +91,8 @@ def _multiply_native(weights, indices, starts, x):
     return (matrix @ jnp.pad(x, ((0, 0), (0, missing))))[:, :q]
 
 
+# Gathering again takes less time than keeping what was gathered, [e, q], for backwards.
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def _multiply_segments(weights, indices, starts, x):
     rows = Graph(indices, weights, starts).rows
     return jax.ops.segment_sum(

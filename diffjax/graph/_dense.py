@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from diffjax._arguments import check_not_halved
 from diffjax.types import Neighbors
@@ -84,7 +84,7 @@ def nearest(
         Neighbours, ties by lower index; those that do not count have similarity -inf.
     """
 
-    def find(row: Float[Array, " d"]) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
+    def find(row):
         products = jnp.matmul(vectors, row, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.top_k(jnp.where(real, products, -jnp.inf), k)
 

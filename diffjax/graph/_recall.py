@@ -41,7 +41,7 @@ def recall(
         raise ValueError(f"sample must be at least 1, got {sample}.")
     check_neighbors("neighbors", neighbors, n=n)
     host, indices = np.asarray(vectors), np.asarray(neighbors.indices)
-    k = indices.shape[1]
+    k = min(indices.shape[1], n)
     drawn = np.random.default_rng(seed).choice(n, size=min(sample, n), replace=False)
     lengths = np.linalg.norm(host, axis=1)
     rounding = np.sqrt(d) * np.finfo(host.dtype).eps * lengths * lengths.max()

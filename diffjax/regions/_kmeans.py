@@ -2,15 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
 
 def seed_components(
     vectors: Float[Array, "r d"],
     used: Bool[Array, " r"],
-    key: PRNGKeyArray,
-    *,
-    components: int,
+    draws: Float[Array, " g"],
 ) -> Float[Array, "r g"]:
     r"""Gives every region to the nearest of a few of them, drawn by k-means++.
 
@@ -21,9 +19,8 @@ def seed_components(
     Args:
         vectors: Regions of one image; zero in rows that are not used.
         used: Which rows are regions; the others are never drawn and belong to nobody.
-        key: Of the draws. A centre depends neither on how many are drawn after it nor
-            on how many rows are not used.
-        components: Number of centres. A Python number.
+        draws: A number for each centre, drawn evenly from [0, 1): that share of the
+            probability lies before the region that is drawn.
 
     Returns:
         1 where a region belongs to a component, else 0; a constant to differentiation.
@@ -33,25 +30,22 @@ def seed_components(
         2007.
     """
     vectors = jax.lax.stop_gradient(vectors)
-    slots = jnp.arange(vectors.shape[0])
     least = rounding(vectors) ** 2
 
-    def draw(distance, number):
-        # A key for each row: with one for all, what a row gets may depend on how many
-        # rows there are.
-        draws = jax.random.fold_in(key, number)
-        keys = jax.vmap(lambda slot: jax.random.fold_in(draws, slot))(slots)
-        noise = jax.vmap(lambda own: jax.random.gumbel(own, dtype=vectors.dtype))(keys)
+    def draw(distance: Array, share: Array) -> tuple[Array, Array]:
         apart = distance > least
-        logits = jnp.where(apart, jnp.log(jnp.where(apart, distance, 1)), -jnp.inf)
-        centre = vectors[jnp.argmax(logits + noise)]
+        mass = jnp.where(apart, jnp.where(jnp.isinf(distance), 1, distance), 0)
+        sums = jnp.cumsum(mass)
+        # The first that reaches its share; one that is apart, whatever rounding does.
+        chosen = jnp.argmax(jnp.where(apart, 1 + (sums > share * sums[-1]), 0))
+        centre = vectors[chosen]
         own = jnp.where(used, ((vectors - centre[None, :]) ** 2).sum(-1), 0)
         own = jnp.where(apart.any(), own, jnp.inf)  # There was nothing to draw.
         return jnp.minimum(distance, own), own
 
-    nowhere = jnp.where(used, jnp.finfo(vectors.dtype).max, 0)
-    distances = jax.lax.scan(draw, nowhere, jnp.arange(components))[1]
-    members = jax.nn.one_hot(distances.argmin(0), components, dtype=vectors.dtype)
+    nowhere = jnp.where(used, jnp.asarray(jnp.inf, vectors.dtype), 0)
+    distances = jax.lax.scan(draw, nowhere, draws)[1]
+    members = jax.nn.one_hot(distances.argmin(0), draws.shape[0], dtype=vectors.dtype)
     return jnp.where(used[:, None], members, 0)
 
 

@@ -36,7 +36,7 @@ def fit_mixture(
         vectors: At least one.
         components: Number of components, at least 1. There are no more than vectors
             that differ: those beyond are dropped, see `Mixture`. A Python number.
-        key: Of the draws. One more restart tries what fewer do, and one start more.
+        key: Of the draws.
         covariance: See `improve_mixture`.
         restarts: Number of starts, at least 1. A Python number.
         steps: See `improve_mixture`.
@@ -76,41 +76,47 @@ def check_fit(components: int, restarts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("components", "covariance", "restarts", "steps")
-)
-def _fit_all(vectors, key, regularization, **settings):
-    used = jnp.ones(vectors.shape[0], jnp.bool_)
-    return fit(vectors, used, key, regularization, **settings)
-
-
 def fit(
     vectors: Float[Array, "r d"],
     used: Bool[Array, " r"],
-    key: PRNGKeyArray,
+    starts: Float[Array, "s g"],
     regularization: Scalar,
     *,
-    components: int,
     covariance: Covariance,
-    restarts: int,
     steps: int,
 ) -> Mixture:
     """Fits as `fit_mixture` to the rows that are used; the others must be zero.
 
-    Without such a row all weights are 0.
+    Args:
+        vectors: Regions of one image.
+        used: Which rows are regions; without any, all weights are 0.
+        starts: What `seed_components` needs, a row for each of s restarts.
+        regularization: See `improve_mixture`.
+        covariance: See `improve_mixture`.
+        steps: See `improve_mixture`.
     """
     update = functools.partial(
         maximize, vectors, covariance=covariance, regularization=regularization
     )
 
-    def attempt(number):
-        draws = jax.random.fold_in(key, number)
-        members = seed_components(vectors, used, draws, components=components)
+    def attempt(draws):
+        members = seed_components(vectors, used, draws)
         return improve(vectors, used, update(members), update, steps=steps)
 
-    found = jax.vmap(attempt)(jnp.arange(restarts))
+    found = jax.vmap(attempt)(starts)
     likelihood = found.log_likelihood
     best = likelihood.max()
     slack = 100 * jnp.finfo(vectors.dtype).eps * jnp.abs(best)
     taken = jnp.argmax(likelihood >= best - slack)
     return jax.tree.map(lambda part: part[taken], found)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("components", "covariance", "restarts", "steps")
+)
+def _fit_all(vectors, key, regularization, *, components, covariance, restarts, steps):
+    starts = jax.random.uniform(key, (restarts, components), vectors.dtype)
+    used = jnp.ones(vectors.shape[0], jnp.bool_)
+    return fit(
+        vectors, used, starts, regularization, covariance=covariance, steps=steps
+    )

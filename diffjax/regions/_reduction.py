@@ -17,7 +17,7 @@ from diffjax._arguments import (
 )
 from diffjax.types import Scalar
 
-from ._em import Covariance, check_em, shares_of_components
+from ._em import Covariance, Mixture, check_em, shares_of_components
 from ._kmeans import rounding
 from ._mixture import check_fit, fit
 from ._pooling import l2_normalize
@@ -111,48 +111,62 @@ def reduce_regions(
     return Reduced(means, images)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        *("components", "covariance", "restarts", "steps"),
-        *("num_images", "max_regions"),
-    ),
-)
+_STATIC = "components", "covariance", "restarts", "steps", "num_images", "max_regions"
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
 def _reduce(
-    vectors, image_ids, key, regularization, *, num_images, max_regions, **settings
+    vectors,
+    image_ids,
+    key,
+    regularization,
+    *,
+    components,
+    covariance,
+    restarts,
+    steps,
+    num_images,
+    max_regions,
 ):
     """Computes unit means, [m g, d], zero where dropped, and which are kept, [m g]."""
     rows, dimensions = vectors.shape
     if rows == 0 or num_images == 0:
-        none = num_images * settings["components"]
+        none = num_images * components
         return jnp.zeros((none, dimensions), vectors.dtype), jnp.zeros(none, jnp.bool_)
     # Up to a whole number of batches: a rest would be compiled once more.
     batch = min(_IMAGES_AT_ONCE, num_images)
     images = jnp.arange(-(-num_images // batch) * batch, dtype=jnp.int32)
-    starts = jnp.searchsorted(image_ids, images, side="left")
-    counts = jnp.searchsorted(image_ids, images, side="right") - starts
+    first = jnp.searchsorted(image_ids, images, side="left")
+    counts = jnp.searchsorted(image_ids, images, side="right") - first
     slots = jnp.arange(max_regions, dtype=jnp.int32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(images)
+    draw = functools.partial(
+        jax.random.uniform, shape=(restarts, components), dtype=vectors.dtype
+    )
 
     @jax.checkpoint  # A gradient keeps nothing but the regions of other batches.
     def reduce(image):
-        number, start, regions = image
+        row, regions, start = image
         used = slots < regions
-        own = vectors[jnp.minimum(start + slots, rows - 1)]
-        own = jnp.where(used[:, None], own, 0)
+        own: Array = vectors[jnp.minimum(row + slots, rows - 1)]
+        own = jnp.where(used[:, None], own, jnp.zeros_like(own))
         own = jnp.where(regions > max_regions, jnp.nan, own)
-        draws = jax.random.fold_in(key, number)
-        mixture = fit(own, used, draws, regularization, **settings)
+        mixture = fit(
+            own, used, start, regularization, covariance=covariance, steps=steps
+        )
         kept = ~(mixture.weights == 0)
         return jnp.where(kept[:, None], _directions(own, used, mixture), 0), kept
 
-    means, kept = jax.lax.map(reduce, (images, starts, counts), batch_size=batch)
+    means, kept = jax.lax.map(
+        reduce, (first, counts, jax.vmap(draw)(keys)), batch_size=batch
+    )
     return (
         means[:num_images].reshape(-1, dimensions),
         kept[:num_images].reshape(-1),
     )
 
 
-def _directions(vectors, used, mixture):
+def _directions(vectors: Array, used: Array, mixture: Mixture) -> Array:
     """Scales means to unit length, or takes a region where there is no direction."""
     member = vectors[shares_of_components(vectors, used, mixture).argmax(0)]
     cancels = (mixture.means**2).sum(-1) <= rounding(vectors) ** 2

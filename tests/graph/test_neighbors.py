@@ -4,6 +4,8 @@ import pytest
 
 from diffjax.graph import knn
 
+METHODS = "exact", "nn-descent", "sharded"
+
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def vectors(request, collection):
@@ -13,9 +15,10 @@ def vectors(request, collection):
     return collection.vectors.astype(request.param)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_agrees_with_sorting_all_products(vectors, k):
-    got = knn(vectors, k)
+def test_agrees_with_sorting_all_products(vectors, k, method):
+    got = knn(vectors, k, method=method)
     products = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
     expected = np.argsort(-products, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(got.indices, expected)
@@ -26,6 +29,7 @@ def test_agrees_with_sorting_all_products(vectors, k):
         atol=tolerance,
     )
     assert got.similarities.dtype == vectors.dtype
+    assert got.indices.dtype == np.int32
 
 
 def test_a_vector_is_among_its_own_neighbours(vectors):
@@ -33,15 +37,30 @@ def test_a_vector_is_among_its_own_neighbours(vectors):
     assert (got == np.arange(len(vectors))[:, None]).any(1).all()
 
 
-def test_all_vectors_may_be_neighbours(vectors):
-    got = np.sort(np.asarray(knn(vectors, len(vectors)).indices), axis=1)
+@pytest.mark.parametrize("method", METHODS)
+def test_all_vectors_may_be_neighbours(vectors, method):
+    got = np.sort(np.asarray(knn(vectors, len(vectors), method=method).indices), axis=1)
     assert (got == np.arange(len(vectors))).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_vector_is_its_own_neighbour(method):
+    got = knn(np.array([[0.6, 0.8]], np.float32), 1, method=method)
+    np.testing.assert_array_equal(got.indices, [[0]])
+    np.testing.assert_allclose(got.similarities, [[1.0]], rtol=1e-6)
 
 
 def test_takes_jax_arrays(collection):
     vectors = collection.vectors.astype(np.float32)
     np.testing.assert_array_equal(
         knn(jnp.asarray(vectors), 4).indices, knn(vectors, 4).indices
+    )
+
+
+def test_takes_arrays_that_are_not_contiguous(collection):
+    vectors = collection.vectors.astype(np.float32)
+    np.testing.assert_array_equal(
+        knn(np.asfortranarray(vectors), 4).indices, knn(vectors, 4).indices
     )
 
 
@@ -55,6 +74,13 @@ def test_rejects_a_k_outside_one_to_n(vectors, k):
 def test_rejects_an_unknown_method(vectors):
     with pytest.raises(ValueError, match="method must be one of"):
         knn(vectors, 1, method="psychic")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rejects_vectors_that_are_not_finite_and_names_the_row(vectors, bad):
+    vectors[[7, 9], 1] = bad
+    with pytest.raises(ValueError, match="finite, got .* 2 of .* first in row 7"):
+        knn(vectors, 3)
 
 
 def test_refuses_doubles_that_jax_would_halve(collection):

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from diffjax.graph import _exact
+from diffjax.graph._exact import exact_search
+
+
+def sort_all(vectors, k):
+    products = vectors @ vectors.T
+    order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(products, order, axis=1)
+
+
+def indistinct(rng, n):
+    """Vectors that single precision can't tell apart, with exact double products.
+
+    Coordinates are multiples of 1/4 up to 1 plus up to three times 2^-24: products are
+    multiples of 2^-48 below 2^4, so 52 bits hold them; 2^-24 is half a unit in the last
+    place of a float32 of 1.
+    """
+    coarse = rng.integers(1, 5, size=(n // 8, 6)) / 4
+    return np.repeat(coarse, 8, axis=0) + rng.integers(-3, 4, size=(n, 6)) * 2.0**-24
+
+
+@pytest.mark.parametrize("k", [1, 6, 40])
+def test_doubles_are_told_apart_where_single_precision_cannot(k):
+    vectors = indistinct(np.random.default_rng(k), 400)
+    rounded = vectors.astype(np.float32).astype(np.float64)
+    assert (sort_all(rounded, k)[0] != sort_all(vectors, k)[0]).mean() > 0.2
+    indices, similarities = exact_search(vectors, k)
+    expected = sort_all(vectors, k)
+    np.testing.assert_array_equal(indices, expected[0])
+    np.testing.assert_array_equal(similarities, expected[1])
+
+
+def test_ties_of_doubles_go_by_lower_index_however_many_there_are():
+    # Each of 4 directions 30 times: no list of 5 holds all that are equally near.
+    vectors = np.tile(np.eye(4), (30, 1))
+    indices, similarities = exact_search(vectors, 5)
+    np.testing.assert_array_equal(
+        indices, np.arange(120)[:, None] % 4 + 4 * np.arange(5)
+    )
+    np.testing.assert_array_equal(similarities, 1.0)
+
+
+def test_few_rows_of_real_data_are_searched_twice(collection, monkeypatch):
+    seen = []
+    again = _exact._block_search
+
+    def watch(vectors, nodes, k):
+        seen.append(len(nodes))
+        return again(vectors, nodes, k)
+
+    monkeypatch.setattr(_exact, "_block_search", watch)
+    exact_search(collection.vectors, 5)
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("power", [-300, -60, 200, 300])
+def test_size_of_the_vectors_does_not_matter(collection, power):
+    # A power of two: products change by exactly its square.
+    indices, similarities = exact_search(collection.vectors * 2.0**power, 6)
+    expected = exact_search(collection.vectors, 6)
+    np.testing.assert_array_equal(indices, expected[0])
+    np.testing.assert_array_equal(similarities, expected[1] * 4.0**power)
+
+
+def test_vectors_of_very_different_sizes_are_told_apart():
+    # In the range of single precision the small ones are all zero.
+    rng = np.random.default_rng(0)
+    vectors = rng.integers(-8, 9, size=(80, 5)) * 1.0
+    vectors[::2] *= 2.0**-200
+    indices, similarities = exact_search(vectors, 7)
+    expected = sort_all(vectors, 7)
+    np.testing.assert_array_equal(indices, expected[0])
+    np.testing.assert_array_equal(similarities, expected[1])
+
+
+def test_zero_vectors_have_all_similarities_zero():
+    indices, similarities = exact_search(np.zeros((40, 3)), 4)
+    np.testing.assert_array_equal(indices, np.tile(np.arange(4), (40, 1)))
+    np.testing.assert_array_equal(similarities, 0.0)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_blocks_of_any_size_give_the_same(rows, monkeypatch):
+    vectors = indistinct(np.random.default_rng(0), 120)
+    monkeypatch.setattr(_exact, "_BLOCK_ROWS", rows)
+    indices, _ = exact_search(vectors, 6)
+    np.testing.assert_array_equal(indices, sort_all(vectors, 6)[0])

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from diffjax.graph import check_neighbors, knn
+from diffjax.types import Neighbors
+
+GOOD = Neighbors(
+    np.array([[0, 1], [1, -1], [2, 0]], np.int32),
+    np.array([[1, 0.5], [1, 0], [1, -0.5]], np.float32),
+)
+
+
+def change(place, *, index=None, similarity=None):
+    """The good lists with one entry changed."""
+    indices, similarities = GOOD.indices.copy(), GOOD.similarities.copy()
+    if index is not None:
+        indices[place] = index
+    if similarity is not None:
+        similarities[place] = similarity
+    return Neighbors(indices, similarities)
+
+
+def test_accepts_what_the_search_gives_and_empty_slots(collection):
+    vectors = collection.vectors.astype(np.float32)
+    check_neighbors("lists", knn(vectors, 5), n=len(vectors))
+    check_neighbors("lists", GOOD, n=3)
+    check_neighbors("lists", change((1, 0), index=-1), n=3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (change((1, 1), index=3), r"lists must have indices .* got 3 in row 1"),
+        (change((2, 1), index=-2), r"indices in -1\.\.n-1, got -2 in row 2"),
+        (change((2, 1), index=2), "each index once in a row, got 2 in row 2"),
+        (change((0, 1), similarity=np.nan), "finite .* got nan in row 0"),
+        (change((1, 0), similarity=-np.inf), "finite .* got -inf in row 1"),
+    ],
+)
+def test_names_the_first_bad_row(bad, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check_neighbors("lists", bad, n=3)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        GOOD._replace(similarities=GOOD.similarities[:, :1]),
+        GOOD._replace(similarities=GOOD.similarities[:2]),
+        Neighbors(GOOD.indices[:, 0], GOOD.similarities[:, 0]),
+        Neighbors(GOOD.indices[:2], GOOD.similarities[:2]),
+    ],
+)
+def test_refuses_other_shapes(bad):
+    with pytest.raises(ValueError, match=r"of shape \[3, k\], got \["):
+        check_neighbors("lists", bad, n=3)

@@ -1,0 +1,201 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from diffjax.diffusion import combine_rows, diffuse, offline_rows, query_vectors
+from diffjax.graph import affinity, knn, normalize
+from diffjax.index import PRESETS, Index, IndexConfig
+from diffjax.pooling import gmp_weights, pool
+from diffjax.ranking import rank
+from diffjax.types import Neighbors
+
+BASE = IndexConfig(k=12, query_k=9, max_steps=200, rtol=1e-10)
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def build(collection, **settings) -> Index:
+    config = dataclasses.replace(BASE, **settings)
+    return Index.build(collection.vectors, collection.image_ids, config=config)
+
+
+def search(index, collection):
+    return index.search(collection.queries, collection.query_ids, top=24)
+
+
+def dense_scores(index, collection, query, *, size, cut):
+    """Image scores of one query on its short list, from the formulas."""
+    vectors, ids = collection.vectors, collection.image_ids
+    regions = collection.queries[collection.query_ids == query]
+    sums = np.array([vectors[ids == image].sum(0) for image in range(24)])
+    sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+    similarity = sums @ regions.sum(0) / np.linalg.norm(regions.sum(0))
+    images = np.argsort(-similarity, kind="stable")[:size]
+    nodes = np.concatenate([np.flatnonzero(ids == image) for image in images])
+    part = np.ix_(nodes, nodes)
+    a = oracle.affinity(vectors, index.config.k, 3.0)
+    s = oracle.normalized(a)[part] if cut == "late" else oracle.normalized(a[part])
+    k = min(index.config.query_k, len(nodes))
+    y = oracle.query_vector(vectors[nodes], regions, k, 3.0, "paper")
+    f = oracle.diffusion(s, y, index.config.alpha)
+    weights = oracle.gmp_weights(vectors, ids, 1.0)[nodes]
+    scores = [(weights * f)[ids[nodes] == image].sum() for image in images]
+    return images, np.array(scores), similarity
+
+
+@pytest.mark.parametrize("cut", ["early", "late"])
+def test_a_short_list_is_diffused_on_its_own_part_of_the_graph(collection, cut):
+    index = build(collection, shortlist=10, cut=cut)
+    found = search(index, collection)
+    for query in range(5):
+        images, scores, similarity = dense_scores(
+            index, collection, query, size=10, cut=cut
+        )
+        order = np.argsort(-scores, kind="stable")
+        np.testing.assert_array_equal(found.images[query, :10], images[order])
+        np.testing.assert_allclose(found.scores[query, :10], scores[order], rtol=1e-7)
+        rest = np.setdiff1d(np.arange(24), images)
+        rest = rest[np.argsort(-similarity[rest], kind="stable")]
+        np.testing.assert_array_equal(found.images[query, 10:], rest)
+        assert (np.diff(found.scores[query]) <= 0).all()
+
+
+def test_images_outside_may_score_zero_as_in_the_release(collection):
+    index = build(collection, shortlist=10, tail="zero")
+    found = search(index, collection)
+    for query in range(5):
+        images, *_ = dense_scores(index, collection, query, size=10, cut="early")
+        outside = ~np.isin(found.images[query], images)
+        assert (np.asarray(found.scores[query])[outside] == 0).all()
+        assert (np.diff(np.asarray(found.images[query])[outside]) > 0).all()
+
+
+@pytest.mark.parametrize("cut", ["early", "late"])
+def test_a_list_of_all_images_changes_nothing(collection, cut):
+    whole = search(build(collection), collection)
+    limited = search(build(collection, shortlist=24, cut=cut), collection)
+    longer = search(build(collection, shortlist=99, cut=cut), collection)
+    for found in limited, longer:
+        np.testing.assert_array_equal(found.images, whole.images)
+        np.testing.assert_allclose(found.scores, whole.scores, rtol=1e-12)
+
+
+def test_the_solution_of_a_short_list_stands_on_its_own_nodes(collection):
+    found = search(build(collection, shortlist=6), collection)
+    assert found.solution.value.shape == (len(collection.vectors), 5)
+    for query in range(5):
+        own = np.isin(collection.image_ids, found.images[query, :6])
+        assert (np.asarray(found.solution.value)[~own, query] == 0).all()
+        assert (np.asarray(found.solution.value)[own, query] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"shortlist": 10}, {"offline": 20, "cut": "late"}]
+)
+def test_a_query_alone_gets_the_answers_that_it_gets_in_a_batch(collection, settings):
+    index = build(collection, **settings)
+    together = search(index, collection)
+    for query in range(5):
+        own = collection.queries[collection.query_ids == query]
+        alone = index.search(own, np.zeros(len(own), np.int32), top=24)
+        np.testing.assert_array_equal(alone.images[0], together.images[query])
+        np.testing.assert_allclose(alone.scores[0], together.scores[query], rtol=1e-9)
+
+
+def test_offline_rows_on_all_nodes_answer_like_a_solve(collection):
+    whole = search(build(collection), collection)
+    offline = search(build(collection, offline=999, cut="late"), collection)
+    np.testing.assert_array_equal(offline.images, whole.images)
+    np.testing.assert_allclose(offline.scores, whole.scores, rtol=1e-7)
+    assert (offline.solution.residual < 1e-9).all()
+    np.testing.assert_array_equal(offline.solution.num_steps, 0)
+
+
+def test_rows_and_recall_are_kept_on_disk(collection, tmp_path):
+    index = dataclasses.replace(build(collection, offline=20, cut="late"), recall=0.875)
+    index.save(tmp_path / "index")
+    loaded = Index.load(tmp_path / "index")
+    assert loaded.recall == 0.875
+    assert loaded.rows is not None
+    assert index.rows is not None
+    for got, wanted in zip(loaded.rows, index.rows, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(
+        search(loaded, collection).scores, search(index, collection).scores
+    )
+
+
+def test_ready_neighbours_are_taken_as_they_are(collection):
+    ready = knn(collection.vectors, 12)
+    config = dataclasses.replace(BASE, k=50)
+    index = Index.build(
+        collection.vectors, collection.image_ids, config=config, neighbors=ready
+    )
+    assert index.config.k == 12
+    searched = search(build(collection), collection)
+    np.testing.assert_allclose(
+        search(index, collection).scores, searched.scores, rtol=1e-12
+    )
+    bad = Neighbors(ready.indices.at[3, 2].set(999), ready.similarities)
+    with pytest.raises(ValueError, match=r"neighbors must have .* got 999 in row 3"):
+        Index.build(collection.vectors, collection.image_ids, neighbors=bad)
+
+
+def test_approximate_neighbours_say_how_many_they_found(collection):
+    index = build(collection, neighbors="nn-descent")
+    assert index.recall is not None
+    assert 0.9 < index.recall <= 1
+    assert build(collection).recall is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_its_steps_put_together(collection, name):
+    config = dataclasses.replace(PRESETS[name], k=12, query_k=9)
+    vectors, ids = jnp.asarray(collection.vectors), collection.image_ids
+    found = search(Index.build(vectors, ids, config=config), collection)
+    graph = normalize(affinity(knn(vectors, 12)))
+    rule = "official" if name == "official" else "paper"
+    queries = jnp.asarray(collection.queries)
+    y = query_vectors(vectors, queries, collection.query_ids, k=9, rule=rule)
+    if name == "offline-late":
+        n = len(ids)
+        rows = offline_rows(graph, knn(vectors, n).indices)
+        f = combine_rows(rows, y, k=9)
+    else:
+        f = diffuse(graph, y, keep_best=name == "official").value
+    scores = pool(f, ids, weights=gmp_weights(vectors, ids))
+    np.testing.assert_array_equal(found.images.T, rank(scores))
+
+
+def test_presets_are_what_their_sources_say():
+    paper, official, offline = (
+        PRESETS[name] for name in ("paper", "official", "offline-late")
+    )
+    assert (paper.k, paper.query_k, paper.gamma, paper.alpha) == (200, 200, 3.0, 0.99)
+    assert (paper.rule, paper.max_steps, paper.pooling) == ("paper", 20, "gmp")
+    assert (official.rule, official.keep_best) == ("official", True)
+    assert (official.cut, official.tail) == ("early", "zero")
+    assert (offline.cut, offline.offline) == ("late", 1000)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        paper.k = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"shortlist": 0}, "shortlist must be at least 1, got 0"),
+        ({"offline": 0, "cut": "late"}, "offline must be at least 1, got 0"),
+        ({"cut": "never"}, "cut must be one of"),
+        ({"tail": "long"}, "tail must be one of"),
+        ({"neighbors": "psychic"}, "neighbors must be one of"),
+        ({"offline": 5}, "cut must be 'late' with offline"),
+        ({"offline": 5, "shortlist": 5, "cut": "late"}, "offline and shortlist must"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_that_can_not_be_meant_are_refused(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        IndexConfig(**settings)

@@ -28,6 +28,21 @@ def check_in_range(
         raise ValueError(f"{name} must be {rule}, got {value}.")
 
 
+def check_matrix(name: str, array: Any) -> None:
+    """Refuses what is no matrix of floating point.
+
+    Raises:
+        ValueError: With the type and shape.
+    """
+    kind, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
+    if kind is None or shape is None:
+        raise ValueError(f"{name} must be an array, got {type(array).__name__}.")
+    if len(shape) != 2 or not np.issubdtype(kind, np.floating):
+        raise ValueError(
+            f"{name} must be a matrix of floating point, got {kind} {list(shape)}."
+        )
+
+
 def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
     """Refuses vectors that JAX would halve silently, that are not finite, or zero.
 
@@ -37,17 +52,16 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
     check_not_halved(name, vectors)
     if not is_concrete(vectors) or vectors.size == 0:
         return
-    # One pass without a copy: a row with NaN or infinity has no finite sum of squares,
-    # unless it overflows, which rows of that size deserve.
     host = np.asarray(vectors)
-    squares = np.einsum("nd,nd->n", host, host)
-    bad = np.flatnonzero(~np.isfinite(squares))
+    # By the largest number of a row: its square may be too large or too small.
+    largest = np.maximum(host.max(axis=1), -host.min(axis=1))
+    bad = np.flatnonzero(~np.isfinite(largest))
     if bad.size:
         raise ValueError(
             f"{name} must be finite, got NaN or infinity in {bad.size} of "
             f"{len(host)} rows, first in row {bad[0]}."
         )
-    bad = np.flatnonzero(squares == 0)
+    bad = np.flatnonzero(largest == 0)
     if bad.size:
         raise ValueError(
             f"{name} must have a direction, got {bad.size} of {len(host)} rows that "

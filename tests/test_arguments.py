@@ -92,11 +92,11 @@ def test_no_rule_about_values_applies_under_tracing(transform):
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 def test_finite_vectors_with_a_direction_pass(kind):
-    check_vectors("vectors", kind(np.eye(3, dtype=np.float32) * 1e-12))
+    check_vectors("vectors", kind(np.eye(3, dtype=np.float32) * 1e-30))
     check_vectors("vectors", kind(np.zeros((0, 3), np.float32)))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_vectors_that_are_not_finite_are_counted_and_the_first_is_named(bad):
     vectors = np.ones((4, 3), np.float32)
     vectors[[1, 3], [0, 2]] = bad

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffjax._arguments import check_in_range, check_not_halved
+from diffjax._arguments import check_in_range, check_matrix, check_not_halved
 from diffjax.graph import check_graph
 from diffjax.types import Graph, Scalar, Solution
 
@@ -53,7 +53,8 @@ def diffuse(
             MATLAB's pcg does, the start 0 among them; not for "cg-bcoo".
         mesh: Devices to share the work, each taking an equal part of the rows of a
             graph in the padded form; not for "direct" and "cg-bcoo". None leaves
-            everything where it is.
+            everything where it is. Take gradients on a mesh inside `jit`: outside, what
+            JAX keeps for backwards may be laid out as it has no name for.
 
     Returns:
         Scores of all nodes and, per query, residual, iterations and whether the
@@ -61,14 +62,16 @@ def diffuse(
 
     Raises:
         ValueError: If `alpha` or `rtol` is outside [0, 1), `max_steps` is below 1,
-            `solver` is unknown or can't do what is asked, sizes do not match, or the
-            graph has weights that are negative, not finite or not symmetric.
+            `solver` is unknown or can't do what is asked, sizes do not match, `y` is
+            no matrix of floating point, or the graph is not normalised or has weights
+            that are negative, not finite or not symmetric.
 
     References:
         Iscen et al., CVPR 2017, eq. 3, 4, 17 and 18, https://arxiv.org/abs/1611.05113.
     """
     check_in_range("alpha", alpha, low=0, high=1, closed_low=True)
     check_in_range("rtol", rtol, low=0, high=1, closed_low=True)
+    check_matrix("y", y)
     check_not_halved("y", y)
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
@@ -82,6 +85,11 @@ def diffuse(
         )
     if mesh is not None and solver in {"direct", "cg-bcoo"}:
         raise ValueError(f"mesh must be None for solver {solver!r}, got {mesh}.")
+    if graph.degrees is None:
+        raise ValueError(
+            "graph must be normalised, got one without degrees: give it to normalize "
+            "first; a ready-made S gets them by ._replace(degrees=jnp.ones(n))."
+        )
     check_graph("graph", graph)
     return _diffuse(
         graph,

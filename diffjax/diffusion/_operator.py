@@ -52,12 +52,17 @@ def multiply_rows(
         As many rows as were given.
     """
 
+    # Backwards a slot is gathered again: kept, all of them would be [r, k, q].
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def add_slot(total, slot):
         columns, weight = slot
         return total + weight[:, None] * x[jnp.maximum(columns, 0)], None
 
     # An empty slot has weight 0, so what it gathers does not matter.
     start = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
+    # Inside shard_map each device sums other rows: the sum must vary as they do.
+    spread = tuple(jax.typeof(weights).vma)
+    start = jax.lax.pcast(start, spread, to="varying") if spread else start
     return jax.lax.scan(add_slot, start, (indices.T, weights.T))[0]
 
 

@@ -96,11 +96,6 @@ def solve_unnormalized(
     edges has D = 1 and so F = Y. Residuals are measured as those of I - alpha S, so
     that `rtol` means the same as for every other solver.
     """
-    if graph.degrees is None:
-        raise ValueError(
-            "graph must have the degrees that eq. 18 needs, got none: let normalize "
-            "make it."
-        )
 
     def loop(graph, stop, alpha, rhs):
         degrees = _degrees(graph)

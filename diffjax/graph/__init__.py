@@ -5,6 +5,7 @@ from ._affinity import kernel as kernel
 from ._check import check_graph as check_graph
 from ._compress import compress as compress
 from ._dense import knn_dense as knn_dense
+from ._edges import edge_similarities as edge_similarities
 from ._insert import insert as insert
 from ._neighbors import Method as Method
 from ._neighbors import knn as knn

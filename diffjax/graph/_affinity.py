@@ -36,7 +36,7 @@ def affinity(neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0) -> Graph:
     check_in_range("gamma", gamma, low=0, high=float("inf"))
     if isinstance(neighbors, Graph):
         check_not_halved("neighbors", neighbors.weights)
-        check_graph("neighbors", neighbors)
+        check_graph("neighbors", neighbors, signed=True)
         return remember_good(_raise_graph(neighbors, gamma))
     check_not_halved("neighbors", neighbors.similarities)
     return remember_good(_affinity(neighbors, gamma))

@@ -13,12 +13,13 @@ from diffjax.types import Graph
 _GOOD: weakref.WeakValueDictionary[int, jax.Array] = weakref.WeakValueDictionary()
 
 
-def check_graph(name: str, graph: Graph) -> None:
+def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
     """Refuses a concrete graph that is no affinity, or no normalised one.
 
     Args:
         name: What the caller calls it.
         graph: The graph, in either form; a traced one passes.
+        signed: Whether weights may be negative, as raw similarities may.
 
     Raises:
         ValueError: If a weight is NaN, infinite or negative, an index is not that of a
@@ -41,7 +42,8 @@ def check_graph(name: str, graph: Graph) -> None:
             f"{name} must have finite weights, got {weights[bad][0]} in {bad.sum()} of "
             f"{weights.size} places."
         )
-    if weights.size and weights.min() < 0:
+    negative = bool(weights.size) and weights.min() < 0
+    if negative and not signed:
         raise ValueError(
             f"{name} must have weights of at least 0, got {weights.min()}."
         )
@@ -57,7 +59,8 @@ def check_graph(name: str, graph: Graph) -> None:
             f"{name} must be symmetric, got weights that differ by up to "
             f"{abs(matrix - matrix.T).max():.3g} between the two directions."
         )
-    remember_good(graph)
+    if not negative:
+        remember_good(graph)
 
 
 def remember_good(graph: Graph) -> Graph:

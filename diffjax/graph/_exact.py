@@ -28,7 +28,7 @@ def exact_search(
     """
     if vectors.dtype == np.float32:
         return faiss_search(vectors, k)
-    n, d = vectors.shape
+    n = len(vectors)
     nodes = np.arange(n)
     single, scale = to_single(vectors)
     candidates, near = faiss_search(single, min(n, k + max(k // 4, 16)))

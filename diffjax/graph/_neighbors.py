@@ -41,7 +41,8 @@ def knn(
         method: "exact" compares all pairs, on the processor; "sharded" does so on the
             devices of JAX, each of which holds a part of the vectors; "nn-descent"
             compares neighbours of neighbours, and misses a few: see `recall`. It pays
-            from about 100,000 vectors on; up to 1,024 are searched exactly instead.
+            from about 100,000 vectors on at k 50, a million at k 200; up to 1,024 are
+            searched exactly instead.
         index: A faiss index that holds these vectors in this order, of any type that
             compares by inner product or distance: its answers are the candidates, of
             which the similarities are computed anew from `vectors`. None to search by

@@ -23,12 +23,18 @@ def normalize(graph: Graph) -> Graph:
         S in the same form, with the degrees of A kept.
 
     Raises:
-        ValueError: If weights are negative, not finite or not symmetric.
+        ValueError: If the graph is normalised already, or weights are negative, not
+            finite or not symmetric.
 
     References:
         Iscen et al., CVPR 2017, eq. 2, https://arxiv.org/abs/1611.05113.
     """
     check_not_halved("graph", graph.weights)
+    if graph.degrees is not None:
+        raise ValueError(
+            "graph must be an affinity, got one that is normalised already: a part of "
+            "it that was cut late stays as it is."
+        )
     check_graph("graph", graph)
     return remember_good(_normalize(graph))
 

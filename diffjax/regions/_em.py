@@ -160,7 +160,8 @@ def maximize(
     # "is above": NaN is no reason to leave one out.
     alive = ~(total <= 10 * jnp.finfo(vectors.dtype).eps)
     total = jnp.where(alive, total, 0)
-    parts = jnp.where(alive, shares / jnp.where(alive, total, 1), 0)
+    sizes = jnp.where(alive, total, 1)[None, :]
+    parts = jnp.where(alive[None, :], shares / sizes, 0)
     means = jnp.matmul(parts.T, vectors, precision=jax.lax.Precision.HIGHEST)
     variances = (parts[:, :, None] * _squares(vectors, means)).sum(0)
     everything = total.sum()

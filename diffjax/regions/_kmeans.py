@@ -37,7 +37,9 @@ def seed_components(
         mass = jnp.where(apart, jnp.where(jnp.isinf(distance), 1, distance), 0)
         sums = jnp.cumsum(mass)
         # The first that reaches its share; one that is apart, whatever rounding does.
-        chosen = jnp.argmax(jnp.where(apart, 1 + (sums > share * sums[-1]), 0))
+        chosen = jnp.argmax(
+            jnp.where(apart, jnp.where(sums > share * sums[-1], 2, 1), 0)
+        )
         centre = vectors[chosen]
         own = jnp.where(used, ((vectors - centre[None, :]) ** 2).sum(-1), 0)
         own = jnp.where(apart.any(), own, jnp.inf)  # There was nothing to draw.

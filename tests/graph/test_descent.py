@@ -2,7 +2,16 @@ import faiss
 import numpy as np
 import pytest
 
-from diffjax.graph import affinity, knn, recall
+from diffjax.graph import _descent, affinity, knn, recall
+
+
+_FEW = 300
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch):
+    """Starts the approximate search at fewer vectors, to be done sooner."""
+    monkeypatch.setattr(_descent, "_FEW", _FEW)
 
 
 def draw(n, dtype=np.float32):
@@ -18,7 +27,7 @@ def draw(n, dtype=np.float32):
 def vectors(request):
     if request.param == np.float64:
         request.getfixturevalue("x64")
-    return draw(1500, request.param)
+    return draw(400, request.param)
 
 
 def test_finds_nearly_all_and_says_how_similar_they_are(vectors):
@@ -42,16 +51,20 @@ def test_lists_are_in_order_hold_the_vector_itself_and_nobody_twice(vectors):
     assert (np.diff(indices, axis=1)[steps == 0] > 0).all()
 
 
-@pytest.mark.parametrize("k", [1, 2, 500])
+@pytest.mark.parametrize("k", [1, 2, 100])
 def test_lists_may_be_short_or_long(k):
-    vectors = draw(1500)
+    vectors = draw(400)
     got = knn(vectors, k, method="nn-descent")
-    assert got.indices.shape == (1500, k)
+    assert got.indices.shape == (400, k)
     assert recall(got, vectors) > 0.95
 
 
-def test_the_same_seed_gives_the_same_lists_on_one_thread():
-    vectors, threads = draw(1500), faiss.omp_get_max_threads()
+def test_the_same_seed_gives_the_same_lists_on_one_thread(monkeypatch):
+    # So hasty a search misses some, and which depends on the start.
+    for name in "_SAMPLED", "_SPARE", "_REMEMBERED":
+        monkeypatch.setattr(_descent, name, 8)
+    vectors = np.random.default_rng(0).normal(size=(400, 32)).astype(np.float32)
+    threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         runs = [knn(vectors, 5, method="nn-descent", seed=s) for s in (1, 1, 2)]
@@ -63,31 +76,31 @@ def test_the_same_seed_gives_the_same_lists_on_one_thread():
 
 
 def test_a_few_vectors_are_searched_exactly():
-    vectors = draw(1024)
-    got, exact = knn(vectors, 600, method="nn-descent"), knn(vectors, 600)
+    vectors = draw(_FEW)
+    got, exact = knn(vectors, 200, method="nn-descent"), knn(vectors, 200)
     np.testing.assert_array_equal(got.indices, exact.indices)
 
 
 def test_vectors_that_are_all_the_same_have_full_lists():
-    got = knn(np.ones((1500, 4), np.float32), 9, method="nn-descent")
+    got = knn(np.ones((400, 4), np.float32), 9, method="nn-descent")
     assert np.asarray(got.indices).min() >= 0
     np.testing.assert_array_equal(got.similarities, 4.0)
 
 
 @pytest.mark.usefixtures("x64")
 def test_doubles_beyond_single_precision_are_no_trouble():
-    vectors = draw(1500, np.float64)
+    vectors = draw(400, np.float64)
     got = knn(vectors * 2.0**200, 9, method="nn-descent")
     assert recall(got, vectors) > 0.98
 
 
 def test_its_graph_is_nearly_the_exact_one():
-    vectors = draw(1500)
+    vectors = draw(400)
     exact = affinity(knn(vectors, 20)).to_scipy()
     near = affinity(knn(vectors, 20, method="nn-descent")).to_scipy()
     assert abs(exact - near).sum() < 0.02 * exact.sum()
 
 
 def test_rejects_a_k_that_it_cannot_fill():
-    with pytest.raises(ValueError, match="k must be at most 500 .* got 501"):
-        knn(draw(1500), 501, method="nn-descent")
+    with pytest.raises(ValueError, match=r"k must be at most 500 .* got 501"):
+        knn(draw(400), 501, method="nn-descent")

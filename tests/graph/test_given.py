@@ -7,7 +7,7 @@ from diffjax.graph import knn, recall
 
 def make(kind, vectors):
     """An index of a user, trained and filled."""
-    n, d = vectors.shape
+    d = vectors.shape[1]
     single = vectors.astype(np.float32)
     if kind == "inverted lists":
         index = faiss.IndexIVFFlat(

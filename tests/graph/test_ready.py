@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -5,18 +6,18 @@ from diffjax.graph import check_neighbors, knn
 from diffjax.types import Neighbors
 
 GOOD = Neighbors(
-    np.array([[0, 1], [1, -1], [2, 0]], np.int32),
-    np.array([[1, 0.5], [1, 0], [1, -0.5]], np.float32),
+    jnp.array([[0, 1], [1, -1], [2, 0]], jnp.int32),
+    jnp.array([[1, 0.5], [1, 0], [1, -0.5]]),
 )
 
 
 def change(place, *, index=None, similarity=None):
     """The good lists with one entry changed."""
-    indices, similarities = GOOD.indices.copy(), GOOD.similarities.copy()
+    indices, similarities = GOOD
     if index is not None:
-        indices[place] = index
+        indices = indices.at[place].set(index)
     if similarity is not None:
-        similarities[place] = similarity
+        similarities = similarities.at[place].set(similarity)
     return Neighbors(indices, similarities)
 
 

@@ -1,8 +1,14 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffjax.graph import _recall, knn, recall
 from diffjax.types import Neighbors
+
+
+def listed(indices):
+    """Neighbour lists; their similarities are nobody's business here."""
+    return Neighbors(jnp.asarray(indices), jnp.zeros(indices.shape))
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
@@ -23,7 +29,7 @@ def test_counts_what_is_missing_wrong_or_empty(vectors):
     farthest = np.argsort(vectors @ vectors.T, axis=1)
     indices[1::3, 3] = -1
     indices[2::3, 2:] = farthest[2::3, :2]
-    lists = Neighbors(indices, np.zeros(indices.shape, vectors.dtype))
+    lists = listed(indices)
     n = len(vectors)
     counts = [len(range(start, n, 3)) for start in range(3)]
     expected = np.dot(counts, [4, 3, 2]) / (4 * n)
@@ -34,7 +40,7 @@ def test_any_of_several_equal_neighbours_counts():
     # Each direction four times: of the three others any one is as near as can be.
     vectors = np.tile(np.eye(3, dtype=np.float32), (4, 1))
     indices = np.stack([np.arange(12), (np.arange(12) + 9) % 12], axis=1)
-    assert recall(Neighbors(indices, np.ones((12, 2), np.float32)), vectors) == 1.0
+    assert recall(listed(indices), vectors) == 1.0
 
 
 def test_a_neighbour_that_is_nearly_as_similar_does_not_count():
@@ -42,14 +48,14 @@ def test_a_neighbour_that_is_nearly_as_similar_does_not_count():
     angles = np.array([0.0, 0.5, 0.5 + 2e-4])
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     indices = np.array([[0, 2], [1, 2], [2, 1]])
-    got = recall(Neighbors(indices, np.ones((3, 2), np.float32)), vectors)
+    got = recall(listed(indices), vectors)
     np.testing.assert_allclose(got, 5 / 6)
 
 
 def test_a_sample_is_drawn_by_its_seed_and_is_near_the_whole(vectors):
     indices = np.array(knn(vectors, 4).indices)
     indices[::2, 3] = -1
-    lists = Neighbors(indices, np.zeros(indices.shape, vectors.dtype))
+    lists = listed(indices)
     drawn = [recall(lists, vectors, sample=20, seed=s) for s in (0, 0, 1, 2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
@@ -60,7 +66,7 @@ def test_a_sample_is_drawn_by_its_seed_and_is_near_the_whole(vectors):
 def test_blocks_of_any_size_give_the_same(vectors, monkeypatch):
     indices = np.array(knn(vectors, 4).indices)
     indices[::3, 2] = -1
-    lists = Neighbors(indices, np.zeros(indices.shape, vectors.dtype))
+    lists = listed(indices)
     whole = recall(lists, vectors)
     monkeypatch.setattr(_recall, "_BLOCK_ROWS", 7)
     assert recall(lists, vectors) == whole
@@ -68,7 +74,7 @@ def test_blocks_of_any_size_give_the_same(vectors, monkeypatch):
 
 def test_lists_longer_than_there_are_vectors_can_be_complete():
     vectors = np.eye(2, dtype=np.float32)
-    lists = Neighbors(np.array([[0, 1, -1], [1, 0, -1]]), np.zeros((2, 3), np.float32))
+    lists = listed(np.array([[0, 1, -1], [1, 0, -1]]))
     assert recall(lists, vectors) == 1.0
 
 

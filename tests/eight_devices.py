@@ -1,0 +1,82 @@
+"""A program for eight host devices: writes, as JSON, how far answers are apart."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.diffusion import _sharded, diffuse
+from diffjax.graph import affinity, knn, normalize
+from diffjax.types import Graph
+
+jax.config.update("jax_enable_x64", True)
+
+SOLVERS = "cg", "iterate", "unnormalized-jacobi"
+N = 86
+LONG = {"rtol": 1e-13, "max_steps": 500}
+
+
+def make_mesh(count: int) -> jax.sharding.Mesh:
+    kinds = (jax.sharding.AxisType.Auto,)
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), ("rows",), axis_types=kinds, devices=devices)
+
+
+def make_graph(dtype) -> Graph:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(8, 12))
+    vectors = centres[rng.integers(8, size=N)] + 0.8 * rng.normal(size=(N, 12))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalize(affinity(knn(vectors.astype(dtype), 9)))
+
+
+def apart(one, other) -> float:
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    return float(np.abs(one - other).max() / np.abs(other).max())
+
+
+def total(weights, alpha, y, graph, mesh):
+    graph = graph._replace(weights=weights)
+    return (diffuse(graph, y, alpha=alpha, mesh=mesh, **LONG).value ** 2).sum()
+
+
+def batched(y, graph, mesh):
+    def one(column):
+        found = diffuse(graph, column[:, None], alpha=0.9, mesh=mesh, **LONG)
+        return found.value[:, 0]
+
+    return jax.vmap(one, in_axes=1, out_axes=1)(y)
+
+
+def main() -> None:
+    found = {"devices": jax.device_count()}
+    y64 = np.random.default_rng(1).uniform(size=(N, 4))
+    for count in (1, 2, 8):
+        mesh = make_mesh(count)
+        for dtype in ("float32", "float64"):
+            graph, y = make_graph(dtype), jnp.asarray(y64, dtype)
+            settings = {"rtol": 1e-7, "max_steps": 500} if dtype == "float32" else LONG
+            for solver in SOLVERS:
+                own, shared = (
+                    diffuse(graph, y, alpha=0.9, solver=solver, mesh=m, **settings)
+                    for m in (None, mesh)
+                )
+                found[f"{solver} {dtype} on {count}"] = apart(shared.value, own.value)
+        graph, y = make_graph("float64"), jnp.asarray(y64)
+        gradient = jax.jit(jax.grad(total, (0, 1, 2)), static_argnums=4)
+        arguments = graph.weights, jnp.asarray(0.9), y, graph
+        pairs = zip(gradient(*arguments, mesh), gradient(*arguments, None), strict=True)
+        found[f"gradient on {count}"] = max(apart(*pair) for pair in pairs)
+        alone = diffuse(graph, y, alpha=0.9, **LONG).value
+        found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
+    product = _sharded.sharded_product(make_mesh(8))
+    program = jax.make_jaxpr(product)(make_graph("float64"), jnp.asarray(y64))
+    (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")
+    found["rows on each of 8"] = inner.params["jaxpr"].invars[0].aval.shape[0]
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""One, two and eight devices give one answer."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.diffusion import diffuse
+from diffjax.graph import affinity, compress, knn, normalize
+
+ON_EIGHT = pathlib.Path(__file__).parent / "eight_devices.py"
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, float]:
+    """What a program with eight host devices found, by name."""
+    done = subprocess.run(
+        [sys.executable, ON_EIGHT],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_the_program_saw_eight_devices(report):
+    assert report["devices"] == 8
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("solver", ["cg", "iterate", "unnormalized-jacobi"])
+def test_rows_on_many_devices_give_the_scores_of_one(report, solver, count):
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        assert report[f"{solver} {dtype} on {count}"] < tolerance
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_gradients_and_batches_on_many_devices_are_those_of_one(report, count):
+    assert report[f"gradient on {count}"] < 1e-9
+    assert report[f"vmap on {count}"] < 1e-12
+
+
+def test_each_device_holds_its_part_of_the_rows(report):
+    assert report["rows on each of 8"] == 11  # 86 of them, filled up to 88.
+
+
+def test_a_mesh_wants_the_padded_form(collection):
+    graph = normalize(compress(affinity(knn(collection.vectors.astype("f4"), 5))))
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(ValueError, match="graph must be in the padded form to be spr"):
+        diffuse(graph, jnp.ones((graph.num_nodes, 1)), mesh=mesh)
+
+
+class VariantsTest(chex.TestCase):
+    """With and without compilation, from the host and from the device."""
+
+    @chex.variants(
+        with_jit=True, without_jit=True, with_device=True, without_device=True
+    )
+    def test_every_variant_gives_the_same_scores(self):
+        vectors = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        graph = normalize(affinity(knn(vectors, 6)))
+        y = np.eye(30, dtype=np.float32)[:, :3]
+        expected = np.linalg.solve(np.eye(30) - 0.9 * graph.to_scipy().toarray(), y)
+
+        def scores(graph, y):
+            return diffuse(graph, jnp.asarray(y), alpha=0.9, max_steps=100).value
+
+        got = self.variant(scores)(graph, y)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,125 @@
+"""Every public function of arrays lowers for every kind of device from here."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax.diffusion import (
+    combine_rows,
+    diffuse,
+    diffuse_conventional,
+    offline_rows,
+    query_vectors,
+)
+from diffjax.graph import (
+    affinity,
+    compress,
+    edge_similarities,
+    insert,
+    knn,
+    knn_dense,
+    normalize,
+    shortlist,
+    truncate,
+)
+from diffjax.pooling import gmp_weights, pool
+from diffjax.ranking import nearest_neighbors, r_match, rank
+from diffjax.regions import reduce_regions
+
+PLATFORMS = "cpu", "cuda", "tpu"
+RNG = np.random.default_rng(0)
+VECTORS = RNG.normal(size=(12, 4)).astype(np.float32)
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+IDS = np.repeat(np.arange(6), 2).astype(np.int32)
+QUERIES = VECTORS[:2]
+QUERY_IDS = np.arange(2, dtype=np.int32)
+COUNTS = {"num_images": 6, "num_queries": 2}
+Y = np.ones((12, 2), np.float32)
+
+
+def cases():
+    """Functions by name, with arguments of arrays only."""
+    lists = knn(VECTORS, 4)
+    padded = affinity(lists)
+    a = compress(padded)
+    s = normalize(a)
+    rows = offline_rows(s, lists.indices)
+    part = functools.partial
+    yield "affinity", affinity, (lists,)
+    yield "affinity of a graph", affinity, (a,)
+    yield "normalize", normalize, (a,)
+    yield "truncate", part(truncate, max_degree=4), (a, np.arange(5))
+    yield "edge_similarities", edge_similarities, (a, VECTORS)
+    yield "insert", insert, (lists, VECTORS, QUERIES)
+    yield "knn_dense", part(knn_dense, k=3), (VECTORS,)
+    yield "shortlist", part(shortlist, size=2, max_regions=2), (Y[:6], IDS)
+    yield "query_vectors", part(query_vectors, k=3), (VECTORS, QUERIES)
+    for solver in ("cg", "iterate", "unnormalized", "unnormalized-jacobi", "direct"):
+        yield f"diffuse {solver}", part(diffuse, solver=solver), (s, Y)
+    yield "diffuse padded", diffuse, (normalize(padded), Y)
+    counts = {"num_queries": 2, "max_regions": 1}
+    yield (
+        "diffuse_conventional",
+        part(diffuse_conventional, **counts),
+        (VECTORS, lists, QUERIES, QUERY_IDS),
+    )
+    yield "offline_rows", part(offline_rows, max_degree=4), (s, lists.indices)
+    yield "combine_rows", part(combine_rows, k=3), (rows, Y)
+    yield "gmp_weights", part(gmp_weights, num_images=6, max_regions=2), (VECTORS, IDS)
+    yield "pool", part(pool, num_images=6), (Y, IDS)
+    yield "rank", rank, (Y,)
+    for scorer in (nearest_neighbors, r_match):
+        arguments = VECTORS, IDS, QUERIES, QUERY_IDS
+        yield scorer.__name__, part(scorer, **COUNTS), arguments
+
+    def reduced(vectors, ids, key):
+        return reduce_regions(
+            vectors, ids, components=2, key=key, num_images=6, max_regions=2
+        )
+
+    yield "reduce_regions", reduced, (VECTORS, IDS, jax.random.key(0))
+    yield (
+        "gradient of a search",
+        jax.grad(lambda x, y: diffuse(s, y * x, alpha=x).value.sum()),
+        (jnp.float32(0.5), Y),
+    )
+
+
+CASES = {name: rest for name, *rest in cases()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lowers_for_every_kind_of_device(name):
+    function, arguments = CASES[name]
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    # The CPU kernel's name comes without a promise; only lowering counts here.
+    kernel = jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")
+    exported = jax.export.export(
+        jax.jit(function), platforms=PLATFORMS, disabled_checks=[kernel]
+    )
+    assert set(exported(*arguments).platforms) == set(PLATFORMS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_product_is_left_to_a_devices_default_precision(name):
+    function, arguments = CASES[name]
+    jaxpr = jax.make_jaxpr(function)(*jax.tree.map(jnp.asarray, arguments))
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    for equation in equations(jaxpr.jaxpr):
+        if equation.primitive.name == "dot_general":
+            assert equation.params["precision"] == highest, equation
+
+
+def equations(jaxpr):
+    """All equations, those of functions inside included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

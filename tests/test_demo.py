@@ -15,7 +15,7 @@ SMALL = DemoConfig(
     shown=2,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is more than the")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def knn_dense(
 
 
 @functools.partial(jax.jit, static_argnames=("k", "block"))
-def _knn_dense(vectors, where, *, k, block):
+def _knn_dense(vectors: Array, where: Array | None, *, k: int, block: int) -> Neighbors:
     real = jnp.ones(vectors.shape[0], jnp.bool_) if where is None else where
     # Even a product with gradient 0 would let NaN out of the padding.
     vectors = jnp.where(real[:, None], vectors, jnp.zeros_like(vectors))

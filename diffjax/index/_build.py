@@ -17,6 +17,8 @@ from ._given import Ids, Vectors, check_rows, row_ids
 from ._pictures import PictureInfo
 from ._storage import Parts
 
+_VECTORS_PER_DIMENSION = 2
+
 
 def make_parts(
     vectors: Vectors,
@@ -81,18 +83,23 @@ def solve_rows(
 
 def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:
     """Fits the whitening; None for vectors that do not differ."""
+    # As many dimensions as vectors, and whitening makes all of them orthogonal: with
+    # 280 regions of 20 pictures mAP was 19 at 256 dimensions and 96 at 128.
+    limit = max(len(vectors) // _VECTORS_PER_DIMENSION, 1)
     try:
-        whitening = fit_pca_whitening(vectors, dim=dim)
+        whitening = fit_pca_whitening(vectors, dim=min(dim, limit))
     except ValueError as error:  # Else they are fit for it: checked before.
         warnings.warn(f"vectors are not whitened: {error}", stacklevel=4)
         return None
     got = whitening.projection.shape[1]
     if got < dim:
-        warnings.warn(
-            f"dim {dim} is more than the {got} dimensions that {len(vectors)} vectors "
-            f"span: using {got}.",
-            stacklevel=4,
+        reason = (
+            f"{len(vectors)} vectors can tell apart: using {got}, one for every "
+            f"{_VECTORS_PER_DIMENSION} of them."
+            if got == limit
+            else f"the {got} dimensions that {len(vectors)} vectors span: using {got}."
         )
+        warnings.warn(f"dim {dim} is more than {reason}", stacklevel=4)
     return whitening
 
 

@@ -39,7 +39,7 @@ class Regions(NamedTuple):
     query_ids: Int[np.ndarray, " r"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Index:
     """A collection that can be searched by diffusion; made by `build` or `load`.
 
@@ -140,6 +140,14 @@ class Index:
             recall=parts.recall,
             descriptors=global_descriptors(vectors, ids) if limited else None,
             rows=parts.rows,
+        )
+
+    def __repr__(self) -> str:
+        """Says how large the index is, not what is in it."""
+        n, dim = self.vectors.shape
+        return (
+            f"Index({self.num_images} images, {n} regions of {dim} dimensions, "
+            f"{self.graph.weights.size} stored edges)"
         )
 
     @property

@@ -9,7 +9,7 @@ from configs import variants as variants_card
 from diffjax.report import read_records
 from experiments import gradient_cost, solvers, variants
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is more than the")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
 
 def test_quick_solvers_agree_and_conjugate_gradient_is_there_first(tmp_path):

@@ -25,7 +25,7 @@ def few_resamples(config: EvaluateConfig) -> EvaluateConfig:
     return dataclasses.replace(config, compare=compare)
 
 
-@pytest.mark.filterwarnings("ignore:.* is more than the")  # Few pictures here.
+@pytest.mark.filterwarnings("ignore:.* is more than")  # Few pictures here.
 def test_quick_scenes_leave_a_record_and_the_same_command_repeats_its_numbers(tmp_path):
     config = few_resamples(scenes.quick())
     first = run(config, tmp_path / "work", records=tmp_path / "records")
@@ -35,7 +35,7 @@ def test_quick_scenes_leave_a_record_and_the_same_command_repeats_its_numbers(tm
     assert read_records(tmp_path / "records" / "scenes.jsonl") == [first, again]
 
 
-@pytest.mark.filterwarnings("ignore:.* is more than the")
+@pytest.mark.filterwarnings("ignore:.* is more than")
 def test_quick_grocery_reads_classes_from_folders(tmp_path):
     made = compose_scenes(tmp_path / "scenes", config=scenes.few())
     for part, shown in ("train", made.database), ("test", made.queries):

@@ -4,7 +4,6 @@ import pytest
 
 from diffjax.graph import _descent, affinity, knn, recall
 
-
 _FEW = 300
 
 
@@ -14,7 +13,7 @@ def fewer(monkeypatch):
     monkeypatch.setattr(_descent, "_FEW", _FEW)
 
 
-def draw(n, dtype=np.float32):
+def draw(n, dtype: type = np.float32):
     """Unit vectors in 30 clusters of very different sizes."""
     rng = np.random.default_rng(3)
     share = 1 / np.arange(1, 31)
@@ -103,4 +102,4 @@ def test_its_graph_is_nearly_the_exact_one():
 
 def test_rejects_a_k_that_it_cannot_fill():
     with pytest.raises(ValueError, match=r"k must be at most 500 .* got 501"):
-        knn(draw(400), 501, method="nn-descent")
+        knn(draw(600), 501, method="nn-descent")

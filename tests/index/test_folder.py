@@ -14,7 +14,7 @@ from diffjax.index import Index, IndexConfig, index_folder
 
 # Shards of two pictures, so that a build can be killed between them.
 SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
-FEW = "ignore:.* is more than the"
+FEW = "ignore:.* is more than"
 
 
 def files_of(path):

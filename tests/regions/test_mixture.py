@@ -80,7 +80,7 @@ def test_steps_agree_with_scikit_learn_from_the_same_start(covariance, steps):
     np.testing.assert_allclose(ours.log_likelihood, expected, rtol=1e-9)
     np.testing.assert_allclose(ours.weights, theirs.weights_, rtol=1e-7)
     np.testing.assert_allclose(ours.means, theirs.means_, rtol=1e-7)
-    variances = theirs.covariances_.reshape(COMPONENTS, -1)
+    variances = np.reshape(theirs.covariances_, (COMPONENTS, -1))
     variances = np.broadcast_to(variances, (COMPONENTS, DIMENSIONS))
     np.testing.assert_allclose(ours.variances, variances, rtol=1e-7)
 

@@ -9,60 +9,102 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffjax import evaluation as evaluation
+    from diffjax.diffusion import DiffusionRows as DiffusionRows
+    from diffjax.diffusion import combine_rows as combine_rows
     from diffjax.diffusion import diffuse as diffuse
+    from diffjax.diffusion import diffuse_conventional as diffuse_conventional
+    from diffjax.diffusion import offline_rows as offline_rows
     from diffjax.diffusion import query_vectors as query_vectors
+    from diffjax.graph import Shortlist as Shortlist
     from diffjax.graph import affinity as affinity
     from diffjax.graph import compress as compress
+    from diffjax.graph import edge_similarities as edge_similarities
+    from diffjax.graph import insert as insert
     from diffjax.graph import knn as knn
+    from diffjax.graph import knn_dense as knn_dense
     from diffjax.graph import normalize as normalize
+    from diffjax.graph import recall as recall
+    from diffjax.graph import shortlist as shortlist
+    from diffjax.graph import truncate as truncate
     from diffjax.index import Index as Index
     from diffjax.index import IndexConfig as IndexConfig
     from diffjax.index import index_folder as index_folder
     from diffjax.pooling import gmp_weights as gmp_weights
     from diffjax.pooling import pool as pool
+    from diffjax.ranking import pad_shortlist as pad_shortlist
     from diffjax.ranking import rank as rank
+    from diffjax.ranking import scatter_shortlist as scatter_shortlist
+    from diffjax.regions import reduce_regions as reduce_regions
     from diffjax.types import Graph as Graph
     from diffjax.types import Neighbors as Neighbors
     from diffjax.types import SearchResult as SearchResult
     from diffjax.types import Solution as Solution
 
 _HOMES = {
+    "DiffusionRows": "diffusion",
     "Graph": "types",
     "Index": "index",
     "IndexConfig": "index",
     "Neighbors": "types",
     "SearchResult": "types",
+    "Shortlist": "graph",
     "Solution": "types",
     "affinity": "graph",
+    "combine_rows": "diffusion",
     "compress": "graph",
     "diffuse": "diffusion",
+    "diffuse_conventional": "diffusion",
+    "edge_similarities": "graph",
     "evaluation": "",
     "gmp_weights": "pooling",
     "index_folder": "index",
+    "insert": "graph",
     "knn": "graph",
+    "knn_dense": "graph",
     "normalize": "graph",
+    "offline_rows": "diffusion",
+    "pad_shortlist": "ranking",
     "pool": "pooling",
     "query_vectors": "diffusion",
     "rank": "ranking",
+    "recall": "graph",
+    "reduce_regions": "regions",
+    "scatter_shortlist": "ranking",
+    "shortlist": "graph",
+    "truncate": "graph",
 }
 __all__ = [
+    "DiffusionRows",
     "Graph",
     "Index",
     "IndexConfig",
     "Neighbors",
     "SearchResult",
+    "Shortlist",
     "Solution",
     "affinity",
+    "combine_rows",
     "compress",
     "diffuse",
+    "diffuse_conventional",
+    "edge_similarities",
     "evaluation",
     "gmp_weights",
     "index_folder",
+    "insert",
     "knn",
+    "knn_dense",
     "normalize",
+    "offline_rows",
+    "pad_shortlist",
     "pool",
     "query_vectors",
     "rank",
+    "recall",
+    "reduce_regions",
+    "scatter_shortlist",
+    "shortlist",
+    "truncate",
 ]
 
 

@@ -1,5 +1,6 @@
 """The commands of the program `diffjax`."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -14,8 +15,10 @@ from diffjax.caches import cache_folder, keep_compiled_programs
 from diffjax.data import Box, as_picture, read_picture
 from diffjax.demo import run_demo, write_demo_page
 from diffjax.index import (
+    PRESETS,
     FolderConfig,
     Index,
+    Preset,
     describe_file,
     index_folder,
     verify,
@@ -100,6 +103,7 @@ def index(
     *,
     out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
     strict: bool = False,
+    preset: Preset | None = None,
     config: Annotated[OmitArgPrefixes[FolderConfig], arg(name="")] = FolderConfig(),  # noqa: B008  # Frozen.
 ) -> None:
     """Make the index of a folder of pictures.
@@ -111,8 +115,10 @@ def index(
         folder: Pictures, also in folders in it.
         out: Folder of the index; default: the name of FOLDER with .diffjax added, here.
         strict: Refuse the folder if a picture can't be read.
+        preset: Settings of a published program instead of those below.
         config: Settings.
     """
+    config = _with_preset(config, preset)
     keep_compiled_programs()
     path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
     with progress_bars() as progress:
@@ -127,6 +133,20 @@ def index(
         f"{path}: {made.num_images} pictures, {len(made.image_ids)} regions. "
         f"Search it with: diffjax search {path} PICTURE"
     )
+
+
+def _with_preset(config: FolderConfig, preset: Preset | None) -> FolderConfig:
+    """Takes the graph's settings from a preset, all but the dimensions."""
+    if preset is None:
+        return config
+    usual, dim = FolderConfig().index, config.index.dim
+    if dataclasses.replace(config.index, dim=usual.dim) != usual:
+        raise UsageError(
+            f"--preset must go without other settings of the graph, got {preset!r} and "
+            "some: leave out one or the other."
+        )
+    chosen = dataclasses.replace(PRESETS[preset], dim=dim)
+    return dataclasses.replace(config, index=chosen)
 
 
 def search(

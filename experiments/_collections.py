@@ -1,9 +1,10 @@
 """A benchmark's index and queries, and how its methods are put in a record."""
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ from diffjax.progress import progress_bars
 from diffjax.ranking import rank
 
 
-class Collection(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Collection:
     """A benchmark, ready to be searched.
 
     Attributes:

@@ -26,7 +26,7 @@ _TOP = 100
 def run(
     config: SolversConfig, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> dict[str, Any]:
-    """Solves by every solver and appends a record to `solvers.jsonl`.
+    """Solves by every solver and appends a record to `solvers_NAME.jsonl`.
 
     Args:
         config: What to solve.
@@ -45,7 +45,7 @@ def run(
         seed=0,
     )
     records.mkdir(parents=True, exist_ok=True)
-    append_record(records / "solvers.jsonl", record)
+    append_record(records / f"solvers_{collection.truth.name}.jsonl", record)
     return record
 
 

@@ -29,7 +29,7 @@ _BATCH = 8  # Queries whose time is taken together.
 def run(
     config: VariantsConfig, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> dict[str, Any]:
-    """Measures every variant and appends a record to `variants.jsonl`.
+    """Measures every variant and appends a record to `variants_NAME.jsonl`.
 
     Args:
         config: Which variants.
@@ -55,7 +55,7 @@ def run(
         seed=0,
     )
     records.mkdir(parents=True, exist_ok=True)
-    append_record(records / "variants.jsonl", record)
+    append_record(records / f"variants_{collection.truth.name}.jsonl", record)
     return record
 
 
@@ -117,7 +117,7 @@ def _queries(
         gamma=settings.gamma,
         alpha=settings.alpha,
     )
-    first = collection._replace(truth=_first(collection.truth, count))
+    first = dataclasses.replace(collection, truth=_first(collection.truth, count))
     yield first.entry(
         f"inserted queries, the first {count}",
         pooled(found.value),

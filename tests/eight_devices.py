@@ -51,7 +51,7 @@ def batched(y, graph, mesh):
 
 
 def main() -> None:
-    found = {"devices": jax.device_count()}
+    found: dict[str, float] = {"devices": jax.device_count()}
     y64 = np.random.default_rng(1).uniform(size=(N, 4))
     for count in (1, 2, 8):
         mesh = make_mesh(count)

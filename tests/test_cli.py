@@ -134,6 +134,24 @@ def test_a_setting_out_of_its_range_is_wrong_usage(run, photographs, flags):
     assert flags[0].strip("-") in err
 
 
+def test_a_preset_goes_without_other_settings_of_the_graph(run, photographs):
+    code, out, err = run("index", photographs, "--preset", "paper", "--k", "7")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --preset must go without other settings")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.* is more than")
+def test_a_preset_is_what_the_index_is_built_with(run, photographs, tmp_path):
+    words = ("index", photographs, "--out", tmp_path / "index", "--side", "64")
+    code, *_ = run(*words, "--preset", "official", "--dim", "8")
+    assert code == 0
+    _, out, _ = run("info", tmp_path / "index")
+    assert "rule official" in out
+    assert "dim 8" in out
+    assert "keep_best True" in out
+
+
 def test_an_index_that_was_damaged_is_refused_in_one_line(run, tmp_path):
     (tmp_path / "index.json").write_text('{"format": "diffjax index"')
     Image.new("RGB", (50, 50)).save(tmp_path / "a.png")

@@ -66,16 +66,12 @@ def symmetric(chain):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_derivative_of_the_whole_chain_matches_finite_differences(chain, name):
-    if name == "edges":
-        start, direction = jnp.asarray(0.0), symmetric(chain)
+    is_edges = name == "edges"
+    start = jnp.asarray(0.0) if is_edges else chain.settings[name]
+    direction = symmetric(chain) if is_edges else jnp.asarray(1.0)
 
-        def f(change):
-            return chain.total({"edges": change * direction})
-    else:
-        start = chain.settings[name]
-
-        def f(value):
-            return chain.total({name: jnp.asarray(value)})
+    def f(value):
+        return chain.total({name: jnp.asarray(value) * direction})
 
     check_grads(
         jax.jit(f), (start,), order=1, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4

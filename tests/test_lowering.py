@@ -1,6 +1,7 @@
 """Every public function of arrays lowers for every kind of device from here."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def cases():
     )
 
 
-CASES = {name: rest for name, *rest in cases()}
+CASES: dict[str, Any] = {name: rest for name, *rest in cases()}
 
 
 @pytest.mark.parametrize("name", CASES)

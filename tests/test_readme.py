@@ -1,6 +1,8 @@
 import pathlib
 import re
 
+import pytest
+
 from diffjax import __all__ as public
 from diffjax.report import fill_tables
 
@@ -8,8 +10,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_tables_are_those_of_the_newest_records():
-    assert fill_tables(README, ROOT / "experiments" / "records") == README
+@pytest.mark.parametrize("name", ["README.md", "experiments/RESULTS.md"])
+def test_tables_are_those_of_the_newest_records(name):
+    text = (ROOT / name).read_text()
+    assert "<!-- table: " in text
+    assert fill_tables(text, ROOT / "experiments" / "records") == text
 
 
 def test_the_two_commands_come_first_and_ci_runs_the_second():

@@ -1,7 +1,7 @@
 """The loop around an iterative method: when columns stop and what they give."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def run_loop(
     """
     # Squares of small float32 numbers vanish: solve for columns of size 1.
     size = jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0)
-    state, rhs_sq = start(rhs / jnp.where(size > 0, size, 1))
+    state, rhs_sq = start(rhs / jnp.where(size > 0, size, jnp.ones_like(size)))
     goal = stop.rtol**2 * rhs_sq
 
     def active(resid_sq: Array) -> Array:
@@ -74,12 +74,14 @@ def run_loop(
 
     def body(carry):
         state, resid_sq, num_steps, best = carry
-        go = active(resid_sq)
+        go: Array = active(resid_sq)
         state, new_sq = step(state, go)
-        resid_sq = jnp.where(go, new_sq, resid_sq)
+        resid_sq: Array = jnp.where(go, new_sq, resid_sq)
         if keep_best:
             value, least = best
-            better = ~(resid_sq >= least)  # A residual that is no number is taken, too.
+            better: Array = ~(
+                resid_sq >= least
+            )  # A residual that is no number is taken, too.
             best = (
                 jnp.where(better, state[0], value),
                 jnp.where(better, resid_sq, least),
@@ -89,9 +91,9 @@ def run_loop(
     num_steps = jnp.zeros((1, rhs.shape[1]), jnp.int32)
     best = (state[0], rhs_sq) if keep_best else ()
     carry = state, rhs_sq, num_steps, best
-    state, resid_sq, num_steps, best = jax.lax.while_loop(cond, body, carry)
-    value = state[0]
-    if keep_best:
-        value, resid_sq = best
-    residual = jnp.sqrt(resid_sq / jnp.where(rhs_sq > 0, rhs_sq, 1))
+    ended: Any = jax.lax.while_loop(cond, body, carry)
+    state, last_sq, num_steps, best = ended
+    value, resid_sq = best if keep_best else (state[0], last_sq)
+    safe = jnp.where(rhs_sq > 0, rhs_sq, jnp.ones_like(rhs_sq))
+    residual = jnp.sqrt(resid_sq / safe)
     return LoopResult(value * size, residual[0], num_steps[0])

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def solve_unnormalized(
     """
 
     def loop(graph, stop, alpha, rhs):
-        degrees = _degrees(graph)
+        degrees = _degrees(graph.degrees)
         root = jnp.sqrt(degrees)[:, None]
 
         def matvec(g):
@@ -158,6 +158,7 @@ def solve_cg_bcoo(
 ) -> Solution:
     """JAX's own conjugate gradient on a coordinate matrix, query by query."""
     del product
+    rtol: Any = stop.rtol  # Traced, which its annotation leaves out.
     if keep_best:
         raise ValueError(
             "keep_best must be False for solver 'cg-bcoo', which gives its last "
@@ -171,7 +172,7 @@ def solve_cg_bcoo(
     def solve(column):
         # As a batch of one system each: given a matrix, JAX's solver would take it
         # for one system whose columns share their step sizes.
-        return cg(matvec, column, tol=stop.rtol, atol=0.0, maxiter=stop.max_steps)[0]
+        return cg(matvec, column, tol=rtol, atol=0.0, maxiter=stop.max_steps)[0]
 
     value = jax.lax.map(solve, y.T).T
     # JAX's solver tells neither; this is the true residual.
@@ -191,9 +192,9 @@ def _minus_spread(product, graph, alpha, x):
     return x - alpha * product(graph, x)
 
 
-def _degrees(graph):
+def _degrees(degrees: Float[Array, " n"]) -> Float[Array, " n"]:
     """D with 1 for nodes without edges."""
-    return jnp.where(graph.degrees > 0, graph.degrees, jnp.ones_like(graph.degrees))
+    return jnp.where(degrees > 0, degrees, jnp.ones_like(degrees))
 
 
 def _relative(rest, y):

@@ -60,7 +60,7 @@ def _edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
         jnp.pad(jnp.maximum(end, 0), (0, missing)).reshape(-1, block)
         for end in (rows, columns)
     ]
-    found = jax.lax.map(products, tuple(ends)).reshape(-1)[: rows.shape[0]]
+    found: Array = jax.lax.map(products, tuple(ends)).reshape(-1)[: rows.shape[0]]
     similarities = jnp.where(columns >= 0, found, jnp.zeros_like(found))
     weights = similarities.reshape(graph.indices.shape)
     return graph._replace(weights=weights, degrees=None)

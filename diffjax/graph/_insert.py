@@ -57,7 +57,9 @@ def insert(
 
 
 @jax.jit
-def _insert(neighbors, vectors, added, where):
+def _insert(
+    neighbors: Neighbors, vectors: Array, added: Array, where: Array | None
+) -> Neighbors:
     n, k = neighbors.indices.shape
     r = added.shape[0]
     highest = jax.lax.Precision.HIGHEST

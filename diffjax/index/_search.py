@@ -1,7 +1,7 @@
 """The three ways to answer: on the whole graph, on short lists, from stored rows."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from diffjax.types import Graph, Solution
 
 from ._config import IndexConfig, Tail
 
-_TAILS: Mapping[Tail, object] = MappingProxyType(
+_TAILS: Mapping[Tail, Callable[[Array, Array, Array], Array]] = MappingProxyType(
     {"global": scatter_shortlist, "zero": pad_shortlist}
 )
 # What the small graphs that are solved side by side may take together.
@@ -126,11 +126,11 @@ def _solving(config):
 
 
 @functools.partial(jax.jit, static_argnames=("k", "rtol"))
-def _from_rows(rows, y, *, k, rtol):
+def _from_rows(rows: DiffusionRows, y: Array, *, k: int, rtol: float) -> Solution:
     """Combines rows; the residual is the bound that those of the rows give."""
     size = jnp.linalg.norm(y, axis=0)
     bound = jnp.sum(rows.residual[:, None] * jnp.abs(y), axis=0)
-    residual = bound / jnp.where(size > 0, size, jnp.ones_like(size))
+    residual = bound / jnp.maximum(size, jnp.finfo(y.dtype).tiny)
     return Solution(
         value=combine_rows(rows, y, k=k),
         residual=residual,
@@ -189,7 +189,7 @@ def _score_shortlisted(
     weights = jnp.ones_like(ids, vectors.dtype)
     weights = weights if collection.weights is None else collection.weights
     there = lists.nodes >= 0
-    weighted = jnp.where(there, weights[lists.nodes] * found.value, 0)
+    weighted = found.value * jnp.where(there, weights[lists.nodes], 0)
     pooled = weighted.reshape(num_queries, config.shortlist, max_regions).sum(2).T
     n = vectors.shape[0]
     column = jnp.arange(num_queries)[:, None]

@@ -1,6 +1,7 @@
 """Stage `regions`: from feature maps to one vector per region, whitened."""
 
 from ._aggregation import global_descriptors as global_descriptors
+from ._em import Covariance as Covariance
 from ._em import Mixture as Mixture
 from ._em import improve_mixture as improve_mixture
 from ._grid import rmac_grid as rmac_grid

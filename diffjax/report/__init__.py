@@ -16,3 +16,4 @@ from ._records import make_record as make_record
 from ._records import read_records as read_records
 from ._table import difference_table as difference_table
 from ._table import mean_ap_table as mean_ap_table
+from ._table import measurement_tables as measurement_tables

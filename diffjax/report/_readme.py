@@ -8,7 +8,7 @@ from typing import Any
 
 from ._layout import escape_markdown, markdown_table
 from ._records import read_records
-from ._table import difference_table, mean_ap_table
+from ._table import difference_table, mean_ap_table, measurement_tables
 
 _SLOT = re.compile(
     r"(?P<start><!-- table: (?P<name>[\w.-]+\.jsonl) -->\n)"
@@ -73,7 +73,12 @@ def fill_tables(text: str, folder: str | os.PathLike[str]) -> str:
         if not records:
             raise ValueError(f"{name} must hold a record, got an empty file.")
         results = records[-1]["results"]
-        tables = [mean_ap_table(results), difference_table(results)]
+        methods = [result for result in results if "method" in result]
+        tables = [
+            mean_ap_table(methods),
+            difference_table(methods),
+            *measurement_tables(results),
+        ]
         table = "\n".join(markdown_table(*each) for each in tables if each.rows)
         note = escape_markdown(caption(records[-1]))
         return f"{slot['start']}\n{table}\n<sub>{note}</sub>\n\n{slot['end']}"

@@ -5,6 +5,9 @@ from typing import Any
 
 from ._layout import Table
 
+# Shares, which are written in percent.
+_HEADERS = {"mean_ap": "mAP, %", "recall": "recall, %", "overlap": "overlap, %"}
+
 
 def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Lays out mean average precision by method, in percent with intervals.
@@ -49,6 +52,41 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
             text = _interval(difference, "mean", least=-1, sign="+")
             rows.append((method, f"{text} from {_take(difference, 'against')}"))
     return Table(("method", "difference in mAP, % [95 % interval]"), tuple(rows))
+
+
+def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Lays out results that are no methods with intervals, those of one kind together.
+
+    Args:
+        results: Mappings; those with a `method` are for the other tables. Names of
+            columns are the keys, underscores as spaces; numbers have three digits,
+            `mean_ap`, `recall` and `overlap` are written in percent.
+
+    Returns:
+        One table for each set of keys, in the order of the results.
+
+    Example:
+        >>> measurement_tables([{"solver": "cg", "mean_ap": 0.5}])[0].rows
+        (('cg', '50.0'),)
+    """
+    kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for result in results:
+        if "method" not in result:
+            cells = tuple(_number(name, value) for name, value in result.items())
+            kinds.setdefault(tuple(result), []).append(cells)
+    return [
+        Table(tuple(_HEADERS.get(n, n.replace("_", " ")) for n in names), tuple(rows))
+        for names, rows in kinds.items()
+    ]
+
+
+def _number(name: str, value: Any) -> str:
+    """Writes a value as its column has it."""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if name in _HEADERS:
+        return f"{100 * value:.1f}"
+    return f"{value:.3g}"
 
 
 def _take(result: Mapping[str, Any], name: str) -> Any:

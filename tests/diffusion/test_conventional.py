@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from diffjax.diffusion import diffuse, diffuse_conventional, query_vectors
 from diffjax.graph import affinity, knn, normalize
 
 K = 6
-LONG = {"alpha": 0.9, "rtol": 1e-13, "max_steps": 500}
+LONG: dict[str, Any] = {"alpha": 0.9, "rtol": 1e-13, "max_steps": 500}
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -22,7 +23,7 @@ def arrays(collection, x64):
     return vectors, knn(vectors, K), jnp.asarray(collection.queries)
 
 
-def enlarged(collection, query):
+def enlarged(collection, query) -> tuple[np.ndarray, int]:
     """S on database and query regions, dense, and the number of database regions."""
     regions = collection.queries[collection.query_ids == query]
     everything = np.concatenate([collection.vectors, regions])
@@ -32,7 +33,8 @@ def enlarged(collection, query):
 
 
 def test_agrees_with_building_the_enlarged_graph_anew(collection, arrays):
-    got = diffuse_conventional(*arrays, collection.query_ids, **LONG)
+    vectors, lists, queries = arrays
+    got = diffuse_conventional(vectors, lists, queries, collection.query_ids, **LONG)
     for query in range(5):
         s, n = enlarged(collection, query)
         y = np.arange(len(s)) >= n
@@ -44,7 +46,8 @@ def test_agrees_with_building_the_enlarged_graph_anew(collection, arrays):
 def test_it_is_the_database_diffusing_the_normalised_query_column(collection, arrays):
     # Eq. 10 at its fixed point: f_d = alpha (I - alpha S_d)^-1 B f_q. With one region
     # f_q is a number: the scores are those of the right-hand side B.
-    got = diffuse_conventional(*arrays, collection.query_ids, **LONG)
+    vectors, lists, queries = arrays
+    got = diffuse_conventional(vectors, lists, queries, collection.query_ids, **LONG)
     singles = np.flatnonzero(np.bincount(collection.query_ids) == 1)
     assert singles.size
     for query in singles:

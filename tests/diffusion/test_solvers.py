@@ -145,7 +145,7 @@ def test_vmap_over_one_query_is_a_loop_and_a_matrix_of_queries(graph, y, solver)
         np.testing.assert_array_equal(batch.num_steps[i], single.num_steps)
 
 
-def products_in_loops(function, *arguments) -> set[tuple[int, ...]]:
+def products_in_loops(function, *arguments) -> set[str]:
     """Shapes that the native product is called with inside compiled loops."""
     text = jax.jit(function).lower(*arguments).as_text()
     lines = [line for line in text.splitlines() if "cpu_csr_sparse_dense_ffi" in line]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
 def test_quick_solvers_agree_and_conjugate_gradient_is_there_first(tmp_path):
     record = solvers.run(solvers_card.quick(), tmp_path, records=tmp_path / "records")
-    assert read_records(tmp_path / "records" / "solvers.jsonl") == [record]
+    assert read_records(tmp_path / "records" / "solvers_scenes.jsonl") == [record]
     agreement = [r for r in record["results"] if "difference" in r]
     assert [r["solver"] for r in agreement] == list(solvers_card.quick().solvers)
     for result in agreement:

@@ -121,7 +121,7 @@ def test_an_index_is_told_in_a_line_and_is_like_itself_only(collection):
     assert repr(one).startswith(f"Index({len(vectors)} images, {len(vectors)} regions")
     assert len(repr(one)) < 100
     assert one != other
-    assert one in {one}
+    assert hash(one) != hash(other)
 
 
 def test_whitening_leaves_few_vectors_something_in_common():
@@ -129,12 +129,9 @@ def test_whitening_leaves_few_vectors_something_in_common():
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.normal(size=(3, 40)), 4, axis=0)
     vectors = (vectors + 0.3 * rng.normal(size=vectors.shape)).astype(np.float32)
-    with pytest.warns(UserWarning) as caught:
+    complaint = "dim 40 is more than 12 vectors can tell apart: using 6, one for every"
+    with pytest.warns(UserWarning, match=complaint):
         index = Index.build(vectors, config=IndexConfig(dim=40, k=5, query_k=5))
-    assert [str(w.message) for w in caught] == [
-        "dim 40 is more than 12 vectors can tell apart: using 6, one for every 2 of "
-        "them."
-    ]
     assert index.graph.weights.size
 
 

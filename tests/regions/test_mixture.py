@@ -1,6 +1,7 @@
 import functools
 import itertools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def draw_start(vectors, seed):
     )
 
 
-def by_scikit_learn(vectors, covariance, **settings):
+def by_scikit_learn(vectors, covariance, **settings) -> Any:
     model = GaussianMixture(COMPONENTS, covariance_type=KINDS[covariance], **settings)
     with warnings.catch_warnings():
         # All steps are wanted, whether or not they are needed.

@@ -11,6 +11,7 @@ from diffjax.report import (
     fill_tables,
     markdown_table,
     mean_ap_table,
+    measurement_tables,
     text_table,
 )
 from diffjax.report.__main__ import main
@@ -237,3 +238,29 @@ def test_program_says_in_one_line_what_is_wrong(folder):
     )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "a.jsonl line 1" in done.stderr
+
+
+def test_measurements_that_are_no_methods_stand_in_tables_of_their_own():
+    first, second = measurement_tables(
+        [
+            KNN,
+            {"solver": "cg", "mean_ap": 0.1234, "residual": 1.23456e-7, "steps": 1200},
+            {"gradient": "y", "ratio": 2.3456},
+            {"solver": "iterate", "mean_ap": 1.0, "residual": 0.5, "steps": 3},
+        ]
+    )
+    assert first.header == ("solver", "mAP, %", "residual", "steps")
+    assert first.rows == (
+        ("cg", "12.3", "1.23e-07", "1,200"),
+        ("iterate", "100.0", "0.5", "3"),
+    )
+    assert second == (("gradient", "ratio"), (("y", "2.35"),))
+
+
+def test_a_record_of_methods_and_measurements_gives_tables_of_both(tmp_path):
+    mixed = RECORD | {"results": [KNN, {"regions": 60, "seconds": 0.5}]}
+    append_record(tmp_path / "a.jsonl", mixed)
+    text = fill_tables("<!-- table: a.jsonl -->\n<!-- /table -->\n", tmp_path)
+    assert "| global k-NN |" in text
+    assert "| regions | seconds |" in text
+    assert "| 60      |     0.5 |" in text

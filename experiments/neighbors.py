@@ -1,0 +1,171 @@
+"""Neighbour searches side by side: `python -m experiments neighbors`."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import pathlib
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax.numpy as jnp
+import tyro
+from jaxtyping import Array, Float
+
+from configs import neighbors
+from configs.neighbors import NeighborsConfig
+from diffjax.caches import cache_folder, keep_compiled_programs
+from diffjax.diffusion import diffuse, query_vectors
+from diffjax.graph import affinity, compress, knn, normalize, recall
+from diffjax.pooling import pool
+from diffjax.progress import progress_bars
+from diffjax.report import append_record, difference_table, make_record, text_table
+from diffjax.types import Neighbors
+from experiments._collections import Collection, load_collection
+from experiments._neighbor_searches import measure
+from experiments.evaluate import RECORDS
+
+_OTHER = "pynndescent"
+_QUERIES = 64  # Queries that are solved together.
+
+
+def run(
+    config: NeighborsConfig, workdir: pathlib.Path, *, records: pathlib.Path
+) -> dict[str, Any]:
+    """Measures every search and appends a record to `neighbors.jsonl`.
+
+    Args:
+        config: Which searches.
+        workdir: Keeps pictures and index.
+        records: Folder of the record files.
+
+    Returns:
+        The record.
+    """
+    results = _measure_all(config)
+    settings: dict[str, Any] = {
+        "vectors": list(config.sizes),
+        "dim": config.dim,
+        "k": config.k,
+        "sample": config.sample,
+        _OTHER: _version(),
+    }
+    if config.benchmark is not None:
+        collection = load_collection(config.benchmark, config.folder, workdir)
+        results += _compare_graphs(collection, config)
+        settings |= collection.sizes()
+        settings |= {
+            "benchmark": collection.truth.name,
+            "index": dataclasses.asdict(config.folder.index),
+        }
+    record = make_record(
+        "neighbours", settings=settings, results=results, seed=config.seed
+    )
+    append_record(records / "neighbors.jsonl", record)
+    return record
+
+
+def _measure_all(config: NeighborsConfig) -> list[dict[str, Any]]:
+    """Measures each search of each number of vectors in a process of its own."""
+    searches = [s for s in config.searches if _OTHER not in s or _version()]
+    cases = [(search, n) for n in config.sizes for search in searches]
+    results = []
+    with progress_bars() as progress:
+        for done, (search, n) in enumerate(cases):
+            progress("searching neighbours", done, len(cases))
+            found = _apart(
+                measure,
+                search,
+                n,
+                dim=config.dim,
+                k=config.k,
+                sample=config.sample,
+                seed=config.seed,
+            )
+            results.append(found)
+        progress("searching neighbours", len(cases), len(cases))
+    return results
+
+
+def _apart(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Calls a function in a process of its own, which has not computed before."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(function, *arguments, **settings).result()
+
+
+def _compare_graphs(
+    collection: Collection, config: NeighborsConfig
+) -> list[dict[str, Any]]:
+    """Evaluates regional diffusion on the exact lists and on those of NN-descent."""
+    vectors, k = collection.index.vectors, collection.index.neighbors.indices.shape[1]
+    exact = knn(vectors, k)
+    near = knn(vectors, k, method="nn-descent", seed=config.seed)
+    method = "diffusion on exact lists"
+    scores = _diffuse(collection, exact)
+    return [
+        collection.entry(method, scores, recall=1.0),
+        collection.entry(
+            "diffusion on lists of nn-descent",
+            _diffuse(collection, near),
+            against=(method, collection.precision(scores)),
+            recall=recall(near, vectors, sample=config.sample, seed=config.seed),
+        ),
+    ]
+
+
+def _diffuse(collection: Collection, lists: Neighbors) -> Float[Array, "m q"]:
+    """Scores all images for all queries on the graph of the lists."""
+    index, ids = collection.index, collection.query_ids
+    settings = index.config
+    graph = normalize(compress(affinity(lists, gamma=settings.gamma)))
+    k = min(settings.query_k, len(index.image_ids))
+    parts = []
+    for start in range(0, collection.num_queries, _QUERIES):
+        own = (ids >= start) & (ids < start + _QUERIES)
+        y = query_vectors(
+            index.vectors,
+            collection.regions[own],
+            ids[own] - start,
+            k=k,
+            gamma=settings.gamma,
+        )
+        found = diffuse(
+            graph,
+            y,
+            alpha=settings.alpha,
+            rtol=settings.rtol,
+            max_steps=settings.max_steps,
+        )
+        parts.append(pool(found.value, index.image_ids, weights=index.weights))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _version() -> str | None:
+    """The version of pynndescent, None where it is not installed."""
+    if importlib.util.find_spec(_OTHER) is None:
+        return None
+    return importlib.metadata.version(_OTHER)
+
+
+def main() -> None:
+    """Reads the command line and prints what was found."""
+    keep_compiled_programs()
+    config = tyro.cli(
+        NeighborsConfig,
+        default=neighbors.full(),
+        description=neighbors.__doc__,
+        prog="python -m experiments neighbors",
+    )
+    record = run(config, cache_folder() / "experiments", records=RECORDS)
+    for kind in "recall", "mean_ap":
+        found = [
+            r for r in record["results"] if ("mean_ap" in r) == (kind == "mean_ap")
+        ]
+        names = [name for name in found[0] if name != "differences"]
+        print(text_table(names, [[_cell(r[name]) for name in names] for r in found]))
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import neighbors
+from diffjax.data import Benchmark
+from diffjax.evaluation import evaluate
+from diffjax.index import Index
+from diffjax.report import read_records
+from experiments import neighbors as experiment
+from experiments._collections import Collection
+from experiments._neighbor_searches import measure, mixture
+
+
+def test_quick_leaves_a_record_of_every_search(tmp_path):
+    config = neighbors.quick()
+    record = experiment.run(config, tmp_path / "work", records=tmp_path / "records")
+    assert [found["method"] for found in record["results"]] == list(config.searches)
+    assert record["results"][0]["recall"] == 1.0
+    for found in record["results"]:
+        assert found["recall"] > 0.9
+        assert found["seconds"] > 0
+        assert 50 < found["largest_memory_mib"] < 2_000
+    assert read_records(tmp_path / "records" / "neighbors.jsonl") == [record]
+
+
+def test_memory_is_that_of_the_search_alone():
+    held = np.ones(2**27)  # 1 GiB in this process, and not in the other.
+    found = experiment._apart(measure, "exact", 50, dim=4, k=3, sample=9, seed=0)
+    assert held.nbytes / 2**20 > found["largest_memory_mib"]
+
+
+@pytest.mark.filterwarnings("ignore:.* is more than the")  # Few vectors here.
+def test_both_graphs_are_evaluated_on_a_benchmark(collection, tmp_path, monkeypatch):
+    vectors = collection.vectors.astype(np.float32)
+    index = Index.build(vectors, collection.image_ids)
+    queries = max(collection.query_ids) + 1
+    nothing = np.zeros(0, np.int64)
+    truth = Benchmark(
+        name="made up",
+        folder=tmp_path,
+        database=(),
+        queries=(tmp_path,) * queries,
+        boxes=(None,) * queries,
+        positives=(np.array([1, 5, 7]),) * queries,
+        junk=(nothing,) * queries,
+        objects=tuple("abcde"),
+    )
+    regions = index.prepare(collection.queries.astype(np.float32))
+    given = Collection(index, regions, collection.query_ids, truth)
+    monkeypatch.setattr(experiment, "load_collection", lambda *_: given)
+    monkeypatch.setattr(experiment, "_QUERIES", 3)
+    config = dataclasses.replace(neighbors.full(), searches=())
+    record = experiment.run(config, tmp_path, records=tmp_path)
+    exact, near = record["results"]
+    scores = index.search(
+        collection.queries.astype(np.float32), collection.query_ids, top=24
+    )
+    expected = evaluate(np.asarray(scores.images).T, truth).mean_ap
+    np.testing.assert_allclose(exact["mean_ap"], expected, rtol=1e-6)
+    # So few vectors are searched exactly in both cases.
+    assert near["mean_ap"] == exact["mean_ap"]
+    assert near["differences"][0]["against"] == exact["method"]
+    assert near["differences"][0]["mean"] == 0
+
+
+def test_a_search_whose_package_is_missing_is_left_out(monkeypatch):
+    asked = []
+
+    def note(function, search, n, **settings):
+        asked.append(search)
+        return {}
+
+    monkeypatch.setattr(experiment, "_version", lambda: None)
+    monkeypatch.setattr(experiment, "_apart", note)
+    config = dataclasses.replace(neighbors.full(), sizes=(5, 6))
+    assert experiment._measure_all(config) == [{}] * 4
+    assert asked == ["exact", "nn-descent, faiss"] * 2
+
+
+def test_the_vectors_are_units_in_clusters_of_very_different_sizes():
+    vectors = mixture(3_000, 24, seed=0)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(vectors, mixture(3_000, 24, seed=0))
+    assert (vectors != mixture(3_000, 24, seed=1)).any()
+    # How many are near: few in the small clusters, hundreds in the large.
+    near = (vectors @ vectors.T > 0.5).sum(1)
+    assert np.quantile(near, 0.9) > 10 * np.quantile(near, 0.1)
+
+
+def test_the_config_is_a_card():
+    text = neighbors.__doc__
+    assert text
+    for heading in "Paper:", "Data:", "Expected", "Cost:", "Command:":
+        assert heading in text
+    assert "python -m experiments neighbors" in text

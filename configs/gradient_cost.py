@@ -24,7 +24,7 @@ class GradientCostConfig:
     queries: tuple[int, ...] = (1, 8, 32)
     entries: int = 100
     """Entries of each right-hand side."""
-    rounds: int = 5
+    rounds: int = 10
     seed: int = 0
 
 

@@ -8,6 +8,14 @@ graph otherwise. Queries keep all their regions.
 Data: composed scenes and grocery packages, as in their own cards: 14 to 20 regions an
 image. A graph of fewer nodes wants fewer neighbours, so k is scanned; it is also the k
 of the query, as in the paper.
+Recorded: mAP by number of means, covariance and k, the paired difference from all
+regions at the index's own k, nodes and edges, seconds of the reduction and a query.
+Expected: on the scenes 5 means lose 1.8 points at k 20 and 3.5 at k 50, at a third of
+the time and a tenth of the edges; 8 means at k 50 lose nothing that shows; diagonal and
+spherical covariances give the same to 0.2 points.
+Cost: two minutes a collection on 2 cores after its index is made.
+Command: python -m experiments reduction scenes
+         python -m experiments reduction grocery
 """
 
 import dataclasses

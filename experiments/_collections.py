@@ -99,12 +99,17 @@ def load_collection(
     return Collection(index, regions, queries.query_ids, truth)
 
 
-def seconds(run: Callable[[], Any], *, rounds: int = 3) -> float:
-    """The least time that a call takes, compiled before it is timed."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
+def seconds(*runs: Callable[[], Any], rounds: int = 3) -> tuple[float, ...]:
+    """The least time that each call takes, compiled before it is timed.
+
+    Calls take turns, so that a busy machine slows down all of them.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for run in runs:
         jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return min(times)
+    for _ in range(rounds):
+        for run, own in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            own.append(time.perf_counter() - start)
+    return tuple(map(min, times))

@@ -91,8 +91,11 @@ def _ratios(raw: Graph, graph: Graph, y: jax.Array, *, rounds: int):
     for name, (function, where, arguments) in cases.items():
         value = jax.jit(function)
         both = jax.jit(jax.value_and_grad(function, where))
-        alone = seconds(lambda v=value, a=arguments: v(*a), rounds=rounds)
-        gradient = seconds(lambda b=both, a=arguments: b(*a), rounds=rounds)
+        alone, gradient = seconds(
+            lambda v=value, a=arguments: v(*a),
+            lambda b=both, a=arguments: b(*a),
+            rounds=rounds,
+        )
         yield {
             "gradient": name,
             "queries": y.shape[1],

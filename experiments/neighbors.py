@@ -159,12 +159,13 @@ def main() -> None:
         prog="python -m experiments neighbors",
     )
     record = run(config, cache_folder() / "experiments", records=RECORDS)
-    for kind in "recall", "mean_ap":
-        found = [
-            r for r in record["results"] if ("mean_ap" in r) == (kind == "mean_ap")
-        ]
-        names = [name for name in found[0] if name != "differences"]
-        print(text_table(names, [[_cell(r[name]) for name in names] for r in found]))
+    for kind in "vectors", "mean_ap":
+        found = [result for result in record["results"] if kind in result]
+        if found:
+            names = [name for name in found[0] if name != "differences"]
+            rows = [[_cell(result[name]) for name in names] for result in found]
+            print(text_table(names, rows))
+    print(text_table(*difference_table(record["results"])))
 
 
 def _cell(value: object) -> str:

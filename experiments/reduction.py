@@ -140,7 +140,7 @@ def _reduce(
         name=f"{components} {covariance} means",
         vectors=found.vectors,
         image_ids=np.asarray(found.image_ids),
-        facts={"seconds_reduction": seconds(reduce)},
+        facts={"seconds_reduction": seconds(reduce)[0]},
     )
 
 
@@ -157,7 +157,7 @@ def _search(collection: Collection, given: _Vectors, *, k: int) -> _Searched:
     solution = index.search(regions, ids, top=1).solution
     few = ids < _BATCH
     some = regions[few], ids[few]
-    took = seconds(lambda: index.search(*some, top=10).scores)
+    (took,) = seconds(lambda: index.search(*some, top=10).scores)
     return _Searched(
         name=f"{given.name}, k {k}",
         scores=pool(

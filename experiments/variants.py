@@ -82,7 +82,7 @@ def _search(
     scores = jnp.zeros(found.images.shape).at[queries, found.images].set(found.scores)
     few = collection.query_ids < _BATCH
     rows, ids = collection.regions[few], collection.query_ids[few]
-    took = seconds(lambda: index.search(rows, ids, top=10).scores)
+    (took,) = seconds(lambda: index.search(rows, ids, top=10).scores)
     return scores.T, took / (ids[-1] + 1)
 
 
@@ -176,12 +176,11 @@ def _times(collection: Collection, config: VariantsConfig) -> Iterator[dict[str,
             return query_vectors(index.vectors, rows, ids, k=settings.query_k)
 
         y = ask()
-        took = seconds(ask) / _BATCH
-        solve = seconds(lambda y=y: diffuse(index.graph, y, rtol=0.0).value) / _BATCH
+        took, solve = seconds(ask, lambda y=y: diffuse(index.graph, y, rtol=0.0).value)
         yield {
             "regions_per_query": count,
-            "seconds_right_hand_side": took,
-            "seconds_diffusion": solve,
+            "seconds_right_hand_side": took / _BATCH,
+            "seconds_diffusion": solve / _BATCH,
             "columns": y.shape[1],
         }
 

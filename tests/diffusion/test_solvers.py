@@ -165,7 +165,11 @@ def test_vmap_takes_the_native_product_with_all_queries_as_columns(collection):
     assert products_in_loops(diffuse, graph, y) == shapes
 
 
-@pytest.mark.parametrize("solver", OWN)
+@pytest.mark.parametrize(
+    ("solver", "graph"),
+    [("cg", "padded"), *((solver, "compressed") for solver in OWN)],
+    indirect=["graph"],
+)
 def test_vmap_over_alpha_and_over_graphs_is_a_loop(graph, y, solver):
     settings = {"solver": solver, "rtol": 1e-13, "max_steps": 2000}
     alphas = jnp.array([0.3, 0.9])
@@ -191,6 +195,7 @@ def total(graph, weights, alpha, y, solver):
     return (found.value**2).sum()
 
 
+@pytest.mark.parametrize("graph", ["compressed"], indirect=True)
 @pytest.mark.parametrize("solver", OWN)
 def test_vmap_of_grad_is_grad_of_vmap_is_a_loop(graph, y, solver):
     f = functools.partial(total, graph, solver=solver)
@@ -207,7 +212,8 @@ def test_vmap_of_grad_is_grad_of_vmap_is_a_loop(graph, y, solver):
     np.testing.assert_allclose(summed[2], each[2].T, rtol=1e-8)
 
 
-@pytest.mark.parametrize("solver", [*OWN, "direct"])
+@pytest.mark.parametrize("graph", ["compressed"], indirect=True)
+@pytest.mark.parametrize("solver", ["cg", "iterate", "unnormalized-jacobi", "direct"])
 def test_forward_and_reverse_mode_match_finite_differences_twice(graph, y, solver):
     def scores(alpha, y):
         return solve(
@@ -224,6 +230,7 @@ def test_forward_and_reverse_mode_match_finite_differences_twice(graph, y, solve
     )
 
 
+@pytest.mark.parametrize("graph", ["compressed"], indirect=True)
 @pytest.mark.parametrize("solver", [*OWN, "direct"])
 @pytest.mark.parametrize("alpha", [0.0, 1e-8, 1 - 1e-6])
 def test_gradients_are_finite_at_the_ends_of_alpha(graph, y, solver, alpha):

@@ -41,6 +41,7 @@ def test_help_of_every_command(run, command):
     assert err == ""
 
 
+@pytest.mark.filterwarnings("ignore:.* is more than")  # Few pictures here.
 def test_index_says_what_was_made_and_lists_what_was_skipped(
     run, photographs, tmp_path
 ):

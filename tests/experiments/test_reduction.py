@@ -1,8 +1,9 @@
-import dataclasses
+import inspect
 
 import pytest
 
 from configs import reduction as card
+from diffjax.regions import reduce_regions
 from diffjax.report import difference_table, mean_ap_table, read_records
 from experiments import reduction
 
@@ -38,5 +39,12 @@ def test_the_card_says_what_is_run():
     for name, config in card.full().items():
         assert f"python -m experiments reduction {name}" in text
         assert config.benchmark.__class__.__name__.lower() == f"{name}data"
-        # The library's own defaults, for which the card gives the reason.
-        assert dataclasses.replace(config, seed=0) == config
+
+
+def test_mixtures_are_fitted_as_the_library_does_if_not_told_otherwise():
+    library = inspect.signature(reduce_regions).parameters
+    for config in card.full().values():
+        for name in "restarts", "steps", "regularization":
+            assert getattr(config, name) == library[name].default
+        assert library["components"].default in config.components
+        assert library["covariance"].default in config.covariances

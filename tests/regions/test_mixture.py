@@ -256,6 +256,7 @@ def test_nan_comes_out_as_nan():
     got = fit_mixture(jnp.asarray(vectors), components=4, key=KEY)
     assert np.isnan(got.log_likelihood)
     assert np.isnan(got.means).any()
+    assert np.isnan(got.weights).any()  # Else they would look dropped.
 
 
 @pytest.mark.parametrize(

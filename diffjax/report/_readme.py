@@ -73,7 +73,9 @@ def fill_tables(text: str, folder: str | os.PathLike[str]) -> str:
         if not records:
             raise ValueError(f"{name} must hold a record, got an empty file.")
         results = records[-1]["results"]
-        methods = [result for result in results if "method" in result]
+        methods = [
+            result for result in results if {"method", "mean_ap"} <= result.keys()
+        ]
         tables = [
             mean_ap_table(methods),
             difference_table(methods),

@@ -58,9 +58,9 @@ def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Lays out results that are no methods with intervals, those of one kind together.
 
     Args:
-        results: Mappings; those with a `method` are for the other tables. Names of
-            columns are the keys, underscores as spaces; numbers have three digits,
-            `mean_ap`, `recall` and `overlap` are written in percent.
+        results: Mappings; those with `method` and `mean_ap` are for the other tables.
+            Columns have the keys' names, underscores as spaces; numbers have three
+            digits, `mean_ap`, `recall` and `overlap` are written in percent.
 
     Returns:
         One table for each set of keys, in the order of the results.
@@ -71,7 +71,7 @@ def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     """
     kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for result in results:
-        if "method" not in result:
+        if not {"method", "mean_ap"} <= result.keys():
             cells = tuple(_number(name, value) for name, value in result.items())
             kinds.setdefault(tuple(result), []).append(cells)
     return [

@@ -43,6 +43,16 @@ def test_ties_of_doubles_go_by_lower_index_however_many_there_are():
     np.testing.assert_array_equal(similarities, 1.0)
 
 
+def test_duplicates_go_by_lower_index_though_matrix_products_round_them_apart():
+    # 125 vectors: the last columns of a product are summed in another order.
+    vectors = np.tile(np.random.default_rng(0).normal(size=(5, 67)), (25, 1))
+    indices, similarities = exact_search(vectors, 3)
+    np.testing.assert_array_equal(
+        indices, np.arange(125)[:, None] % 5 + 5 * np.arange(3)
+    )
+    assert (similarities == similarities[:, :1]).all()
+
+
 def test_few_rows_of_real_data_are_searched_twice(collection, monkeypatch):
     seen = []
     again = _exact._block_search

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from diffjax.graph import _exact
+from diffjax.graph._candidates import rank_candidates
 from diffjax.graph._exact import exact_search
 
 
@@ -43,14 +44,18 @@ def test_ties_of_doubles_go_by_lower_index_however_many_there_are():
     np.testing.assert_array_equal(similarities, 1.0)
 
 
-def test_duplicates_go_by_lower_index_though_matrix_products_round_them_apart():
-    # 125 vectors: the last columns of a product are summed in another order.
-    vectors = np.tile(np.random.default_rng(0).normal(size=(5, 67)), (25, 1))
-    indices, similarities = exact_search(vectors, 3)
-    np.testing.assert_array_equal(
-        indices, np.arange(125)[:, None] % 5 + 5 * np.arange(3)
-    )
-    assert (similarities == similarities[:, :1]).all()
+def test_a_matrix_product_rounds_otherwise_and_decides_nothing():
+    # One direction and noise in the last place: the order is that of the rounding.
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=67) + rng.integers(-2, 3, size=(120, 67)) * 2.0**-52
+    nodes = np.arange(120)
+    everyone = np.broadcast_to(nodes, (120, 120))
+    expected = rank_candidates(vectors, nodes, everyone, 5, own=False)
+    by_product = np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")[:, :5]
+    assert (by_product != expected[0]).any()
+    indices, similarities = exact_search(vectors, 5)
+    np.testing.assert_array_equal(indices, expected[0])
+    np.testing.assert_array_equal(similarities, expected[1])
 
 
 def test_few_rows_of_real_data_are_searched_twice(collection, monkeypatch):

@@ -18,6 +18,7 @@ IDS = np.repeat(np.arange(4), [9, 1, 8, 2])
 reduce = functools.partial(
     reduce_regions, components=3, key=KEY, num_images=ROWS, max_regions=ROWS
 )
+reduce_traced = jax.jit(functools.partial(reduce, num_images=4, max_regions=8))
 
 
 @pytest.fixture
@@ -126,8 +127,7 @@ def test_the_first_of_regions_that_cancel_stands_for_their_component():
 
 
 def test_under_jit_dropped_components_are_zero_rows_and_excess_regions_show(vectors):
-    call = functools.partial(reduce, num_images=4, max_regions=8)
-    got = jax.jit(call)(vectors, jnp.asarray(IDS))
+    got = reduce_traced(vectors, jnp.asarray(IDS))
     np.testing.assert_array_equal(got.image_ids, np.repeat(np.arange(4), 3))
     assert np.isnan(got.vectors[:3]).all()  # Of 9 regions.
     rows, ids = np.asarray(got.vectors[3:]), got.image_ids[3:]
@@ -135,6 +135,15 @@ def test_under_jit_dropped_components_are_zero_rows_and_excess_regions_show(vect
     expected = reduce(vectors, IDS)
     np.testing.assert_array_equal(ids[kept], expected.image_ids[3:])
     np.testing.assert_allclose(rows[kept], expected.vectors[3:], atol=1e-5)
+
+
+def test_under_jit_nan_stays_in_its_image(vectors):
+    ids = jnp.asarray(IDS)
+    expected = np.asarray(reduce_traced(vectors, ids).vectors)
+    got = np.asarray(reduce_traced(vectors.at[12].set(jnp.nan), ids).vectors)
+    assert np.isnan(got[6:9]).any(1).all()
+    np.testing.assert_array_equal(got[3:6], expected[3:6])
+    np.testing.assert_array_equal(got[9:], expected[9:])
 
 
 @pytest.mark.parametrize("missing", ["num_images", "max_regions"])

@@ -40,9 +40,9 @@ def knn(
         k: Neighbours per vector, 1 to n.
         method: "exact" compares all pairs, on the processor; "sharded" does so on the
             devices of JAX, each of which holds a part of the vectors; "nn-descent"
-            compares neighbours of neighbours, and misses a few: see `recall`. It pays
-            from about 100,000 vectors on at k 50, a million at k 200; up to 1,024 are
-            searched exactly instead.
+            compares neighbours of neighbours, and misses a few: see `recall`. At up to
+            50,000 vectors, the most that was measured, "exact" is the faster one; its
+            time grows with their square. Up to 1,024 are searched exactly instead.
         index: A faiss index that holds these vectors in this order, of any type that
             compares by inner product or distance: its answers are the candidates, of
             which the similarities are computed anew from `vectors`. None to search by

@@ -11,8 +11,6 @@ from diffjax.diffusion import _sharded, diffuse
 from diffjax.graph import affinity, knn, normalize
 from diffjax.types import Graph
 
-jax.config.update("jax_enable_x64", True)
-
 SOLVERS = "cg", "iterate", "unnormalized-jacobi"
 N = 86
 LONG = {"rtol": 1e-13, "max_steps": 500}
@@ -51,6 +49,8 @@ def batched(y, graph, mesh):
 
 
 def main() -> None:
+    # Here, not on import: whoever collects doctests imports this file, too.
+    jax.config.update("jax_enable_x64", True)
     found: dict[str, float] = {"devices": jax.device_count()}
     y64 = np.random.default_rng(1).uniform(size=(N, 4))
     for count in (1, 2, 8):

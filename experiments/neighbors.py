@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import multiprocessing
 import pathlib
 from collections.abc import Callable
@@ -144,9 +143,11 @@ def _diffuse(collection: Collection, lists: Neighbors) -> Float[Array, "m q"]:
 
 def _version() -> str | None:
     """The version of pynndescent, None where it is not installed."""
-    if importlib.util.find_spec(_OTHER) is None:
+    # Not whether there is such a folder: one may stay behind with compiled leftovers.
+    try:
+        return importlib.metadata.version(_OTHER)
+    except importlib.metadata.PackageNotFoundError:
         return None
-    return importlib.metadata.version(_OTHER)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.experimental import sparse
 from jaxtyping import Array, Float, Int
 
@@ -78,14 +79,19 @@ def _multiply_compressed(weights, indices, starts, x):
     )
 
 
-@_multiply_compressed.defjvp
+@functools.partial(_multiply_compressed.defjvp, symbolic_zeros=True)
 def _multiply_compressed_jvp(primals, tangents):
     # By hand, because the library's rule for compressed rows is several times slower: a
     # change of weights meets the columns of its own edges and nothing else.
     weights, indices, starts, x = primals
     d_weights, _, _, d_x = tangents
     product = functools.partial(_multiply_compressed, weights, indices, starts)
-    change = product(d_x) + _multiply_segments(d_weights, indices, starts, x)
+    # What does not change costs no product: solves ask for one change at a time.
+    change = jnp.zeros_like(x)
+    if not isinstance(d_x, SymbolicZero):
+        change += product(d_x)
+    if not isinstance(d_weights, SymbolicZero):
+        change += _multiply_segments(d_weights, indices, starts, x)
     return product(x), change
 
 

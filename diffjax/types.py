@@ -147,6 +147,18 @@ class Solution(NamedTuple):
     converged: Bool[Array, " q"]
 
 
+class Whitening(NamedTuple):
+    """The map x -> (x - mean) projection, fitted on vectors or read beside a network.
+
+    Attributes:
+        mean: The centre of the vectors it was fitted on.
+        projection: Directions, one per column, each scaled as the whitening wants it.
+    """
+
+    mean: Float[Array, " d"]
+    projection: Float[Array, "d p"]
+
+
 class SearchResult(NamedTuple):
     """The best images of every query.
 

@@ -3,6 +3,9 @@
 from ._benchmark import Benchmark as Benchmark
 from ._benchmark import classes_benchmark as classes_benchmark
 from ._benchmark import scenes_benchmark as scenes_benchmark
+from ._canvas import canvas_for as canvas_for
+from ._canvas import fit_picture as fit_picture
+from ._canvas import fitted_sizes as fitted_sizes
 from ._manifolds import ToyManifolds as ToyManifolds
 from ._manifolds import toy_manifolds as toy_manifolds
 from ._pictures import Box as Box

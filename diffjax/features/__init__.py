@@ -1,8 +1,5 @@
 """Stage `features`."""
 
-from ._canvas import canvas_for as canvas_for
-from ._canvas import fit_picture as fit_picture
-from ._canvas import fitted_sizes as fitted_sizes
 from ._efficientnet import EfficientNetLite0 as EfficientNetLite0
 from ._efficientnet import forward as forward
 from ._extraction import Describe as Describe

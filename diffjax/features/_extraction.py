@@ -10,9 +10,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from diffjax.data import Box, PictureError, PictureSource, as_picture
-
-from ._canvas import canvas_for, fit_picture
+from diffjax.data import (
+    Box,
+    PictureError,
+    PictureSource,
+    as_picture,
+    canvas_for,
+    fit_picture,
+)
 
 
 class RegionBatch(NamedTuple):

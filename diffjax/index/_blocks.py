@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax.ranking import rank
-from diffjax.regions import Whitening, l2_normalize, whiten
-from diffjax.types import SearchResult, Solution
+from diffjax.regions import l2_normalize, whiten
+from diffjax.types import SearchResult, Solution, Whitening
 
 _QUERIES_AT_ONCE = 64
 

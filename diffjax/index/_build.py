@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from diffjax.diffusion import DiffusionRows, offline_rows
 from diffjax.graph import check_neighbors, knn, recall
-from diffjax.regions import Whitening, fit_pca_whitening, l2_normalize, whiten
-from diffjax.types import Graph, Neighbors
+from diffjax.regions import fit_pca_whitening, l2_normalize, whiten
+from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import IndexConfig
 from ._given import Ids, Vectors, check_rows, row_ids

@@ -15,8 +15,8 @@ from diffjax.diffusion import DiffusionRows
 from diffjax.features import Described, describe_pictures
 from diffjax.graph import affinity, compress, normalize
 from diffjax.pooling import gmp_weights
-from diffjax.regions import Whitening, global_descriptors
-from diffjax.types import Graph, Neighbors, SearchResult, Solution
+from diffjax.regions import global_descriptors
+from diffjax.types import Graph, Neighbors, SearchResult, Solution, Whitening
 
 from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
 from ._build import make_parts, solve_rows

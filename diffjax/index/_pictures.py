@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from diffjax.data import fitted_sizes
 from diffjax.features import (
     EfficientNetLite0,
     RegionBatch,
     efficientnet_lite0_fingerprint,
-    fitted_sizes,
     forward,
     load_efficientnet_lite0,
 )

@@ -24,8 +24,7 @@ from diffjax._files import (
     write_whole,
 )
 from diffjax.diffusion import DiffusionRows
-from diffjax.regions import Whitening
-from diffjax.types import Neighbors
+from diffjax.types import Neighbors, Whitening
 
 from ._config import IndexConfig
 from ._pictures import PictureInfo

@@ -13,6 +13,5 @@ from ._pooling import max_regions as max_regions
 from ._pooling import region_boxes as region_boxes
 from ._reduction import Reduced as Reduced
 from ._reduction import reduce_regions as reduce_regions
-from ._whitening import Whitening as Whitening
 from ._whitening import fit_pca_whitening as fit_pca_whitening
 from ._whitening import whiten as whiten

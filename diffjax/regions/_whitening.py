@@ -7,22 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffjax.types import Whitening
+
 from ._pooling import l2_normalize
 
 _BLOCK = 8192  # Rows taken to double precision at a time.
-
-
-class Whitening(NamedTuple):
-    """The map x -> (x - mean) projection.
-
-    Attributes:
-        mean: The centre of the vectors it was fitted on.
-        projection: Principal directions, one per column, most variance first, each
-            divided by the standard deviation along it.
-    """
-
-    mean: Float[Array, " d"]
-    projection: Float[Array, "d p"]
 
 
 def fit_pca_whitening(

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffjax.data import canvas_for, fit_picture
 from diffjax.features import (
     Described,
     RegionBatch,
     Unreadable,
-    canvas_for,
     describe_pictures,
-    fit_picture,
 )
 
 SIDE = 64

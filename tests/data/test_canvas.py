@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax.features import canvas_for, fit_picture, fitted_sizes
+from diffjax.data import canvas_for, fit_picture, fitted_sizes
 
 SIDES = (64, 96, 320, 480)
 

@@ -5,21 +5,24 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
+import numpy as np
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from diffjax.caches import cache_folder, keep_compiled_programs
-from diffjax.data import Box, as_picture, read_picture
+from diffjax.data import Box, as_picture, read_picture, read_regions
 from diffjax.demo import run_demo, write_demo_page
 from diffjax.index import (
     PRESETS,
+    DescriptorConfig,
     FolderConfig,
     Index,
     Preset,
     describe_file,
+    extract_folder,
     index_folder,
     verify,
 )
@@ -36,6 +39,8 @@ from diffjax.report import (
 )
 from diffjax.types import SearchResult
 
+Place = tuple[int, int, int, int]
+
 
 class UsageError(ValueError):
     """A command line that can't be meant.
@@ -49,7 +54,8 @@ class UsageError(ValueError):
 
 def run() -> None:
     """Reads the command line and runs the command that it names."""
-    commands = {"demo": demo, "index": index, "search": search, "info": info}
+    each = demo, index, extract, search, info
+    commands = {command.__name__: command for command in each}
     try:
         chosen = tyro.extras.subcommand_cli_from_dict(
             {name: _put_off(command) for name, command in commands.items()},
@@ -102,6 +108,7 @@ def index(
     folder: Positional[Annotated[pathlib.Path, arg(metavar="FOLDER")]],
     *,
     out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
+    regions: Annotated[pathlib.Path | None, arg(metavar="CSV")] = None,
     strict: bool = False,
     preset: Preset | None = None,
     config: Annotated[OmitArgPrefixes[FolderConfig], arg(name="")] = FolderConfig(),  # noqa: B008  # Frozen.
@@ -114,6 +121,7 @@ def index(
     Args:
         folder: Pictures, also in folders in it.
         out: Folder of the index; default: the name of FOLDER with .diffjax added, here.
+        regions: Regions of your own instead of the grid: picture,x0,y0,x1,y1 per line.
         strict: Refuse the folder if a picture can't be read.
         preset: Settings of a published program instead of those below.
         config: Settings.
@@ -123,16 +131,66 @@ def index(
     path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
     with progress_bars() as progress:
         made = index_folder(
-            folder, path, config=config, strict=strict, progress=progress
+            folder,
+            path,
+            config=config,
+            strict=strict,
+            regions=None if regions is None else read_regions(regions),
+            progress=progress,
         )
-    skipped = made.pictures.skipped if made.pictures else {}
-    if skipped:
-        lines = [f"  {name}: {why}" for name, why in skipped.items()]
-        _warn(f"pictures skipped: {len(lines)}\n" + "\n".join(lines))
+    _warn_of_skipped(made.pictures.skipped if made.pictures else {})
     _say(
         f"{path}: {made.num_images} pictures, {len(made.image_ids)} regions. "
         f"Search it with: diffjax search {path} PICTURE"
     )
+
+
+def extract(
+    folder: Positional[Annotated[pathlib.Path, arg(metavar="FOLDER")]],
+    *,
+    out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
+    regions: Annotated[pathlib.Path | None, arg(metavar="CSV")] = None,
+    strict: bool = False,
+    workers: int = 2,
+    config: Annotated[OmitArgPrefixes[DescriptorConfig], arg(name="")] = (
+        DescriptorConfig()  # noqa: B008  # Frozen.
+    ),
+) -> None:
+    """Describe the pictures of a folder, without making an index of them.
+
+    Writes the region vectors as files of the safetensors format, which Python reads
+    with diffjax.index.read_folder_regions; `diffjax index` with the same --out and the
+    same network makes the index of them. A run that was stopped goes on where it was.
+
+    Args:
+        folder: Pictures, also in folders in it.
+        out: Folder of the vectors; default: the name of FOLDER with .diffjax added,
+            here.
+        regions: Regions of your own instead of the grid: picture,x0,y0,x1,y1 per line.
+        strict: Refuse the folder if a picture can't be read.
+        workers: Processes that read pictures.
+        config: Settings.
+    """
+    keep_compiled_programs()
+    path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
+    with progress_bars() as progress:
+        found = extract_folder(
+            folder,
+            path,
+            config=config,
+            workers=workers,
+            strict=strict,
+            regions=None if regions is None else read_regions(regions),
+            progress=progress,
+        )
+    _warn_of_skipped(found.skipped)
+    _say(f"{path}: {len(found.names)} pictures, {sum(found.counts)} regions.")
+
+
+def _warn_of_skipped(skipped: Mapping[str, str]) -> None:
+    if skipped:
+        lines = [f"  {name}: {why}" for name, why in skipped.items()]
+        _warn(f"pictures skipped: {len(lines)}\n" + "\n".join(lines))
 
 
 def _with_preset(config: FolderConfig, preset: Preset | None) -> FolderConfig:
@@ -156,6 +214,7 @@ def search(
     box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1")] = None,
     top: int = 10,
     html: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+    weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
     json_: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find the pictures of an index that show what a picture, or a box in it, shows.
@@ -166,6 +225,7 @@ def search(
         box: What is asked for, in pixels, right and bottom not included.
         top: Answers wanted.
         html: Also write the answers as a page with pictures.
+        weights: Where the network's weights lie now, if they were moved.
         json_: Print JSON.
     """
     if top < 1:
@@ -175,22 +235,28 @@ def search(
     if html is not None:
         _check_writable(html)
     loaded = Index.load(index)
-    found = loaded.search_picture(picture, box=wanted, top=top)
+    found = loaded.search_picture(picture, box=wanted, top=top, weights=weights)
     names = loaded.pictures.names if loaded.pictures else ()
+    places = _places(loaded, found)
     answers = [
-        {"rank": rank, "score": float(score), "picture": names[int(image)]}
-        for rank, (image, score) in enumerate(
-            zip(found.images[0], found.scores[0], strict=True), start=1
+        {"rank": rank, "score": float(score), "picture": names[image], "box": place}
+        for rank, (image, score, place) in enumerate(
+            zip(found.images[0].tolist(), found.scores[0], places, strict=True), start=1
         )
     ]
     if json_:
         _say(json.dumps({"query": str(picture), "box": wanted, "answers": answers}))
     else:
         rows = [
-            (str(answer["rank"]), f"{answer['score']:.4g}", answer["picture"])
+            (
+                str(answer["rank"]),
+                f"{answer['score']:.4g}",
+                ",".join(map(str, answer["box"] or ())),
+                answer["picture"],
+            )
             for answer in answers
         ]
-        _say(text_table(("rank", "score", "picture"), rows).rstrip())
+        _say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
     if html is not None:
         _write_answers(html, loaded, picture, wanted, found)
         if not json_:
@@ -227,6 +293,16 @@ def _parse_box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def _places(index: Index, found: SearchResult) -> list[Place | None]:
+    """Boxes of the regions that add most to the answers, in whole pixels."""
+    if index.boxes is None:
+        return [None] * found.regions.shape[1]
+    regions = np.asarray(found.regions[0])
+    boxes = np.rint(index.boxes[np.maximum(regions, 0)]).astype(int).tolist()
+    pairs = zip(regions.tolist(), boxes, strict=True)
+    return [(x0, y0, x1, y1) if r >= 0 else None for r, (x0, y0, x1, y1) in pairs]
+
+
 def _write_answers(
     path: pathlib.Path,
     index: Index,
@@ -243,8 +319,11 @@ def _write_answers(
             picture=read_picture(folder / index.pictures.names[int(image)]),
             name=index.pictures.names[int(image)],
             score=float(score),
+            box=place,
         )
-        for image, score in zip(found.images[0], found.scores[0], strict=True)
+        for image, score, place in zip(
+            found.images[0], found.scores[0], _places(index, found), strict=True
+        )
     )
     write_page(
         path,

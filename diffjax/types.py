@@ -166,8 +166,11 @@ class SearchResult(NamedTuple):
         images: Image numbers, best first.
         scores: Their pooled scores, in the units of the diffusion's right-hand side.
         solution: The diffusion behind them, node by node.
+        regions: For each image the region that adds most to its score, so where the
+            object was found; -1 where no region adds anything.
     """
 
     images: Int[Array, "q t"]
     scores: Float[Array, "q t"]
     solution: Solution
+    regions: Int[Array, "q t"]

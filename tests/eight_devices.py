@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.diffusion import _sharded, diffuse
+from diffjax.features import PictureBatch
 from diffjax.graph import affinity, knn, normalize
+from diffjax.index import DescriptorConfig
+from diffjax.index._describer import Describer
 from diffjax.types import Graph
 
 SOLVERS = "cg", "iterate", "unnormalized-jacobi"
 N = 86
+CONFIG = DescriptorConfig(side=64, map="stage4")
 LONG = {"rtol": 1e-13, "max_steps": 500}
 
 
@@ -48,6 +52,28 @@ def batched(y, graph, mesh):
     return jax.vmap(one, in_axes=1, out_axes=1)(y)
 
 
+def described() -> dict[str, float]:
+    """Pictures shared among all devices, and described by one."""
+    draw = np.random.default_rng(2)
+    images = draw.integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
+    batch = PictureBatch(images, np.full((8, 2), 64, np.int32))
+    all_of_them = Describer(CONFIG)
+    shared = all_of_them((batch,), (None,) * 8)
+    alone = Describer(CONFIG, mesh=make_mesh(1))
+    each = [
+        alone((PictureBatch(images[i : i + 1], batch.sizes[:1]),), (None,)).vectors
+        for i in range(8)
+    ]
+    shards = {
+        shard.data.shape for shard in jnp.asarray(shared.vectors).addressable_shards
+    }
+    return {
+        "described": apart(shared.vectors, np.concatenate(each)),
+        "pictures at a time": all_of_them.batch_size,
+        "pictures on each of 8": max(shape[0] for shape in shards),
+    }
+
+
 def main() -> None:
     # Here, not on import: whoever collects doctests imports this file, too.
     jax.config.update("jax_enable_x64", True)
@@ -71,6 +97,7 @@ def main() -> None:
         found[f"gradient on {count}"] = max(apart(*pair) for pair in pairs)
         alone = diffuse(graph, y, alpha=0.9, **LONG).value
         found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
+    found |= described()
     product = _sharded.sharded_product(make_mesh(8))
     program = jax.make_jaxpr(product)(make_graph("float64"), jnp.asarray(y64))
     (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")

@@ -8,7 +8,8 @@ from sources import Module, imported, read_modules
 
 # Every module and stage of the package; each may import what stands before it.
 ORDER = (
-    *("_arguments", "_files", "caches", "progress", "types"),
+    *("_arguments", "_files", "_transfer", "downloads", "caches", "matlab", "progress"),
+    "types",
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
     *("evaluation", "report", "index", "demo", "commands", "cli"),
 )

@@ -59,20 +59,25 @@ def test_index_says_what_was_made_and_lists_what_was_skipped(
     code, _, err = run("index", folder, *SMALL_FLAGS, "--strict")
     assert code == 1
     assert err.startswith("error: ")
-    assert "got 1 others" in err
+    assert "got 1 that can't" in err
 
 
 def test_search_prints_a_table_or_json(run, photographs, photograph_index):
     picture = photographs / "rocket" / "1.png"
     code, out, err = run("search", photograph_index, picture, "--top", 2)
     assert (code, err) == (0, "")
-    assert out.splitlines()[2].split()[::2] == ["1", "rocket/1.png"]
+    rank, _, box, name = out.splitlines()[2].split()
+    assert (rank, name) == ("1", "rocket/1.png")
+    x0, y0, x1, y1 = map(int, box.split(","))
+    assert 0 <= x0 < x1 <= 160
+    assert 0 <= y0 < y1 <= 160
     assert len(out.splitlines()) == 4
     code, out, err = run("search", photograph_index, picture, "--top", 2, "--json")
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert [answer["rank"] for answer in told["answers"]] == [1, 2]
     assert told["answers"][0]["picture"] == "rocket/1.png"
+    assert told["answers"][0]["box"] == [x0, y0, x1, y1]
 
 
 def test_search_writes_a_page(run, photographs, photograph_index, tmp_path):

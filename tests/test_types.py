@@ -40,7 +40,7 @@ def result(solution, collection):
     scores = pool(solution.value, collection.image_ids)
     images = rank(scores)[:7]
     best = jnp.take_along_axis(scores, images, axis=0)
-    return SearchResult(images.T, best.T, solution)
+    return SearchResult(images.T, best.T, solution, images.T)
 
 
 def misfits(value):
@@ -121,7 +121,7 @@ def test_a_search_result_has_the_shapes_it_states(result):
     other = result.solution._replace(residual=result.solution.residual[1:])
     assert misfits(result._replace(solution=other))
     assert misfits(result._replace(scores=result.scores[:, 1:])) == [
-        "SearchResult.images"
+        "SearchResult.scores"
     ]
     assert_round_trip(result)
 

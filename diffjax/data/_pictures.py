@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -13,6 +13,7 @@ SUFFIXES = (
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 MIN_SIDE = 16  # px; a smaller picture holds no object to look for.
+MIN_BOX = 8  # px; so small a box is a slip: fractions of the picture, say.
 
 _KINDS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 _TURNS = {  # From the value of the EXIF orientation to the way back upright.
@@ -24,9 +25,25 @@ _TURNS = {  # From the value of the EXIF orientation to the way back upright.
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTERS = (
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
+    *(Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90),
+)
 
 Box = tuple[float, float, float, float]
 PictureSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+class Pixels(NamedTuple):
+    """A picture, or a part of one, and where it lies.
+
+    Attributes:
+        pixels: Red, green and blue; fewer than the picture has where it was shrunk.
+        part: What they show, (x0, y0, x1, y1) in pixels of the upright picture.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    part: tuple[int, int, int, int]
 
 
 class PictureError(ValueError):
@@ -107,14 +124,10 @@ def read_picture(
         PictureError: If the file is missing, empty, damaged, of an unknown kind,
             smaller than 16 pixels on a side or above twice Pillow's
             `MAX_IMAGE_PIXELS`.
-        ValueError: If `box` is not a rectangle inside the picture.
+        ValueError: If `box` is not a rectangle of 8 pixels or more on each side inside
+            the picture.
     """
-    try:
-        with Path(path).open("rb") as file:
-            pixels = _decode(_open(file), shrink_to if box is None else None)
-    except Exception as error:
-        raise PictureError(os.fspath(path), _reason(error)) from error
-    return _crop(pixels, box)
+    return _read(path, box, shrink_to).pixels
 
 
 def as_picture(
@@ -137,23 +150,58 @@ def as_picture(
     Raises:
         PictureError: If the picture can't be read or is too small.
         ValueError: If an array is not uint8 [h, w, 3], or `box` is not a rectangle
-            inside the picture.
+            of 8 pixels or more on each side inside the picture.
+    """
+    return load_pixels(source, box=box, shrink_to=shrink_to).pixels
+
+
+def load_pixels(
+    source: str | os.PathLike[str] | Image.Image | Shaped[np.ndarray, "..."],
+    *,
+    box: Box | None = None,
+    shrink_to: int | None = None,
+) -> Pixels:
+    """Does what `as_picture` does, and says which part of the picture that is.
+
+    Args:
+        source: As for `as_picture`.
+        box: As for `as_picture`.
+        shrink_to: As for `as_picture`.
+
+    Returns:
+        The pixels and their place.
+
+    Raises:
+        PictureError: As `as_picture`.
+        ValueError: As `as_picture`.
     """
     if isinstance(source, str | os.PathLike):
-        return read_picture(source, box=box, shrink_to=shrink_to)
+        return _read(source, box, shrink_to)
     if isinstance(source, Image.Image):
         try:
-            pixels = _decode(source, None)
+            whole = _decode(source, None)
         except Exception as error:  # Pillow decodes as late as here.
             raise PictureError("picture", _reason(error)) from error
-        return _crop(pixels, box)
+        return _crop(whole, box)
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
         raise ValueError(
             "source must be a path, a Pillow image or uint8 pixels [h, w, 3], got "
             f"{source.dtype} {list(source.shape)}."
         )
-    _check_size(source.shape[1], source.shape[0])
-    return _crop(source, box)
+    height, width = source.shape[:2]
+    _check_size(width, height)
+    return _crop(Pixels(source, (0, 0, width, height)), box)
+
+
+def _read(
+    path: str | os.PathLike[str], box: Box | None, shrink_to: int | None
+) -> Pixels:
+    try:
+        with Path(path).open("rb") as file:
+            whole = _decode(_open(file), shrink_to if box is None else None)
+    except Exception as error:
+        raise PictureError(os.fspath(path), _reason(error)) from error
+    return _crop(whole, box)
 
 
 def _open(file: IO[bytes]) -> ImageFile.ImageFile:
@@ -174,7 +222,7 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
     raise ValueError("not a JPEG, PNG, GIF, WebP, TIFF, BMP or PPM picture")
 
 
-def _decode(image: Image.Image, shrink_to: int | None) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(image: Image.Image, shrink_to: int | None) -> Pixels:
     width, height = image.size
     _check_size(width, height)
     if shrink_to and max(width, height) > shrink_to:
@@ -183,7 +231,10 @@ def _decode(image: Image.Image, shrink_to: int | None) -> UInt8[np.ndarray, "h w
     image.load()
     turn = _TURNS.get(_orientation(image))
     upright = _rgb(image)
-    return np.asarray(upright if turn is None else upright.transpose(turn))
+    if turn is not None:
+        upright = upright.transpose(turn)
+        width, height = (height, width) if turn in _QUARTERS else (width, height)
+    return Pixels(np.asarray(upright), (0, 0, width, height))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -232,12 +283,10 @@ def _scale_to_8_bits(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h 
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
 
 
-def _crop(
-    pixels: UInt8[np.ndarray, "h w 3"], box: Box | None
-) -> UInt8[np.ndarray, "y x 3"]:
+def _crop(whole: Pixels, box: Box | None) -> Pixels:
     if box is None:
-        return pixels
-    height, width = pixels.shape[:2]
+        return whole
+    height, width = whole.pixels.shape[:2]
     x0, y0, x1, y1 = box
     # Written so that NaN fails, too.
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -246,9 +295,15 @@ def _crop(
             f"0 <= y0 < y1 <= {height} in this picture of {width} x {height} px, "
             f"got {','.join(f'{corner:g}' for corner in box)}."
         )
-    rows = slice(int(np.floor(y0)), int(np.ceil(y1)))
-    columns = slice(int(np.floor(x0)), int(np.ceil(x1)))
-    return np.ascontiguousarray(pixels[rows, columns])
+    left, top = int(np.floor(x0)), int(np.floor(y0))
+    right, bottom = int(np.ceil(x1)), int(np.ceil(y1))
+    if min(right - left, bottom - top) < MIN_BOX:
+        raise ValueError(
+            f"box must have {MIN_BOX} px or more on each side to show anything, got "
+            f"{','.join(f'{corner:g}' for corner in box)} (in pixels, not fractions)."
+        )
+    part = np.ascontiguousarray(whole.pixels[top:bottom, left:right])
+    return Pixels(part, (left, top, right, bottom))
 
 
 def _reason(error: Exception) -> str:

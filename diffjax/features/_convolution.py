@@ -1,4 +1,4 @@
-"""The three convolutions of a mobile network, each as the backend does it best."""
+"""The convolutions of the networks, each as the backend does it best."""
 
 import functools
 import operator
@@ -15,10 +15,11 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @runtime_checkable
 class Convolution(Protocol):
-    """Convolves maps with zeros around them, TensorFlow's `SAME` padding.
+    """Convolves maps with zeros around them.
 
-    The result has ceil(h / stride) x ceil(w / stride) cells; where the padding cannot
-    be the same on both sides, the last row and column get one more.
+    The result has ceil(h / stride) x ceil(w / stride) cells. Where the zeros lie is a
+    property of the kind: as few as TensorFlow's `SAME` padding has, the odd row and
+    column at the end, or the same number on all sides.
     """
 
     def __call__(
@@ -39,7 +40,7 @@ class Convolution(Protocol):
             The convolved maps.
 
         Raises:
-            ValueError: If this kind of convolution has no such stride.
+            ValueError: If this kind of convolution has no such kernel.
         """
         ...
 
@@ -47,7 +48,7 @@ class Convolution(Protocol):
 def full_convolution(
     maps: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], *, stride: int
 ) -> Float[Array, "b y x o"]:
-    """Mixes space and channels; a `Convolution`."""
+    """Mixes space and channels with `SAME` padding; a `Convolution`."""
     return jax.lax.conv_general_dilated(
         maps,
         kernel,
@@ -58,12 +59,40 @@ def full_convolution(
     )
 
 
+def symmetric_convolution(
+    maps: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], *, stride: int
+) -> Float[Array, "b y x o"]:
+    """Mixes space and channels, (k - 1) / 2 zeros on every side; a `Convolution`.
+
+    This is how VGG and ResNet pad. Unlike `SAME` padding the zeros before a map do not
+    depend on its size, so a map may lie in a larger one of any parity.
+    """
+    rows, columns = kernel.shape[:2]
+    if rows % 2 == 0 or columns % 2 == 0:
+        raise ValueError(
+            "kernel of a symmetric convolution must have odd sides, got "
+            f"{rows} x {columns}."
+        )
+    margins = [(side // 2, side // 2) for side in (rows, columns)]
+    return jax.lax.conv_general_dilated(
+        maps,
+        kernel,
+        (stride, stride),
+        margins,
+        dimension_numbers=_LAYOUT,
+        precision=_PRECISION,
+    )
+
+
 def pointwise_convolution(
     maps: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], *, stride: int
-) -> Float[Array, "b h w o"]:
-    """Mixes channels only, as one matrix product; a `Convolution` of stride 1."""
-    if stride != 1:
-        raise ValueError(f"stride of a pointwise convolution must be 1, got {stride}.")
+) -> Float[Array, "b y x o"]:
+    """Mixes channels only, as one matrix product; a `Convolution`.
+
+    Its windows are single cells, so both kinds of padding are none.
+    """
+    if stride > 1:
+        maps = maps[:, ::stride, ::stride]
     return jnp.matmul(maps, kernel[0, 0], precision=_PRECISION)
 
 

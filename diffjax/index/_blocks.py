@@ -41,11 +41,13 @@ class Answers(NamedTuple):
         images: Image numbers, best first.
         scores: Their scores.
         solution: The diffusion behind them.
+        regions: Region of each image that adds most to its score; -1 for none.
     """
 
     images: Int[Array, "t q"]
     scores: Float[Array, "t q"]
     solution: Solution
+    regions: Int[Array, "t q"]
 
 
 def split_queries(
@@ -102,11 +104,30 @@ def prepare(
 
 @functools.partial(jax.jit, static_argnames="top")
 def best_images(
-    scores: Float[Array, "m q"], solution: Solution, *, top: int
+    scores: Float[Array, "m q"],
+    solution: Solution,
+    image_ids: Int[Array, " n"],
+    weights: Float[Array, " n"] | None,
+    *,
+    top: int,
 ) -> Answers:
     """Ranks the images; gives all of them if there are fewer than `top`."""
     images = rank(scores)[:top]
-    return Answers(images, jnp.take_along_axis(scores, images, axis=0), solution)
+    values = solution.value
+    added = values if weights is None else weights[:, None] * values
+    segments = {"num_segments": scores.shape[0], "indices_are_sorted": True}
+    most = jax.ops.segment_max(added, image_ids, **segments)
+    # The first of the regions that add the most; those that add nothing explain it not.
+    rows = jnp.arange(added.shape[0], dtype=jnp.int32)[:, None]
+    chosen = jnp.where((added == most[image_ids]) & (added > 0), rows, rows.size)
+    first = jax.ops.segment_min(chosen, image_ids, **segments)
+    regions = jnp.take_along_axis(first, images, axis=0)
+    return Answers(
+        images=images,
+        scores=jnp.take_along_axis(scores, images, axis=0),
+        regions=jnp.where(regions < rows.size, regions, -1),
+        solution=solution,
+    )
 
 
 def join_answers(answers: Sequence[Answers], blocks: Sequence[Block]) -> SearchResult:
@@ -122,5 +143,6 @@ def join_answers(answers: Sequence[Answers], blocks: Sequence[Block]) -> SearchR
         ]
         return np.concatenate(cut, axis=-1)
 
-    images, scores, solution = jax.tree.map(join, *answers)
-    return jax.tree.map(jnp.asarray, SearchResult(images.T, scores.T, solution))
+    images, scores, solution, regions = jax.tree.map(join, *answers)
+    joined = SearchResult(images.T, scores.T, solution, regions.T)
+    return jax.tree.map(jnp.asarray, joined)

@@ -9,11 +9,17 @@ from jaxtyping import Array, Float
 
 from diffjax.diffusion import DiffusionRows, offline_rows
 from diffjax.graph import check_neighbors, knn, recall
-from diffjax.regions import fit_pca_whitening, l2_normalize, whiten
+from diffjax.regions import (
+    Moments,
+    fit_pca,
+    fit_pca_whitening,
+    l2_normalize,
+    whiten,
+)
 from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import IndexConfig
-from ._given import Ids, Vectors, check_rows, row_ids
+from ._given import Boxes, Ids, Vectors, check_boxes, check_rows, row_ids
 from ._pictures import PictureInfo
 from ._storage import Parts
 
@@ -27,6 +33,9 @@ def make_parts(
     config: IndexConfig,
     neighbors: Neighbors | None,
     pictures: PictureInfo | None,
+    whitening: Whitening | None,
+    prepared: bool,
+    boxes: Boxes | None,
 ) -> Parts:
     """Prepares vectors and finds their neighbours; see `Index.build`."""
     check_rows("vectors", vectors)
@@ -37,11 +46,20 @@ def make_parts(
     if neighbors is not None:
         check_neighbors("neighbors", neighbors, n=n)
         config = dataclasses.replace(config, k=neighbors.indices.shape[1])
+    if boxes is not None:
+        boxes = check_boxes(boxes, rows=n)
     units = l2_normalize(jnp.asarray(vectors))
-    whitening = None
-    if config.dim is not None:
-        whitening = _fit(np.asarray(units), config.dim)
-        units = units if whitening is None else whiten(units, whitening)
+    if not prepared:
+        if whitening is None and config.dim is not None:
+            whitening = fit_whitening(np.asarray(units), config)
+        if whitening is not None:
+            _check_whitening(whitening, units.shape[1])
+            units = whiten(units, whitening)
+    elif whitening is not None and whitening.projection.shape[1] != units.shape[1]:
+        raise ValueError(
+            f"vectors that are prepared must have the {whitening.projection.shape[1]} "
+            f"dimensions that whitening gives, got {units.shape[1]}."
+        )
     _warn_of_small("k", config.k, n)
     _warn_of_small("query_k", config.query_k, n)
     share = None
@@ -58,6 +76,7 @@ def make_parts(
         pictures=pictures,
         recall=share,
         rows=None,
+        boxes=boxes,
     )
 
 
@@ -81,26 +100,48 @@ def solve_rows(
     )
 
 
-def _fit(vectors: np.ndarray, dim: int) -> Whitening | None:
-    """Fits the whitening; None for vectors that do not differ."""
+def fit_whitening(
+    vectors: Float[np.ndarray, "n d"] | Moments, config: IndexConfig
+) -> Whitening | None:
+    """Fits the whitening that the settings name; None for vectors that do not differ.
+
+    Args:
+        vectors: Unit region vectors, or their moments.
+        config: Settings with `dim`.
+    """
+    dim = config.dim or 1
+    count = vectors.count if isinstance(vectors, Moments) else len(vectors)
     # As many dimensions as vectors, and whitening makes all of them orthogonal: with
     # 280 regions of 20 pictures mAP was 19 at 256 dimensions and 96 at 128.
-    limit = max(len(vectors) // _VECTORS_PER_DIMENSION, 1)
+    limit = max(count // _VECTORS_PER_DIMENSION, 1)
     try:
-        whitening = fit_pca_whitening(vectors, dim=min(dim, limit))
+        if config.whitening == "pca":
+            whitening = fit_pca(vectors, dim=min(dim, limit))
+        else:
+            whitening = fit_pca_whitening(
+                vectors, dim=min(dim, limit), shrinkage=config.shrinkage
+            )
     except ValueError as error:  # Else they are fit for it: checked before.
         warnings.warn(f"vectors are not whitened: {error}", stacklevel=4)
         return None
     got = whitening.projection.shape[1]
     if got < dim:
         reason = (
-            f"{len(vectors)} vectors can tell apart: using {got}, one for every "
+            f"{count} vectors can tell apart: using {got}, one for every "
             f"{_VECTORS_PER_DIMENSION} of them."
             if got == limit
-            else f"the {got} dimensions that {len(vectors)} vectors span: using {got}."
+            else f"the {got} dimensions that {count} vectors span: using {got}."
         )
         warnings.warn(f"dim {dim} is more than {reason}", stacklevel=4)
     return whitening
+
+
+def _check_whitening(whitening: Whitening, dim: int) -> None:
+    if whitening.mean.shape[0] != dim:
+        raise ValueError(
+            f"whitening must be of vectors of {dim} dimensions, got "
+            f"{whitening.mean.shape[0]}."
+        )
 
 
 def _warn_of_small(name: str, k: int, n: int) -> None:

@@ -7,8 +7,11 @@ from diffjax._arguments import check_in_range
 from diffjax.diffusion import Rule, SolverName
 from diffjax.graph import Method
 
+from ._descriptor import DescriptorConfig, at_least_one, one_of
+
 Cut = Literal["early", "late"]
 Tail = Literal["global", "zero"]
+WhiteningName = Literal["pca-whitening", "pca"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +19,11 @@ class IndexConfig:
     """How vectors become a graph and how it is searched."""
 
     dim: int | None = None
-    """PCA-whiten the vectors to so many dimensions; None leaves them as they are."""
+    """Whiten the vectors to so many dimensions; None leaves them as they are."""
+    whitening: WhiteningName = "pca-whitening"
+    """What is fitted on the collection: principal directions of variance 1, or not."""
+    shrinkage: float = 0.0
+    """How far the whitening's covariance is drawn to a multiple of 1, in [0, 1)."""
     k: int = 50
     """Neighbours of each region in the graph, itself counted (the paper: 200)."""
     query_k: int = 50
@@ -55,21 +62,27 @@ class IndexConfig:
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
         for name in ("k", "query_k", "max_steps"):
-            _at_least_one(name, getattr(self, name))
+            at_least_one(name, getattr(self, name))
         for name in ("dim", "shortlist", "offline"):
             if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
+                at_least_one(name, getattr(self, name))
         for name in ("gamma", "lam"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
-        for name in ("alpha", "rtol"):
+        for name in ("alpha", "rtol", "shrinkage"):
             value = getattr(self, name)
             check_in_range(name, value, low=0, high=1, closed_low=True)
-        _one_of("pooling", self.pooling, ("gmp", "sum"))
-        _one_of("rule", self.rule, get_args(Rule))
-        _one_of("solver", self.solver, get_args(SolverName))
-        _one_of("neighbors", self.neighbors, get_args(Method))
-        _one_of("cut", self.cut, get_args(Cut))
-        _one_of("tail", self.tail, get_args(Tail))
+        one_of("whitening", self.whitening, get_args(WhiteningName))
+        if self.shrinkage and self.whitening == "pca":
+            raise ValueError(
+                f"shrinkage must be 0 for pca, which it changes nothing of, got "
+                f"{self.shrinkage}."
+            )
+        one_of("pooling", self.pooling, ("gmp", "sum"))
+        one_of("rule", self.rule, get_args(Rule))
+        one_of("solver", self.solver, get_args(SolverName))
+        one_of("neighbors", self.neighbors, get_args(Method))
+        one_of("cut", self.cut, get_args(Cut))
+        one_of("tail", self.tail, get_args(Tail))
         if self.offline is not None and self.shortlist is not None:
             raise ValueError(
                 f"offline and shortlist must not both be set, got {self.offline} and "
@@ -83,28 +96,15 @@ class IndexConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderConfig:
+class FolderConfig(DescriptorConfig):
     """How a folder of pictures becomes an index."""
 
-    side: int = 320
-    """Longer side in pixels at which pictures enter the network, a multiple of 32."""
     workers: int = 2
-    """Threads that read pictures."""
+    """Processes that read pictures."""
     index: IndexConfig = dataclasses.field(default_factory=lambda: IndexConfig(dim=256))
     """What becomes of the vectors."""
 
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
-        _at_least_one("workers", self.workers)
-        if self.side < 64 or self.side % 32:
-            raise ValueError(f"side must be a multiple of 32 from 64, got {self.side}.")
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+        super().__post_init__()
+        at_least_one("workers", self.workers)

@@ -1,6 +1,8 @@
 """Region vectors that were already computed, so that a killed build goes on."""
 
 import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -8,43 +10,61 @@ from jaxtyping import Float
 
 from diffjax._files import remove_unfinished, write_arrays
 
+EXTRACTED = "extracted"  # Folder of what was extracted, beside an index.
+
 _SHARD = "regions"
 _PICTURES_PER_SHARD = 64
+_BOXES = ".boxes"
+
+
+class PictureRegions(NamedTuple):
+    """Regions of one picture.
+
+    Attributes:
+        vectors: One per region, of unit length.
+        boxes: What each covers, (x0, y0, x1, y1) in pixels of the upright picture.
+    """
+
+    vectors: Float[np.ndarray, "r c"]
+    boxes: Float[np.ndarray, "r 4"]
 
 
 class Extracted:
     """Raw region vectors of pictures in a folder, found by the picture's content.
 
-    A picture's vectors depend on its bytes, the network and the input size alone, so
-    that is what they are stored under: a renamed picture is not done again, a changed
-    one is. They are written a shard at a time, each whole or not at all.
+    A picture's vectors depend on its bytes and on how it is described alone, so that is
+    what they are stored under: a renamed picture is not done again, a changed one is.
+    They are written a shard at a time, each whole or not at all.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
         """Looks through what is there.
 
         Args:
-            folder: Of one network and one input size; made when first written to.
+            folder: Of one way to describe pictures; made when first written to.
         """
         self._folder = folder
         self._places: dict[str, pathlib.Path] = {}
-        self._waiting: dict[str, np.ndarray] = {}
+        self._waiting: dict[str, PictureRegions] = {}
         remove_unfinished(folder, _SHARD)
         for shard in sorted(folder.glob(f"{_SHARD}-*.safetensors")):
             try:
                 with safetensors.safe_open(shard, "numpy") as file:
-                    self._places |= dict.fromkeys(file.keys(), shard)
+                    names = set(file.keys())
             except safetensors.SafetensorError:
                 # Cut short by a full disk or another program: compute it again.
                 shard.unlink()
+                continue
+            whole = [name for name in names if f"{name}{_BOXES}" in names]
+            self._places |= dict.fromkeys(whole, shard)
 
-    def __contains__(self, digest: str) -> bool:
-        """Whether the vectors of a picture of this content are there."""
-        return digest in self._places or digest in self._waiting
+    def __contains__(self, key: str) -> bool:
+        """Whether the regions of a picture of this content are there."""
+        return key in self._places or key in self._waiting
 
-    def add(self, digest: str, vectors: Float[np.ndarray, "r c"]) -> None:
-        """Takes the vectors of a picture, and writes a shard when it is full."""
-        self._waiting[digest] = vectors
+    def add(self, key: str, regions: PictureRegions) -> None:
+        """Takes the regions of a picture, and writes a shard when it is full."""
+        self._waiting[key] = regions
         if len(self._waiting) >= _PICTURES_PER_SHARD:
             self.flush()
 
@@ -53,17 +73,24 @@ class Extracted:
         if not self._waiting:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        stored = write_arrays(self._folder, _SHARD, self._waiting)
+        arrays = {key: regions.vectors for key, regions in self._waiting.items()}
+        arrays |= {f"{k}{_BOXES}": r.boxes for k, r in self._waiting.items()}
+        stored = write_arrays(self._folder, _SHARD, arrays)
         self._places |= dict.fromkeys(self._waiting, self._folder / stored.name)
         self._waiting = {}
 
-    def read(self, digests: list[str]) -> list[Float[np.ndarray, "r c"]]:
-        """Reads the vectors of pictures that are there, in the order asked for."""
+    def read(self, keys: list[str]) -> Iterator[PictureRegions]:
+        """Reads the regions of pictures one by one, in the order asked for.
+
+        One shard is open at a time, so memory is flat; pictures that were described in
+        the order asked for are read from each shard once.
+        """
         self.flush()
-        found: dict[str, np.ndarray] = {}
-        wanted = set(digests)
-        for shard in sorted({self._places[digest] for digest in wanted}):
-            with safetensors.safe_open(shard, "numpy") as file:
-                for digest in wanted.intersection(file.keys()):
-                    found[digest] = file.get_tensor(digest)
-        return [found[digest] for digest in digests]
+        place, file = None, None
+        for key in keys:
+            if place != self._places[key] or file is None:
+                place = self._places[key]
+                file = safetensors.safe_open(place, "numpy")
+            yield PictureRegions(
+                file.get_tensor(key), file.get_tensor(f"{key}{_BOXES}")
+            )

@@ -1,24 +1,50 @@
 """From a folder of pictures to an index on disk."""
 
-import hashlib
-import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
-from diffjax._files import file_digest
-from diffjax.data import find_pictures
-from diffjax.features import Described, describe_pictures
+from diffjax.regions import Moments, merge_moments, moments, whiten
+from diffjax.types import Whitening
 
-from ._config import FolderConfig
-from ._extracted import Extracted
+from ._build import fit_whitening
+from ._config import FolderConfig, IndexConfig
+from ._extract import (
+    OwnRegions,
+    Progress,
+    extract,
+    kept_pictures,
+    list_pictures,
+    store_of,
+)
+from ._extracted import Extracted, PictureRegions
 from ._index import Index
-from ._pictures import PictureInfo, describer, network_name
+from ._networks import weights_digest
+from ._pictures import PictureInfo
 from ._storage import check_destination, verify
 
-Progress = Callable[[str, int, int], None]
+_ROWS = 4096  # Regions in memory at a time before they are whitened.
+
+
+class _Prepared(NamedTuple):
+    """What a collection is built from.
+
+    Attributes:
+        vectors: Region vectors, whitened.
+        image_ids: Picture of every region.
+        boxes: What each region covers.
+        whitening: What was fitted, if anything.
+    """
+
+    vectors: Float[np.ndarray, "n p"]
+    image_ids: Int[np.ndarray, " n"]
+    boxes: Float[np.ndarray, "n 4"]
+    whitening: Whitening | None
 
 
 def index_folder(
@@ -27,12 +53,14 @@ def index_folder(
     *,
     config: FolderConfig | None = None,
     strict: bool = False,
+    regions: OwnRegions | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """Builds the index of all pictures in a folder and saves it.
 
     What was extracted is kept beside the index: a build that was stopped goes on where
-    it was, and one with other settings for the graph computes no picture again.
+    it was, and one with other settings for the graph computes no picture again. Raw
+    vectors are whitened as they are read, so that only whitened ones fill memory.
 
     Args:
         folder: Pictures, also in folders in it.
@@ -40,6 +68,7 @@ def index_folder(
         config: Settings; None for the defaults.
         strict: Refuse a folder with pictures that can't be read, instead of leaving
             those out.
+        regions: Boxes of the user's own, see `extract_folder`.
         progress: Called with what is being done, how much of it is done, and of how
             much.
 
@@ -54,45 +83,39 @@ def index_folder(
     config = config or FolderConfig()
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     check_destination(path)
-    pictures = find_pictures(folder)
-    digests = [_digest(picture) for picture in _told(pictures, "reading", progress)]
-    names = [picture.relative_to(folder).as_posix() for picture in pictures]
+    pictures = list_pictures(folder, regions, progress=progress)
+    descriptor = config.descriptor()
+    weights = weights_digest(descriptor, progress=progress)
     info = PictureInfo(
         folder=str(folder.resolve()),
-        names=tuple(names),
+        names=pictures.names,
         skipped={},
-        side=config.side,
-        network=network_name(),
-        content=hashlib.sha256(json.dumps([digests, names]).encode()).hexdigest(),
+        descriptor=descriptor,
+        weights=weights,
+        content=pictures.content,
     )
     current = _current(path, info, config)
     if current is not None and not (strict and _skipped(current)):
         return current
-    settings = f"{info.network.replace('/', '-')}-{config.side}"
-    extracted = Extracted(path / "extracted" / settings)
-    skipped = _extract(pictures, digests, extracted, config, progress)
-    reasons = {names[position]: reason for position, reason in skipped.items()}
-    if reasons and strict:
-        name, reason = next(iter(reasons.items()))
-        raise ValueError(
-            f"{folder} must hold only pictures that can be read, got {len(reasons)} "
-            f"others, first {name} ({reason}): mend or remove them."
-        )
-    kept = [i for i in range(len(pictures)) if i not in skipped]
-    if not kept:
-        name, reason = next(iter(reasons.items()))
-        raise ValueError(
-            f"{folder} must hold a picture that can be read, got {len(reasons)} "
-            f"others, first {name} ({reason}): name another folder."
-        )
-    regions = extracted.read([digests[i] for i in kept])
+    store = store_of(path, descriptor, weights)
+    reasons = extract(
+        pictures, store, descriptor, workers=config.workers, progress=progress
+    )
+    kept = kept_pictures(folder, pictures, reasons, strict=strict)
     if progress:
         progress("building the graph", 0, 1)
+    prepared = _prepare(store, [pictures.keys[i] for i in kept], config.index)
     index = Index.build(
-        np.concatenate(regions),
-        np.repeat(np.arange(len(regions)), [len(r) for r in regions]),
+        prepared.vectors,
+        prepared.image_ids,
         config=config.index,
-        pictures=info._replace(names=tuple(names[i] for i in kept), skipped=reasons),
+        pictures=info._replace(
+            names=tuple(pictures.names[i] for i in kept),
+            skipped={pictures.names[i]: why for i, why in reasons.items()},
+        ),
+        whitening=prepared.whitening,
+        prepared=True,
+        boxes=prepared.boxes,
     )
     index.save(path)
     if progress:
@@ -119,48 +142,48 @@ def _skipped(index: Index) -> dict[str, str]:
     return index.pictures.skipped if index.pictures else {}
 
 
-def _extract(pictures, digests, extracted, config, progress) -> dict[int, str]:
-    """Describes what is not there yet; returns why pictures were skipped."""
-    # Of several pictures with the same bytes only the first is described.
-    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
-    todo = sorted(i for digest, i in first.items() if digest not in extracted)
-    reasons: dict[str, str] = {}
-    if todo:
-        describe = describer(config.side)
-        results = describe_pictures(
-            [pictures[i] for i in todo],
-            describe,
-            side=config.side,
-            batch_size=describe.batch_size,
-            workers=config.workers,
-        )
-        if progress:
-            progress("describing pictures", 0, len(todo))
-        try:
-            for done, result in enumerate(results, start=1):
-                digest = digests[todo[result.position]]
-                if isinstance(result, Described):
-                    extracted.add(digest, result.vectors)
-                else:
-                    reasons[digest] = result.reason
-                if progress:
-                    progress("describing pictures", done, len(todo))
-        finally:  # After Ctrl-C, too.
-            results.close()
-            extracted.flush()
-    return {i: reasons[d] for i, d in enumerate(digests) if d in reasons}
+def _prepare(store: Extracted, keys: list[str], config: IndexConfig) -> _Prepared:
+    """Reads regions and whitens them, some at a time."""
+    total: Moments | None = None
+    counts, boxes = [], []
+    for block in _blocks(store.read(keys)):
+        counts += [len(regions.vectors) for regions in block]
+        boxes += [regions.boxes for regions in block]
+        if config.dim is not None:
+            own = moments(np.concatenate([regions.vectors for regions in block]))
+            total = own if total is None else merge_moments(total, own)
+    whitening = None if total is None else fit_whitening(total, config)
+    parts = [
+        _whitened(np.concatenate([regions.vectors for regions in block]), whitening)
+        for block in _blocks(store.read(keys))
+    ]
+    return _Prepared(
+        vectors=np.concatenate(parts),
+        image_ids=np.repeat(np.arange(len(keys), dtype=np.int32), counts),
+        boxes=np.concatenate(boxes),
+        whitening=whitening,
+    )
 
 
-def _digest(picture: pathlib.Path) -> str:
-    """Names a picture by its content, one that can't be opened by its path."""
-    try:
-        return file_digest(picture)
-    except OSError:
-        return str(picture)  # Reading it will say what is wrong.
+def _blocks(each: Iterator[PictureRegions]) -> Iterator[list[PictureRegions]]:
+    """Gathers whole pictures until they have so many regions."""
+    block, rows = [], 0
+    for regions in each:
+        block.append(regions)
+        rows += len(regions.vectors)
+        if rows >= _ROWS:
+            yield block
+            block, rows = [], 0
+    if block:
+        yield block
 
 
-def _told(items, task, progress):
-    for done, item in enumerate(items, start=1):
-        yield item
-        if progress:
-            progress(task, done, len(items))
+def _whitened(
+    vectors: Float[np.ndarray, "r c"], whitening: Whitening | None
+) -> Float[np.ndarray, "r p"]:
+    if whitening is None:
+        return vectors
+    # Filled up, so that one program serves most blocks.
+    rows = -(-len(vectors) // _ROWS) * _ROWS
+    filled = np.pad(vectors, ((0, rows - len(vectors)), (0, 0)))
+    return np.asarray(whiten(jnp.asarray(filled), whitening))[: len(vectors)]

@@ -9,6 +9,7 @@ Vectors = Float[Array | np.ndarray, "n d"]
 Ids = Int[Array | np.ndarray, " n"]
 QueryVectors = Float[Array | np.ndarray, "r c"]
 QueryIds = Int[Array | np.ndarray, " r"]
+Boxes = Float[Array | np.ndarray, "n 4"]
 
 
 def check_rows(name: str, vectors: Vectors) -> None:
@@ -37,3 +38,26 @@ def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
         raise ValueError(f"{name} must be integers, got {ids.dtype}.")
     check_ids(name, ids, rows=rows)
     return np.asarray(ids).astype(np.int32)
+
+
+def check_boxes(boxes: Boxes, *, rows: int) -> Float[np.ndarray, "n 4"]:
+    """Refuses boxes that are not one per row, (x0, y0, x1, y1) with an area.
+
+    Raises:
+        ValueError: With the shape, or naming the first bad row.
+    """
+    host = np.asarray(boxes, np.float32)
+    if host.shape != (rows, 4):
+        raise ValueError(
+            f"boxes must be [{rows}, 4], one x0,y0,x1,y1 per region, got "
+            f"{list(host.shape)}."
+        )
+    # Written so that NaN fails, too.
+    good = (host[:, 0] < host[:, 2]) & (host[:, 1] < host[:, 3])
+    bad = np.flatnonzero(~(good & np.isfinite(host).all(1)))
+    if bad.size:
+        raise ValueError(
+            f"boxes must have x0 < x1 and y0 < y1, got {host[bad[0]].tolist()} in row "
+            f"{bad[0]}."
+        )
+    return host

@@ -5,14 +5,13 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax.data import Box, PictureSource
 from diffjax.diffusion import DiffusionRows
-from diffjax.features import Described, describe_pictures
 from diffjax.graph import affinity, compress, normalize
 from diffjax.pooling import gmp_weights
 from diffjax.regions import global_descriptors
@@ -21,22 +20,11 @@ from diffjax.types import Graph, Neighbors, SearchResult, Solution, Whitening
 from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
 from ._build import make_parts, solve_rows
 from ._config import IndexConfig
-from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
-from ._pictures import PictureInfo, describer, network_name
+from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
+from ._pictures import PictureInfo
+from ._queries import QueryRegions, describe_queries
 from ._search import Collection, score_images
 from ._storage import IndexFileError, Parts, read_parts, write_parts
-
-
-class Regions(NamedTuple):
-    """Regions of query pictures, before whitening.
-
-    Attributes:
-        vectors: One row per region.
-        query_ids: Picture of every row.
-    """
-
-    vectors: Float[np.ndarray, "r c"]
-    query_ids: Int[np.ndarray, " r"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +45,8 @@ class Index:
             sample of regions; None where all were compared or lists were handed over.
         descriptors: Global descriptors of the images, where short lists need them.
         rows: Solutions made beforehand, where the settings say so.
+        boxes: What each region covers, (x0, y0, x1, y1) in pixels of its upright
+            picture; None where nobody said.
     """
 
     vectors: Float[Array, "n p"]
@@ -70,6 +60,7 @@ class Index:
     recall: float | None = None
     descriptors: Float[Array, "m p"] | None = None
     rows: DiffusionRows | None = None
+    boxes: Float[np.ndarray, "n 4"] | None = None
 
     @classmethod
     def build(
@@ -80,6 +71,9 @@ class Index:
         config: IndexConfig | None = None,
         neighbors: Neighbors | None = None,
         pictures: PictureInfo | None = None,
+        whitening: Whitening | None = None,
+        prepared: bool = False,
+        boxes: Boxes | None = None,
     ) -> "Index":
         """Builds the index of a collection.
 
@@ -93,6 +87,12 @@ class Index:
                 products of unit vectors; `k` is then as many as they are. None to
                 search for them. For a faiss index of these vectors see `knn`.
             pictures: Where the vectors came from, if from pictures.
+            whitening: One that was fitted elsewhere, on labelled pairs say, for these
+                vectors and for queries; None to fit what the settings ask for.
+            prepared: Whether `vectors` have been through `whitening` already, as those
+                of a collection too large to hold unwhitened; queries have not.
+            boxes: What each region covers, (x0, y0, x1, y1) in pixels, kept for who
+                asks where an object is; None if that is not known.
 
         Returns:
             The index. Warns where `k`, `query_k` or `dim` is more than the collection
@@ -108,6 +108,9 @@ class Index:
             config=config or IndexConfig(),
             neighbors=neighbors,
             pictures=pictures,
+            whitening=whitening,
+            prepared=prepared,
+            boxes=boxes,
         )
         index = cls._assemble(parts)
         if index.config.offline is None:
@@ -140,6 +143,7 @@ class Index:
             recall=parts.recall,
             descriptors=global_descriptors(vectors, ids) if limited else None,
             rows=parts.rows,
+            boxes=parts.boxes,
         )
 
     def __repr__(self) -> str:
@@ -199,7 +203,13 @@ class Index:
             num_queries=block.columns,
             num_images=self.num_images,
         )
-        return best_images(found.scores, found.solution, top=top)
+        return best_images(
+            found.scores,
+            found.solution,
+            jnp.asarray(self.image_ids, jnp.int32),
+            self.weights,
+            top=top,
+        )
 
     def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the database's were.
@@ -226,7 +236,12 @@ class Index:
             )
 
     def search_picture(
-        self, picture: PictureSource, *, box: Box | None = None, top: int = 10
+        self,
+        picture: PictureSource,
+        *,
+        box: Box | None = None,
+        top: int = 10,
+        weights: str | os.PathLike[str] | None = None,
     ) -> SearchResult:
         """Finds the best images for a picture, or for what a box in it shows.
 
@@ -234,6 +249,8 @@ class Index:
             picture: Path, Pillow image or uint8 pixels [h, w, 3].
             box: (x0, y0, x1, y1) in pixels of the upright picture; None for all of it.
             top: Answers wanted.
+            weights: Where the network's file of weights lies now; None is where it was
+                when the index was built.
 
         Returns:
             As `search`, for one query.
@@ -242,20 +259,23 @@ class Index:
             ValueError: If the index is not of pictures or of another network's, the
                 picture can't be read, or the box is not in it.
         """
-        return self.search(*self.describe([picture], boxes=[box]), top=top)
+        found = self.describe([picture], boxes=[box], weights=weights)
+        return self.search(*found, top=top)
 
     def describe(
         self,
         pictures: Sequence[PictureSource],
         *,
         boxes: Sequence[Box | None] | None = None,
+        weights: str | os.PathLike[str] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> "Regions":
+    ) -> QueryRegions:
         """Describes query pictures as the pictures of the index were.
 
         Args:
             pictures: Paths, Pillow images or uint8 pixels [h, w, 3].
             boxes: What of each is asked for, see `search_picture`; None for all of all.
+            weights: As for `search_picture`.
             progress: As for `index_folder`.
 
         Returns:
@@ -265,34 +285,13 @@ class Index:
             ValueError: As `search_picture`; it names the first picture that can't be
                 read.
         """
-        if not pictures:
-            raise ValueError("pictures must be at least one, got none.")
-        if self.pictures is None:
-            raise ValueError(
-                "the index must be one of pictures, got one of vectors: search it with "
-                "vectors."
-            )
-        if self.pictures.network != network_name():
-            raise ValueError(
-                f"the index was made with {self.pictures.network}, here is "
-                f"{network_name()}: build it again."
-            )
-        side = self.pictures.side
-        found: dict[int, np.ndarray] = {}
-        describe = describer(side)
-        for result in describe_pictures(
-            pictures, describe, boxes=boxes, side=side, batch_size=describe.batch_size
-        ):
-            if not isinstance(result, Described):
-                source = pictures[result.position]
-                name = source if isinstance(source, str | os.PathLike) else "picture"
-                raise ValueError(f"{name}: {result.reason}")
-            found[result.position] = result.vectors
-            if progress:
-                progress("describing queries", len(found), len(pictures))
-        each = [found[position] for position in range(len(pictures))]
-        ids = np.repeat(np.arange(len(each), dtype=np.int32), [len(v) for v in each])
-        return Regions(np.concatenate(each), ids)
+        return describe_queries(
+            self.pictures,
+            pictures,
+            boxes=boxes,
+            weights=weights,
+            progress=progress,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the index in a folder, all of it or nothing.
@@ -315,6 +314,7 @@ class Index:
                 pictures=self.pictures,
                 recall=self.recall,
                 rows=self.rows,
+                boxes=self.boxes,
             ),
         )
 

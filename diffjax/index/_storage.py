@@ -27,10 +27,13 @@ from diffjax.diffusion import DiffusionRows
 from diffjax.types import Neighbors, Whitening
 
 from ._config import IndexConfig
+from ._descriptor import descriptor_of
+from ._extracted import EXTRACTED
 from ._pictures import PictureInfo
 
-_FORMAT, _VERSION = "diffjax index", 2
+_FORMAT, _VERSION = "diffjax index", 3
 _JSON, _ARRAYS = "index.json", "arrays"
+REGIONS_JSON = "regions.json"
 _ROWS = "rows."  # What the arrays of `DiffusionRows` are called by, with their own.
 
 
@@ -50,6 +53,7 @@ class Parts(NamedTuple):
         pictures: Where the vectors came from, if from pictures.
         recall: Share of the true neighbours found, if it was measured.
         rows: Solutions made beforehand, if any.
+        boxes: What each region covers in its picture, if it is known.
     """
 
     vectors: Float[Array, "n p"]
@@ -60,6 +64,7 @@ class Parts(NamedTuple):
     pictures: PictureInfo | None
     recall: float | None
     rows: DiffusionRows | None
+    boxes: Float[np.ndarray, "n 4"] | None
 
 
 def check_destination(folder: pathlib.Path) -> None:
@@ -75,7 +80,7 @@ def check_destination(folder: pathlib.Path) -> None:
         # A program killed in its first save leaves no JSON, but nothing strange either.
         strange = [n for n in names if not n.startswith((f"{_ARRAYS}-", ".tmp"))]
         strange = [n for n in strange if not n.endswith(".part")]
-        if strange and not names & {_JSON, "extracted"}:
+        if strange and not names & {_JSON, EXTRACTED}:
             raise ValueError(
                 f"{folder} must be empty or hold an index, got {min(strange)!r} in it: "
                 "name another place."
@@ -96,6 +101,8 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
     }
     if parts.whitening is not None:
         arrays |= parts.whitening._asdict()
+    if parts.boxes is not None:
+        arrays["boxes"] = parts.boxes
     if parts.rows is not None:
         arrays |= {f"{_ROWS}{k}": v for k, v in parts.rows._asdict().items()}
     stored = write_arrays(
@@ -106,7 +113,7 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
         "version": _VERSION,
         "arrays": stored._asdict(),
         "config": dataclasses.asdict(parts.config),
-        "pictures": None if parts.pictures is None else parts.pictures._asdict(),
+        "pictures": _pictures_as_json(parts.pictures),
         "recall": parts.recall,
     }
     header["fingerprint"] = _fingerprint(header)
@@ -198,6 +205,7 @@ def read_parts(folder: pathlib.Path) -> Parts:
             pictures=_picture_info(header["pictures"]),
             recall=header["recall"],
             rows=_rows(arrays),
+            boxes=arrays.get("boxes"),
         )
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise IndexFileError(
@@ -220,8 +228,18 @@ def _rows(arrays: dict[str, np.ndarray]) -> DiffusionRows | None:
 def _picture_info(stored: dict[str, Any] | None) -> PictureInfo | None:
     if stored is None:
         return None
-    fields: dict[str, Any] = {**stored, "names": tuple(stored["names"])}
+    fields: dict[str, Any] = {
+        **stored,
+        "names": tuple(stored["names"]),
+        "descriptor": descriptor_of(stored["descriptor"]),
+    }
     return PictureInfo(**fields)
+
+
+def _pictures_as_json(pictures: PictureInfo | None) -> dict[str, Any] | None:
+    if pictures is None:
+        return None
+    return pictures._asdict() | {"descriptor": dataclasses.asdict(pictures.descriptor)}
 
 
 def _share(recall: float | None) -> str:
@@ -271,7 +289,13 @@ def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
     if info is not None:
         lines |= {
             "pictures from": info.folder,
-            "network": f"{info.network}, longer side {info.side} px",
+            "network": info.network,
+            "weights": info.descriptor.weights or "by name",
+            "described with": ", ".join(
+                f"{name} {value}"
+                for name, value in dataclasses.asdict(info.descriptor).items()
+                if name not in {"network", "weights"} and value is not None
+            ),
             "skipped": ", ".join(info.skipped) or "none",
         }
     return lines

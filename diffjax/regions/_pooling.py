@@ -1,81 +1,25 @@
-"""Maximum over each region of a feature map, and the unit length."""
+"""One vector for each region of a feature map, and the unit length."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int
 
-from ._grid import rmac_grid
+from diffjax._arguments import is_concrete
 
-
-class RegionBoxes(NamedTuple):
-    """The regions of a batch of maps.
-
-    Attributes:
-        boxes: (y0, x0, y1, x1) in cells, all zero in empty slots, which come last.
-        counts: Number of regions of each map.
-    """
-
-    boxes: Int[np.ndarray, "b r 4"]
-    counts: Int[np.ndarray, " b"]
+from ._aggregates import Aggregate, mac
 
 
-def region_boxes(
-    sizes: Int[np.ndarray, "b 2"], *, stride: int, max_regions: int
-) -> RegionBoxes:
-    """Lays the R-MAC grid on the feature maps of a batch of pictures.
-
-    Args:
-        sizes: (height, width) of each picture in pixels, without padding.
-        stride: Pixels per cell of the feature map; a cell begun is a cell.
-        max_regions: Slots for each picture, see `max_regions`.
-
-    Returns:
-        The boxes and their numbers.
-
-    Raises:
-        ValueError: If a picture has more than `max_regions` regions.
-    """
-    boxes = np.zeros((len(sizes), max_regions, 4), np.int32)
-    counts = np.zeros(len(sizes), np.int32)
-    for i, (height, width) in enumerate(sizes):
-        grid = _grid(-(-int(height) // stride), -(-int(width) // stride))
-        if len(grid) > max_regions:
-            raise ValueError(
-                f"max_regions must be at least {len(grid)} for a picture of {height} x "
-                f"{width} px at stride {stride}, got {max_regions}."
-            )
-        boxes[i, : len(grid)] = grid
-        counts[i] = len(grid)
-    return RegionBoxes(boxes, counts)
-
-
-def max_regions(sizes: Int[np.ndarray, "s 2"], *, stride: int) -> int:
-    """Counts the regions of the picture that has most of them.
-
-    Args:
-        sizes: (height, width) in pixels of every picture that may come; at least one.
-        stride: Pixels per cell of the feature map.
-
-    Returns:
-        The number of slots that `region_boxes` needs.
-    """
-    return max(len(_grid(-(-int(h) // stride), -(-int(w) // stride))) for h, w in sizes)
-
-
-@functools.lru_cache(maxsize=1024)
-def _grid(height: int, width: int) -> Int[np.ndarray, "regions 4"]:
-    return rmac_grid(height, width)
-
-
-@jax.jit
-def max_pool_regions(
-    maps: Float[Array, "b h w c"], boxes: Int[Array, "b r 4"]
-) -> Float[Array, "b r c"]:
-    """Takes the maximum of every channel over every region.
+def pool_regions(
+    maps: Float[Array, "b h w c"],
+    boxes: Int[Array, "b r 4"],
+    *,
+    aggregate: Aggregate = mac,
+) -> Float[Array, "b r f"]:
+    """Takes every region of every map to one vector.
 
     One region of all maps at a time, so memory is a few copies of `maps`, whatever the
     number of regions, also for gradients.
@@ -84,24 +28,41 @@ def max_pool_regions(
         maps: Feature maps; what lies outside the boxes is never used.
         boxes: (y0, x0, y1, x1) in cells, the last row and column not included. A box
             without a cell is an empty slot.
+        aggregate: `mac`, `spoc`, `gem`, `crow`, or a function like them; one with
+            settings is `jax.tree_util.Partial(gem, p=p)`, or a `functools.partial`,
+            which is taken as that. The settings are arguments of the compiled program:
+            a new value compiles nothing, and gradients reach it.
 
     Returns:
-        One vector per box; zeros for an empty slot.
+        One vector per box, f numbers as the aggregate has it; zeros for an empty slot.
+
+    Raises:
+        ValueError: If `aggregate` is no function, or a setting of it is out of range.
     """
-    rows = jnp.arange(maps.shape[1])[None, :]
-    columns = jnp.arange(maps.shape[2])[None, :]
+    return _pool_regions(maps, boxes, _bound(aggregate, maps))
 
-    @jax.checkpoint
-    def pool(box: Int[Array, "b 4"]) -> Float[Array, "b c"]:
-        y0, x0, y1, x1 = (box[:, i, None] for i in range(4))
-        in_rows = (rows >= y0) & (rows < y1)
-        in_columns = (columns >= x0) & (columns < x1)
-        some = in_rows.any(1) & in_columns.any(1)
-        line = jnp.where(in_rows[:, :, None, None], maps, -jnp.inf).max(1)
-        top = jnp.where(in_columns[:, :, None], line, -jnp.inf).max(1)
-        return jnp.where(some[:, None], top, 0)
 
-    return jnp.moveaxis(jax.lax.map(pool, jnp.moveaxis(boxes, 1, 0)), 0, 1)
+def aggregate_maps(
+    maps: Float[Array, "b h w c"],
+    cells: Int[Array, "b 2"],
+    *,
+    aggregate: Aggregate = mac,
+) -> Float[Array, "b f"]:
+    """Takes every map as a whole to one vector.
+
+    Args:
+        maps: Feature maps.
+        cells: (rows, columns) of each map; what lies beyond is padding and never used.
+        aggregate: As in `pool_regions`.
+
+    Returns:
+        One vector per map, f numbers as the aggregate has it.
+
+    Raises:
+        ValueError: As in `pool_regions`.
+    """
+    whole = jnp.concatenate([jnp.zeros_like(cells), cells], 1)
+    return pool_regions(maps, whole[:, None], aggregate=aggregate)[:, 0]
 
 
 def l2_normalize(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
@@ -122,3 +83,38 @@ def l2_normalize(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     scaled = vectors / jnp.where(zero, 1, size)
     square = jnp.sum(scaled**2, axis=-1, keepdims=True)
     return jnp.where(zero, 0, scaled / jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def _bound(aggregate: Aggregate, maps: Float[Array, "b h w c"]) -> Partial:
+    """Makes the settings of an aggregate data, and looks at those that have values."""
+    if not callable(aggregate):
+        raise ValueError(
+            f"aggregate must be a function such as mac, got {aggregate!r}."
+        )
+    if not isinstance(aggregate, functools.partial):
+        return Partial(aggregate)
+    bound = Partial(aggregate.func, *aggregate.args, **aggregate.keywords)
+    settings = jax.tree.leaves((bound.args, bound.keywords))
+    if settings and all(map(is_concrete, settings)):
+        # In the compiled program they have no values, and no check would see them.
+        shapes = (maps.shape, maps.dtype), (maps.shape[:3], np.bool_)
+        jax.eval_shape(bound, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    return bound
+
+
+@jax.jit
+def _pool_regions(
+    maps: Float[Array, "b h w c"], boxes: Int[Array, "b r 4"], aggregate: Partial
+) -> Float[Array, "b r f"]:
+    rows, columns = (
+        jnp.arange(length, dtype=boxes.dtype)[None, :] for length in maps.shape[1:3]
+    )
+
+    @jax.checkpoint
+    def pool(box: Int[Array, "b 4"]) -> Float[Array, "b f"]:
+        y0, x0, y1, x1 = (box[:, i, None] for i in range(4))
+        in_rows: Bool[Array, "b h"] = (rows >= y0) & (rows < y1)
+        in_columns: Bool[Array, "b w"] = (columns >= x0) & (columns < x1)
+        return aggregate(maps, in_rows[:, :, None] & in_columns[:, None, :])
+
+    return jnp.moveaxis(jax.lax.map(pool, jnp.moveaxis(boxes, 1, 0)), 0, 1)

@@ -1,6 +1,6 @@
 """Tables of mean average precision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._layout import Table
@@ -14,21 +14,26 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
 
     Args:
         results: One mapping per method: `method`, `mean_ap`, `low` and `high` (95 %
-            interval), in [0, 1]; if it was measured, `seconds_per_query`.
+            interval), in [0, 1]; if they were measured, `nearest_mean_ap` (of nearest
+            neighbours on the same vectors) and `seconds_per_query`.
 
     Returns:
-        A table; the column of times is left out where no method has one.
+        A table; columns that no method has anything for are left out.
 
     Raises:
         ValueError: If a result lacks one of those, or a value is not in its range.
     """
-    timed = any("seconds_per_query" in result for result in results)
-    header = ("method", "mAP, % [95 % interval]", *(("time a query",) if timed else ()))
-    rows = []
-    for result in results:
-        row = (str(_take(result, "method")), _interval(result, "mean_ap"))
-        rows.append((*row, _duration(result)) if timed else row)
-    return Table(header=header, rows=tuple(rows))
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "method": lambda result: str(_take(result, "method")),
+        "k-NN mAP, %": _nearest,
+        "mAP, % [95 % interval]": lambda result: _interval(result, "mean_ap"),
+        "time a query": _duration,
+    }
+    cells = {name: [write(r) for r in results] for name, write in columns.items()}
+    optional = {"k-NN mAP, %", "time a query"}
+    kept = [name for name in columns if name not in optional or any(cells[name])]
+    rows = zip(*(cells[name] for name in kept), strict=True)
+    return Table(header=tuple(kept), rows=tuple(rows))
 
 
 def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -105,6 +110,13 @@ def _interval(
         raise ValueError(f"{name}, low, high must be in [{least}, 1], got {values}.")
     middle, low, high = (f"{100 * value:{sign}.1f}" for value in values)
     return f"{middle} [{low}, {high}]"
+
+
+def _nearest(result: Mapping[str, Any]) -> str:
+    """Writes what nearest neighbours reach, nothing where that was not measured."""
+    if "nearest_mean_ap" not in result:
+        return ""
+    return f"{100 * result['nearest_mean_ap']:.1f}"
 
 
 def _duration(result: Mapping[str, Any]) -> str:

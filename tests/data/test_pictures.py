@@ -100,8 +100,8 @@ def test_a_box_is_in_pixels_of_the_upright_picture(tmp_path, pixels):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = save(tmp_path / "x.png", np.rot90(pixels, 1), exif=exif)
-    part = read_picture(path, box=(30, 2, WIDTH, 20))
-    np.testing.assert_array_equal(part, pixels[2:20, 30:])
+    part = read_picture(path, box=(20, 2, WIDTH, 20))
+    np.testing.assert_array_equal(part, pixels[2:20, 20:])
 
 
 def test_a_damaged_exif_block_does_not_hide_the_picture(tmp_path, pixels):
@@ -276,8 +276,14 @@ def test_a_box_that_is_no_part_of_the_picture_is_refused(tmp_path, pixels, box):
 
 
 def test_fractions_of_a_box_are_rounded_outwards(pixels):
-    part = as_picture(pixels, box=(3.7, 2.2, 5.1, 4.3))
-    np.testing.assert_array_equal(part, pixels[2:5, 3:6])
+    part = as_picture(pixels, box=(3.7, 2.2, 15.1, 14.3))
+    np.testing.assert_array_equal(part, pixels[2:15, 3:16])
+
+
+@pytest.mark.parametrize("box", [(4, 5, 7, 8), (0.1, 0.2, 0.7, 0.9), (0, 0, 30, 7)])
+def test_a_box_of_a_few_pixels_is_refused(pixels, box):
+    with pytest.raises(ValueError, match=r"8 px or more .* \(in pixels, not fractions"):
+        as_picture(pixels, box=box)
 
 
 def test_paths_pillow_images_and_arrays_give_the_same_picture(tmp_path, pixels):

@@ -11,6 +11,7 @@ from diffjax.features._convolution import (
     grouped_depthwise,
     pointwise_convolution,
     shifted_depthwise,
+    symmetric_convolution,
 )
 
 DEPTHWISE = [depthwise_convolution, grouped_depthwise, shifted_depthwise]
@@ -82,10 +83,44 @@ def test_full_convolution_is_a_sum_of_correlations(stride):
     np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
 
 
-def test_pointwise_convolution_is_the_full_one_with_a_kernel_of_one_cell():
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("sides", [(8, 6), (7, 9), (1, 2)])
+def test_symmetric_convolution_has_as_many_zeros_before_as_behind(
+    transform, stride, size, sides
+):
+    maps, kernel = draw(1, *sides, 2), draw(size, size, 2, 3)
+    margin = (size - 1) // 2
+    padded = np.pad(maps[0].astype(np.float64), [(margin, margin)] * 2 + [(0, 0)])
+    expected = np.stack(
+        [
+            # In three dimensions: "valid" leaves one place along the channels.
+            scipy.signal.correlate(padded, kernel[..., o].astype(np.float64), "valid")
+            for o in range(3)
+        ],
+        axis=-1,
+    )[::stride, ::stride, 0]
+    run = transform(symmetric_convolution, static_argnames="stride")
+    found = run(jnp.asarray(maps), jnp.asarray(kernel), stride=stride)
+    assert found.shape[1:3] == tuple(-(-side // stride) for side in sides)
+    np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
+
+
+def test_both_kinds_of_padding_agree_where_the_window_is_centred():
+    maps, kernel = jnp.asarray(draw(1, 7, 9, 2)), jnp.asarray(draw(3, 3, 2, 3))
+    for stride in (1, 2):  # Odd sides: `SAME` needs an even number of zeros, too.
+        found = symmetric_convolution(maps, kernel, stride=stride)
+        expected = full_convolution(maps, kernel, stride=stride)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("general", [full_convolution, symmetric_convolution])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pointwise_convolution_is_one_with_a_kernel_of_one_cell(general, stride):
     maps, kernel = jnp.asarray(draw(2, 4, 5, 6)), jnp.asarray(draw(1, 1, 6, 3))
-    found = pointwise_convolution(maps, kernel, stride=1)
-    expected = full_convolution(maps, kernel, stride=1)
+    found = pointwise_convolution(maps, kernel, stride=stride)
+    expected = general(maps, kernel, stride=stride)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -117,6 +152,7 @@ def test_precision_is_stated_and_never_left_to_the_device():
     maps, kernel = jnp.zeros((1, 6, 6, 4)), jnp.zeros((3, 3, 4, 4))
     for convolve, weights in [
         (full_convolution, kernel),
+        (symmetric_convolution, kernel),
         (pointwise_convolution, kernel[:1, :1]),
         (grouped_depthwise, kernel[:, :, :1]),
     ]:
@@ -144,8 +180,10 @@ def test_vmap_over_pictures_is_the_batch():
     np.testing.assert_allclose(one(maps), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_pointwise_convolution_has_no_stride():
-    with pytest.raises(ValueError, match=r"stride .* must be 1, got 2"):
-        pointwise_convolution(
-            jnp.zeros((1, 6, 6, 4)), jnp.zeros((1, 1, 4, 2)), stride=2
+@pytest.mark.parametrize("sides", [(2, 3), (3, 4)])
+def test_a_window_without_a_centre_cannot_be_symmetric(sides):
+    shown = f"{sides[0]} x {sides[1]}"
+    with pytest.raises(ValueError, match=rf"kernel .* odd sides, got {shown}\."):
+        symmetric_convolution(
+            jnp.zeros((1, 6, 6, 4)), jnp.zeros((*sides, 4, 2)), stride=1
         )

@@ -1,5 +1,7 @@
+import multiprocessing
+import subprocess
+import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -32,15 +34,19 @@ class Recorder:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, images, sizes):
+    def __call__(self, scales, _):
+        images, sizes = scales[0]
         self.calls.append((images.shape, sizes.tolist()))
         counts = sizes[:, 0] // 32
         vectors = np.full((len(images), counts.max() + 1, 3), np.nan, np.float32)
+        boxes = np.full((*vectors.shape[:2], 4), np.nan, np.float32)
         for i, (height, width) in enumerate(sizes):
             assert not images[i, height:].any()
             assert not images[i, :, width:].any()
             vectors[i, : counts[i]] = images[i, :height, :width].mean((0, 1))
-        return RegionBatch(vectors, counts)
+            # From half the width rightwards, over the whole height.
+            boxes[i, : counts[i]] = 0.5, 0, 1, 1
+        return RegionBatch(vectors, boxes, counts)
 
 
 def readers():
@@ -54,7 +60,11 @@ def test_every_picture_gets_its_own_vectors(pictures, batch_size, workers, side)
     recorder = Recorder()
     results = list(
         describe_pictures(
-            pictures, recorder, side=side, batch_size=batch_size, workers=workers
+            pictures,
+            recorder,
+            sides=(side,),
+            batch_size=batch_size,
+            workers=workers,
         )
     )
     assert sorted(r.position for r in results) == list(range(23))
@@ -68,7 +78,7 @@ def test_every_picture_gets_its_own_vectors(pictures, batch_size, workers, side)
 
 def test_few_shapes_reach_the_network_and_no_batch_is_short(pictures):
     recorder = Recorder()
-    list(describe_pictures(pictures, recorder, side=128, batch_size=4))
+    list(describe_pictures(pictures, recorder, sides=(128,), batch_size=4))
     assert {shape[0] for shape, _ in recorder.calls} == {4}
     canvases = {
         canvas_for(fit_picture(p, side=128).shape[:2], side=128) for p in pictures
@@ -78,8 +88,8 @@ def test_few_shapes_reach_the_network_and_no_batch_is_short(pictures):
 
 def test_the_batches_do_not_depend_on_the_threads(pictures):
     one, many = Recorder(), Recorder()
-    first = list(describe_pictures(pictures, one, side=SIDE, workers=1))
-    second = list(describe_pictures(pictures, many, side=SIDE, workers=4))
+    first = list(describe_pictures(pictures, one, sides=(SIDE,), workers=1))
+    second = list(describe_pictures(pictures, many, sides=(SIDE,), workers=4))
     assert one.calls == many.calls
     assert [r.position for r in first] == [r.position for r in second]
 
@@ -91,7 +101,9 @@ def test_unreadable_pictures_are_results_and_lose_nothing(tmp_path, pictures):
     paths[3].write_bytes(b"")
     paths[11].write_bytes(b"nonsense")
     paths[22].unlink()
-    results = {r.position: r for r in describe_pictures(paths, Recorder(), side=SIDE)}
+    results = {
+        r.position: r for r in describe_pictures(paths, Recorder(), sides=(SIDE,))
+    }
     assert sorted(results) == list(range(23))
     bad = {n: r.reason for n, r in results.items() if isinstance(r, Unreadable)}
     assert sorted(bad) == [3, 11, 22]
@@ -114,7 +126,7 @@ def test_boxes_choose_the_part_that_is_described():
     picture = np.zeros((100, 100, 3), np.uint8)
     picture[20:60, 30:90] = 200
     results = describe_pictures(
-        [picture, picture], Recorder(), boxes=[(30, 20, 90, 60), None], side=SIDE
+        [picture, picture], Recorder(), boxes=[(30, 20, 90, 60), None], sides=(SIDE,)
     )
     means = {r.position: r.vectors[0, 0] for r in results if isinstance(r, Described)}
     assert means[0] == 200
@@ -124,52 +136,48 @@ def test_boxes_choose_the_part_that_is_described():
 def test_a_bad_box_is_an_error_not_a_result(pictures):
     boxes = [None] * 22 + [(0, 0, 999, 5)]
     with pytest.raises(ValueError, match="box must be"):
-        list(describe_pictures(pictures, Recorder(), boxes=boxes, side=SIDE))
+        list(describe_pictures(pictures, Recorder(), boxes=boxes, sides=(SIDE,)))
     assert readers() == []
 
 
 class Watched(list):
-    """Sources that remember how far the threads have read them."""
+    """Sources that remember how far they have been handed out."""
 
     furthest = -1
 
-    def __getitem__(self, index):
-        if threading.current_thread() in readers():  # Not who checks the arguments.
-            self.furthest = max(self.furthest, index)
-        return super().__getitem__(index)
+    def __iter__(self):
+        for self.furthest, source in enumerate(super().__iter__()):
+            yield source
 
 
 def test_a_batch_is_read_ahead_and_no_more():
     sources = Watched([np.zeros((64, 64, 3), np.uint8)] * 500)
     furthest = []
+    recorder = Recorder()
 
-    def describe(images, _):
-        # By now 4 (i + 1) are taken, and 4 ahead and one per thread may be under way.
-        allowed = 4 * (len(furthest) + 1) + 4 + 2
-        patience = time.monotonic() + 30
-        while sources.furthest < allowed - 1 and time.monotonic() < patience:
-            time.sleep(0.001)
+    def describe(scales, regions):
         furthest.append(sources.furthest)
-        return RegionBatch(
-            np.zeros((len(images), 1, 2), np.float32), np.ones(len(images), int)
-        )
+        return recorder(scales, regions)
 
-    stream = describe_pictures(sources, describe, side=SIDE, batch_size=4, workers=2)
+    stream = describe_pictures(
+        sources, describe, sides=(SIDE,), batch_size=4, workers=2
+    )
     for _ in range(20):
         next(stream)
     stream.close()
+    # By then 4 (i + 1) are taken, 4 ahead and one for each of two threads under way.
     assert furthest == [9, 13, 17, 21, 25, 29]
 
 
 def test_a_batch_is_started_before_the_one_before_is_given_out(pictures):
     recorder = Recorder()
-    stream = describe_pictures(pictures[::5], recorder, side=SIDE, batch_size=1)
+    stream = describe_pictures(pictures[::5], recorder, sides=(SIDE,), batch_size=1)
     started = [len(recorder.calls) for _ in stream]
     assert started == [2, 3, 4, 5, 5]
 
 
 def test_closing_stops_the_threads(pictures):
-    stream = describe_pictures(pictures * 20, Recorder(), side=SIDE, batch_size=2)
+    stream = describe_pictures(pictures * 20, Recorder(), sides=(SIDE,), batch_size=2)
     next(stream)
     assert readers()
     stream.close()
@@ -178,12 +186,12 @@ def test_closing_stops_the_threads(pictures):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_network_stops_the_threads(pictures, error):
-    def describe(images, sizes):
-        raise error(str(images.shape) + str(sizes))
+    def describe(scales, regions):
+        raise error(str(len(scales)) + str(regions))
 
     # The traceback in `caught` still holds the stream: closing must not wait for it.
     with pytest.raises(error) as caught:
-        list(describe_pictures(pictures * 20, describe, side=SIDE, batch_size=2))
+        list(describe_pictures(pictures * 20, describe, sides=(SIDE,), batch_size=2))
     assert caught.traceback
     assert readers() == []
 
@@ -200,3 +208,162 @@ def test_numbers_below_one_are_refused(pictures, batch_size, workers):
 def test_every_source_needs_its_box(pictures):
     with pytest.raises(ValueError, match=r"boxes must have one entry .* got 1 for 23"):
         next(describe_pictures(pictures, Recorder(), boxes=[None]))
+    with pytest.raises(ValueError, match=r"regions must have one entry .* got 1 for"):
+        next(describe_pictures(pictures, Recorder(), regions=[None]))
+
+
+def test_regions_cover_boxes_of_the_upright_picture(pictures):
+    # The recorder's regions are the right half of whatever it is shown.
+    boxes = [(10, 20, 50, 60), *[None] * (len(pictures) - 1)]
+    for result in describe_pictures(pictures, Recorder(), boxes=boxes, sides=(SIDE,)):
+        assert isinstance(result, Described)
+        height, width, _ = pictures[result.position].shape
+        expected = [width / 2, 0, width, height]
+        if result.position == 0:
+            expected = [30, 20, 50, 60]
+        np.testing.assert_allclose(result.boxes, [expected] * len(result.vectors))
+
+
+def test_a_shrunken_and_turned_photograph_keeps_its_own_pixels(tmp_path):
+    # 1600 x 1200 px, stored lying, shown standing, decoded at a quarter of its size.
+    image = Image.new("RGB", (1600, 1200), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    (result,) = describe_pictures(
+        [tmp_path / "turned.jpg"], Recorder(), sides=(128,), batch_size=1
+    )
+    assert isinstance(result, Described)
+    np.testing.assert_allclose(result.boxes[0], [600, 0, 1200, 1600])
+
+
+def test_regions_of_ones_own_reach_the_network_in_parts_of_what_it_sees():
+    picture = np.zeros((100, 200, 3), np.uint8)
+    seen = []
+
+    def describe(scales, regions):
+        seen.extend(regions)
+        return Recorder()(scales, regions)
+
+    list(
+        describe_pictures(
+            [picture, picture, picture],
+            describe,
+            boxes=[None, (100, 50, 200, 100), None],
+            regions=[
+                np.array([[0, 0, 50, 25], [100, 50, 200, 100]], np.float32),
+                np.array([[100, 50, 150, 100]], np.float32),
+                None,
+            ],
+            sides=(SIDE,),
+            batch_size=1,
+        )
+    )
+    np.testing.assert_allclose(seen[0], [[0, 0, 0.25, 0.25], [0.5, 0.5, 1, 1]])
+    np.testing.assert_allclose(seen[1], [[0, 0, 0.5, 1]])
+    assert seen[2] is None
+
+
+@pytest.mark.parametrize(
+    "own", [[[0, 0, 61, 60]], [[5, 5, 5, 9]], [[0, 0, np.nan, 9]], np.zeros((0, 4))]
+)
+def test_regions_outside_the_picture_are_refused(pictures, own):
+    regions = [np.array(own, np.float32)] + [None] * 22
+    stream = describe_pictures(pictures, Recorder(), regions=regions, sides=(SIDE,))
+    with pytest.raises(ValueError, match=r"regions must be one or more boxes .*60,60"):
+        next(stream)
+
+
+def test_every_scale_shows_the_same_pictures(pictures):
+    seen = []
+
+    def describe(scales, regions):
+        seen.append([(images.shape, sizes.tolist()) for images, sizes in scales])
+        means = [
+            images[0, : sizes[0, 0], : sizes[0, 1]].mean((0, 1))
+            for images, sizes in scales
+        ]
+        np.testing.assert_allclose(means[0], means[1])
+        return Recorder()(scales, regions)
+
+    list(describe_pictures(pictures, describe, sides=(128, 64), batch_size=1))
+    for first, second in seen:
+        assert max(first[1][0]) == 128
+        assert max(second[1][0]) == 64
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Seventy small files, two of them no pictures."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = [folder / f"{i:02}.png" for i in range(70)]
+    for i, path in enumerate(paths):
+        shape = SHAPES[i % 5]
+        Image.fromarray(np.full((*shape, 3), 3 * i, np.uint8)).save(path)
+    paths[7].write_bytes(b"nonsense")
+    paths[69].unlink()
+    return paths
+
+
+def test_processes_read_many_files_as_threads_would(files):
+    by_processes, by_threads = Recorder(), Recorder()
+    many = list(describe_pictures(files, by_processes, sides=(SIDE,)))
+    assert multiprocessing.active_children() == []
+    few = [
+        *describe_pictures(files[:40], by_threads, sides=(SIDE,), batch_size=1),
+        *describe_pictures(files[40:], by_threads, sides=(SIDE,), batch_size=1),
+    ]
+    vectors = {r.position: r.vectors for r in many if isinstance(r, Described)}
+    assert sorted(vectors) == [i for i in range(70) if i not in (7, 69)]
+    expected = [r.vectors for r in few[:40] + few[40:] if isinstance(r, Described)]
+    assert len(expected) == 68
+    for position, own in vectors.items():
+        np.testing.assert_array_equal(own, np.full_like(own, 3 * position))
+    reasons = {r.position: r.reason for r in many if isinstance(r, Unreadable)}
+    assert reasons[69] == "No such file or directory"
+    assert set(reasons) == {7, 69}
+
+
+def test_closing_stops_the_processes(files):
+    stream = describe_pictures(files * 3, Recorder(), sides=(SIDE,), batch_size=2)
+    next(stream)
+    stream.close()
+    assert readers() == []
+    assert multiprocessing.active_children() == []
+
+
+def test_a_script_needs_no_guard_around_it(files, tmp_path):
+    # New processes of the standard library would run the script once more.
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import pathlib
+import numpy as np
+from diffjax.features import RegionBatch, describe_pictures
+
+def describe(scales, regions):
+    count = len(regions)
+    return RegionBatch(
+        np.zeros((count, 1, 2), np.float32),
+        np.zeros((count, 1, 4), np.float32),
+        np.ones(count, int),
+    )
+
+paths = sorted(pathlib.Path({str(files[0].parent)!r}).glob("*.png"))
+print("started", len(list(describe_pictures(paths, describe, sides=(64,)))))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["started", "69"]
+    assert done.stderr == ""
+
+
+def test_a_picture_of_100_megapixels_is_described(tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (12000, 8400), (10, 200, 30)).save(path, quality=50)
+    (result,) = describe_pictures([path], Recorder(), sides=(SIDE,), batch_size=1)
+    assert isinstance(result, Described)
+    np.testing.assert_allclose(result.vectors[0], [10, 200, 30], atol=3)
+    np.testing.assert_allclose(result.boxes[0], [6000, 0, 12000, 8400])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffjax.index import _extracted
-from diffjax.index._extracted import Extracted
+from diffjax.index._extracted import Extracted, PictureRegions
 
 
 @pytest.fixture(autouse=True)
@@ -10,11 +10,17 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 3)
 
 
-def vectors(number):
+def regions(number):
     """Three vectors more than the number, and none like those of another."""
-    return np.arange(number * 100, number * 100 + 2 * (number + 3), dtype=np.float32)[
-        :, None
-    ]
+    vectors = np.arange(number * 100, number * 100 + 2 * (number + 3), dtype=np.float32)
+    return PictureRegions(vectors[:, None], np.stack([vectors] * 4, axis=1) + 0.5)
+
+
+def assert_read(extracted, numbers):
+    each = extracted.read([str(number) for number in numbers])
+    for got, number in zip(each, numbers, strict=True):
+        np.testing.assert_array_equal(got.vectors, regions(number).vectors)
+        np.testing.assert_array_equal(got.boxes, regions(number).boxes)
 
 
 def names(folder):
@@ -24,16 +30,14 @@ def names(folder):
 def fill(folder, numbers):
     extracted = Extracted(folder)
     for number in numbers:
-        extracted.add(str(number), vectors(number))
+        extracted.add(str(number), regions(number))
     return extracted
 
 
 def test_vectors_come_back_in_the_order_asked_for(tmp_path):
     extracted = fill(tmp_path / "new", range(7))
-    order = [5, 0, 6, 6, 2]
-    for got, number in zip(extracted.read([str(i) for i in order]), order, strict=True):
-        np.testing.assert_array_equal(got, vectors(number))
-    assert extracted.read([]) == []
+    assert_read(extracted, [5, 0, 6, 6, 2])
+    assert_read(extracted, [])
 
 
 def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path):
@@ -55,7 +59,7 @@ def test_another_program_goes_on_from_what_was_written(tmp_path):
     fill(tmp_path, range(5))  # 3 and 4 are lost with it.
     again = Extracted(tmp_path)
     assert [str(i) in again for i in range(5)] == [True, True, True, False, False]
-    np.testing.assert_array_equal(again.read(["1"])[0], vectors(1))
+    assert_read(again, [1])
 
 
 @pytest.mark.parametrize("length", [0, 5, 60])
@@ -68,9 +72,8 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
     assert len(missing) == 3
     assert len(names(tmp_path)) == 1
     for number in missing:
-        again.add(str(number), vectors(number))
-    for got, number in zip(again.read(["0", "3", "5"]), (0, 3, 5), strict=True):
-        np.testing.assert_array_equal(got, vectors(number))
+        again.add(str(number), regions(number))
+    assert_read(again, [0, 3, 5])
     del extracted
 
 

@@ -10,7 +10,9 @@ import pytest
 from photographs import SIDE, SMALL, SMALL_FLAGS
 from PIL import Image
 
+from diffjax.features import efficientnet_lite0_path
 from diffjax.index import Index, IndexConfig, index_folder
+from diffjax.index._describer import describer
 
 # Shards of two pictures, so that a build can be killed between them.
 SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
@@ -82,7 +84,7 @@ def test_another_size_of_pictures_describes_them_anew(
             photographs, path, config=config, progress=lambda *step: told.append(step)
         )
         assert made.pictures is not None
-        assert made.pictures.side == 64
+        assert made.pictures.descriptor.side == 64
         index_folder(
             photographs, path, config=SMALL, progress=lambda *step: told.append(step)
         )
@@ -90,24 +92,33 @@ def test_another_size_of_pictures_describes_them_anew(
     assert told.count(("describing pictures", 12, 12)) == 1
 
 
-def test_pictures_described_by_another_network_are_described_anew(
-    photographs, photograph_index, tmp_path, monkeypatch
+def test_pictures_described_with_other_weights_are_described_anew(
+    photographs, photograph_index, tmp_path
 ):
-    path = tmp_path / "index"
+    path, weights = tmp_path / "index", tmp_path / "own.pth"
     shutil.copytree(photograph_index, path)
-    for module in ("_folder", "_index"):
-        monkeypatch.setattr(f"diffjax.index.{module}.network_name", lambda: "other/net")
-    with pytest.raises(ValueError, match=r"here is other/net: build it again\.$"):
-        Index.load(path).search_picture(photographs / "coffee" / "0.png")
+    # The same tensors in another file: what it is called by is its bytes.
+    weights.write_bytes(efficientnet_lite0_path().read_bytes() + b"more")
+    picture = photographs / "coffee" / "0.png"
+    with pytest.raises(ValueError, match=r"made with weights 5793\w+ of effic.* here"):
+        Index.load(path).search_picture(picture, weights=weights)
     told = []
     made = index_folder(
-        photographs, path, config=SMALL, progress=lambda *step: told.append(step)
+        photographs,
+        path,
+        config=dataclasses.replace(SMALL, weights=str(weights)),
+        progress=lambda *step: told.append(step),
     )
     assert ("describing pictures", 12, 12) in told
     assert made.pictures is not None
-    assert made.pictures.network == "other/net"
-    found = made.search_picture(photographs / "coffee" / "0.png", top=1)
+    found = made.search_picture(picture, top=1)
     assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
+    moved = weights.rename(tmp_path / "moved.pth")
+    describer.cache_clear()
+    with pytest.raises(OSError, match=r"own\.pth"):
+        Index.load(path).describe([picture])
+    again = Index.load(path).search_picture(picture, top=1, weights=moved)
+    np.testing.assert_array_equal(again.images, found.images)
 
 
 def test_other_settings_build_again_without_describing(
@@ -236,7 +247,7 @@ def test_strict_refuses_and_leaves_the_old_index(odd_folder, photograph_index):
     shutil.copytree(photograph_index, path)
     before = files_of(path)
     for _ in range(2):  # Also where the lenient build would be taken as it is.
-        with pytest.raises(ValueError, match=r"got 5 others, first empty\.png"):
+        with pytest.raises(ValueError, match=r"got 5 that can't, first empty\.png"):
             index_folder(odd_folder, path, config=SMALL, strict=True)
         assert files_of(path) == before
 
@@ -381,4 +392,4 @@ def test_a_full_disk_says_a_line_and_keeps_the_old_index(
 def test_the_size_of_the_pictures_is_a_setting(photograph_index):
     index = Index.load(photograph_index)
     assert index.pictures is not None
-    assert index.pictures.side == SIDE
+    assert index.pictures.descriptor.side == SIDE

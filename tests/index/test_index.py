@@ -1,7 +1,6 @@
 import dataclasses
 import warnings
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -36,20 +35,6 @@ def many(given):
     noise = 0.3 * rng.normal(size=(len(ids), given.vectors.shape[1]))
     rows = given.vectors[rng.integers(len(given.vectors), size=len(ids))] + noise
     return rows.astype(np.float32), ids
-
-
-@pytest.fixture
-def compiled():
-    """Counts the programs that are compiled during a test."""
-    count = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            count.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield count
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def expected_scores(collection, config):
@@ -147,11 +132,19 @@ def test_a_query_alone_gets_the_answers_that_it_gets_in_a_batch(index, many):
         alone = index.search(vectors[ids == query], ids[ids == query] * 0, top=24)
         row = slice(query, query + 1)
         assert_same_answers(
-            alone, SearchResult(batch.images[row], batch.scores[row], batch.solution)
+            alone,
+            SearchResult(
+                batch.images[row],
+                batch.scores[row],
+                batch.solution,
+                batch.regions[row],
+            ),
         )
         value = batch.solution.value[:, query : query + 1]
         np.testing.assert_allclose(alone.solution.value, value, atol=1e-4)
-    wanted = SearchResult(batch.images[:64], batch.scores[:64], batch.solution)
+    wanted = SearchResult(
+        batch.images[:64], batch.scores[:64], batch.solution, batch.regions[:64]
+    )
     assert_same_answers(first, wanted)
 
 

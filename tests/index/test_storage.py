@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax.index import (
+    DescriptorConfig,
     Index,
     IndexConfig,
     IndexFileError,
@@ -20,8 +21,8 @@ PICTURES = PictureInfo(
     folder="/some/where",
     names=("a.png", "é\nü.png", "b\udcff.png", *(f"{i}.png" for i in range(21))),
     skipped={"c.png": "the file is empty (0 bytes)"},
-    side=64,
-    network="nobody's",
+    descriptor=DescriptorConfig(network="nobody's", side=128, scales=(1.0, 0.5)),
+    weights="ab" * 32,
 )
 
 
@@ -184,8 +185,8 @@ DAMAGES = {
         "was edited",
     ),
     "another version": (
-        lambda f: rewrite(f / "index.json", '"version": 2', '"version": 1'),
-        "is version 1 of 'diffjax index', this program reads version 2",
+        lambda f: rewrite(f / "index.json", '"version": 3', '"version": 1'),
+        "is version 1 of 'diffjax index', this program reads version 3",
     ),
     "a version to come": (
         lambda f: (f / "index.json").write_text(
@@ -195,7 +196,7 @@ DAMAGES = {
     ),
     "something else": (
         lambda f: rewrite(f / "index.json", "diffjax index", "recipe"),
-        "is version 2 of 'recipe'",
+        "is version 3 of 'recipe'",
     ),
     **{
         f"garbage {text[:9]!r}": (
@@ -306,5 +307,5 @@ def test_the_fingerprint_follows_vectors_and_settings(given, index, saved, tmp_p
     assert fingerprint(index) == own
     settings = dataclasses.replace(index, config=dataclasses.replace(CONFIG, lam=2.0))
     vectors = dataclasses.replace(index, vectors=-index.vectors)
-    pictures = dataclasses.replace(index, pictures=PICTURES._replace(side=96))
+    pictures = dataclasses.replace(index, pictures=PICTURES._replace(weights="cd" * 32))
     assert len({own, *map(fingerprint, (settings, vectors, pictures))}) == 4

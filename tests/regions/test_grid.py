@@ -22,11 +22,11 @@ def extra_squares(short, long):
     return {e for e in miss if miss[e] == min(miss.values())}
 
 
-def published_grid(height, width, extra):
+def published_grid(height, width, extra, scales=3):
     """The grid in floating point, with centres, as the paper's authors wrote it."""
     short = min(height, width)
     regions = {(0, 0, height, width)}
-    for scale in range(1, 4):
+    for scale in range(1, scales + 1):
         side = math.floor(2 * short / (scale + 1))
         half = math.floor(side / 2 - 1)
 
@@ -45,12 +45,12 @@ def published_grid(height, width, extra):
 
 
 @settings(deadline=None)
-@given(sides, sides)
-def test_the_grid_is_the_published_one_without_repeats(height, width):
-    got = rmac_grid(height, width)
+@given(sides, sides, st.integers(1, 5))
+def test_the_grid_is_the_published_one_without_repeats(height, width, scales):
+    got = rmac_grid(height, width, scales=scales)
     extras = extra_squares(min(height, width), max(height, width))
     assert set(map(tuple, got.tolist())) in [
-        published_grid(height, width, e) for e in extras
+        published_grid(height, width, e, scales) for e in extras
     ]
     assert len(np.unique(got, axis=0)) == len(got)
 
@@ -70,6 +70,18 @@ def test_the_grid_is_the_published_one_without_repeats(height, width):
 )
 def test_known_numbers_of_regions(height, width, count):
     assert len(rmac_grid(height, width)) == count
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "extra"), [(30, 30, 0), (30, 40, 1), (40, 30, 1), (30, 60, 2)]
+)
+@pytest.mark.parametrize("scales", range(1, 6))
+def test_scale_l_adds_l_times_l_plus_e_regions(height, width, extra, scales):
+    # Sides 30, 20, 15, 12 and 10 differ, so nothing falls together but scale 1 of a
+    # square map and the map. 4:3 gives 3, 9, 21, 41, 71; a square 1, 5, 14, 30, 55.
+    squares = sum(scale * (scale + extra) for scale in range(1, scales + 1))
+    whole = 1 if extra else 0
+    assert len(rmac_grid(height, width, scales=scales)) == whole + squares
 
 
 def test_a_small_grid_by_hand_with_its_order():
@@ -127,6 +139,9 @@ def test_fewer_scales_are_the_beginning_of_more():
     assert len(rmac_grid(9, 12, scales=1)) == 3
     np.testing.assert_array_equal(
         rmac_grid(9, 12, scales=2), rmac_grid(9, 12, scales=3)[:9]
+    )
+    np.testing.assert_array_equal(
+        rmac_grid(30, 40, scales=3), rmac_grid(30, 40, scales=5)[:21]
     )
 
 

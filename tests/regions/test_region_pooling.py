@@ -1,15 +1,21 @@
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from jax.tree_util import Partial
 
-from diffjax.regions import (
+from diffjax.regions._aggregates import gem, mac, spoc
+from diffjax.regions._crow import crow
+from diffjax.regions._netvlad import NetVLAD, netvlad
+from diffjax.regions._pooling import (
+    _pool_regions,
+    aggregate_maps,
     l2_normalize,
-    max_pool_regions,
-    max_regions,
-    region_boxes,
-    rmac_grid,
+    pool_regions,
 )
 
 TRANSFORMS = pytest.mark.parametrize(
@@ -21,6 +27,12 @@ TRANSFORMS = pytest.mark.parametrize(
 def maps(rng):
     """Two maps [2, 5, 7, 3] of values below zero, so that a 0 would be seen."""
     return jnp.asarray(rng.normal(size=(2, 5, 7, 3)) - 10, jnp.float32)
+
+
+@pytest.fixture
+def bright(maps):
+    """The same above zero, as most aggregates want them."""
+    return maps + 14
 
 
 @pytest.fixture
@@ -39,7 +51,7 @@ BOXES = np.array(
 
 @TRANSFORMS
 def test_each_region_gives_the_largest_value_of_its_slice(maps, transform):
-    got = transform(max_pool_regions)(maps, jnp.asarray(BOXES))
+    got = transform(pool_regions)(maps, jnp.asarray(BOXES))
     for image in range(2):
         for slot, (y0, x0, y1, x1) in enumerate(BOXES[image]):
             cells = np.asarray(maps)[image, y0:y1, x0:x1]
@@ -47,30 +59,107 @@ def test_each_region_gives_the_largest_value_of_its_slice(maps, transform):
             np.testing.assert_array_equal(got[image, slot], want)
 
 
+def layer():
+    rng = np.random.default_rng(3)
+    parts = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), rng.normal(size=2)
+    return NetVLAD(*(jnp.asarray(part, jnp.float32) for part in parts))
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        Partial(spoc, centre_prior=True),
+        Partial(netvlad, layer=layer()),
+        lambda maps, mask: -mac(-maps, mask),
+    ],
+    ids=["spoc-prior", "netvlad", "own"],
+)
+def test_each_region_gives_the_aggregate_of_its_cells(bright, aggregate):
+    boxes = jnp.asarray(BOXES)
+    got = pool_regions(bright, boxes, aggregate=aggregate)
+    # A region cut out, and the empty slot.
+    alone = jax.jit(aggregate)(bright[:1, 1:3, 2:6], jnp.ones((1, 2, 4), bool))
+    np.testing.assert_allclose(got[0, 1], alone[0], rtol=2e-5)
+    np.testing.assert_array_equal(got[0, 3], 0)
+    assert got.shape == (2, 4, alone.shape[1])
+
+
+def test_a_new_setting_compiles_nothing_and_changes_the_answer(bright):
+    boxes = jnp.asarray(BOXES)
+    count = operator.attrgetter("_cache_size")(_pool_regions)
+    first = pool_regions(bright, boxes, aggregate=Partial(gem, p=2.0))
+    programs = count()
+    second = pool_regions(bright, boxes, aggregate=Partial(gem, p=4.0))
+    # As Python binds settings they are taken in the same way.
+    third = pool_regions(bright, boxes, aggregate=functools.partial(gem, p=4.0))
+    assert count() == programs
+    assert (np.asarray(second)[0, :2] > np.asarray(first)[0, :2]).all()
+    np.testing.assert_array_equal(third, second)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_reach_the_maps_and_the_settings(bright):
+    boxes = jnp.asarray(BOXES)
+
+    def pooled(maps, p):
+        return pool_regions(maps, boxes, aggregate=Partial(gem, p=p))
+
+    values = bright.astype(jnp.float64), jnp.asarray([1.5, 3.0, 4.0])
+    check_grads(jax.jit(pooled), values, order=1, modes=["rev"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "message"),
+    [
+        ("mac", "aggregate must be a function such as mac, got 'mac'"),
+        (Partial(gem, p=-1.0), "p must be finite and above 0, got -1"),
+        (functools.partial(crow, b=0.0), "b must be finite and above 0, got 0"),
+    ],
+)
+def test_aggregates_that_cannot_be_are_refused(aggregate, message, bright, unchecked):
+    boxes = jnp.asarray(BOXES)
+    with pytest.raises(ValueError, match=message):
+        pool_regions(bright, boxes, aggregate=aggregate)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda maps: pool_regions(maps, boxes, aggregate=aggregate))(bright)
+
+
+def test_a_whole_map_ends_where_its_padding_starts(bright):
+    spoilt = bright.at[1, 3:].set(jnp.nan).at[1, :, 4:].set(jnp.nan)
+    cells = jnp.asarray([[5, 7], [3, 4]])
+    got = aggregate_maps(spoilt, cells, aggregate=Partial(gem, p=2.0))
+    for image, (rows, columns) in enumerate(cells.tolist()):
+        cut = np.asarray(bright)[image, :rows, :columns]
+        want = np.sqrt((cut**2).mean((0, 1)))
+        np.testing.assert_allclose(got[image], want, rtol=1e-5)
+    small = np.asarray(bright)[1, :3, :4]
+    np.testing.assert_array_equal(aggregate_maps(spoilt, cells)[1], small.max((0, 1)))
+
+
 def test_what_lies_outside_the_boxes_is_never_used(maps):
     boxes = jnp.asarray([[[0, 0, 4, 5]], [[0, 0, 4, 5]]])
-    padding = [(0, 0), (0, 3), (0, 2), (0, 0)]
+    padding = [(0, 0), (0, 1), (0, 2), (0, 0)]
     spoilt = jnp.pad(maps[:, :4, :5], padding, constant_values=jnp.nan)
     np.testing.assert_array_equal(
-        max_pool_regions(spoilt, boxes), max_pool_regions(maps, boxes)
+        pool_regions(spoilt, boxes), pool_regions(maps, boxes)
     )
 
 
 def test_not_a_number_inside_a_region_comes_out(maps):
     spoilt = maps.at[0, 2, 3, 1].set(jnp.nan)
-    got = np.isnan(max_pool_regions(spoilt, jnp.asarray(BOXES)))
+    got = np.isnan(pool_regions(spoilt, jnp.asarray(BOXES)))
     assert got[0, :, 1].tolist() == [True, True, False, False]
     assert not got[1].any()
 
 
 def test_pooling_maps_over_a_batch_of_batches(maps):
     boxes = jnp.asarray(BOXES)
-    got = jax.vmap(max_pool_regions)(maps[None], boxes[None])[0]
-    np.testing.assert_array_equal(got, max_pool_regions(maps, boxes))
+    got = jax.vmap(pool_regions)(maps[None], boxes[None])[0]
+    np.testing.assert_array_equal(got, pool_regions(maps, boxes))
 
 
 def test_the_gradient_goes_to_the_largest_cells_and_nowhere_else(maps):
-    got = jax.grad(lambda m: max_pool_regions(m, jnp.asarray(BOXES)).sum())(maps)
+    got = jax.grad(lambda m: pool_regions(m, jnp.asarray(BOXES)).sum())(maps)
     want = np.zeros(maps.shape)
     for image in range(2):
         for y0, x0, y1, x1 in BOXES[image]:
@@ -81,31 +170,7 @@ def test_the_gradient_goes_to_the_largest_cells_and_nowhere_else(maps):
 
 
 def test_no_regions_are_allowed(maps):
-    assert max_pool_regions(maps, jnp.zeros((2, 0, 4), jnp.int32)).shape == (2, 0, 3)
-
-
-def test_boxes_follow_the_size_without_padding():
-    sizes = np.array([[320, 320], [320, 240], [300, 231]], np.int32)
-    got = region_boxes(sizes, stride=32, max_regions=25)
-    # 240 / 32 = 7.5 and 231 / 32 = 7.2 are eight cells, 300 / 32 = 9.4 ten.
-    for boxes, count, size in zip(*got, [(10, 10), (10, 8), (10, 8)], strict=True):
-        np.testing.assert_array_equal(boxes[:count], rmac_grid(*size))
-        np.testing.assert_array_equal(boxes[count:], 0)
-
-
-def test_the_largest_number_of_regions_is_what_boxes_need():
-    sizes = np.array([[320, 320], [320, 96], [320, 256]], np.int32)
-    most = max_regions(sizes, stride=32)
-    assert region_boxes(sizes, stride=32, max_regions=most).counts.max() == most
-    with pytest.raises(
-        ValueError, match=f"max_regions must be at least {most} .*320 x"
-    ):
-        region_boxes(sizes, stride=32, max_regions=most - 1)
-
-
-def test_no_pictures_have_no_boxes():
-    got = region_boxes(np.zeros((0, 2), np.int32), stride=32, max_regions=4)
-    assert got.boxes.shape == (0, 4, 4)
+    assert pool_regions(maps, jnp.zeros((2, 0, 4), jnp.int32)).shape == (2, 0, 3)
 
 
 @TRANSFORMS

@@ -5,8 +5,13 @@ import pytest
 from jax.test_util import check_grads
 from sklearn.decomposition import PCA
 
-from diffjax.regions import fit_pca_whitening, l2_normalize, whiten
-from diffjax.regions._whitening import _BLOCK
+from diffjax.regions import _moments, l2_normalize
+from diffjax.regions._moments import (
+    ledoit_wolf_shrinkage,
+    merge_moments,
+    moments,
+)
+from diffjax.regions._whitening import fit_pca, fit_pca_whitening, whiten
 
 
 @pytest.fixture
@@ -40,10 +45,120 @@ def test_agrees_with_scikit_learn_up_to_signs(vectors):
 
 
 @pytest.mark.usefixtures("x64")
-def test_blocks_change_nothing(rng):
-    vectors = rng.normal(size=(_BLOCK + 100, 5)) * [3, 2, 1, 0.5, 0.2] + 7
+def test_blocks_change_nothing(rng, monkeypatch):
+    monkeypatch.setattr(_moments, "_BLOCK", 64)
+    vectors = rng.normal(size=(164, 5)) * [3, 2, 1, 0.5, 0.2] + 7
     projected = project(vectors, fit_pca_whitening(vectors, dim=5))
     np.testing.assert_allclose(np.cov(projected.T), np.eye(5), atol=1e-10)
+
+
+@pytest.mark.parametrize("fit", [fit_pca, fit_pca_whitening])
+def test_moments_of_parts_give_what_all_vectors_give(vectors, fit):
+    single = vectors.astype(np.float32)
+    whole = fit(single, dim=12)
+    parts = merge_moments(moments(single[:150]), moments(single[150:]))
+    got = fit(parts, dim=12)
+    assert got.projection.dtype == jnp.float32
+    np.testing.assert_allclose(got.mean, whole.mean, rtol=1e-6)
+    np.testing.assert_allclose(got.projection, whole.projection, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_directions_without_scaling_agree_with_scikit_learn_up_to_signs(vectors):
+    pca = PCA(n_components=8, svd_solver="full").fit(vectors)
+    got = fit_pca(vectors, dim=8)
+    np.testing.assert_allclose(
+        abs(got.projection.T), abs(np.asarray(pca.components_)), atol=1e-9
+    )
+    np.testing.assert_allclose(got.mean, vectors.mean(0), atol=1e-12)
+    # Nothing is lost where all directions are kept: distances are what they were.
+    everything = project(vectors, fit_pca(vectors, dim=12))
+    np.testing.assert_allclose(
+        np.linalg.norm(everything[0] - everything[1:], axis=1),
+        np.linalg.norm(vectors[0] - vectors[1:], axis=1),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1.0])
+def test_shrinkage_whitens_the_shrunk_covariance(vectors, shrinkage):
+    got = fit_pca_whitening(vectors, dim=12, shrinkage=shrinkage)
+    covariance = np.cov(vectors.T)
+    target = np.trace(covariance) / 12 * np.eye(12)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * target
+    projection = np.asarray(got.projection)
+    np.testing.assert_allclose(
+        projection.T @ shrunk @ projection, np.eye(12), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("count", [2, 5, 400])
+def test_shrinkage_gives_every_direction_a_scale(rng, count):
+    vectors = (rng.normal(size=(count, 3)) @ rng.normal(size=(3, 20))).astype(
+        np.float32
+    )
+    assert fit_pca_whitening(vectors, dim=20).projection.shape[1] <= 3
+    share = max(ledoit_wolf_shrinkage(vectors), 0.1)
+    got = np.asarray(fit_pca_whitening(vectors, dim=15, shrinkage=share).projection)
+    assert got.shape == (20, 15)
+    # Without variance every direction has the scale (s tr(C) / d)^(-1/2).
+    flat = share * np.trace(np.cov(vectors.T.astype(np.float64))) / 20
+    lengths = np.linalg.norm(got[:, 3:], axis=0)
+    np.testing.assert_allclose(lengths, flat**-0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e20])
+def test_the_size_of_vectors_changes_nothing(vectors, scale):
+    single = vectors.astype(np.float32)
+    sized = single * np.float32(scale)
+    for fit in fit_pca, fit_pca_whitening:
+        want = whiten(jnp.asarray(single), fit(single, dim=6))
+        got = whiten(jnp.asarray(sized), fit(sized, dim=6))
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_whitening_that_has_no_place_in_the_type_is_refused():
+    large = np.array([[0], [3e38]], np.float32)
+    small = np.array([[0, 0], [1e-20, 0]], np.float32)
+    with pytest.raises(ValueError, match=r"inverse roots .* float32 .* 4.71e-39"):
+        fit_pca_whitening(large, dim=1)
+    with pytest.raises(ValueError, match="scale them to unit length"):
+        fit_pca_whitening(small, dim=2, shrinkage=1e-40)
+
+
+def test_one_dimension_is_scaled_to_variance_one():
+    # Values 1 and 3: mean 2 and variance 2.
+    vectors = np.array([[1], [3]], np.float32)
+    got = fit_pca_whitening(vectors, dim=5)
+    np.testing.assert_allclose(got.mean, [2])
+    np.testing.assert_allclose(got.projection, [[2**-0.5]])
+    np.testing.assert_allclose(fit_pca(vectors, dim=5).projection, [[1]])
+
+
+def test_duplicates_count_as_often_as_they_are_there(vectors):
+    single = vectors.astype(np.float32)[:40]
+    own = moments(np.repeat(single, 3, axis=0))
+    want = moments(single)
+    np.testing.assert_allclose(own.mean, want.mean, rtol=1e-12)
+    np.testing.assert_allclose(own.scatter, 3 * want.scatter, atol=1e-12)
+    got = fit_pca(np.repeat(single, 3, axis=0), dim=4).projection
+    np.testing.assert_allclose(got, fit_pca(single, dim=4).projection, atol=1e-5)
+
+
+def test_compiled_programs_outlive_a_fit(vectors):
+    single = jnp.asarray(vectors, jnp.float32)
+    compiled = []
+
+    @jax.jit
+    def traced(vectors, whitening):
+        compiled.append(vectors)
+        return whiten(vectors, whitening)
+
+    first, again = (traced(single, fit_pca_whitening(single, dim=6)) for _ in range(2))
+    assert len(compiled) == 1
+    np.testing.assert_array_equal(first, again)
+    assert first.dtype == jnp.ones(()).dtype == jnp.float32
 
 
 def test_the_entry_of_largest_absolute_value_is_positive(vectors):
@@ -90,7 +205,7 @@ def test_the_mean_itself_becomes_zero_with_a_finite_gradient(vectors):
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradients_reach_vectors_and_projection(vectors):
+def test_gradients_reach_vectors_and_whitening(vectors):
     whitening = fit_pca_whitening(vectors, dim=4)
     few = jnp.asarray(vectors[:3])
     check_grads(jax.jit(whiten), (few, whitening), order=2, modes=["rev"])
@@ -127,8 +242,9 @@ def test_more_dimensions_than_there_are_give_all(vectors):
 @pytest.mark.parametrize("count", [2, 1000])
 def test_equal_vectors_are_refused(count):
     equal = np.full((count, 7), 7**-0.5, np.float32)
-    with pytest.raises(ValueError, match=f"vectors must differ, got {count} equal"):
-        fit_pca_whitening(equal, dim=3)
+    for share in (0.0, 0.5):
+        with pytest.raises(ValueError, match=f"vectors must differ, got {count} equal"):
+            fit_pca_whitening(equal, dim=3, shrinkage=share)
     equal[1::2, 3] = np.nextafter(equal[0, 3], np.float32(1))
     with pytest.raises(ValueError, match="vectors must differ"):
         fit_pca_whitening(equal, dim=3)
@@ -140,8 +256,15 @@ def test_what_cannot_be_fitted_is_refused(vectors):
         fit_pca_whitening(single, dim=0)
     with pytest.raises(ValueError, match="vectors must be two or more, got 1"):
         fit_pca_whitening(single[:1], dim=3)
-    with pytest.raises(ValueError, match="float64; set jax_enable_x64"):
+    with pytest.raises(ValueError, match="got float64: convert it, or turn on jax_en"):
         fit_pca_whitening(vectors, dim=3)
+    with jax.enable_x64(True):
+        double = moments(vectors)
+    with pytest.raises(ValueError, match="moments must be float32 here, got float64"):
+        fit_pca(double, dim=3)
+    for share in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match=r"shrinkage must be in \[0, 1\], got"):
+            fit_pca_whitening(single, dim=3, shrinkage=share)
     for bad in (np.nan, np.inf):
         single[3, 4] = bad
         with pytest.raises(ValueError, match="vectors must be finite"):

@@ -1,0 +1,46 @@
+"""A picture read and scaled to the sizes at which it enters a network."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ._canvas import fit_picture
+from ._pictures import Box, PictureSource, load_pixels
+
+
+class Fitted(NamedTuple):
+    """A picture, or a part of one, ready for a network.
+
+    Attributes:
+        pixels: It, scaled to each side that was asked for.
+        part: What that shows, (x0, y0, x1, y1) in pixels of the upright picture.
+    """
+
+    pixels: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
+    part: tuple[int, int, int, int]
+
+
+def read_fitted(
+    source: PictureSource, *, box: Box | None = None, sides: tuple[int, ...] = (320,)
+) -> Fitted:
+    """Reads a picture and scales it, see `as_picture` and `fit_picture`.
+
+    Imports nothing but NumPy and Pillow, so that a process that only reads pictures
+    starts at once and stays small.
+
+    Args:
+        source: Path, Pillow image or uint8 pixels [h, w, 3].
+        box: The part wanted, in pixels of the upright picture; None is all of it.
+        sides: Longer sides wanted, each as for `fit_picture`; at least one.
+
+    Returns:
+        The scaled pixels.
+
+    Raises:
+        PictureError: If the picture can't be read.
+        ValueError: If the box is not in it, or a side is no multiple of 32 from 64.
+    """
+    # Twice the side leaves enough to antialias.
+    pixels, part = load_pixels(source, box=box, shrink_to=2 * max(sides))
+    return Fitted(tuple(fit_picture(pixels, side=side) for side in sides), part)

@@ -1,0 +1,153 @@
+"""The pictures of a folder, described as far as they are not yet."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from diffjax._files import file_digest
+from diffjax.data import find_pictures
+from diffjax.features import Described, describe_pictures
+
+from ._describer import describer
+from ._descriptor import DescriptorConfig
+from ._extracted import EXTRACTED, Extracted, PictureRegions
+
+Progress = Callable[[str, int, int], None]
+OwnRegions = Mapping[str, Float[np.ndarray, "_ 4"]]
+
+
+class FolderPictures(NamedTuple):
+    """The pictures of a folder.
+
+    Attributes:
+        paths: Where they are.
+        names: Their paths in the folder.
+        keys: What each holds, and its own regions, as a hash.
+        regions: Regions of its own for each picture; None is the grid.
+    """
+
+    paths: tuple[pathlib.Path, ...]
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    regions: tuple[Float[np.ndarray, "_ 4"] | None, ...]
+
+    @property
+    def content(self) -> str:
+        """Hash of what all pictures hold and are called."""
+        listed = [list(self.keys), list(self.names)]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def store_of(path: pathlib.Path, config: DescriptorConfig, weights: str) -> Extracted:
+    """Opens what was extracted with these settings, beside that of other settings."""
+    name = f"{config.network}-{config.fingerprint(weights)[:16]}"
+    return Extracted(path / EXTRACTED / name)
+
+
+def list_pictures(
+    folder: pathlib.Path, regions: OwnRegions | None, *, progress: Progress | None
+) -> FolderPictures:
+    """Lists the pictures of a folder and identifies each by what it holds.
+
+    Raises:
+        ValueError: If there is none, or `regions` names one that is not there.
+    """
+    paths = find_pictures(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    regions = regions or {}
+    if unknown := sorted(set(regions) - set(names)):
+        raise ValueError(
+            f"regions must be of pictures in {folder}, got {len(unknown)} others, "
+            f"first {unknown[0]!r}."
+        )
+    own = tuple(regions.get(name) for name in names)
+    keys = []
+    for path, boxes in zip(paths, own, strict=True):
+        keys.append(_key(path, boxes))
+        if progress:
+            progress("reading", len(keys), len(paths))
+    return FolderPictures(paths, tuple(names), tuple(keys), own)
+
+
+def extract(
+    pictures: FolderPictures,
+    store: Extracted,
+    config: DescriptorConfig,
+    *,
+    workers: int,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Describes what is not in the store yet; returns why pictures were skipped."""
+    # Of several pictures with the same bytes only the first is described.
+    first = {key: i for i, key in reversed(list(enumerate(pictures.keys)))}
+    todo = sorted(i for key, i in first.items() if key not in store)
+    reasons: dict[str, str] = {}
+    if todo:
+        describe = describer(config)
+        results = describe_pictures(
+            [pictures.paths[i] for i in todo],
+            describe,
+            regions=[pictures.regions[i] for i in todo],
+            sides=config.sides,
+            batch_size=describe.batch_size,
+            workers=workers,
+        )
+        if progress:
+            progress("describing pictures", 0, len(todo))
+        try:
+            for done, result in enumerate(results, start=1):
+                key = pictures.keys[todo[result.position]]
+                if isinstance(result, Described):
+                    store.add(key, PictureRegions(result.vectors, result.boxes))
+                else:
+                    reasons[key] = result.reason
+                if progress:
+                    progress("describing pictures", done, len(todo))
+        finally:  # After Ctrl-C, too.
+            results.close()
+            store.flush()
+    return {i: reasons[k] for i, k in enumerate(pictures.keys) if k in reasons}
+
+
+def kept_pictures(
+    folder: pathlib.Path,
+    pictures: FolderPictures,
+    reasons: Mapping[int, str],
+    *,
+    strict: bool,
+) -> list[int]:
+    """Lists the pictures that could be read.
+
+    Raises:
+        ValueError: If none could, or `strict` is set and one could not.
+    """
+    kept = [i for i in range(len(pictures.paths)) if i not in reasons]
+    if kept and not (reasons and strict):
+        return kept
+    position, reason = next(iter(reasons.items()))
+    bad = f"{pictures.names[position]} ({reason})"
+    if kept:
+        raise ValueError(
+            f"{folder} must hold only pictures that can be read, got {len(reasons)} "
+            f"that can't, first {bad}: mend or remove them."
+        )
+    raise ValueError(
+        f"{folder} must hold a picture that can be read, got {len(reasons)} that "
+        f"can't, first {bad}: name another folder."
+    )
+
+
+def _key(picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None) -> str:
+    """Names a picture by its content, one that can't be opened by its path."""
+    try:
+        digest = file_digest(picture)
+    except OSError:
+        digest = str(picture)  # Reading it will say what is wrong.
+    if regions is None:
+        return digest
+    return f"{digest}-{hashlib.sha256(regions.tobytes()).hexdigest()[:16]}"

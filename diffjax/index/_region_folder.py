@@ -1,0 +1,192 @@
+"""From a folder of pictures to a folder of region vectors, and back."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffjax._files import write_whole
+
+from ._describer import describer
+from ._descriptor import DescriptorConfig, descriptor_of
+from ._extract import (
+    OwnRegions,
+    Progress,
+    extract,
+    kept_pictures,
+    list_pictures,
+    store_of,
+)
+from ._extracted import PictureRegions
+from ._networks import find_weights
+from ._storage import REGIONS_JSON, check_destination
+
+_FORMAT, _VERSION = "diffjax regions", 1
+
+
+class FolderRegions(NamedTuple):
+    """Region vectors of a folder of pictures, on disk.
+
+    Attributes:
+        path: Folder that holds them.
+        folder: Folder of the pictures.
+        names: Paths of the pictures in it.
+        skipped: Paths that could not be read, with the reason.
+        keys: What each picture is stored under: a hash of its content.
+        counts: Number of regions of each picture.
+        descriptor: How pictures were described.
+        weights: SHA-256 of the network's weights.
+    """
+
+    path: pathlib.Path
+    folder: str
+    names: tuple[str, ...]
+    skipped: dict[str, str]
+    keys: tuple[str, ...]
+    counts: tuple[int, ...]
+    descriptor: DescriptorConfig
+    weights: str
+
+    def pictures(self) -> Iterator[PictureRegions]:
+        """Reads picture after picture, in the order of `names`, at flat memory."""
+        store = store_of(self.path, self.descriptor, self.weights)
+        return store.read(list(self.keys))
+
+    def load(self) -> "Regions":
+        """Reads everything at once, ready for `Index.build`."""
+        each = list(self.pictures())
+        return Regions(
+            vectors=np.concatenate([regions.vectors for regions in each]),
+            image_ids=np.repeat(np.arange(len(each), dtype=np.int32), self.counts),
+            boxes=np.concatenate([regions.boxes for regions in each]),
+        )
+
+
+class Regions(NamedTuple):
+    """Regions of many pictures.
+
+    Attributes:
+        vectors: One row per region, of unit length.
+        image_ids: Picture of every row.
+        boxes: What each covers, (x0, y0, x1, y1) in pixels of the upright picture.
+    """
+
+    vectors: Float[np.ndarray, "n c"]
+    image_ids: Int[np.ndarray, " n"]
+    boxes: Float[np.ndarray, "n 4"]
+
+
+def extract_folder(
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    config: DescriptorConfig | None = None,
+    workers: int = 2,
+    strict: bool = False,
+    regions: OwnRegions | None = None,
+    progress: Progress | None = None,
+) -> FolderRegions:
+    """Describes all pictures in a folder and saves their region vectors.
+
+    Memory does not grow with the number of pictures. A run that was stopped goes on
+    where it was; pictures that were described before are not described again.
+
+    Args:
+        folder: Pictures, also in folders in it.
+        path: Folder for the vectors: files of the safetensors format with two arrays
+            for each picture, and `regions.json`, which is written last. `index_folder`
+            with the same path finds them there.
+        config: How pictures are described; None for the defaults.
+        workers: Processes that read pictures.
+        strict: Refuse a folder with pictures that can't be read, instead of leaving
+            those out.
+        regions: Boxes of the user's own for pictures by name, in pixels of the upright
+            picture; pictures without any, and None for all, have the grid.
+        progress: Called with what is being done, how much of it is done, and of how
+            much.
+
+    Returns:
+        What was extracted; see `read_folder_regions` to have it back.
+
+    Raises:
+        ValueError: If there is no picture that can be read, `strict` is set and one
+            can't, `regions` names pictures that are not there, or `path` holds
+            something else.
+        OSError: If vectors can't be written.
+    """
+    config = (config or DescriptorConfig()).descriptor()
+    folder, path = pathlib.Path(folder), pathlib.Path(path)
+    check_destination(path)
+    pictures = list_pictures(folder, regions, progress=progress)
+    find_weights(config, progress=progress)  # Told of a download.
+    describe = describer(config)
+    store = store_of(path, config, describe.weights)
+    reasons = extract(pictures, store, config, workers=workers, progress=progress)
+    kept = kept_pictures(folder, pictures, reasons, strict=strict)
+    keys = [pictures.keys[i] for i in kept]
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "folder": str(folder.resolve()),
+        "names": [pictures.names[i] for i in kept],
+        "skipped": {pictures.names[i]: reason for i, reason in reasons.items()},
+        "keys": keys,
+        "counts": [len(found.vectors) for found in store.read(keys)],
+        "descriptor": dataclasses.asdict(config),
+        "weights": describe.weights,
+    }
+    # Escaped to ASCII: a file name may hold bytes that are no text.
+    text = json.dumps(header, indent=1, sort_keys=True)
+    write_whole(path / REGIONS_JSON, (text + "\n").encode())
+    return read_folder_regions(path)
+
+
+def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
+    """Reads what `extract_folder` wrote, but for the vectors themselves.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        ValueError: If there is nothing, or it is damaged or incomplete.
+    """
+    path = pathlib.Path(path)
+    file = path / REGIONS_JSON
+    if not file.is_file():
+        raise ValueError(
+            f"{path} holds no regions ({REGIONS_JSON} is missing): extract them first."
+        )
+    try:
+        header = json.loads(file.read_bytes())
+        if (header["format"], header["version"]) != (_FORMAT, _VERSION):
+            raise ValueError(f"version {header['version']} of {header['format']!r}")
+        found = FolderRegions(
+            path=path,
+            folder=header["folder"],
+            names=tuple(header["names"]),
+            skipped=header["skipped"],
+            keys=tuple(header["keys"]),
+            counts=tuple(header["counts"]),
+            descriptor=descriptor_of(header["descriptor"]),
+            weights=header["weights"],
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged or of another version ({error}): extract again."
+        ) from error
+    store = store_of(path, found.descriptor, found.weights)
+    missing = sum(key not in store for key in found.keys)
+    if missing:
+        raise ValueError(
+            f"{path} lacks the regions of {missing} of {len(found.keys)} pictures: "
+            "extract again, what is there is kept."
+        )
+    return found

@@ -1,0 +1,155 @@
+"""MATLAB's files of version 7.3, which are HDF5."""
+
+import math
+import pathlib
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.sparse
+from jaxtyping import Shaped
+
+from ._values import NUMERIC, Unreadable, as_matrix, cells, structs, text
+
+# The most by which deflate shrinks anything: 258 bytes in two bits.
+_MOST_COMPRESSION = 1032
+
+
+def read_hdf5(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the variables; see `read_matlab`."""
+    with h5py.File(path, "r") as file:
+        names = [str(name) for name in file if not str(name).startswith("#")]
+        reader = _Reader(file)
+        return {name: reader.read(_child(file, name)) for name in names}
+
+
+class _Reader:
+    """Reads the values of one HDF5 file, each once, however often it is named.
+
+    By h5py's low-level interface, which has no types for pyright: a list of pictures'
+    names has a dataset for each, and the usual interface spends a millisecond on one.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file.id
+        self._done: dict[tuple[int, int], Any] = {}
+
+    def read(self, node: Any) -> Any:
+        """Reads a variable, a field or a cell."""
+        kind = _matlab_class(node)
+        if isinstance(node, h5py.h5g.GroupID):
+            return self._group(h5py.Group(node), kind)
+        if _is_marked_empty(node):
+            return _empty(_data(node), kind)
+        if kind == "cell":
+            rows = as_matrix(_data(node))
+            return cells([[self._follow(cell) for cell in row] for row in rows])
+        if kind == "char":
+            return text([_decode(row) for row in as_matrix(_data(node))])
+        if kind in NUMERIC:
+            return _numbers(node, kind)
+        return Unreadable(kind)
+
+    def _group(self, group: h5py.Group, kind: str) -> Any:
+        children = {name: _child(group, name) for name in _fields(group)}
+        if "MATLAB_sparse" in group.attrs:
+            rows = np.asarray(group.attrs["MATLAB_sparse"])
+            return _sparse(children, rows=int(rows), kind=kind)
+        if kind != "struct":
+            return Unreadable(kind)
+        # The fields of a struct array are references, without a class of their own.
+        if any(_matlab_class(child) for child in children.values()) or not children:
+            return {name: self.read(child) for name, child in children.items()}
+        columns = {n: _data(child).ravel(order="F") for n, child in children.items()}
+        return structs(
+            [
+                dict(zip(columns, map(self._follow, record), strict=True))
+                for record in zip(*columns.values(), strict=True)
+            ]
+        )
+
+    def _follow(self, reference: h5py.Reference) -> Any:
+        node = h5py.h5r.dereference(reference, self._file)
+        place = h5py.h5g.get_objinfo(node).objno
+        if place not in self._done:
+            self._done[place] = self.read(node)
+        return self._done[place]
+
+
+def _child(group: h5py.Group, name: str) -> Any:
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link to somewhere else")
+    return group[name].id
+
+
+def _matlab_class(node: Any) -> str:
+    if not h5py.h5a.exists(node, b"MATLAB_class"):
+        return ""
+    attribute = h5py.h5a.open(node, b"MATLAB_class")
+    value: Any = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    return value.tolist().decode()
+
+
+def _is_marked_empty(node: Any) -> bool:
+    if not h5py.h5a.exists(node, b"MATLAB_empty"):
+        return False
+    return bool(h5py.Dataset(node).attrs["MATLAB_empty"])
+
+
+def _fields(node: h5py.Group) -> list[str]:
+    """The names of a struct's fields, in MATLAB's order where it is told."""
+    names = node.attrs.get("MATLAB_fields")
+    if names is None:
+        return list(node)
+    return [b"".join(name).decode() for name in names]
+
+
+def _data(dataset: Any) -> Shaped[np.ndarray, "..."]:
+    """Reads an array in MATLAB's shape, whose order of axes is the other one."""
+    # What has no place in this file is packed, or in another.
+    if dataset.get_offset() is None:
+        layout = dataset.get_create_plist()
+        if layout.get_external_count() or layout.get_layout() == h5py.h5d.VIRTUAL:
+            raise ValueError("a variable lies in another file")
+    shape, dtype = dataset.shape, dataset.dtype
+    size, stored = math.prod(shape) * dtype.itemsize, dataset.get_storage_size()
+    if size > _MOST_COMPRESSION * stored:
+        raise ValueError(f"a variable announces {size} bytes, {stored} are there")
+    array = np.empty(shape, dtype)
+    if size:
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array.T
+
+
+def _numbers(node: Any, kind: str) -> Shaped[np.ndarray, "..."]:
+    array = _data(node)
+    if array.dtype.names == ("real", "imag"):
+        return array["real"] + 1j * array["imag"]
+    return array.astype(NUMERIC[kind], copy=False)
+
+
+def _sparse(
+    children: dict[str, Any], *, rows: int, kind: str
+) -> scipy.sparse.csc_array:
+    """A matrix by columns; one without entries lacks two of the three arrays."""
+    starts = _data(children["jc"])
+    shape = (rows, len(starts) - 1)
+    if "data" not in children:
+        return scipy.sparse.csc_array(shape, dtype=NUMERIC[kind])
+    values = _numbers(children["data"], kind)
+    return scipy.sparse.csc_array((values, _data(children["ir"]), starts), shape)
+
+
+def _empty(extents: Shaped[np.ndarray, "..."], kind: str) -> Any:
+    """What has no elements keeps its shape in their place."""
+    shape = tuple(int(extent) for extent in extents)
+    if 0 not in shape:
+        raise ValueError(f"a variable is marked as empty, but has shape {shape}")
+    if kind in NUMERIC:
+        return np.zeros(shape, NUMERIC[kind])
+    return {"char": "", "cell": [], "struct": []}.get(kind, Unreadable(kind))
+
+
+def _decode(row: Shaped[np.ndarray, " n"]) -> str:
+    return row.astype("<u2").tobytes().decode("utf-16-le", "surrogatepass")

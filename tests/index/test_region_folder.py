@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from photographs import SIDE, SMALL
+from PIL import Image
+
+from diffjax.index import (
+    DescriptorConfig,
+    Index,
+    extract_folder,
+    index_folder,
+    read_folder_regions,
+)
+
+CONFIG = DescriptorConfig(side=SIDE)
+
+
+@pytest.fixture(scope="module")
+def extracted(photographs, tmp_path_factory):
+    """The regions of the photographs on disk; a test that changes them copies them."""
+    path = tmp_path_factory.mktemp("regions") / "photographs.regions"
+    extract_folder(photographs, path, config=CONFIG)
+    return path
+
+
+@pytest.fixture
+def copied(extracted, tmp_path):
+    return shutil.copytree(extracted, tmp_path / "copy")
+
+
+def test_regions_come_back_as_they_were_described(photographs, extracted):
+    found = read_folder_regions(extracted)
+    assert found.descriptor == CONFIG
+    assert found.folder == str(photographs)
+    assert len(found.names) == len(found.counts) == 12
+    assert found.skipped == {}
+    vectors, image_ids, boxes = found.load()
+    assert vectors.shape == (sum(found.counts), 1280)
+    assert image_ids.tolist() == np.repeat(np.arange(12), found.counts).tolist()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    # The first region of each picture is all of it.
+    first = np.cumsum((0, *found.counts[:-1]))
+    np.testing.assert_array_equal(boxes[first], [[0, 0, 160, 160]] * 12)
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+    for regions, count in zip(found.pictures(), found.counts, strict=True):
+        assert len(regions.vectors) == len(regions.boxes) == count
+
+
+def test_an_index_of_the_same_place_describes_nothing_again(
+    photographs, copied, photograph_index
+):
+    told = []
+    made = index_folder(
+        photographs, copied, config=SMALL, progress=lambda *step: told.append(step[0])
+    )
+    assert "describing pictures" not in told
+    np.testing.assert_array_equal(made.vectors, Index.load(photograph_index).vectors)
+    assert read_folder_regions(copied).names == made.pictures.names  # pyright: ignore[reportOptionalMemberAccess]  # Of pictures.
+
+
+def test_nothing_is_described_twice(photographs, copied):
+    told = []
+    extract_folder(
+        photographs, copied, config=CONFIG, progress=lambda *step: told.append(step[0])
+    )
+    assert set(told) == {"reading"}
+
+
+def test_an_index_made_of_them_answers_as_that_of_the_folder(
+    extracted, photographs, photograph_index
+):
+    vectors, image_ids, boxes = read_folder_regions(extracted).load()
+    index = Index.build(vectors, image_ids, config=SMALL.index, boxes=boxes)
+    own = Index.load(photograph_index)
+    regions = own.describe([photographs / "coffee" / "0.png"])
+    found, expected = index.search(*regions, top=5), own.search(*regions, top=5)
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+    assert own.boxes is not None
+    np.testing.assert_array_equal(boxes, own.boxes)
+
+
+def test_unreadable_pictures_are_listed(photographs, tmp_path):
+    folder = shutil.copytree(photographs, tmp_path / "some")
+    (folder / "bad.png").write_bytes(b"nonsense")
+    found = extract_folder(folder, tmp_path / "out", config=CONFIG)
+    assert list(found.skipped) == ["bad.png"]
+    assert "bad.png" not in found.names
+    with pytest.raises(ValueError, match=r"got 1 that can't, first bad\.png"):
+        extract_folder(folder, tmp_path / "out", config=CONFIG, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore:.* is more than")
+def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(photographs / "coffee" / "0.png", folder / name)
+    own = {"b.png": np.array([[0, 0, 80, 160], [80, 40, 160, 120]], np.float32)}
+    found = extract_folder(folder, tmp_path / "out", config=CONFIG, regions=own)
+    assert found.counts[1] == 2
+    assert found.counts[0] > 2
+    *_, last = found.pictures()
+    np.testing.assert_allclose(last.boxes, own["b.png"], rtol=1e-6)
+    # The same bytes with other boxes are described anew.
+    moved = {"b.png": own["b.png"][:1]}
+    again = extract_folder(folder, tmp_path / "out", config=CONFIG, regions=moved)
+    assert again.counts == (found.counts[0], 1)
+    index = index_folder(folder, tmp_path / "index", config=SMALL, regions=moved)
+    assert index.boxes is not None
+    assert np.bincount(index.image_ids)[1] == 1
+
+
+def test_regions_of_pictures_that_are_not_there_are_refused(photographs, tmp_path):
+    own = {"no.png": np.array([[0, 0, 8, 8]], np.float32)}
+    with pytest.raises(ValueError, match=r"got 1 others, first 'no\.png'"):
+        extract_folder(photographs, tmp_path / "out", config=CONFIG, regions=own)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_lie_beside_each_other(photographs, copied, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(photographs / "coffee" / "0.png", few)
+    before = sum(1 for _ in copied.glob("extracted/*/*"))
+    extract_folder(few, copied, config=dataclasses.replace(CONFIG, grid=1))
+    assert sum(1 for _ in copied.glob("extracted/*/*")) == before + 1
+    assert len(read_folder_regions(copied).names) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda p: (p / "regions.json").unlink(), "holds no regions .* extract them"),
+        (lambda p: (p / "regions.json").write_text("{"), "is damaged or of another"),
+        (
+            lambda p: (p / "regions.json").write_text(
+                json.dumps({"format": "x", "version": 1})
+            ),
+            "is damaged or of another version .*'x'",
+        ),
+        (
+            lambda p: next(p.glob("extracted/*/regions-*")).unlink(),
+            "lacks the regions of 12 of 12 pictures: extract again",
+        ),
+    ],
+)
+def test_damage_is_said_in_a_line_that_says_what_to_do(copied, damage, complaint):
+    damage(copied)
+    with pytest.raises(ValueError, match=complaint) as caught:
+        read_folder_regions(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(photographs, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="must be empty or hold"):
+        extract_folder(photographs, tmp_path, config=CONFIG)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="folder must hold pictures"):
+        extract_folder(tmp_path / "empty", tmp_path / "out")
+
+
+def test_a_folder_of_nothing_but_bad_pictures_is_refused(tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "small.png")
+    with pytest.raises(ValueError, match=r"got 1 that can't, first small\.png \(9 x 9"):
+        extract_folder(folder, tmp_path / "out", config=CONFIG)

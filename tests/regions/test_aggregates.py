@@ -1,0 +1,302 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from jax.tree_util import Partial
+
+from diffjax.regions._aggregates import Aggregate, gem, mac, spoc
+from diffjax.regions._crow import crow
+from diffjax.regions._netvlad import NetVLAD, netvlad
+
+# One aggregate is one row: what it is, and what it is in plain NumPy on the cells
+# [n, c] of one map, whose places (y, x) are [n, 2].
+POWERS = np.array([0.5, 2.0, 5.0])
+rng = np.random.default_rng(5)
+CENTRES, WEIGHTS = rng.normal(size=(2, 3)), 4 * rng.normal(size=(2, 3))
+BIASES = rng.normal(size=2)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def prior_by_hand(cells, places):
+    low, high = places.min(0), places.max(0)
+    squares = ((places - (low + high) / 2) ** 2).sum(1)
+    deviation = (high - low + 1).min() / 2 / 3
+    weights = np.exp(-squares / (2 * deviation**2))
+    return weights @ cells / weights.sum()
+
+
+def crow_by_hand(cells, places):
+    sums = cells.sum(1)
+    active = (cells != 0).mean(0)
+    with np.errstate(divide="ignore"):
+        channels = np.where(active > 0, np.log(active.sum() / active), 0)
+    return channels * (np.sqrt(sums / np.sqrt((sums**2).sum())) @ cells)
+
+
+def netvlad_by_hand(cells, places):
+    total = np.zeros(CENTRES.shape)
+    for x in unit(cells):
+        votes = np.exp(WEIGHTS @ x + BIASES)
+        total += (votes / votes.sum())[:, None] * (x - CENTRES)
+    return unit(unit(total).ravel())
+
+
+BY_HAND = {
+    "mac": lambda cells, _: cells.max(0),
+    "spoc": lambda cells, _: cells.mean(0),
+    "spoc-prior": prior_by_hand,
+    "gem": lambda cells, _: (cells**POWERS).mean(0) ** (1 / POWERS),
+    "crow": crow_by_hand,
+    "netvlad": netvlad_by_hand,
+}
+EVERY = pytest.mark.parametrize("name", BY_HAND)
+
+
+def layer(dtype=jnp.float32):
+    return NetVLAD(*(jnp.asarray(part, dtype) for part in (CENTRES, WEIGHTS, BIASES)))
+
+
+def aggregate(name):
+    return {
+        "mac": mac,
+        "spoc": spoc,
+        "spoc-prior": Partial(spoc, centre_prior=True),
+        "gem": Partial(gem, p=jnp.asarray(POWERS, jnp.float32)),
+        "crow": crow,
+        "netvlad": Partial(netvlad, layer=layer()),
+    }[name]
+
+
+@functools.cache
+def compiled(name):
+    return jax.jit(aggregate(name))
+
+
+@functools.cache
+def gradient(name):
+    """Of a sum with weights that differ, so that no part can hide another."""
+    weights = jnp.arange(1.0, 7.0)
+
+    def weighted(maps, mask):
+        vectors = aggregate(name)(maps, mask)
+        return (vectors * weights[None, : vectors.shape[1]]).sum()
+
+    return jax.jit(jax.grad(weighted))
+
+
+@pytest.fixture
+def maps():
+    """Two maps [2, 4, 5, 3] above zero."""
+    values = np.random.default_rng(0).uniform(0.1, 2, size=(2, 4, 5, 3))
+    return jnp.asarray(values, jnp.float32)
+
+
+@pytest.fixture
+def mask():
+    """A region of 3 x 3 cells, and one of 2 x 4."""
+    mask = np.zeros((2, 4, 5), bool)
+    mask[0, :3, 1:4] = mask[1, 2:, :4] = True
+    return jnp.asarray(mask)
+
+
+def spoilt(maps, mask):
+    return jnp.where(mask[..., None], maps, jnp.nan)
+
+
+@EVERY
+def test_every_aggregate_is_its_formula(name, maps, mask):
+    got = compiled(name)(maps, mask)
+    for i in range(2):
+        cells = np.asarray(maps, np.float64)[i][np.asarray(mask[i])]
+        want = BY_HAND[name](cells, np.argwhere(mask[i]))
+        np.testing.assert_allclose(got[i], want, rtol=2e-5, atol=1e-6)
+
+
+def test_every_aggregate_is_one():
+    assert all(isinstance(aggregate(name), Aggregate) for name in BY_HAND)
+
+
+@pytest.mark.parametrize("name", ["mac", "spoc-prior", "gem", "crow", "netvlad"])
+def test_a_padded_map_gives_compiled_what_it_gives_alone_and_eager(name, maps, mask):
+    alone = aggregate(name)(maps[:1, :3, 1:4], jnp.ones((1, 3, 3), bool))
+    padded = compiled(name)(spoilt(maps, mask), mask)[:1]
+    np.testing.assert_allclose(padded, alone, rtol=0 if name == "mac" else 1e-6)
+
+
+@EVERY
+def test_what_the_mask_leaves_out_has_no_part_in_the_gradient(name, maps, mask):
+    got = gradient(name)(spoilt(maps, mask), mask)
+    np.testing.assert_array_equal(got, gradient(name)(maps, mask))
+    np.testing.assert_array_equal(np.asarray(got)[~np.asarray(mask)], 0)
+    assert np.isfinite(got).all()
+    assert np.any(got)
+
+
+@EVERY
+@pytest.mark.parametrize("fill", [1.0, np.nan])
+def test_a_mask_without_a_cell_gives_zeros_with_zero_gradients(name, fill, maps, mask):
+    filled, nothing = jnp.full_like(maps, fill), mask.at[1].set(False)
+    filled = filled.at[0].set(maps[0])
+    np.testing.assert_array_equal(compiled(name)(filled, nothing)[1], 0)
+    np.testing.assert_array_equal(gradient(name)(filled, nothing)[1], 0)
+    assert np.isfinite(gradient(name)(filled, nothing)).all()
+
+
+@EVERY
+def test_a_map_of_zeros_gives_zeros_or_eps_with_finite_gradients(name, mask):
+    zeros = jnp.zeros((2, 4, 5, 3))
+    got = compiled(name)(zeros, mask)
+    if name == "netvlad":
+        # x = 0: only the centres speak, V_k = -mass_k c_k.
+        want = np.tile(unit(unit(-CENTRES).ravel()), (2, 1))
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    else:
+        np.testing.assert_allclose(got, 1e-6 if name == "gem" else 0, rtol=1e-5)
+    assert np.isfinite(gradient(name)(zeros, mask)).all()
+
+
+@EVERY
+def test_one_cell_is_an_aggregate_of_one(name, maps, mask):
+    one = jnp.zeros_like(mask).at[:, 1, 2].set(True)
+    cell = np.asarray(maps, np.float64)[:, 1, 2]
+    want = [BY_HAND[name](x[None], np.array([[1, 2]])) for x in cell]
+    got = compiled(name)(maps, one)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    if name in {"mac", "spoc", "spoc-prior", "gem"}:
+        np.testing.assert_allclose(got, cell, rtol=1e-6)
+
+
+@EVERY
+def test_not_a_number_inside_the_mask_comes_out(name, maps, mask):
+    got = np.isnan(compiled(name)(maps.at[0, 1, 2, 1].set(jnp.nan), mask))
+    assert got[0].reshape(-1, 3)[:, 1].all()
+    assert not got[1].any()
+
+
+@pytest.mark.parametrize("name", ["spoc-prior", "crow", "netvlad"])
+def test_mapping_over_the_batch_gives_the_batch(name, maps, mask):
+    def one(image, cells):
+        return aggregate(name)(image[None], cells[None])[0]
+
+    got = jax.jit(jax.vmap(one))(maps, mask)
+    np.testing.assert_allclose(got, compiled(name)(maps, mask), rtol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("scale", [1e-4, 1e30])
+def test_brighter_maps_give_longer_vectors_of_the_same_direction(
+    name, scale, maps, mask
+):
+    got = compiled(name)(maps * scale, mask)
+    longer = 1.0 if name == "netvlad" else scale
+    np.testing.assert_allclose(got / longer, compiled(name)(maps, mask), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("name", "order"), [("gem", 2), ("crow", 1), ("netvlad", 1)])
+def test_gradients_agree_with_finite_differences(name, order, maps, mask):
+    function = {"gem": gem, "crow": crow, "netvlad": netvlad}[name]
+    settings = {
+        "gem": {"p": jnp.asarray(POWERS, jnp.float64)},
+        "crow": {"a": jnp.asarray(1.7), "b": jnp.asarray(3.0)},
+        "netvlad": {"layer": layer(jnp.float64)},
+    }[name]
+    check_grads(
+        jax.jit(lambda maps, settings: function(maps, mask, **settings)),
+        (maps.astype(jnp.float64), settings),
+        order=order,
+        modes=["rev"],
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+powers = st.floats(0.1, 60)
+cells = st.lists(st.floats(2**-6, 100, width=32), min_size=1, max_size=6)
+power_mean = jax.jit(lambda maps, mask, p: gem(maps, mask, p=p))
+
+
+def in_a_row(values):
+    row = np.zeros((1, 1, 6, 1), np.float32)
+    row[0, 0, : len(values), 0] = values
+    return jnp.asarray(row), jnp.arange(6)[None, None] < len(values)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cells, powers, powers)
+def test_the_generalised_mean_grows_with_its_power_up_to_the_maximum(values, p, q):
+    low, high = (power_mean(*in_a_row(values), r).item() for r in sorted((p, q)))
+    assert min(values) * (1 - 1e-5) <= low <= high * (1 + 1e-5)
+    assert high <= max(values) * (1 + 1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cells)
+def test_the_generalised_mean_reaches_from_the_mean_to_the_maximum(values):
+    low, high = (power_mean(*in_a_row(values), p).item() for p in (1.0, 1000.0))
+    np.testing.assert_allclose(low, compiled("spoc")(*in_a_row(values)), rtol=1e-5)
+    # The largest of n cells keeps at least n^(-1 / p) of itself.
+    assert max(values) * len(values) ** -1e-3 * (1 - 1e-5) <= high
+    assert high <= max(values) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30])
+def test_a_large_power_neither_overflows_nor_vanishes(scale, maps, mask):
+    got = power_mean(maps * scale, mask, 100.0)
+    for i in range(2):
+        inside = np.asarray(maps, np.float64)[i][np.asarray(mask[i])]
+        top = inside.max(0)
+        want = scale * top * ((inside / top) ** 100).mean(0) ** 0.01
+        np.testing.assert_allclose(got[i], want, rtol=1e-5)
+    slope = jax.grad(lambda p: power_mean(maps, mask, p).sum())(100.0)
+    assert np.isfinite(slope)
+    assert slope > 0
+
+
+def test_entries_below_eps_count_as_eps_and_have_no_gradient(mask):
+    below = jnp.full((2, 4, 5, 3), -1.0)
+    np.testing.assert_allclose(compiled("gem")(below, mask), 1e-6, rtol=1e-5)
+    np.testing.assert_array_equal(gradient("gem")(below, mask), 0)
+
+
+def test_the_centre_prior_follows_the_region_and_not_the_map():
+    # 3 x 3 cells, deviation 3 / 6: sides and corners have exp(-2) and exp(-4).
+    maps, mask = np.zeros((1, 40, 40, 1), np.float32), np.zeros((1, 40, 40), bool)
+    maps[0, 3, 4] = mask[:, 2:5, 3:6] = 1
+    got = compiled("spoc-prior")(jnp.asarray(maps), jnp.asarray(mask))
+    want = 1 / (1 + 4 * np.exp(-2) + 4 * np.exp(-4))
+    np.testing.assert_allclose(got, [[want]], rtol=1e-6)
+
+
+def test_the_centre_prior_of_cells_far_from_the_centre_still_is_a_mean():
+    # Two rows of the first and the last column: exp(-(19.5 / (1 / 3))^2 / 2) is 0.
+    maps, mask = np.full((1, 40, 40, 1), 7, np.float32), np.zeros((1, 40, 40), bool)
+    mask[:, :2, ::39] = True
+    got = compiled("spoc-prior")(jnp.asarray(maps), jnp.asarray(mask))
+    np.testing.assert_allclose(got, 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"p": 0.0}, "p must be finite and above 0, got 0"),
+        ({"p": np.inf}, "p must be finite and above 0, got inf"),
+        ({"p": jnp.asarray([1.0, -2.0, 3.0])}, "p must be finite and above 0, got -2"),
+        (
+            {"p": jnp.ones(2)},
+            r"p must be a number or one .* 3 channels, got shape \(2,",
+        ),
+        ({"eps": 0.0}, "eps must be finite and above 0, got 0"),
+    ],
+)
+def test_powers_that_cannot_be_are_refused(setting, message, maps, mask, unchecked):
+    with pytest.raises(ValueError, match=message):
+        gem(maps, mask, **setting)

@@ -5,8 +5,8 @@ import os
 import sys
 
 _NAMES = (
-    *("evaluate", "figure1", "gradient_cost", "neighbors", "network_speed", "picture"),
-    *("reduction", "solvers", "variants"),
+    *("descriptors", "evaluate", "extraction_speed", "figure1", "gradient_cost"),
+    *("neighbors", "network_speed", "picture", "reduction", "solvers", "variants"),
 )
 
 

@@ -44,16 +44,30 @@ def fit_picture(
     Raises:
         ValueError: If `side` is not such a multiple.
     """
+    return np.asarray(fit_image(Image.fromarray(picture), side=side))
+
+
+def fit_image(image: Image.Image, *, side: int = 320) -> Image.Image:
+    """Does what `fit_picture` does, for a picture as Pillow has it.
+
+    Args:
+        image: The picture.
+        side: As for `fit_picture`.
+
+    Returns:
+        The scaled picture.
+
+    Raises:
+        ValueError: As `fit_picture`.
+    """
     _check_side(side)
-    height, width = picture.shape[:2]
+    width, height = image.size
     short, long = min(height, width), max(height, width)
     # The quotient rounded half up, in whole numbers.
     steps = (2 * side * short + _STRIDE * long) // (2 * _STRIDE * long)
     short = max(steps * _STRIDE, _LEAST_SHORT)
     new_size = (side, short) if width >= height else (short, side)
-    image = Image.fromarray(picture)
-    scaled = image.resize(new_size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(scaled)
+    return image.resize(new_size, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def canvas_for(size: tuple[int, int], *, side: int = 320) -> tuple[int, int]:

@@ -1,12 +1,16 @@
 """A picture read and scaled to the sizes at which it enters a network."""
 
+import os
+import signal
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ._canvas import fit_picture
-from ._pictures import Box, PictureSource, load_pixels
+from ._canvas import fit_image
+from ._pictures import Box, PictureSource, load_part
+
+_NICENESS = 10
 
 
 class Fitted(NamedTuple):
@@ -42,5 +46,17 @@ def read_fitted(
         ValueError: If the box is not in it, or a side is no multiple of 32 from 64.
     """
     # Twice the side leaves enough to antialias.
-    pixels, part = load_pixels(source, box=box, shrink_to=2 * max(sides))
-    return Fitted(tuple(fit_picture(pixels, side=side) for side in sides), part)
+    image, part = load_part(source, box=box, shrink_to=2 * max(sides))
+    scaled = (fit_image(image, side=side) for side in sides)
+    return Fitted(tuple(np.asarray(each) for each in scaled), part)
+
+
+def start_reader() -> None:
+    """Prepares a process that does nothing but read pictures for another one.
+
+    Ctrl-C reaches it, too: what that means is decided by the one that asked. And where
+    both share cores it takes what the network leaves: every step of the network waits
+    for the slowest of its threads.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)

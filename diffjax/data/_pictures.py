@@ -34,15 +34,15 @@ Box = tuple[float, float, float, float]
 PictureSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
-class Pixels(NamedTuple):
+class PicturePart(NamedTuple):
     """A picture, or a part of one, and where it lies.
 
     Attributes:
-        pixels: Red, green and blue; fewer than the picture has where it was shrunk.
-        part: What they show, (x0, y0, x1, y1) in pixels of the upright picture.
+        image: Upright, in RGB; smaller than the picture where it was shrunk.
+        part: What it shows, (x0, y0, x1, y1) in pixels of the upright picture.
     """
 
-    pixels: UInt8[np.ndarray, "h w 3"]
+    image: Image.Image
     part: tuple[int, int, int, int]
 
 
@@ -127,7 +127,7 @@ def read_picture(
         ValueError: If `box` is not a rectangle of 8 pixels or more on each side inside
             the picture.
     """
-    return _read(path, box, shrink_to).pixels
+    return np.asarray(_read(path, box, shrink_to).image)
 
 
 def as_picture(
@@ -152,15 +152,15 @@ def as_picture(
         ValueError: If an array is not uint8 [h, w, 3], or `box` is not a rectangle
             of 8 pixels or more on each side inside the picture.
     """
-    return load_pixels(source, box=box, shrink_to=shrink_to).pixels
+    return np.asarray(load_part(source, box=box, shrink_to=shrink_to).image)
 
 
-def load_pixels(
+def load_part(
     source: str | os.PathLike[str] | Image.Image | Shaped[np.ndarray, "..."],
     *,
     box: Box | None = None,
     shrink_to: int | None = None,
-) -> Pixels:
+) -> PicturePart:
     """Does what `as_picture` does, and says which part of the picture that is.
 
     Args:
@@ -169,7 +169,7 @@ def load_pixels(
         shrink_to: As for `as_picture`.
 
     Returns:
-        The pixels and their place.
+        The part as Pillow has it, and its place.
 
     Raises:
         PictureError: As `as_picture`.
@@ -190,12 +190,12 @@ def load_pixels(
         )
     height, width = source.shape[:2]
     _check_size(width, height)
-    return _crop(Pixels(source, (0, 0, width, height)), box)
+    return _crop(PicturePart(Image.fromarray(source), (0, 0, width, height)), box)
 
 
 def _read(
     path: str | os.PathLike[str], box: Box | None, shrink_to: int | None
-) -> Pixels:
+) -> PicturePart:
     try:
         with Path(path).open("rb") as file:
             whole = _decode(_open(file), shrink_to if box is None else None)
@@ -222,7 +222,7 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
     raise ValueError("not a JPEG, PNG, GIF, WebP, TIFF, BMP or PPM picture")
 
 
-def _decode(image: Image.Image, shrink_to: int | None) -> Pixels:
+def _decode(image: Image.Image, shrink_to: int | None) -> PicturePart:
     width, height = image.size
     _check_size(width, height)
     if shrink_to and max(width, height) > shrink_to:
@@ -234,7 +234,7 @@ def _decode(image: Image.Image, shrink_to: int | None) -> Pixels:
     if turn is not None:
         upright = upright.transpose(turn)
         width, height = (height, width) if turn in _QUARTERS else (width, height)
-    return Pixels(np.asarray(upright), (0, 0, width, height))
+    return PicturePart(upright, (0, 0, width, height))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -283,10 +283,10 @@ def _scale_to_8_bits(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h 
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
 
 
-def _crop(whole: Pixels, box: Box | None) -> Pixels:
+def _crop(whole: PicturePart, box: Box | None) -> PicturePart:
     if box is None:
         return whole
-    height, width = whole.pixels.shape[:2]
+    width, height = whole.image.size
     x0, y0, x1, y1 = box
     # Written so that NaN fails, too.
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -302,8 +302,8 @@ def _crop(whole: Pixels, box: Box | None) -> Pixels:
             f"box must have {MIN_BOX} px or more on each side to show anything, got "
             f"{','.join(f'{corner:g}' for corner in box)} (in pixels, not fractions)."
         )
-    part = np.ascontiguousarray(whole.pixels[top:bottom, left:right])
-    return Pixels(part, (left, top, right, bottom))
+    part = left, top, right, bottom
+    return PicturePart(whole.image.crop(part), part)
 
 
 def _reason(error: Exception) -> str:

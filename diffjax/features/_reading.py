@@ -1,17 +1,23 @@
 """Pictures read ahead of the network: in processes where there are many."""
 
 import collections
-import functools
+import contextlib
 import itertools
 import os
-import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from loky.process_executor import ProcessPoolExecutor
 
-from diffjax.data import Box, Fitted, PictureError, PictureSource, read_fitted
+from diffjax.data import (
+    Box,
+    Fitted,
+    PictureError,
+    PictureSource,
+    read_fitted,
+    start_reader,
+)
 
 MANY = 64  # Pictures for which starting processes pays.
 
@@ -69,13 +75,15 @@ def read_ahead(
     """
     each = itertools.repeat(None, len(sources)) if boxes is None else boxes
     waiting: collections.deque[Future[Fitted]] = collections.deque()
-    pool, stop = _start(sources, workers)
-    # Errors come back through the futures, those of pictures and those of boxes.
-    jobs = (
-        pool.submit(read_fitted, source, box=box, sides=sides)
-        for source, box in zip(sources, each, strict=True)
-    )
-    try:
+    with contextlib.ExitStack() as running:
+        first, others = _readers(sources, workers, running)
+        # Errors come back through the futures, those of pictures and those of boxes.
+        jobs = (
+            (first if position < MANY else others).submit(
+                read_fitted, source, box=box, sides=sides
+            )
+            for position, (source, box) in enumerate(zip(sources, each, strict=True))
+        )
         waiting.extend(itertools.islice(jobs, ahead + workers))
         for position in range(len(sources)):
             try:
@@ -86,25 +94,21 @@ def read_ahead(
                 found = ReadPicture(position, fitted)
             waiting.extend(itertools.islice(jobs, 1))
             yield found
-    finally:
-        stop()
 
 
-def _start(
-    sources: Sequence[PictureSource], workers: int
-) -> tuple[Executor, Callable[[], None]]:
-    """Starts who reads; gives them and what stops them."""
+def _readers(
+    sources: Sequence[PictureSource], workers: int, running: contextlib.ExitStack
+) -> tuple[Executor, Executor]:
+    """Starts who reads the first pictures and who reads the others."""
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="diffjax-read")
+    running.callback(threads.shutdown, cancel_futures=True)
     if len(sources) < MANY or not all(
         isinstance(s, str | os.PathLike) for s in sources
     ):
-        threads = ThreadPoolExecutor(workers, thread_name_prefix="diffjax-read")
-        return threads, functools.partial(threads.shutdown, cancel_futures=True)
+        return threads, threads
     # Of loky, not of the standard library, whose new processes run the user's script
     # again, up to the call that started them, unless it guards against that.
-    processes = ProcessPoolExecutor(
-        workers,
-        # Ctrl-C reaches all of them: what it means is decided by the one that asked.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    return processes, functools.partial(processes.shutdown, kill_workers=True)
+    processes = ProcessPoolExecutor(workers, initializer=start_reader)
+    running.callback(processes.shutdown, kill_workers=True)
+    processes.submit(int)  # They start while threads read the first pictures.
+    return threads, processes

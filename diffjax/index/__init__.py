@@ -8,6 +8,7 @@ from ._compare import compare as compare
 from ._compare import score_methods as score_methods
 from ._config import FolderConfig as FolderConfig
 from ._config import IndexConfig as IndexConfig
+from ._describer import Describer as Describer
 from ._descriptor import DescriptorConfig as DescriptorConfig
 from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder

@@ -1,0 +1,125 @@
+"""What describes a region: map of the network, aggregation and whitening side by side.
+
+Paper: regional max-pooling of the last convolutional map of VGG16 and ResNet101,
+fine-tuned for retrieval, with supervised whitening; nothing else is compared.
+Data: composed scenes and grocery packages, as in their own cards. The network is
+EfficientNet-Lite0 with its ImageNet weights, the only ones at hand without a download;
+it was never shown a label of either collection.
+Recorded: mAP of nearest neighbours on global descriptors and of regional diffusion, on
+the same vectors; its paired difference from the first row, the default before this
+table. One thing is changed at a time: the map, the aggregation, the whitening, the
+number of dimensions, the grid and the scales of the picture. The supervised whitening
+is learned on the global descriptors of one half of the objects or classes and tested on
+queries for the other half, both ways; it alone sees labels. Behind it, PCA-whitening
+of what it projected. NetVLAD describes whole
+pictures, by 16 clusters of the cells of stage6, and its diffusion is a global one.
+Command: python -m experiments descriptors scenes
+         python -m experiments descriptors grocery
+"""
+
+import dataclasses
+from typing import Literal
+
+from configs.scenes import few
+from configs.schema import GroceryData, ScenesData
+from diffjax.index import DescriptorConfig, IndexConfig
+
+WhiteningKind = Literal[
+    "none",
+    "pca",
+    "pca-whitening",
+    "shrunk",
+    "supervised",
+    "supervised, then pca-whitening",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way to describe regions."""
+
+    descriptor: DescriptorConfig = dataclasses.field(
+        default_factory=lambda: DescriptorConfig(map="head")
+    )
+    whitening: WhiteningKind = "pca-whitening"
+    dim: int = 256
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables; says only what is not usual."""
+        given, usual = self.descriptor, DescriptorConfig()
+        words = [f"{given.map} {given.aggregate}"]
+        if given.gem_power is not None:
+            words[0] += f" {given.gem_power:g}"
+        if given.grid != usual.grid:
+            words.append(f"grid of {given.grid} scales")
+        if given.scales != usual.scales:
+            words.append(f"picture at {', '.join(f'{s:.2g}' for s in given.scales)}")
+        if given.side != usual.side:
+            words.append(f"{given.side} px")
+        words.append(
+            "not whitened"
+            if self.whitening == "none"
+            else f"{self.whitening} {self.dim}"
+        )
+        return ", ".join(words)
+
+
+def _rows() -> tuple[Row, ...]:
+    head = DescriptorConfig(map="head")
+    change = dataclasses.replace
+    return (
+        Row(),
+        *(Row(change(head, map=name)) for name in ("stage7", "stage6", "stage5")),
+        *(Row(change(head, aggregate=name)) for name in ("gem", "spoc", "crow")),
+        Row(whitening="none"),
+        *(Row(whitening=kind) for kind in ("pca", "shrunk", "supervised")),
+        *(Row(dim=dim) for dim in (64, 128, 512)),
+        *(Row(whitening="supervised", dim=dim) for dim in (64, 128)),
+        *(
+            Row(whitening="supervised, then pca-whitening", dim=dim)
+            for dim in (64, 128, 256)
+        ),
+        Row(change(head, grid=4)),
+        Row(change(head, scales=(1.0, 0.7))),
+        Row(change(head, side=416)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DescriptorsConfig:
+    """The rows of the table; all are compared with the first."""
+
+    benchmark: GroceryData | ScenesData
+    rows: tuple[Row, ...] = dataclasses.field(default_factory=_rows)
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    """Graph and diffusion, the same for all."""
+    shrinkage: float = 0.1
+    """Of the shrunk whitening, and of the supervised one."""
+    netvlad_clusters: int = 16
+    """Clusters of NetVLAD; 0 leaves it out."""
+    netvlad_map: str = "stage6"
+    """Map whose cells it takes."""
+    netvlad_cells: int = 50_000
+    """Cells that its clusters are found with."""
+    seed: int = 0
+    """Seed of the clusters, the pairs and the halves."""
+
+
+def full() -> dict[str, DescriptorsConfig]:
+    """Both collections."""
+    return {
+        "scenes": DescriptorsConfig(ScenesData()),
+        "grocery": DescriptorsConfig(GroceryData()),
+    }
+
+
+def quick() -> DescriptorsConfig:
+    """A dozen scenes, in seconds."""
+    small = DescriptorConfig(map="head", side=96)
+    return DescriptorsConfig(
+        ScenesData(few()),
+        rows=(Row(small, dim=16), Row(small, whitening="supervised", dim=8)),
+        index=IndexConfig(k=20, query_k=20),
+        netvlad_clusters=2,
+    )

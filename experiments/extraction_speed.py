@@ -1,0 +1,162 @@
+"""Times describing files of pictures against the network alone on the same pictures.
+
+Bare: the network's map of every picture, one batch after the other, from pixels that
+are in memory already, scaled and stacked. Whole: `describe_pictures` from the files of
+the same pictures, that is read, decoded and scaled by processes, stacked, computed,
+pooled over the grid of regions and brought back. They take turns, so that a busy
+machine slows both down.
+Data: photographs of grocery packages (train), 348 px, enlarged to nothing: the network
+sees 320 px.
+Expected: whole reaches at least 85 % of the bare throughput. Where the network computes
+on the very cores that decode, decoding is what is missing.
+Cost: three minutes on 2 cores.
+
+    python -m experiments extraction_speed
+"""
+
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax.caches import keep_compiled_programs
+from diffjax.data import canvas_for, find_pictures, read_fitted
+from diffjax.features import (
+    Described,
+    PictureBatch,
+    describe_pictures,
+    forward,
+    load_efficientnet_lite0,
+)
+from diffjax.index import Describer, DescriptorConfig
+from diffjax.report import append_record, make_record
+
+_SIDE = 320  # px
+
+
+def run(
+    folder: pathlib.Path, workdir: pathlib.Path, *, pictures: int = 256, rounds: int = 5
+) -> dict[str, Any]:
+    """Times both and appends one record.
+
+    Args:
+        folder: Pictures.
+        workdir: Where `extraction_speed.jsonl` is.
+        pictures: How many of them.
+        rounds: How often each has its turn.
+
+    Returns:
+        The record: pictures a second of both, by number of processes that read, and the
+        ratio of the median times.
+
+    Raises:
+        ValueError: If a picture can't be read.
+    """
+    paths = find_pictures(folder)[:pictures]
+    describe = Describer(DescriptorConfig(side=_SIDE))
+    network = load_efficientnet_lite0()
+    batches = _batches(paths, describe.batch_size)
+
+    def bare() -> None:
+        results = [
+            forward(network, jnp.asarray(b.images), jnp.asarray(b.sizes))
+            for b in batches
+        ]
+        jax.block_until_ready(results)
+
+    def whole(workers: int) -> Callable[[], None]:
+        def compute() -> None:
+            found = list(
+                describe_pictures(
+                    paths,
+                    describe,
+                    sides=(_SIDE,),
+                    batch_size=describe.batch_size,
+                    workers=workers,
+                )
+            )
+            if not all(isinstance(one, Described) for one in found):
+                raise ValueError(f"{folder} must hold pictures that can be read.")
+
+        return compute
+
+    contestants = {"network alone": bare} | {
+        f"from files, {workers} processes": whole(workers) for workers in (1, 2)
+    }
+    times = _take_turns(contestants, rounds=rounds)
+    base = statistics.median(times["network alone"])
+    record = make_record(
+        "extraction speed",
+        settings={
+            "network": "EfficientNet-Lite0",
+            "side": _SIDE,
+            "pictures": len(paths),
+            "batch_size": describe.batch_size,
+            "rounds": rounds,
+            "threads": os.cpu_count(),
+        },
+        results=[
+            {
+                "what": name,
+                "pictures_per_second": len(paths) / statistics.median(found),
+                "share_of_bare": base / statistics.median(found),
+                "best_share": min(times["network alone"]) / min(found),
+            }
+            for name, found in times.items()
+        ],
+        seed=0,
+    )
+    append_record(workdir / "extraction_speed.jsonl", record)
+    return record
+
+
+def _batches(paths: tuple[pathlib.Path, ...], batch_size: int) -> list[PictureBatch]:
+    """Stacks pictures as the stream does; batches that are not full are left out."""
+    by_canvas: dict[tuple[int, int], list[np.ndarray]] = {}
+    batches = []
+    for path in paths:
+        (pixels,) = read_fitted(path, sides=(_SIDE,)).pixels
+        canvas = canvas_for((pixels.shape[0], pixels.shape[1]), side=_SIDE)
+        gathered = by_canvas.setdefault(canvas, [])
+        gathered.append(pixels)
+        if len(gathered) == batch_size:
+            images = np.zeros((batch_size, *canvas, 3), np.uint8)
+            for image, own in zip(images, gathered, strict=True):
+                image[: own.shape[0], : own.shape[1]] = own
+            sizes = np.array([own.shape[:2] for own in gathered], np.int32)
+            batches.append(PictureBatch(images, sizes))
+            gathered.clear()
+    return batches
+
+
+def _take_turns(
+    contestants: dict[str, Callable[[], None]], *, rounds: int
+) -> dict[str, list[float]]:
+    """Measures seconds, one turn of each after the other; the first is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, compute in contestants.items():
+            start = time.perf_counter()
+            compute()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    """Prints and records how busy the network is kept."""
+    keep_compiled_programs()
+    data = pathlib.Path(os.environ.get("DIFFJAX_DATA", "../shared/data"))
+    workdir = pathlib.Path(__file__).parent / "records"
+    for found in run(data / "grocery_packages" / "train", workdir)["results"]:
+        print(
+            f"{found['what']:24} {found['pictures_per_second']:6.1f} a second, "
+            f"{found['share_of_bare']:.2f} of the network alone "
+            f"(best {found['best_share']:.2f})"
+        )

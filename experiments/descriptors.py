@@ -15,6 +15,7 @@ from diffjax.caches import cache_folder, keep_compiled_programs
 from diffjax.data import Benchmark
 from diffjax.evaluation import bootstrap_interval, evaluate, paired_bootstrap
 from diffjax.index import (
+    DescriptorConfig,
     FolderConfig,
     Index,
     IndexConfig,
@@ -91,8 +92,11 @@ def run(
     truth = config.benchmark.load(workdir)
     first: _Precision | None = None
     results = []
+    described: dict[DescriptorConfig, _Data] = {}
     for row in config.rows:
-        found = _row(row, config, truth, workdir)
+        if row.descriptor not in described:
+            described[row.descriptor] = _describe(row.descriptor, config, workdir)
+        found = _row(row, config, described[row.descriptor])
         results.append(_entry(row.name, found, truth, first, config.rows[0].name))
         first = first or found
         print(text_table(*mean_ap_table(results[-1:])).splitlines()[-1], flush=True)
@@ -116,24 +120,29 @@ def run(
     return record
 
 
-def _row(
-    row: Row, config: DescriptorsConfig, truth: Benchmark, workdir: pathlib.Path
-) -> _Precision:
-    """Describes, whitens and searches as a row says."""
+def _describe(
+    descriptor: DescriptorConfig, config: DescriptorsConfig, workdir: pathlib.Path
+) -> _Data:
+    """Describes the pictures, or finds their regions in `workdir`, and the queries."""
+    truth = config.benchmark.load(workdir)
     path = workdir / f"{truth.name}.descriptors"
+    # An index only to describe queries: small, and of these very settings.
+    folder = FolderConfig(
+        **dataclasses.asdict(descriptor),
+        index=dataclasses.replace(config.index, dim=16, k=2, query_k=2),
+    )
     with progress_bars() as progress:
         regions = extract_folder(
-            truth.folder, path, config=row.descriptor, strict=True, progress=progress
+            truth.folder, path, config=descriptor, strict=True, progress=progress
         ).load()
-        # An index only to describe queries: small, and of these very settings.
-        folder = FolderConfig(
-            **dataclasses.asdict(row.descriptor),
-            index=dataclasses.replace(config.index, dim=16, k=2, query_k=2),
-        )
         asked = index_folder(
             truth.folder, path, config=folder, strict=True, progress=progress
         ).describe(truth.queries, boxes=truth.boxes, progress=progress)
-    data = _Data(truth, regions, asked)
+    return _Data(truth, regions, asked)
+
+
+def _row(row: Row, config: DescriptorsConfig, data: _Data) -> _Precision:
+    """Whitens and searches as a row says."""
     settings = dataclasses.replace(config.index, dim=None)
     if row.whitening.startswith("supervised"):
         return _cross_fitted(row, config, data)

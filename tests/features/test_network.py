@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_twins
 from flax import nnx
 
 from diffjax.features import (
@@ -17,6 +16,7 @@ from diffjax.features import (
     _resnet,
     forward,
 )
+from experiments import _torchvision_twins as torch_twins
 
 NETWORKS = [VGG16, ResNet, EfficientNetLite0]
 OWN = PixelScaling((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))

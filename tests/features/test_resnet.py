@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_twins
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax.features import ResNet, forward, resnet50, resnet101
+from experiments import _torchvision_twins as torch_twins
 
 NAMES = tuple(ResNet.strides)
 # A block of each kind: first with and without stride, and one that follows.

@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_twins
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax.features import VGG16, PixelScaling, forward
+from experiments import _torchvision_twins as torch_twins
 
 NAMES = tuple(VGG16.strides)
 # Of ImageNet's training pictures, as torchvision states them for 0..1.

@@ -121,6 +121,19 @@ def resnet_names(layer: str) -> tuple[str, str]:
     return layer, layer.replace("conv", "bn")
 
 
+def vgg16_names(network: Network) -> dict[str, tuple[str, None]]:
+    """Torchvision's names of the convolutions of VGG16, which have no batch norms."""
+    # A ReLU stands behind each, a pooling behind the last of each group.
+    place, group, names = 0, "1", {}
+    for name in network.layers():
+        block = name.removeprefix("conv")[0]
+        place += block != group
+        group = block
+        names[name] = f"features.{place}", None
+        place += 2
+    return names
+
+
 def copy_weights(
     network: Network, twin: Any, names: Mapping[str, tuple[str, str | None]]
 ) -> None:

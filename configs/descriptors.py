@@ -10,8 +10,9 @@ the same vectors; its paired difference from the first row, the default before t
 table. One thing is changed at a time: the map, the aggregation, the whitening, the
 number of dimensions, the grid and the scales of the picture. The supervised whitening
 is learned on the global descriptors of one half of the objects or classes and tested on
-queries for the other half, both ways; it alone sees labels. Behind it, PCA-whitening
-of what it projected. NetVLAD describes whole
+queries for the other half, both ways; it alone sees labels. "Then
+pca-whitening": all directions are kept, and the projected regions are whitened and cut
+in turn, without a label. NetVLAD describes whole
 pictures, by 16 clusters of the cells of stage6, and its diffusion is a global one.
 Command: python -m experiments descriptors scenes
          python -m experiments descriptors grocery
@@ -39,7 +40,7 @@ class Row:
     """One way to describe regions."""
 
     descriptor: DescriptorConfig = dataclasses.field(
-        default_factory=lambda: DescriptorConfig(map="head")
+        default_factory=lambda: DescriptorConfig(map="head", aggregate="mac")
     )
     whitening: WhiteningKind = "pca-whitening"
     dim: int = 256
@@ -66,7 +67,7 @@ class Row:
 
 
 def _rows() -> tuple[Row, ...]:
-    head = DescriptorConfig(map="head")
+    head = DescriptorConfig(map="head", aggregate="mac")
     change = dataclasses.replace
     return (
         Row(),
@@ -116,7 +117,7 @@ def full() -> dict[str, DescriptorsConfig]:
 
 def quick() -> DescriptorsConfig:
     """A dozen scenes, in seconds."""
-    small = DescriptorConfig(map="head", side=96)
+    small = DescriptorConfig(map="head", aggregate="mac", side=96)
     return DescriptorsConfig(
         ScenesData(few()),
         rows=(Row(small, dim=16), Row(small, whitening="supervised", dim=8)),

@@ -139,6 +139,8 @@ class Transfer:
         if None not in (total, self.size) and total != self.size:
             self.start_anew()
             raise TransferError(f"it has {total} bytes there, not {self.size}")
+        if total == 0:
+            raise TransferError("the server sent a file without a byte")
         total = total or self.size
         while total is None or self.done < total:
             self._report(total)

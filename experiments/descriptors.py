@@ -1,6 +1,8 @@
 """Descriptors side by side: `python -m experiments descriptors scenes`."""
 
 import dataclasses
+import hashlib
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -94,9 +96,12 @@ def run(
     results = []
     described: dict[DescriptorConfig, _Data] = {}
     for row in config.rows:
-        if row.descriptor not in described:
-            described[row.descriptor] = _describe(row.descriptor, config, workdir)
-        found = _row(row, config, described[row.descriptor])
+        kept = _place(row, config, truth, workdir)
+        if not kept.is_file():
+            if row.descriptor not in described:
+                described[row.descriptor] = _describe(row.descriptor, config, workdir)
+            _keep(kept, _row(row, config, described[row.descriptor]))
+        found = _read(kept)
         results.append(_entry(row.name, found, truth, first, config.rows[0].name))
         first = first or found
         print(text_table(*mean_ap_table(results[-1:])).splitlines()[-1], flush=True)
@@ -118,6 +123,37 @@ def run(
     records.mkdir(parents=True, exist_ok=True)
     append_record(records / f"descriptors_{truth.name}.jsonl", record)
     return record
+
+
+def _place(
+    row: Row, config: DescriptorsConfig, truth: Benchmark, workdir: pathlib.Path
+) -> pathlib.Path:
+    """Where a row's result is kept, by all that it depends on: a killed run goes on."""
+    settings = [
+        dataclasses.asdict(part) for part in (row, config.index, row.descriptor)
+    ]
+    named = [
+        truth.name,
+        [path.name for path in (*truth.database, *truth.queries)],
+        settings,
+        config.shrinkage,
+        config.seed,
+    ]
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+    return workdir / "descriptor-rows" / f"{digest[:16]}.json"
+
+
+def _keep(path: pathlib.Path, found: _Precision) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lists = {"nearest": found.nearest.tolist(), "regional": found.regional.tolist()}
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(lists))
+    aside.replace(path)
+
+
+def _read(path: pathlib.Path) -> _Precision:
+    lists = json.loads(path.read_text())
+    return _Precision(np.array(lists["nearest"]), np.array(lists["regional"]))
 
 
 def _describe(
@@ -174,11 +210,16 @@ def _cross_fitted(row: Row, config: DescriptorsConfig, data: _Data) -> _Precisio
     for learned in (0, 1):
         known = of_image == learned
         pairs = pairs_of_labels(labels[known], limit=_PAIRS, seed=config.seed)
+        # What is whitened again loses no direction before.
+        last = row.whitening == "supervised"
         whitening = fit_supervised_whitening(
-            whole[known], pairs, dim=row.dim, shrinkage=config.shrinkage
+            whole[known],
+            pairs,
+            dim=row.dim if last else whole.shape[1],
+            shrinkage=config.shrinkage,
         )
         settings = dataclasses.replace(config.index, dim=None)
-        if row.whitening == "supervised":
+        if last:
             tested.append(_search(data, settings, whitening))
             continue
         projected = _Data(

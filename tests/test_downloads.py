@@ -88,9 +88,11 @@ def test_a_file_that_is_there_and_wrong_is_replaced(site, path, there):
     assert path.read_bytes() == CONTENT
 
 
-def test_an_empty_body_is_an_empty_file(site, path):
+def test_an_empty_body_is_no_file(site, path):
     site.content = b""
-    assert download(Remote(site.url), path).read_bytes() == b""
+    with pytest.raises(OSError, match="sent a file without a byte"):
+        download(Remote(site.url), path)
+    assert not path.exists()
 
 
 def test_what_an_interrupted_download_left_is_taken_up_the_next_time(site, path, part):

@@ -12,6 +12,7 @@ from ._fitting import read_fitted as read_fitted
 from ._fitting import start_reader as start_reader
 from ._manifolds import ToyManifolds as ToyManifolds
 from ._manifolds import toy_manifolds as toy_manifolds
+from ._pictures import MIN_BOX as MIN_BOX
 from ._pictures import Box as Box
 from ._pictures import PictureError as PictureError
 from ._pictures import PicturePart as PicturePart

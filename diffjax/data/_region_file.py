@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 from jaxtyping import Float
 
+from ._pictures import MIN_BOX
+
 _COLUMNS = ["picture", "x0", "y0", "x1", "y1"]
 
 
@@ -23,27 +25,36 @@ def read_regions(path: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, "r
 
     Raises:
         ValueError: If a line has not five columns, a corner is no finite number, or a
-            box has no area; it names the line.
+            box has less than 8 pixels on a side; it names the line.
         OSError: If the file can't be read.
     """
     found: dict[str, list[list[float]]] = {}
-    with pathlib.Path(path).open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not row or (number == 1 and [c.strip() for c in row] == _COLUMNS):
-                continue
-            name, *corners = row
-            try:
-                x0, y0, x1, y1 = (float(corner) for corner in corners)
-            except ValueError:
-                raise ValueError(
-                    f"{path}, line {number}: must be {','.join(_COLUMNS)}, got "
-                    f"{','.join(row)!r}."
-                ) from None
-            # Written so that NaN fails, too.
-            if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
-                raise ValueError(
-                    f"{path}, line {number}: must have 0 <= x0 < x1 and 0 <= y0 < y1, "
-                    f"got {','.join(corners)}."
-                )
-            found.setdefault(name.strip(), []).append([x0, y0, x1, y1])
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        rows = list(csv.reader(text.splitlines(), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a CSV file in UTF-8, got {error}.") from error
+    for number, row in enumerate(rows, start=1):
+        if not row or (number == 1 and [c.strip().lower() for c in row] == _COLUMNS):
+            continue
+        name, *corners = row
+        try:
+            x0, y0, x1, y1 = (float(corner) for corner in corners)
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: must be {','.join(_COLUMNS)}, got "
+                f"{','.join(row)!r}."
+            ) from None
+        # Written so that NaN fails, too.
+        if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
+            raise ValueError(
+                f"{path}, line {number}: must have 0 <= x0 < x1 and 0 <= y0 < y1, "
+                f"got {','.join(corners)}."
+            )
+        if min(x1 - x0, y1 - y0) < MIN_BOX:
+            raise ValueError(
+                f"{path}, line {number}: must have {MIN_BOX} px or more on each "
+                f"side, got {','.join(corners)} (in pixels, not fractions)."
+            )
+        found.setdefault(name.strip(), []).append([x0, y0, x1, y1])
     return {name: np.array(boxes, np.float32) for name, boxes in found.items()}

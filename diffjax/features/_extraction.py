@@ -2,13 +2,14 @@
 
 import collections
 import contextlib
+import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from diffjax.data import Box, PictureSource, canvas_for
+from diffjax.data import MIN_BOX, Box, PictureSource, canvas_for
 
 from ._reading import ReadPicture, Unreadable, read_ahead
 
@@ -217,14 +218,17 @@ def _regions(
     x0, y0, x1, y1 = picture.fitted.part
     corner, size = np.array([x0, y0] * 2), np.array([x1 - x0, y1 - y0] * 2)
     inside = (own >= corner) & (own <= corner + size)
-    bad = np.flatnonzero(~inside.all(1) | ~(own[:, :2] < own[:, 2:]).all(1))
+    # Written so that NaN fails, too.
+    large = own[:, 2:] - own[:, :2] >= MIN_BOX
+    bad = np.flatnonzero(~(inside.all(1) & large.all(1)))
     if len(own) == 0 or bad.size:
         what = "none" if len(own) == 0 else f"{own[bad[0]].tolist()} in row {bad[0]}"
         source = sources[picture.position]
-        name = source if isinstance(source, str) else getattr(source, "name", "picture")
+        named = isinstance(source, str | os.PathLike)
+        name = os.fspath(source) if named else "picture"
         raise ValueError(
             f"regions must be one or more boxes x0,y0,x1,y1 inside {x0},{y0},{x1},{y1} "
-            f"of {name}, got {what}."
+            f"of {name}, of {MIN_BOX} px or more on each side, got {what}."
         )
     return ((own - corner) / size).astype(np.float32)
 

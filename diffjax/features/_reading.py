@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Generator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from loky.process_executor import ProcessPoolExecutor
@@ -72,6 +72,7 @@ def read_ahead(
 
     Raises:
         ValueError: If a box is not inside its picture.
+        OSError: If the system ended a process that read.
     """
     each = itertools.repeat(None, len(sources)) if boxes is None else boxes
     waiting: collections.deque[Future[Fitted]] = collections.deque()
@@ -88,6 +89,11 @@ def read_ahead(
         for position in range(len(sources)):
             try:
                 fitted = waiting.popleft().result()
+            except BrokenExecutor as error:
+                raise OSError(
+                    "a process that read pictures was ended by the system, for want of "
+                    "memory perhaps; run the same command, with fewer workers"
+                ) from error
             except PictureError as error:
                 found = Unreadable(position, error.reason)
             else:

@@ -67,7 +67,9 @@ def run_benchmark(
     if progress:
         progress("comparing methods", 1, 1)
     settings = dataclasses.asdict(folder) | dataclasses.asdict(compare_config)
-    del settings["seed"], settings["workers"]  # The one is its own, the other is idle.
+    # The first is the record's own, the next changes nothing, the last is a path.
+    del settings["seed"], settings["workers"], settings["weights"]
+    settings["scales"] = list(folder.scales)
     record = make_record(
         benchmark.name,
         settings={

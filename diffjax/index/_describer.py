@@ -36,11 +36,12 @@ from diffjax.regions import (
 from diffjax.types import Whitening
 
 from ._descriptor import AggregateName, DescriptorConfig
-from ._networks import find_weights
+from ._networks import find_weights, weights_digest
 
 _AGGREGATES: Mapping[AggregateName, Callable[..., Array]] = MappingProxyType(
     {"mac": mac, "gem": gem, "spoc": spoc, "crow": crow}
 )
+_END_TO_END = "end-to-end"
 _GEM_POWER = 3.0  # Where neither the settings nor the weights say one.
 _SLOTS = 16  # Regions of the user's own are filled up to a multiple: few shapes.
 
@@ -62,8 +63,10 @@ class Describer:
 
     Attributes:
         weights: SHA-256 of the network's weights.
+        sides: Longer sides in pixels at which it wants pictures.
         batch_size: Pictures per call that these devices like best. Always the same
-            number, filled up: a picture's bits then do not depend on its batch mates.
+            number, filled up: a picture's bits then do not depend on its batch mates,
+            unless one of those has more regions of its own than there is room for.
     """
 
     def __init__(
@@ -91,8 +94,20 @@ class Describer:
         self.weights = pretrained.fingerprint
         self._map = _map_of(config, pretrained)
         self._stride = pretrained.network.strides[self._map]
-        self._whitening = _whitening_of(config, pretrained)
-        self._aggregate = _aggregate_of(config, pretrained)
+        aggregate = config.aggregate or (
+            "gem" if pretrained.gem_power or config.gem_power else "mac"
+        )
+        power = config.gem_power or pretrained.gem_power or _GEM_POWER
+        self._whitening = _whitening_of(config, pretrained, self._map)
+        self._aggregate = jax.tree_util.Partial(_AGGREGATES[aggregate])
+        if aggregate == "gem":
+            self._aggregate = jax.tree_util.Partial(gem, p=jnp.float32(power))
+        # As their authors combine scales: those of GeM by its power, unless a layer
+        # that is part of the network whitens each of them.
+        whole = aggregate == "gem" and config.network_whitening != _END_TO_END
+        self._scale_power = jnp.float32(power if whole else 1)
+        self._whiten_first = config.network_whitening == _END_TO_END
+        self.sides = config.sides
         self._grid = config.grid
         self._slots = max_regions(
             fitted_sizes(side=config.sides[0]), stride=self._stride, scales=config.grid
@@ -129,8 +144,15 @@ class Describer:
                 cells = _filled([self._cells(*pair) for pair in pairs], slots)
             put = functools.partial(jax.device_put, device=self._sharded)
             maps = forward(self._network, put(images), put(sizes), names=(self._map,))
-            vectors.append(_pooled(maps[self._map], put(cells), self._aggregate))
-        combined = _combined(vectors, self._whitening)
+            each = _pooled(maps[self._map], put(cells), self._aggregate)
+            if self._whitening is not None and self._whiten_first:
+                each = _whitened(each, self._whitening)
+            vectors.append(each)
+        combined = vectors[0]
+        if len(vectors) > 1:
+            combined = combine_scales(jnp.stack(vectors), p=self._scale_power)
+        if self._whitening is not None and not self._whiten_first:
+            combined = _whitened(combined, self._whitening)
         return RegionBatch(combined, _filled(boxes, slots), counts)
 
     def _lay(self, size: list[int], own: Regions | None) -> _Laid:
@@ -170,7 +192,9 @@ def _map_of(config: DescriptorConfig, pretrained: Pretrained) -> str:
     return config.map
 
 
-def _whitening_of(config: DescriptorConfig, pretrained: Pretrained) -> Whitening | None:
+def _whitening_of(
+    config: DescriptorConfig, pretrained: Pretrained, name: str
+) -> Whitening | None:
     if config.network_whitening is None:
         return None
     found = pretrained.whitenings.get(config.network_whitening)
@@ -180,22 +204,60 @@ def _whitening_of(config: DescriptorConfig, pretrained: Pretrained) -> Whitening
             f"network_whitening must be one that the weights hold ({there}), got "
             f"{config.network_whitening!r}."
         )
+    channels = _channels(pretrained, name)
+    if found.mean.shape[0] != channels:
+        raise ValueError(
+            f"network_whitening {config.network_whitening!r} is of vectors of "
+            f"{found.mean.shape[0]} dimensions, got map {name!r} of {channels}: choose "
+            "another map."
+        )
     return found
 
 
-def _aggregate_of(config: DescriptorConfig, pretrained: Pretrained):
-    chosen = _AGGREGATES[config.aggregate]
-    if config.aggregate != "gem":
-        return jax.tree_util.Partial(chosen)
-    known = pretrained.gem_power or _GEM_POWER
-    power = known if config.gem_power is None else config.gem_power
-    return jax.tree_util.Partial(chosen, p=jnp.float32(power))
+def _channels(pretrained: Pretrained, name: str) -> int:
+    """Channels of a map, from its shape alone."""
+    side = max(pretrained.network.strides.values())
+    maps = jax.eval_shape(
+        lambda network: network(
+            jnp.zeros((1, side, side, 3)), jnp.full((1, 2), side, jnp.int32)
+        ),
+        pretrained.network,
+    )
+    return maps[name].shape[-1]
+
+
+def describer(
+    config: DescriptorConfig,
+    *,
+    weights: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Describer:
+    """Keeps the network between searches: reading it takes longer than using it.
+
+    A file of weights that was changed meanwhile is read again.
+
+    Args:
+        config: Settings.
+        weights: Their SHA-256, if it is known already; None to find it.
+        progress: Told of a download.
+
+    Raises:
+        ValueError: As `Describer`, or if the file was changed since.
+        OSError: As `Describer`.
+    """
+    weights = weights or weights_digest(config, progress=progress)
+    return _described_with(config, weights)
 
 
 @functools.lru_cache(maxsize=2)
-def describer(config: DescriptorConfig) -> Describer:
-    """Keeps the network between searches: reading it takes longer than using it."""
-    return Describer(config)
+def _described_with(config: DescriptorConfig, weights: str) -> Describer:
+    made = Describer(config)
+    if made.weights != weights:
+        raise ValueError(
+            f"weights of {config.network} must stay as they are while they are read, "
+            "got a file that was changed: run the same command again."
+        )
+    return made
 
 
 @jax.jit
@@ -208,12 +270,8 @@ def _pooled(
 
 
 @jax.jit
-def _combined(
-    vectors: list[Float[Array, "b r c"]], whitening: Whitening | None
+def _whitened(
+    vectors: Float[Array, "b r c"], whitening: Whitening
 ) -> Float[Array, "b r p"]:
-    first, *more = vectors
-    mean = combine_scales(jnp.stack(vectors)) if more else first
-    if whitening is None:
-        return mean
-    flat = whiten(mean.reshape(-1, mean.shape[-1]), whitening)
-    return flat.reshape(*mean.shape[:-1], -1)
+    flat = whiten(vectors.reshape(-1, vectors.shape[-1]), whitening)
+    return flat.reshape(*vectors.shape[:-1], -1)

@@ -21,9 +21,9 @@ class DescriptorConfig:
     weights: str | None = None
     """File of weights (torch, safetensors, MatConvNet); None is what NETWORK names."""
     map: str | None = None
-    """Map of the network that is pooled; None is the last but the classifier."""
-    aggregate: AggregateName = "mac"
-    """How the cells of a region become a vector."""
+    """Map of the network that is pooled; None is the last that is no pooling."""
+    aggregate: AggregateName | None = None
+    """How cells become a vector; None is gem where the weights have it, else mac."""
     gem_power: float | None = None
     """Power of gem; None is that of the weights' file, or 3."""
     network_whitening: str | None = None
@@ -33,17 +33,18 @@ class DescriptorConfig:
     side: int = 320
     """Longer side in pixels at which pictures enter the network, a multiple of 32."""
     scales: tuple[float, ...] = (1.0,)
-    """Scales, in parts of the side, whose vectors are averaged."""
+    """Scales, in parts of the side, that are combined; the grid is of the first."""
 
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
         at_least_one("grid", self.grid)
-        one_of("aggregate", self.aggregate, get_args(AggregateName))
+        if self.aggregate is not None:
+            one_of("aggregate", self.aggregate, get_args(AggregateName))
         if self.side < 64 or self.side % 32:
             raise ValueError(f"side must be a multiple of 32 from 64, got {self.side}.")
         if self.gem_power is not None:
             check_in_range("gem_power", self.gem_power, low=0, high=float("inf"))
-            if self.aggregate != "gem":
+            if self.aggregate not in {"gem", None}:
                 raise ValueError(
                     f"gem_power must go with aggregate 'gem', got {self.aggregate!r}."
                 )

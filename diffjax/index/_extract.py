@@ -13,7 +13,7 @@ from diffjax._files import file_digest
 from diffjax.data import find_pictures
 from diffjax.features import Described, describe_pictures
 
-from ._describer import describer
+from ._describer import Describer
 from ._descriptor import DescriptorConfig
 from ._extracted import EXTRACTED, Extracted, PictureRegions
 
@@ -65,7 +65,10 @@ def list_pictures(
             f"regions must be of pictures in {folder}, got {len(unknown)} others, "
             f"first {unknown[0]!r}."
         )
-    own = tuple(regions.get(name) for name in names)
+    own = tuple(
+        np.asarray(regions[name], np.float32) if name in regions else None
+        for name in names
+    )
     keys = []
     for path, boxes in zip(paths, own, strict=True):
         keys.append(_key(path, boxes))
@@ -77,24 +80,32 @@ def list_pictures(
 def extract(
     pictures: FolderPictures,
     store: Extracted,
-    config: DescriptorConfig,
+    describe: Callable[[], Describer],
     *,
     workers: int,
     progress: Progress | None,
 ) -> dict[int, str]:
-    """Describes what is not in the store yet; returns why pictures were skipped."""
+    """Describes what is not in the store yet; returns why pictures were skipped.
+
+    Args:
+        pictures: The pictures.
+        store: Where their regions belong.
+        describe: Reads the network; asked only where something is to be described.
+        workers: Processes that read pictures.
+        progress: Told what is done.
+    """
     # Of several pictures with the same bytes only the first is described.
     first = {key: i for i, key in reversed(list(enumerate(pictures.keys)))}
     todo = sorted(i for key, i in first.items() if key not in store)
     reasons: dict[str, str] = {}
     if todo:
-        describe = describer(config)
+        describing = describe()
         results = describe_pictures(
             [pictures.paths[i] for i in todo],
-            describe,
+            describing,
             regions=[pictures.regions[i] for i in todo],
-            sides=config.sides,
-            batch_size=describe.batch_size,
+            sides=describing.sides,
+            batch_size=describing.batch_size,
             workers=workers,
         )
         if progress:

@@ -46,14 +46,15 @@ class Extracted:
         self._folder = folder
         self._places: dict[str, pathlib.Path] = {}
         self._waiting: dict[str, PictureRegions] = {}
-        remove_unfinished(folder, _SHARD)
+        self._damaged: list[pathlib.Path] = []
+        self._tidied = False
         for shard in sorted(folder.glob(f"{_SHARD}-*.safetensors")):
             try:
                 with safetensors.safe_open(shard, "numpy") as file:
                     names = set(file.keys())
             except safetensors.SafetensorError:
                 # Cut short by a full disk or another program: compute it again.
-                shard.unlink()
+                self._damaged.append(shard)
                 continue
             whole = [name for name in names if f"{name}{_BOXES}" in names]
             self._places |= dict.fromkeys(whole, shard)
@@ -73,11 +74,21 @@ class Extracted:
         if not self._waiting:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._tidy()
         arrays = {key: regions.vectors for key, regions in self._waiting.items()}
         arrays |= {f"{k}{_BOXES}": r.boxes for k, r in self._waiting.items()}
         stored = write_arrays(self._folder, _SHARD, arrays)
         self._places |= dict.fromkeys(self._waiting, self._folder / stored.name)
         self._waiting = {}
+
+    def _tidy(self) -> None:
+        """Removes what is of no use; who only reads removes nothing."""
+        if self._tidied:
+            return
+        remove_unfinished(self._folder, _SHARD)
+        for shard in self._damaged:
+            shard.unlink(missing_ok=True)
+        self._tidied = True
 
     def read(self, keys: list[str]) -> Iterator[PictureRegions]:
         """Reads the regions of pictures one by one, in the order asked for.

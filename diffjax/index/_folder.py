@@ -14,6 +14,7 @@ from diffjax.types import Whitening
 
 from ._build import fit_whitening
 from ._config import FolderConfig, IndexConfig
+from ._describer import describer
 from ._extract import (
     OwnRegions,
     Progress,
@@ -99,7 +100,11 @@ def index_folder(
         return current
     store = store_of(path, descriptor, weights)
     reasons = extract(
-        pictures, store, descriptor, workers=config.workers, progress=progress
+        pictures,
+        store,
+        lambda: describer(descriptor, weights=weights),
+        workers=config.workers,
+        progress=progress,
     )
     kept = kept_pictures(folder, pictures, reasons, strict=strict)
     if progress:

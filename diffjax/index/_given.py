@@ -18,6 +18,8 @@ def check_rows(name: str, vectors: Vectors) -> None:
     Raises:
         ValueError: With the type and shape, or naming the first bad row.
     """
+    if not hasattr(vectors, "dtype"):
+        raise ValueError(f"{name} must be an array, got {type(vectors).__name__}.")
     if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
         raise ValueError(
             f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "
@@ -34,6 +36,7 @@ def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
     """
     if ids is None:
         return np.arange(rows, dtype=np.int32)
+    ids = np.asarray(ids)
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {ids.dtype}.")
     check_ids(name, ids, rows=rows)

@@ -1,5 +1,6 @@
 """Query pictures, described as the pictures of an index were."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -46,7 +47,7 @@ def describe_queries(
     config = info.descriptor
     if weights is not None:
         config = dataclasses.replace(config, weights=os.fspath(weights))
-    describe = describer(config)
+    describe = describer(config, progress=progress)
     if describe.weights != info.weights:
         raise ValueError(
             f"the index was made with weights {info.weights[:16]} of {config.network}, "
@@ -54,20 +55,22 @@ def describe_queries(
             "again."
         )
     found: dict[int, np.ndarray] = {}
-    for result in describe_pictures(
+    results = describe_pictures(
         pictures,
         describe,
         boxes=boxes,
         sides=config.sides,
         batch_size=describe.batch_size,
-    ):
-        if not isinstance(result, Described):
-            source = pictures[result.position]
-            name = source if isinstance(source, str | os.PathLike) else "picture"
-            raise ValueError(f"{name}: {result.reason}")
-        found[result.position] = result.vectors
-        if progress:
-            progress("describing queries", len(found), len(pictures))
+    )
+    with contextlib.closing(results):
+        for result in results:
+            if not isinstance(result, Described):
+                source = pictures[result.position]
+                name = source if isinstance(source, str | os.PathLike) else "picture"
+                raise ValueError(f"{name}: {result.reason}")
+            found[result.position] = result.vectors
+            if progress:
+                progress("describing queries", len(found), len(pictures))
     each = [found[position] for position in range(len(pictures))]
     ids = np.repeat(np.arange(len(each), dtype=np.int32), [len(v) for v in each])
     return QueryRegions(np.concatenate(each), ids)

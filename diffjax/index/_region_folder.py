@@ -23,7 +23,7 @@ from ._extract import (
     store_of,
 )
 from ._extracted import PictureRegions
-from ._networks import find_weights
+from ._networks import weights_digest
 from ._storage import REGIONS_JSON, check_destination
 
 _FORMAT, _VERSION = "diffjax regions", 1
@@ -123,10 +123,15 @@ def extract_folder(
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     check_destination(path)
     pictures = list_pictures(folder, regions, progress=progress)
-    find_weights(config, progress=progress)  # Told of a download.
-    describe = describer(config)
-    store = store_of(path, config, describe.weights)
-    reasons = extract(pictures, store, config, workers=workers, progress=progress)
+    weights = weights_digest(config, progress=progress)
+    store = store_of(path, config, weights)
+    reasons = extract(
+        pictures,
+        store,
+        lambda: describer(config, weights=weights),
+        workers=workers,
+        progress=progress,
+    )
     kept = kept_pictures(folder, pictures, reasons, strict=strict)
     keys = [pictures.keys[i] for i in kept]
     header = {
@@ -138,7 +143,7 @@ def extract_folder(
         "keys": keys,
         "counts": [len(found.vectors) for found in store.read(keys)],
         "descriptor": dataclasses.asdict(config),
-        "weights": describe.weights,
+        "weights": weights,
     }
     # Escaped to ASCII: a file name may hold bytes that are no text.
     text = json.dumps(header, indent=1, sort_keys=True)

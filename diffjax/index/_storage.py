@@ -80,7 +80,7 @@ def check_destination(folder: pathlib.Path) -> None:
         # A program killed in its first save leaves no JSON, but nothing strange either.
         strange = [n for n in names if not n.startswith((f"{_ARRAYS}-", ".tmp"))]
         strange = [n for n in strange if not n.endswith(".part")]
-        if strange and not names & {_JSON, EXTRACTED}:
+        if strange and not names & {_JSON, REGIONS_JSON, EXTRACTED}:
             raise ValueError(
                 f"{folder} must be empty or hold an index, got {min(strange)!r} in it: "
                 "name another place."

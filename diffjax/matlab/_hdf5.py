@@ -138,7 +138,9 @@ def _sparse(
     if "data" not in children:
         return scipy.sparse.csc_array(shape, dtype=NUMERIC[kind])
     values = _numbers(children["data"], kind)
-    return scipy.sparse.csc_array((values, _data(children["ir"]), starts), shape)
+    matrix = scipy.sparse.csc_array((values, _data(children["ir"]), starts), shape)
+    matrix.check_format(full_check=True)  # An index beyond the rows would crash later.
+    return matrix
 
 
 def _empty(extents: Shaped[np.ndarray, "..."], kind: str) -> Any:

@@ -1,8 +1,11 @@
 import dataclasses
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import descriptors as card
+from diffjax.regions import global_descriptors
 from diffjax.report import difference_table, mean_ap_table, read_records
 from experiments import descriptors
 
@@ -45,19 +48,40 @@ def test_rows_are_told_apart_by_their_names():
 
 
 def test_a_supervised_whitening_never_sees_what_it_is_asked_for(tmp_path, monkeypatch):
-    seen = []
-    fit = descriptors.fit_supervised_whitening
+    known, whitenings = [], []
+    fit, search = descriptors.fit_supervised_whitening, descriptors._search
 
-    def watch(vectors, matched, **settings):
-        seen.append(len(vectors))
-        return fit(vectors, matched, **settings)
+    def watch_fit(vectors, matched, **settings):
+        known.append(np.asarray(vectors))
+        whitenings.append(fit(vectors, matched, **settings))
+        return whitenings[-1]
 
-    monkeypatch.setattr(descriptors, "fit_supervised_whitening", watch)
+    def mark(data, settings, whitening):
+        # Instead of a precision: which fit a query's answer comes from.
+        (number,) = [i for i, w in enumerate(whitenings) if w is whitening]
+        marks = np.full(len(data.truth.queries), number / 10)
+        real = search(data, settings, whitening)
+        assert len(real.nearest) == len(marks)
+        answered.append(data)
+        return descriptors._Precision(marks, marks)
+
+    answered = []
+    monkeypatch.setattr(descriptors, "fit_supervised_whitening", watch_fit)
+    monkeypatch.setattr(descriptors, "_search", mark)
     config = card.quick()
     config = dataclasses.replace(config, rows=config.rows[1:], netvlad_clusters=0)
+    marks, entry = [], {"mean_ap": 0.5, "low": 0.4, "high": 0.6}
+    monkeypatch.setattr(
+        descriptors,
+        "_entry",
+        lambda name, found, *_: marks.append(found) or dict(entry, method=name),
+    )
     descriptors.run(config, tmp_path, records=tmp_path / "records")
-    truth = config.benchmark.load(tmp_path)
-    labelled = {int(i) for positives in truth.positives for i in positives}
-    # The two halves share no picture, and scenes without an object are in neither.
-    assert len(seen) == 2
-    assert sum(seen) == len(labelled)
+    truth, regions, _ = answered[0]
+    whole = np.asarray(
+        global_descriptors(jnp.asarray(regions.vectors), regions.image_ids)
+    )
+    for query, number in enumerate(np.rint(10 * marks[0].regional).astype(int)):
+        learned = {row.tobytes() for row in known[number]}
+        assert learned
+        assert not learned & {whole[i].tobytes() for i in truth.positives[query]}

@@ -172,6 +172,55 @@ def test_the_power_of_the_weights_is_used_unless_one_is_set(
     )
 
 
+def test_weights_with_a_power_are_pooled_by_it(picture, pretrained, monkeypatch):
+    learned = pretrained._replace(gem_power=2.5)
+    monkeypatch.setattr(_describer, "load_network", lambda *_: learned)
+    asked = dataclasses.replace(CONFIG, aggregate="gem", gem_power=2.5)
+    np.testing.assert_array_equal(
+        Describer(CONFIG)((batch(picture),), (None,)).vectors,
+        Describer(asked)((batch(picture),), (None,)).vectors,
+    )
+
+
+@pytest.mark.parametrize("name", ["end-to-end", "some-data/ms"])
+def test_scales_meet_a_whitening_as_their_authors_have_it(
+    picture, pretrained, monkeypatch, name
+):
+    # A layer of the network whitens every scale; one fitted afterwards what the power
+    # of GeM made of them.
+    draw = np.random.default_rng(0)
+    mean, projection = draw.normal(size=80) * 0.1, draw.normal(size=(80, 7))
+    own = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
+    whitened = pretrained._replace(whitenings={name: own}, gem_power=2.5)
+    monkeypatch.setattr(_describer, "load_network", lambda *_: whitened)
+    small = fit_picture(picture, side=64)
+    whole = np.array([[0, 0, 1, 1]], np.float32)
+    plain = [
+        np.asarray(Describer(config)((batch(pixels),), (whole,)).vectors)[0, 0]
+        for config, pixels in (
+            (CONFIG, picture),
+            (dataclasses.replace(CONFIG, side=64), small),
+        )
+    ]
+    if name == "end-to-end":
+        expected = unit(sum(unit((v - mean) @ projection) for v in plain))
+    else:
+        combined = unit((sum(v**2.5 for v in plain) / 2) ** (1 / 2.5))
+        expected = unit((combined - mean) @ projection)
+    config = dataclasses.replace(CONFIG, scales=(1.0, 2 / 3), network_whitening=name)
+    found = Describer(config)((batch(picture), batch(small)), (whole,))
+    np.testing.assert_allclose(np.asarray(found.vectors)[0, 0], expected, atol=2e-5)
+
+
+def test_a_whitening_of_another_map_is_refused(pretrained, monkeypatch):
+    own = Whitening(jnp.zeros(1280), jnp.zeros((1280, 7)))
+    other = pretrained._replace(whitenings={"end-to-end": own})
+    monkeypatch.setattr(_describer, "load_network", lambda *_: other)
+    config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
+    with pytest.raises(ValueError, match=r"of 1280 dimensions, got map 'stage4' of 80"):
+        Describer(config)
+
+
 def test_the_last_map_is_the_usual_one():
     describe = Describer(DescriptorConfig(side=64))
     found = describe((batch(np.zeros((64, 64, 3), np.uint8)),), (None,))
@@ -206,7 +255,10 @@ def test_what_is_not_there_is_said(settings, complaint):
         ({"side": 100}, "side must be a multiple of 32"),
         ({"grid": 0}, "grid must be at least 1, got 0"),
         ({"aggregate": "max"}, r"aggregate must be one of \('mac'"),
-        ({"gem_power": 2.0}, "gem_power must go with aggregate 'gem', got 'mac'"),
+        (
+            {"gem_power": 2.0, "aggregate": "mac"},
+            "gem_power must go with aggregate 'gem', got 'mac'",
+        ),
         ({"aggregate": "gem", "gem_power": 0.0}, "gem_power must be"),
         ({"scales": ()}, r"scales must be one or more in \(0, 2\]"),
         ({"scales": (1.0, 3.0)}, r"scales must be one or more in \(0, 2\]"),

@@ -70,9 +70,10 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
     again = Extracted(tmp_path)
     missing = [i for i in range(6) if str(i) not in again]
     assert len(missing) == 3
-    assert len(names(tmp_path)) == 1
     for number in missing:
         again.add(str(number), regions(number))
+    assert len(names(tmp_path)) == 2
+    assert shard.stat().st_size > length
     assert_read(again, [0, 3, 5])
     del extracted
 
@@ -82,5 +83,9 @@ def test_what_a_killed_program_left_unfinished_is_removed(tmp_path):
     shards = names(tmp_path)
     for name in ("regions.1234.part", ".tmpX1y2Z3"):
         (tmp_path / name).write_bytes(b"half")
-    Extracted(tmp_path)
-    assert names(tmp_path) == shards
+    again = Extracted(tmp_path)
+    assert names(tmp_path) != shards  # It was only looked at.
+    for number in range(3, 6):
+        again.add(str(number), regions(number))
+    assert len(names(tmp_path)) == 2
+    assert set(shards) < set(names(tmp_path))

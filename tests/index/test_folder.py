@@ -12,7 +12,6 @@ from PIL import Image
 
 from diffjax.features import efficientnet_lite0_path
 from diffjax.index import Index, IndexConfig, index_folder
-from diffjax.index._describer import describer
 
 # Shards of two pictures, so that a build can be killed between them.
 SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
@@ -114,7 +113,6 @@ def test_pictures_described_with_other_weights_are_described_anew(
     found = made.search_picture(picture, top=1)
     assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
     moved = weights.rename(tmp_path / "moved.pth")
-    describer.cache_clear()
     with pytest.raises(OSError, match=r"own\.pth"):
         Index.load(path).describe([picture])
     again = Index.load(path).search_picture(picture, top=1, weights=moved)

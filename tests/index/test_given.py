@@ -34,6 +34,14 @@ def test_a_whitening_of_ones_own_is_that_of_vectors_and_queries(given, whitening
     np.testing.assert_array_equal(found.images, expected.images)
 
 
+def test_lists_are_refused_or_taken_in_a_line(given, unchecked):
+    vectors, image_ids, _, _ = given
+    with pytest.raises(ValueError, match="vectors must be an array, got list"):
+        Index.build(vectors.tolist(), config=CONFIG)
+    listed = Index.build(vectors, image_ids.tolist(), config=CONFIG)
+    np.testing.assert_array_equal(listed.image_ids, image_ids)
+
+
 def test_prepared_vectors_are_not_whitened_again_but_queries_are(given, whitening):
     vectors, image_ids, queries, _ = given
     prepared = np.asarray(whiten(l2_normalize(jnp.asarray(vectors)), whitening))

@@ -4,9 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from photographs import SIDE, SMALL
 from PIL import Image
 
+from diffjax.features import efficientnet_lite0_path, read_checkpoint
 from diffjax.index import (
     DescriptorConfig,
     Index,
@@ -99,7 +101,7 @@ def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
     folder.mkdir()
     for name in ("a.png", "b.png"):
         shutil.copy(photographs / "coffee" / "0.png", folder / name)
-    own = {"b.png": np.array([[0, 0, 80, 160], [80, 40, 160, 120]], np.float32)}
+    own = {"b.png": np.array([[0.0, 0, 80, 160], [80, 40, 160, 120]])}
     found = extract_folder(folder, tmp_path / "out", config=CONFIG, regions=own)
     assert found.counts[1] == 2
     assert found.counts[0] > 2
@@ -119,6 +121,39 @@ def test_regions_of_pictures_that_are_not_there_are_refused(photographs, tmp_pat
     with pytest.raises(ValueError, match=r"got 1 others, first 'no\.png'"):
         extract_folder(photographs, tmp_path / "out", config=CONFIG, regions=own)
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_were_changed_in_place_are_read_again(photographs, tmp_path):
+    few, weights = tmp_path / "few", tmp_path / "own.safetensors"
+    few.mkdir()
+    shutil.copy(photographs / "coffee" / "0.png", few)
+    config = dataclasses.replace(CONFIG, weights=str(weights))
+    tensors = read_checkpoint(efficientnet_lite0_path()).tensors
+    found = []
+    for gain in (1.0, 2.0):
+        tensors["_bn1.weight"] = tensors["_bn1.weight"] * np.float32(gain)
+        safetensors.numpy.save_file(tensors, weights)
+        found.append(extract_folder(few, tmp_path / "out", config=config))
+    first, second = (one.load().vectors for one in found)
+    assert found[0].weights != found[1].weights
+    assert not np.allclose(first, second, atol=1e-3)
+
+
+def test_who_reads_leaves_a_writers_files_alone(copied):
+    (folder,) = copied.glob("extracted/*")
+    parts = [folder / "regions.123.part", folder / ".tmp1a2B3c"]
+    for part in parts:
+        part.write_bytes(b"half")
+    list(read_folder_regions(copied).pictures())
+    assert all(part.exists() for part in parts)
+
+
+def test_what_was_lost_is_extracted_again(photographs, copied):
+    shutil.rmtree(copied / "extracted")
+    with pytest.raises(ValueError, match="extract again"):
+        read_folder_regions(copied)
+    extract_folder(photographs, copied, config=CONFIG)
+    assert len(read_folder_regions(copied).names) == 12
 
 
 def test_other_settings_lie_beside_each_other(photographs, copied, tmp_path):

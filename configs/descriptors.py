@@ -10,10 +10,22 @@ the same vectors; its paired difference from the first row, the default before t
 table. One thing is changed at a time: the map, the aggregation, the whitening, the
 number of dimensions, the grid and the scales of the picture. The supervised whitening
 is learned on the global descriptors of one half of the objects or classes and tested on
-queries for the other half, both ways; it alone sees labels. "Then
-pca-whitening": all directions are kept, and the projected regions are whitened and cut
-in turn, without a label. NetVLAD describes whole
-pictures, by 16 clusters of the cells of stage6, and its diffusion is a global one.
+queries for the other half, both ways; it alone sees labels. "Then pca-whitening": all
+directions are kept, and the projected regions are whitened and cut in turn, without a
+label. NetVLAD describes whole pictures, by 16 clusters of the cells of stage6, and its
+diffusion is a global one.
+Expected: mAP of diffusion on scenes and grocery. The head, 86.0 and 56.0, is far above
+earlier maps (stage6 67.0 and 29.6). On the scenes every aggregation does alike; on
+grocery the maximum is best (gem 55.4, crow 54.4, spoc 51.1). Whitening gives 7 and 8
+points over none and 5 over PCA alone, though nearest neighbours like it less; 10 %
+shrinkage adds 0.1 to 0.3. 128 dimensions are level with 256 (85.0, 56.8), 64 and 512
+are below. A grid of four scales loses 2.9 on the scenes, gains 0.4 on grocery and
+doubles the regions; a second scale of the picture loses 2 to 4. 416 px gain 1.7 on the
+scenes at 1.7 times the cost. So the default stays: head, maximum, 256 dimensions.
+A supervised whitening cut to as many dimensions loses for both, since half of the
+objects span few; kept whole and whitened again it lifts nearest neighbours (67.0 to
+72.0 and 39.0 to 48.9 in 64 dimensions) and not diffusion (84.3, 52.6).
+Cost: ten minutes for grocery and five for the scenes on 2 cores.
 Command: python -m experiments descriptors scenes
          python -m experiments descriptors grocery
 """

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from diffjax.graph import recall as recall
     from diffjax.graph import shortlist as shortlist
     from diffjax.graph import truncate as truncate
+    from diffjax.index import DescriptorConfig as DescriptorConfig
+    from diffjax.index import FolderConfig as FolderConfig
     from diffjax.index import Index as Index
     from diffjax.index import IndexConfig as IndexConfig
+    from diffjax.index import extract_folder as extract_folder
     from diffjax.index import index_folder as index_folder
+    from diffjax.index import read_folder_regions as read_folder_regions
     from diffjax.pooling import gmp_weights as gmp_weights
     from diffjax.pooling import pool as pool
     from diffjax.ranking import pad_shortlist as pad_shortlist
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
     from diffjax.types import Solution as Solution
 
 _HOMES = {
+    "DescriptorConfig": "index",
     "DiffusionRows": "diffusion",
+    "FolderConfig": "index",
     "Graph": "types",
     "Index": "index",
     "IndexConfig": "index",
@@ -56,6 +62,7 @@ _HOMES = {
     "diffuse_conventional": "diffusion",
     "edge_similarities": "graph",
     "evaluation": "",
+    "extract_folder": "index",
     "gmp_weights": "pooling",
     "index_folder": "index",
     "insert": "graph",
@@ -67,6 +74,7 @@ _HOMES = {
     "pool": "pooling",
     "query_vectors": "diffusion",
     "rank": "ranking",
+    "read_folder_regions": "index",
     "recall": "graph",
     "reduce_regions": "regions",
     "scatter_shortlist": "ranking",
@@ -74,7 +82,9 @@ _HOMES = {
     "truncate": "graph",
 }
 __all__ = [
+    "DescriptorConfig",
     "DiffusionRows",
+    "FolderConfig",
     "Graph",
     "Index",
     "IndexConfig",
@@ -89,6 +99,7 @@ __all__ = [
     "diffuse_conventional",
     "edge_similarities",
     "evaluation",
+    "extract_folder",
     "gmp_weights",
     "index_folder",
     "insert",
@@ -100,6 +111,7 @@ __all__ = [
     "pool",
     "query_vectors",
     "rank",
+    "read_folder_regions",
     "recall",
     "reduce_regions",
     "scatter_shortlist",

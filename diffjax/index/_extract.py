@@ -94,6 +94,7 @@ def extract(
         workers: Processes that read pictures.
         progress: Told what is done.
     """
+    store.tidy()
     # Of several pictures with the same bytes only the first is described.
     first = {key: i for i, key in reversed(list(enumerate(pictures.keys)))}
     todo = sorted(i for key, i in first.items() if key not in store)

@@ -74,14 +74,14 @@ class Extracted:
         if not self._waiting:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._tidy()
+        self.tidy()
         arrays = {key: regions.vectors for key, regions in self._waiting.items()}
         arrays |= {f"{k}{_BOXES}": r.boxes for k, r in self._waiting.items()}
         stored = write_arrays(self._folder, _SHARD, arrays)
         self._places |= dict.fromkeys(self._waiting, self._folder / stored.name)
         self._waiting = {}
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Removes what is of no use; who only reads removes nothing."""
         if self._tidied:
             return

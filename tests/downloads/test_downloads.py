@@ -9,9 +9,9 @@ import threading
 import time
 
 import pytest
-from website import CONTENT, HALF, SHA256, SIZE, broken_download, names, serving
+from website import CONTENT, HALF, SHA256, SIZE, broken_download, names
 
-from diffjax import _transfer, downloads
+from diffjax import downloads
 from diffjax.downloads import Remote, download
 
 # Downloads its first argument to its second; the third is an extra line before.
@@ -25,31 +25,6 @@ try:
 except OSError as error:
     print(error.errno, error)
 """
-
-
-@pytest.fixture
-def site():
-    """A running server; what it was asked and gave is counted."""
-    with serving() as site:
-        yield site
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(_transfer, "_WAITS", (0.0, 0.0))
-    monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "cache" / "weights.pth"
-
-
-@pytest.fixture
-def part(path):
-    """Where the download keeps what came so far."""
-    return path.with_name("weights.pth.part")
 
 
 @pytest.fixture

@@ -4,35 +4,10 @@ import socket
 import ssl
 
 import pytest
-from website import CONTENT, HALF, SHA256, SIZE, broken_download, names, serving
+from website import CONTENT, HALF, SHA256, SIZE, broken_download, names
 
 from diffjax import _transfer
 from diffjax.downloads import Remote, download
-
-
-@pytest.fixture
-def site():
-    """A running server; what it was asked and gave is counted."""
-    with serving() as site:
-        yield site
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(_transfer, "_WAITS", (0.0, 0.0))
-    monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "cache" / "weights.pth"
-
-
-@pytest.fixture
-def part(path):
-    """Where the download keeps what came so far."""
-    return path.with_name("weights.pth.part")
 
 
 def test_a_file_of_unknown_length_ends_where_the_connection_does(site, path):

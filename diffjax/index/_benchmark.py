@@ -70,6 +70,8 @@ def run_benchmark(
     # The first is the record's own, the next changes nothing, the last is a path.
     del settings["seed"], settings["workers"], settings["weights"]
     settings["scales"] = list(folder.scales)
+    # What is not set is left to the weights.
+    settings = {name: value for name, value in settings.items() if value is not None}
     record = make_record(
         benchmark.name,
         settings={

@@ -9,6 +9,7 @@ from ._canvas import fit_picture as fit_picture
 from ._canvas import fitted_sizes as fitted_sizes
 from ._fitting import Fitted as Fitted
 from ._fitting import read_fitted as read_fitted
+from ._fitting import read_several as read_several
 from ._fitting import start_reader as start_reader
 from ._manifolds import ToyManifolds as ToyManifolds
 from ._manifolds import toy_manifolds as toy_manifolds

@@ -2,15 +2,16 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ._canvas import fit_image
-from ._pictures import Box, PictureSource, load_part
+from ._pictures import Box, PictureError, PictureSource, load_part
 
-_NICENESS = 10
+_NICENESS = 19
 
 
 class Fitted(NamedTuple):
@@ -49,6 +50,30 @@ def read_fitted(
     image, part = load_part(source, box=box, shrink_to=2 * max(sides))
     scaled = (fit_image(image, side=side) for side in sides)
     return Fitted(tuple(np.asarray(each) for each in scaled), part)
+
+
+def read_several(
+    asked: Sequence[tuple[PictureSource, Box | None]], *, sides: tuple[int, ...]
+) -> list[Fitted | PictureError]:
+    """Reads pictures as `read_fitted` does; one that can't be read is its error.
+
+    Args:
+        asked: Each picture and the part of it that is wanted.
+        sides: As for `read_fitted`.
+
+    Returns:
+        One result for each.
+
+    Raises:
+        ValueError: If a box is not in its picture.
+    """
+    found: list[Fitted | PictureError] = []
+    for source, box in asked:
+        try:
+            found.append(read_fitted(source, box=box, sides=sides))
+        except PictureError as error:
+            found.append(error)
+    return found
 
 
 def start_reader() -> None:

@@ -15,11 +15,12 @@ from diffjax.data import (
     Fitted,
     PictureError,
     PictureSource,
-    read_fitted,
+    read_several,
     start_reader,
 )
 
 MANY = 64  # Pictures for which starting processes pays.
+_TOGETHER = 8  # Pictures that a process is asked for at a time.
 
 
 class Unreadable(NamedTuple):
@@ -64,7 +65,7 @@ def read_ahead(
         sources: Paths, Pillow images or uint8 pixels [h, w, 3].
         boxes: The part of each that is wanted; None for one, or for all, is the whole.
         sides: As for `diffjax.data.read_fitted`.
-        ahead: Pictures read ahead, beside one for each worker.
+        ahead: Pictures read ahead, beside what every worker has under way.
         workers: Threads or processes.
 
     Yields:
@@ -75,31 +76,46 @@ def read_ahead(
         OSError: If the system ended a process that read.
     """
     each = itertools.repeat(None, len(sources)) if boxes is None else boxes
-    waiting: collections.deque[Future[Fitted]] = collections.deque()
+    waiting: collections.deque[Future[list[Fitted | PictureError]]]
+    waiting = collections.deque()
     with contextlib.ExitStack() as running:
         first, others = _readers(sources, workers, running)
-        # Errors come back through the futures, those of pictures and those of boxes.
-        jobs = (
-            (first if position < MANY else others).submit(
-                read_fitted, source, box=box, sides=sides
-            )
-            for position, (source, box) in enumerate(zip(sources, each, strict=True))
-        )
-        waiting.extend(itertools.islice(jobs, ahead + workers))
-        for position in range(len(sources)):
-            try:
-                fitted = waiting.popleft().result()
-            except BrokenExecutor as error:
-                raise OSError(
-                    "a process that read pictures was ended by the system, for want of "
-                    "memory perhaps; run the same command, with fewer workers"
-                ) from error
-            except PictureError as error:
-                found = Unreadable(position, error.reason)
-            else:
-                found = ReadPicture(position, fitted)
-            waiting.extend(itertools.islice(jobs, 1))
-            yield found
+        together = 1 if others is first else _TOGETHER
+        pairs = zip(sources, each, strict=True)
+        submitted = taken = 0
+
+        def submit() -> None:
+            nonlocal submitted
+            while submitted < len(sources) and (
+                submitted - taken < ahead + workers * together
+            ):
+                pool, size = (first, 1) if submitted < MANY else (others, together)
+                asked = list(itertools.islice(pairs, size))
+                waiting.append(pool.submit(read_several, asked, sides=sides))
+                submitted += len(asked)
+
+        submit()
+        while waiting:
+            found = _result(waiting.popleft())
+            start, taken = taken, taken + len(found)
+            submit()
+            for position, fitted in enumerate(found, start=start):
+                if isinstance(fitted, PictureError):
+                    yield Unreadable(position, fitted.reason)
+                else:
+                    yield ReadPicture(position, fitted)
+
+
+def _result(
+    future: Future[list[Fitted | PictureError]],
+) -> list[Fitted | PictureError]:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise OSError(
+            "a process that read pictures was ended by the system, for want of memory "
+            "perhaps; run the same command, with fewer workers"
+        ) from error
 
 
 def _readers(

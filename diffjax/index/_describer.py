@@ -119,7 +119,13 @@ class Describer:
                 axis_types=(jax.sharding.AxisType.Auto,),
                 devices=jax.local_devices(),
             )
-        self._sharded = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
+        share = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
+        # To share among one takes longer than to hand over.
+        self._put = (
+            functools.partial(jax.device_put, device=share)
+            if mesh.size > 1
+            else jnp.asarray
+        )
         self._network = jax.device_put(
             pretrained.network, jax.sharding.NamedSharding(mesh, jax.P())
         )
@@ -142,9 +148,10 @@ class Describer:
             if scale:
                 pairs = zip(boxes, sizes.tolist(), strict=True)
                 cells = _filled([self._cells(*pair) for pair in pairs], slots)
-            put = functools.partial(jax.device_put, device=self._sharded)
-            maps = forward(self._network, put(images), put(sizes), names=(self._map,))
-            each = _pooled(maps[self._map], put(cells), self._aggregate)
+            maps = forward(
+                self._network, self._put(images), self._put(sizes), names=(self._map,)
+            )
+            each = _pooled(maps[self._map], self._put(cells), self._aggregate)
             if self._whitening is not None and self._whiten_first:
                 each = _whitened(each, self._whitening)
             vectors.append(each)

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -63,7 +64,9 @@ class Describe(Protocol):
     """Computes region vectors of a batch of pictures.
 
     A picture's vectors must depend on nothing but the picture: neither on the padding
-    nor on the others of the batch. The call may return before the device is done.
+    nor on the others of the batch. The call may return before the device is done. It
+    comes from a thread of its own, from several where it is asked for several batches
+    at once.
     """
 
     def __call__(
@@ -82,19 +85,6 @@ class Describe(Protocol):
         ...
 
 
-class _Batch(NamedTuple):
-    """A batch on the device.
-
-    Attributes:
-        pictures: What is in it, in order; fewer than the batch has where it was filled
-            up.
-        regions: What `describe` gave.
-    """
-
-    pictures: list[ReadPicture]
-    regions: RegionBatch
-
-
 def describe_pictures(
     sources: Sequence[PictureSource],
     describe: Describe,
@@ -103,6 +93,7 @@ def describe_pictures(
     regions: Sequence[Regions | None] | None = None,
     sides: tuple[int, ...] = (320,),
     batch_size: int = 8,
+    at_once: int = 1,
     workers: int = 2,
 ) -> Generator[Described | Unreadable, None, None]:
     """Describes many pictures, in a stream of bounded memory.
@@ -111,7 +102,7 @@ def describe_pictures(
     else threads. Pictures of one canvas go to `describe` in batches of one size, the
     last ones filled up with copies, so that few shapes are ever compiled: five for one
     scale. While the device computes a batch the next one is gathered. Which pictures
-    share a batch follows from `sources` alone.
+    share a batch, and the order of the results, follow from `sources` alone.
 
     Closing the iterator, or an exception inside it such as Ctrl-C, stops the readers.
 
@@ -125,6 +116,8 @@ def describe_pictures(
         sides: Longer sides in pixels at which pictures enter the network, each a
             multiple of 32 of at least 64.
         batch_size: Pictures per call of `describe`, at least 1.
+        at_once: Calls of `describe` that run side by side, at least 1. With two, cores
+            that wait for the last part of a layer have another picture to work on.
         workers: Who reads pictures, at least 1.
 
     Yields:
@@ -141,30 +134,39 @@ def describe_pictures(
                 f"{name} must have one entry per source, got {len(given)} for "
                 f"{len(sources)} sources."
             )
-    if batch_size < 1 or workers < 1:
+    if min(batch_size, at_once, workers) < 1:
         raise ValueError(
-            "batch_size and workers must be at least 1, got "
-            f"{batch_size} and {workers}."
+            "batch_size, at_once and workers must be at least 1, got "
+            f"{batch_size}, {at_once} and {workers}."
         )
-    running: _Batch | None = None
+
+    def compute(item: list[ReadPicture]) -> list[Described]:
+        own = tuple(_regions(picture, regions, sources) for picture in item)
+        own += own[:1] * (batch_size - len(own))
+        scales = _scales(item, sides=sides, batch_size=batch_size)
+        return _described(item, describe(scales, own))
+
+    running: collections.deque[Future[list[Described]]] = collections.deque()
     pictures = read_ahead(
         sources, boxes, sides=sides, ahead=batch_size, workers=workers
     )
+    threads = ThreadPoolExecutor(at_once, thread_name_prefix="diffjax-describe")
     # Closed here, not by the garbage collector: a traceback would keep it alive.
-    with contextlib.closing(pictures):
-        for item in _batches(pictures, sides=sides, batch_size=batch_size):
-            if isinstance(item, Unreadable):
-                yield item
-                continue
-            own = tuple(_regions(picture, regions, sources) for picture in item)
-            own += own[:1] * (batch_size - len(own))
-            scales = _scales(item, sides=sides, batch_size=batch_size)
-            started = _Batch(item, describe(scales, own))
-            if running is not None:
-                yield from _results(running)
-            running = started
-        if running is not None:
-            yield from _results(running)
+    with contextlib.closing(pictures), threads:
+        try:
+            for item in _batches(pictures, sides=sides, batch_size=batch_size):
+                if isinstance(item, Unreadable):
+                    yield item
+                    continue
+                running.append(threads.submit(compute, item))
+                # One more than run, so that none waits for the next to be gathered.
+                if len(running) > at_once:
+                    yield from running.popleft().result()
+            while running:
+                yield from running.popleft().result()
+        finally:
+            for waiting in running:
+                waiting.cancel()
 
 
 def _batches(
@@ -233,17 +235,21 @@ def _regions(
     return ((own - corner) / size).astype(np.float32)
 
 
-def _results(batch: _Batch) -> Iterator[Described]:
-    """Waits for a batch and takes it apart."""
-    vectors = np.asarray(batch.regions.vectors)
-    for slot, picture in enumerate(batch.pictures):
-        count = batch.regions.counts[slot]
+def _described(pictures: list[ReadPicture], regions: RegionBatch) -> list[Described]:
+    """Waits for a batch and takes it apart; what filled it up is left out."""
+    vectors = np.asarray(regions.vectors)
+    described = []
+    for slot, picture in enumerate(pictures):
+        count = regions.counts[slot]
         x0, y0, x1, y1 = picture.fitted.part
-        boxes = batch.regions.boxes[slot, :count] * np.array(
+        boxes = regions.boxes[slot, :count] * np.array(
             [x1 - x0, y1 - y0] * 2, np.float32
         )
-        yield Described(
-            position=picture.position,
-            vectors=vectors[slot, :count].copy(),
-            boxes=boxes + np.array([x0, y0] * 2, np.float32),
+        described.append(
+            Described(
+                position=picture.position,
+                vectors=vectors[slot, :count].copy(),
+                boxes=boxes + np.array([x0, y0] * 2, np.float32),
+            )
         )
+    return described

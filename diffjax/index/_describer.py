@@ -67,6 +67,7 @@ class Describer:
         batch_size: Pictures per call that these devices like best. Always the same
             number, filled up: a picture's bits then do not depend on its batch mates,
             unless one of those has more regions of its own than there is room for.
+        at_once: Calls side by side that these devices like best.
     """
 
     def __init__(
@@ -132,6 +133,8 @@ class Describer:
         # On a CPU one picture keeps all cores busy and stays in their caches.
         each = 1 if jax.default_backend() == "cpu" else 16
         self.batch_size = each * mesh.size
+        # Two on several devices might start in another order on each of them.
+        self.at_once = 2 if mesh.size == 1 else 1
 
     def __call__(
         self, scales: tuple[PictureBatch, ...], regions: tuple[Regions | None, ...], /

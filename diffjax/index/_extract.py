@@ -107,6 +107,7 @@ def extract(
             regions=[pictures.regions[i] for i in todo],
             sides=describing.sides,
             batch_size=describing.batch_size,
+            at_once=describing.at_once,
             workers=workers,
         )
         if progress:

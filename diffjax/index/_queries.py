@@ -61,6 +61,7 @@ def describe_queries(
         boxes=boxes,
         sides=config.sides,
         batch_size=describe.batch_size,
+        at_once=describe.at_once,
     )
     with contextlib.closing(results):
         for result in results:

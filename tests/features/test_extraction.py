@@ -2,6 +2,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -151,30 +152,69 @@ class Watched(list):
             yield source
 
 
-def test_a_batch_is_read_ahead_and_no_more():
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_few_batches_are_read_ahead_and_no_more(at_once):
     sources = Watched([np.zeros((64, 64, 3), np.uint8)] * 500)
-    furthest = []
+    stream = describe_pictures(
+        sources, Recorder(), sides=(SIDE,), batch_size=4, at_once=at_once, workers=2
+    )
+    ahead = [
+        sources.furthest - given for given, _ in zip(range(40), stream, strict=False)
+    ]
+    stream.close()
+    # What is given out, the batches under way and one that waits, 4 pictures ahead and
+    # one for each of two threads that read.
+    assert max(ahead) <= 4 * (at_once + 1) + 4 + 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_as_many_batches_run_side_by_side_as_asked(pictures, at_once):
     recorder = Recorder()
+    together = threading.Barrier(at_once, timeout=60)
 
     def describe(scales, regions):
-        furthest.append(sources.furthest)
+        together.wait()  # In vain, if fewer ran.
         return recorder(scales, regions)
 
-    stream = describe_pictures(
-        sources, describe, sides=(SIDE,), batch_size=4, workers=2
+    # A number of batches that all the threads divide.
+    few = [pictures[0]] * 6
+    results = list(
+        describe_pictures(few, describe, sides=(SIDE,), batch_size=1, at_once=at_once)
     )
-    for _ in range(20):
-        next(stream)
-    stream.close()
-    # By then 4 (i + 1) are taken, 4 ahead and one for each of two threads under way.
-    assert furthest == [9, 13, 17, 21, 25, 29]
+    assert [r.position for r in results] == list(range(6))
 
 
-def test_a_batch_is_started_before_the_one_before_is_given_out(pictures):
-    recorder = Recorder()
-    stream = describe_pictures(pictures[::5], recorder, sides=(SIDE,), batch_size=1)
-    started = [len(recorder.calls) for _ in stream]
-    assert started == [2, 3, 4, 5, 5]
+def test_no_more_batches_run_than_asked(pictures):
+    running, most = [], []
+
+    def describe(scales, regions):
+        running.append(None)
+        most.append(len(running))
+        found = Recorder()(scales, regions)
+        time.sleep(0.01)  # Long enough that others would be seen.
+        running.pop()
+        return found
+
+    stream = describe_pictures(pictures, describe, sides=(SIDE,), batch_size=1)
+    assert len(list(stream)) == 23
+    assert max(most) == 1
+
+
+def test_the_next_batch_is_gathered_while_one_is_computed():
+    sources = Watched([np.zeros((64, 64, 3), np.uint8)] * 12)
+
+    def describe(scales, regions):
+        # In vain, if the stream waited for this batch of two before it went on.
+        end = time.monotonic() + 60
+        while sources.furthest < 6:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return Recorder()(scales, regions)
+
+    stream = describe_pictures(
+        sources, describe, sides=(SIDE,), batch_size=2, workers=1
+    )
+    assert len(list(stream)) == 12
 
 
 def test_closing_stops_the_threads(pictures):
@@ -197,12 +237,17 @@ def test_an_interrupted_network_stops_the_threads(pictures, error):
     assert readers() == []
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(0, 2), (8, 0), (-1, 2)])
-def test_numbers_below_one_are_refused(pictures, batch_size, workers):
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (8, 0, 2), (8, 1, 0), (-1, 1, 2)])
+def test_numbers_below_one_are_refused(pictures, numbers):
+    batch_size, at_once, workers = numbers
     stream = describe_pictures(
-        pictures, Recorder(), batch_size=batch_size, workers=workers
+        pictures,
+        Recorder(),
+        batch_size=batch_size,
+        at_once=at_once,
+        workers=workers,
     )
-    with pytest.raises(ValueError, match=f"got {batch_size} and {workers}"):
+    with pytest.raises(ValueError, match=f"got {batch_size}, {at_once} and {workers}"):
         next(stream)
 
 

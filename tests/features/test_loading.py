@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from matlab_files import write_5
 
 from diffjax.features import (
     VGG16,
@@ -64,6 +65,42 @@ def test_a_file_of_vgg16_is_loaded_whole(tmp_path):
     inner = np.einsum("yxc,ocyx->o", colours[3:6, 2:5], kernel.astype(np.float64))
     np.testing.assert_allclose(
         maps[0, 4, 3], np.maximum(inner + bias, 0), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_vgg16_of_a_matlab_file_is_loaded_whole(tmp_path):
+    layers = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0))).layers()
+    rng = np.random.default_rng(0)
+    kernels, biases, records = {}, {}, []
+    for name, layer in layers.items():
+        kernel = np.zeros(layer.kernel.shape, np.float32)
+        kernel[:, :, :3] = rng.normal(size=(*kernel.shape[:2], 3, kernel.shape[3]))
+        bias = rng.normal(size=(1, kernel.shape[3])).astype(np.float32)
+        kernels[name], biases[name] = kernel, bias
+        records.append({"name": name, "type": "conv", "weights": [kernel, bias]})
+        records.append({"name": name.replace("conv", "relu"), "type": "relu"})
+    classifier = [np.zeros((7, 7, 2, 3), np.float32), np.zeros((1, 3), np.float32)]
+    records.append({"name": "fc6", "type": "conv", "weights": classifier})
+    average = np.broadcast_to(np.float32([123.5, 116.25, 103.0]), (224, 224, 3))
+    meta = {"normalization": {"averageImage": np.ascontiguousarray(average)}}
+    path = tmp_path / "vgg16.mat"
+    write_5(path, {"layers": records, "meta": meta})
+    found = load_network("vgg16", path)
+    assert isinstance(found.network, VGG16)
+    assert found.naming == "matconvnet"
+    assert found.network.scaling == PixelScaling((123.5, 116.25, 103.0), (1, 1, 1))
+    for name, layer in found.network.layers().items():
+        assert (np.asarray(layer.kernel[...]) == kernels[name]).all(), name
+        assert (layer.bias[...] == biases[name][0]).all(), name
+    # A cell of the first map by hand: rows before columns, RGB less its average.
+    image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    maps = forward(
+        found.network, jnp.asarray(image[None]), jnp.array([[8, 8]]), names=("conv1_1",)
+    )["conv1_1"]
+    colours = image[3:6, 2:5] - np.array([123.5, 116.25, 103.0])
+    inner = np.einsum("yxc,yxco->o", colours, kernels["conv1_1"].astype(np.float64))
+    np.testing.assert_allclose(
+        maps[0, 4, 3], np.maximum(inner + biases["conv1_1"][0], 0), rtol=1e-4, atol=1e-2
     )
 
 

@@ -11,7 +11,6 @@ from recorder import Recorder
 from diffjax.data import canvas_for, fit_picture
 from diffjax.features import (
     Described,
-    RegionBatch,
     Unreadable,
     _reading,
     describe_pictures,

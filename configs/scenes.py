@@ -8,9 +8,12 @@ Cost: a minute and a half on 2 cores, seconds the next time.
 Command: python -m experiments evaluate scenes
 """
 
+from typing import Any
+
 from configs.schema import EvaluateConfig, ScenesData
 from diffjax.data import ScenesConfig
 from diffjax.demo import DemoConfig
+from diffjax.index import FolderConfig, IndexConfig
 
 
 def full() -> EvaluateConfig:
@@ -31,3 +34,8 @@ def few() -> ScenesConfig:
     return ScenesConfig(
         objects=3, scenes_per_object=3, empty_scenes=3, queries_per_object=1
     )
+
+
+def quick_setup() -> dict[str, Any]:
+    """Those scenes for the experiments of the paper, described in seconds."""
+    return {"composed": few(), "folder": FolderConfig(index=IndexConfig(dim=16))}

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from typing import Literal
 
 from diffjax.data import (
     Benchmark,
@@ -12,6 +13,50 @@ from diffjax.data import (
     scenes_benchmark,
 )
 from diffjax.index import CompareConfig, FolderConfig
+
+BenchmarkName = Literal[
+    "scenes",
+    "scenes-small",
+    "scenes-large",
+    "grocery",
+    "oxford5k",
+    "paris6k",
+    "oxford105k",
+    "paris106k",
+    "roxford5k-easy",
+    "roxford5k-medium",
+    "roxford5k-hard",
+    "rparis6k-easy",
+    "rparis6k-medium",
+    "rparis6k-hard",
+    "instre",
+    "folder",
+    "labels",
+]
+
+
+def _data() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("DIFFJAX_DATA", "../shared/data"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The benchmark that an experiment of the paper is run on."""
+
+    benchmark: BenchmarkName = "scenes-small"
+    """Which one. `folder`: pictures in folders by class; `labels`: those of a CSV."""
+    data: pathlib.Path = dataclasses.field(default_factory=_data)
+    """Where ground truths and grocery packages lie; default: $DIFFJAX_DATA."""
+    pictures: pathlib.Path | None = None
+    """Folder of the pictures, or the CSV of labels; None for DATA/BENCHMARK."""
+    distractors: pathlib.Path | None = None
+    """Folder of the pictures that make 105k of 5k and 106k of 6k."""
+    descriptors: pathlib.Path | None = None
+    """The paper's released descriptors, a .mat file, instead of pictures."""
+    composed: ScenesConfig | None = None
+    """Composed scenes of other settings than those of their name."""
+    folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)
+    """How pictures are described."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,14 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from diffjax.caches import cache_folder, keep_compiled_programs
-from diffjax.data import Box, as_picture, read_picture, read_regions
+from diffjax.data import (
+    Box,
+    as_picture,
+    fetch_dataset,
+    picture_folder,
+    read_picture,
+    read_regions,
+)
 from diffjax.demo import run_demo, write_demo_page
 from diffjax.index import (
     PRESETS,
@@ -54,7 +61,7 @@ class UsageError(ValueError):
 
 def run() -> None:
     """Reads the command line and runs the command that it names."""
-    each = demo, index, extract, search, info
+    each = demo, index, extract, search, info, fetch
     commands = {command.__name__: command for command in each}
     try:
         chosen = tyro.extras.subcommand_cli_from_dict(
@@ -281,6 +288,29 @@ def info(
         rows.append(("verified", "every byte"))
     width = max(len(name) for name, _ in rows)
     _say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def fetch(
+    name: Positional[Annotated[str, arg(metavar="NAME")]],
+    *,
+    out: Annotated[pathlib.Path, arg(metavar="FOLDER")] = pathlib.Path("datasets"),
+) -> None:
+    """Fetch a public data set of the evaluation, checked and unpacked.
+
+    Names: oxford5k, paris6k, roxford5k, rparis6k, flickr100k, revisitop1m, instre and
+    the released descriptors, such as oxford5k_siamac; an unknown one lists them all. A
+    fetch that was stopped goes on where it was. What can't be fetched any more is named
+    with where to put it.
+
+    Args:
+        name: Of the data set.
+        out: Where the data sets lie, each in a folder of its name.
+    """
+    with progress_bars() as progress:
+        home = fetch_dataset(name, out, progress=progress)
+    pictures = picture_folder(name, out)
+    told = f", pictures in {pictures}" if pictures.is_dir() else ""
+    _say(f"{home}{told}.")
 
 
 def _parse_box(text: str) -> Box:

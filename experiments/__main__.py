@@ -5,8 +5,10 @@ import os
 import sys
 
 _NAMES = (
-    *("descriptors", "evaluate", "extraction_speed", "figure1", "gradient_cost"),
-    *("neighbors", "network_speed", "picture", "reduction", "solvers", "variants"),
+    *("descriptors", "evaluate", "extraction_speed", "figure1", "figure2", "figure3"),
+    *("figure4", "figure5", "figure6", "figure7", "gradient_cost", "neighbors"),
+    *("network_speed", "picture", "reduction", "report", "solvers", "table1", "table2"),
+    *("text", "variants"),
 )
 
 

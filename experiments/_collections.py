@@ -1,21 +1,31 @@
 """A benchmark's index and queries, and how its methods are put in a record."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from configs.schema import GroceryData, ScenesData
-from diffjax.data import Benchmark
+from diffjax.data import Benchmark, GroundTruth
 from diffjax.evaluation import bootstrap_interval, evaluate, paired_bootstrap
-from diffjax.index import FolderConfig, Index, index_folder
+from diffjax.graph import knn
+from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
+from diffjax.regions import Reduced, global_descriptors, reduce_regions
+from diffjax.types import Neighbors
+from experiments._kept import arrays_digest
+
+T = TypeVar("T")
+
+_LONGEST = 300  # Neighbours that are searched for once; shorter lists are cut from it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +42,12 @@ class Collection:
     index: Index
     regions: Float[Array, "r p"]
     query_ids: Int[np.ndarray, " r"]
-    truth: Benchmark
+    truth: Benchmark | GroundTruth
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """Its pictures; None if there are vectors only."""
+        return self.truth if isinstance(self.truth, Benchmark) else None
 
     @property
     def num_queries(self) -> int:
@@ -47,9 +62,124 @@ class Collection:
             "regions": len(self.index.image_ids),
         }
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of all vectors, queries and right answers."""
+        truth = self.truth
+        lists = {"positives": truth.positives, "junk": truth.junk}
+        ragged = {
+            f"{name} {part}": array
+            for name, rows in lists.items()
+            for part, array in (
+                ("all", np.concatenate([np.asarray(row, np.int64) for row in rows])),
+                ("counts", np.array([len(row) for row in rows])),
+            )
+        }
+        return arrays_digest(
+            {
+                "vectors": np.asarray(self.index.vectors),
+                "image_ids": np.asarray(self.index.image_ids),
+                "regions": np.asarray(self.regions),
+                "query_ids": self.query_ids,
+                "objects": np.array([str(name) for name in truth.objects]),
+                **ragged,
+            }
+        )
+
+    @functools.cached_property
+    def whole(self) -> Float[Array, "m p"]:
+        """Global descriptors of the images."""
+        return global_descriptors(self.index.vectors, self.index.image_ids)
+
+    @functools.cached_property
+    def asked(self) -> Float[Array, "q p"]:
+        """Global descriptors of the queries."""
+        return global_descriptors(self.regions, self.query_ids)
+
+    def built(self, settings: IndexConfig, *, of_images: bool = False) -> Index:
+        """Builds the graph of regions, or of global descriptors, at other settings."""
+        vectors = self.whole if of_images else self.index.vectors
+        ids = None if of_images else self.index.image_ids
+        n = len(vectors)
+        k = min(settings.k, n)
+        exact = settings.neighbors == "exact"
+        return Index.build(
+            vectors,
+            ids,
+            # The vectors are whitened already; residuals are handed on as data.
+            config=dataclasses.replace(
+                settings,
+                dim=None,
+                k=k,
+                query_k=min(settings.query_k, n),
+                warn_residual=np.inf,
+            ),
+            neighbors=self._lists(of_images=of_images, k=k) if exact else None,
+        )
+
+    def _lists(self, *, of_images: bool, k: int) -> Neighbors:
+        longest = self._longest_of_images if of_images else self._longest_of_regions
+        if k > longest.indices.shape[1]:
+            return knn(self.whole if of_images else self.index.vectors, k)
+        return Neighbors(*(each[:, :k] for each in longest))
+
+    @functools.cached_property
+    def _longest_of_regions(self) -> Neighbors:
+        vectors = self.index.vectors
+        return knn(vectors, min(_LONGEST, len(vectors)))
+
+    @functools.cached_property
+    def _longest_of_images(self) -> Neighbors:
+        return knn(self.whole, min(_LONGEST, len(self.whole)))
+
+    def means(self, components: int) -> Reduced:
+        """A few means of each image's regions."""
+        return self.made(
+            f"{components} means",
+            lambda: reduce_regions(
+                self.index.vectors,
+                self.index.image_ids,
+                components=components,
+                key=jax.random.key(0),
+            ),
+        )
+
+    def made(self, name: str, make: Callable[[], T]) -> T:
+        """Makes something of the collection once, and finds it the next time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    @functools.cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
+    def scores(self, index: Index, *, of_images: bool = False) -> Float[Array, "m q"]:
+        """Scores all images by an index that `built` made."""
+        queries = self.asked if of_images else self.regions
+        ids = None if of_images else self.query_ids
+        found = index.search(queries, ids, top=index.num_images)
+        rows = jnp.arange(found.images.shape[0])[:, None]
+        scattered = jnp.zeros(found.images.shape).at[rows, found.images]
+        return scattered.set(found.scores).T
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the vectors are, as records name it."""
+        pictures = self.index.pictures
+        network = pictures.network if pictures else "released descriptors"
+        return {"network": network, "dim": int(self.index.vectors.shape[1])}
+
+    def first(self, count: int) -> "Collection":
+        """The same with the right answers of the first queries only."""
+        own = "queries", "boxes", "positives", "junk", "objects"
+        cut = {name: getattr(self.truth, name)[:count] for name in own}
+        return dataclasses.replace(self, truth=self.truth._replace(**cut))
+
     def precision(self, scores: Float[Array, "m q"]) -> Float[np.ndarray, " q"]:
         """Average precision of every query."""
-        return np.asarray(evaluate(rank(scores), self.truth).average_precision)
+        report = evaluate(rank(scores), self.truth, num_images=self.index.num_images)
+        return np.asarray(report.average_precision)
 
     def entry(
         self,
@@ -88,11 +218,27 @@ def load_collection(
         folder: Settings of the index.
         workdir: Keeps pictures and index for the next time.
     """
+    return describe_collection(benchmark.load(workdir), folder, workdir)
+
+
+def describe_collection(
+    truth: Benchmark, folder: FolderConfig, workdir: pathlib.Path
+) -> Collection:
+    """Indexes a benchmark's pictures and describes its queries, as `load_collection`.
+
+    Args:
+        truth: The benchmark.
+        folder: Settings of the index.
+        workdir: Keeps the index for the next time.
+    """
     with progress_bars() as progress:
-        truth = benchmark.load(workdir)
-        path = workdir / f"{truth.name}.index"
         index = index_folder(
-            truth.folder, path, config=folder, strict=True, progress=progress
+            truth.folder,
+            workdir / f"{truth.name}.index",
+            config=folder,
+            strict=True,
+            pictures=truth.database,
+            progress=progress,
         )
         queries = index.describe(truth.queries, boxes=truth.boxes, progress=progress)
     regions = index.prepare(queries.vectors)

@@ -1,6 +1,7 @@
-"""Whole pictures by NetVLAD, in the stream that describes regions."""
+"""Whole pictures by CroW and NetVLAD, in the stream that describes regions."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,14 @@ from diffjax.features import (
     forward,
     load_efficientnet_lite0,
 )
-from diffjax.regions import NetVLAD, aggregate_maps, fit_netvlad, netvlad
+from diffjax.regions import (
+    aggregate_maps,
+    crow,
+    fit_netvlad,
+    fit_pca_whitening,
+    netvlad,
+    whiten,
+)
 
 _SIDE = 320  # px
 
@@ -44,11 +52,12 @@ class _Cells:
 
 
 class _Whole:
-    """A whole picture by NetVLAD; a `Describe`."""
+    """A whole picture as one vector; a `Describe`."""
 
-    def __init__(self, network: Network, name: str, layer: NetVLAD) -> None:
-        self.network, self.name = network, name
-        self.aggregate = jax.tree_util.Partial(netvlad, layer=layer)
+    def __init__(
+        self, network: Network, name: str, aggregate: jax.tree_util.Partial
+    ) -> None:
+        self.network, self.name, self.aggregate = network, name, aggregate
 
     def __call__(
         self, scales: tuple[PictureBatch, ...], _: tuple[Regions | None, ...], /
@@ -64,9 +73,26 @@ class _Whole:
         return RegionBatch(vectors[:, None], boxes, np.ones(count, np.int32))
 
 
-def netvlad_descriptors(
-    truth: Benchmark, *, name: str, clusters: int, cells: int, seed: int
-) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "q d"]]:
+class Vectors(NamedTuple):
+    """Descriptors of whole pictures.
+
+    Attributes:
+        pictures: Of the database.
+        queries: Of the queries.
+    """
+
+    pictures: Float[np.ndarray, "m d"]
+    queries: Float[np.ndarray, "q d"]
+
+
+def netvlad_vectors(
+    truth: Benchmark,
+    *,
+    name: str = "stage6",
+    clusters: int = 16,
+    cells: int = 20_000,
+    seed: int = 0,
+) -> Vectors:
     """Describes a benchmark's pictures and queries by NetVLAD.
 
     Args:
@@ -81,29 +107,51 @@ def netvlad_descriptors(
         Vectors of the database and of the queries.
     """
     network = load_efficientnet_lite0()
-    describe = functools.partial(describe_pictures, sides=(_SIDE,), batch_size=1)
     draw = np.random.default_rng(seed)
+    share = -(-cells // len(truth.database))
     each = [
-        found.vectors[draw.permutation(len(found.vectors))[: _share(truth, cells)]]
-        for found in describe(truth.database, _Cells(network, name))
+        found.vectors[draw.permutation(len(found.vectors))[:share]]
+        for found in _describe(truth.database, _Cells(network, name))
         if isinstance(found, Described)
     ]
     layer = fit_netvlad(np.concatenate(each), clusters=clusters, seed=seed)
-    whole = _Whole(network, name, layer)
+    aggregate = jax.tree_util.Partial(netvlad, layer=layer)
+    return _vectors(truth, _Whole(network, name, aggregate))
+
+
+def crow_vectors(truth: Benchmark, *, name: str = "head", dim: int = 256) -> Vectors:
+    """Describes a benchmark's pictures and queries by CroW, whitened as its paper does.
+
+    Args:
+        truth: The benchmark.
+        name: Map that is aggregated.
+        dim: Dimensions after whitening, fitted on the database; at most half as many
+            as there are pictures.
+
+    Returns:
+        Vectors of the database and of the queries, of unit length.
+    """
+    whole = _Whole(load_efficientnet_lite0(), name, jax.tree_util.Partial(crow))
+    found = _vectors(truth, whole)
+    fitted = fit_pca_whitening(
+        found.pictures, dim=min(dim, len(found.pictures) // 2, found.pictures.shape[1])
+    )
+    return Vectors(*(np.asarray(whiten(jnp.asarray(v), fitted)) for v in found))
+
+
+_describe = functools.partial(describe_pictures, sides=(_SIDE,), batch_size=1)
+
+
+def _vectors(truth: Benchmark, whole: _Whole) -> Vectors:
     pictures, queries = (
         {
             found.position: found.vectors[0]
-            for found in describe(sources, whole, boxes=boxes)
+            for found in _describe(sources, whole, boxes=boxes)
             if isinstance(found, Described)
         }
         for sources, boxes in ((truth.database, None), (truth.queries, truth.boxes))
     )
-    return _in_order(pictures), _in_order(queries)
-
-
-def _share(truth: Benchmark, cells: int) -> int:
-    """Cells of each picture."""
-    return -(-cells // len(truth.database))
+    return Vectors(_in_order(pictures), _in_order(queries))
 
 
 def _in_order(found: dict[int, Float[np.ndarray, " d"]]) -> Float[np.ndarray, "n d"]:

@@ -44,7 +44,7 @@ from diffjax.report import (
     text_table,
 )
 from diffjax.types import Whitening
-from experiments._netvlad import netvlad_descriptors
+from experiments._whole import netvlad_vectors
 from experiments.evaluate import RECORDS
 
 _PAIRS = 20_000  # Matched pairs that a whitening is learned on, at most.
@@ -272,7 +272,7 @@ def _search(
 
 
 def _netvlad(config: DescriptorsConfig, truth: Benchmark) -> _Precision:
-    pictures, queries = netvlad_descriptors(
+    pictures, queries = netvlad_vectors(
         truth,
         name=config.netvlad_map,
         clusters=config.netvlad_clusters,

@@ -14,12 +14,15 @@ from jaxtyping import Array, Float
 from configs import variants
 from configs.variants import VariantsConfig
 from diffjax.caches import cache_folder, keep_compiled_programs
-from diffjax.data import Benchmark
 from diffjax.diffusion import diffuse, diffuse_conventional, query_vectors
-from diffjax.index import Index, IndexConfig
+from diffjax.index import IndexConfig
 from diffjax.pooling import pool
 from diffjax.report import append_record, make_record
-from experiments._collections import Collection, load_collection, seconds
+from experiments._collections import (
+    Collection,
+    load_collection,
+    seconds,
+)
 from experiments.evaluate import RECORDS
 
 _OWN = "the paper's queries on the whole graph"
@@ -68,22 +71,11 @@ def _search(
     collection: Collection, settings: IndexConfig
 ) -> tuple[Float[Array, "m q"], float]:
     """Searches with other settings: scores of all images, seconds a query."""
-    base = collection.index
-    index = Index.build(
-        base.vectors,
-        base.image_ids,
-        # The vectors are whitened already; residuals are not what is looked at here.
-        config=dataclasses.replace(settings, dim=None, warn_residual=np.inf),
-        neighbors=base.neighbors,
-    )
-    m = index.num_images
-    found = index.search(collection.regions, collection.query_ids, top=m)
-    queries = jnp.arange(found.images.shape[0])[:, None]
-    scores = jnp.zeros(found.images.shape).at[queries, found.images].set(found.scores)
+    index = collection.built(settings)
     few = collection.query_ids < _BATCH
     rows, ids = collection.regions[few], collection.query_ids[few]
     (took,) = seconds(lambda: index.search(rows, ids, top=10).scores)
-    return scores.T, took / (ids[-1] + 1)
+    return collection.scores(index), took / (ids[-1] + 1)
 
 
 def _queries(
@@ -117,8 +109,7 @@ def _queries(
         gamma=settings.gamma,
         alpha=settings.alpha,
     )
-    first = dataclasses.replace(collection, truth=_first(collection.truth, count))
-    yield first.entry(
+    yield collection.first(count).entry(
         f"inserted queries, the first {count}",
         pooled(found.value),
         against=(against[0], against[1][:count]),
@@ -131,12 +122,6 @@ def _parts(collection: Collection) -> Iterator[tuple[jax.Array, np.ndarray]]:
     for start in range(0, collection.num_queries, 64):
         own = (ids >= start) & (ids < start + 64)
         yield collection.regions[own], ids[own] - start
-
-
-def _first(truth: Benchmark, count: int) -> Benchmark:
-    """The first queries of a benchmark."""
-    own = "queries", "boxes", "positives", "junk", "objects"
-    return truth._replace(**{name: getattr(truth, name)[:count] for name in own})
 
 
 def _searches(

@@ -15,9 +15,9 @@ class Benchmark(NamedTuple):
 
     Attributes:
         name: What it is called in records and tables.
-        folder: Folder of all pictures to be searched, and of nothing else.
-        database: Those pictures, sorted by their path in it; answers are positions in
-            this tuple.
+        folder: Folder of the pictures to be searched.
+        database: Those pictures; answers are positions in this tuple. They may be a
+            selection of what is in the folder, or lie in several, in any order.
         queries: Query pictures.
         boxes: Per query the region (x0, y0, x1, y1) in pixels that is asked for, or
             None for the whole picture.
@@ -74,11 +74,52 @@ def classes_benchmark(
     )
 
 
-def scenes_benchmark(scenes: SceneCollection) -> Benchmark:
+def folder_benchmark(name: str, folder: pathlib.Path) -> Benchmark:
+    """Makes a benchmark of one folder of classes, whose pictures ask for each other.
+
+    Args:
+        name: Name of the benchmark.
+        folder: Folder of folders of pictures; a picture's folder names its class.
+
+    Returns:
+        Every picture is a query, and its own junk; positives are the others of its
+        class. The picture of a class of one is kept, without a right answer.
+
+    Raises:
+        ValueError: If the folder is missing or empty, or pictures lie in it and not in
+            a folder of their class.
+    """
+    pictures = find_pictures(folder)
+    labels = np.array([p.parent.relative_to(folder).as_posix() for p in pictures])
+    loose = np.flatnonzero(labels == ".")
+    if loose.size:
+        raise ValueError(
+            f"folder must hold folders of pictures, got {loose.size} outside of any, "
+            f"first {pictures[loose[0]].name!r}."
+        )
+    members = {label: np.flatnonzero(labels == label) for label in set(labels.tolist())}
+    classes = tuple(labels.tolist())
+    return Benchmark(
+        name=name,
+        folder=folder,
+        database=pictures,
+        queries=pictures,
+        boxes=(None,) * len(pictures),
+        positives=tuple(
+            members[label][members[label] != place]
+            for place, label in enumerate(classes)
+        ),
+        junk=tuple(np.array([place]) for place in range(len(pictures))),
+        objects=classes,
+    )
+
+
+def scenes_benchmark(scenes: SceneCollection, *, name: str = "scenes") -> Benchmark:
     """Makes a benchmark of composed scenes.
 
     Args:
         scenes: From `compose_scenes`.
+        name: Name of the benchmark.
 
     Returns:
         Queries are boxes in pictures, positives the scenes that show the same object;
@@ -86,7 +127,7 @@ def scenes_benchmark(scenes: SceneCollection) -> Benchmark:
     """
     nothing = np.zeros(0, np.int64)
     return Benchmark(
-        name="scenes",
+        name=name,
         folder=scenes.folder / "database",
         database=tuple(scenes.folder / "database" / s.name for s in scenes.database),
         queries=tuple(scenes.folder / "queries" / s.name for s in scenes.queries),

@@ -12,6 +12,8 @@ from ._objects import OBJECTS, ObjectPicture
 # Few sizes, about equal in area: extraction compiles once per shape.
 _SIZES = ((400, 300), (300, 400), (350, 350))
 _PAD = 4
+# Of less, hardly more is seen of a thin object than its soft outline.
+_LEAST_AREA = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,11 @@ class ScenesConfig:
         seed: Of everything random, at least 0.
         object_side: Least and largest length of an object's longer side, as a fraction
             of the picture's shorter one; at most 0.7, so that it fits when turned.
+            Unused where `object_area` is given.
+        object_area: Least and largest area of an object's box, as a fraction of the
+            picture's, from 0.005 to 1. Areas are log-uniform between them, of the
+            turned object and before anything covers it. An object too long for the
+            picture at its area is as large as fits. None draws sides instead.
         max_rotation: Objects are turned by up to this many degrees either way.
         relight: Strength of random gain, gamma and colour cast, in [0, 1); at 0.3
             gain and gamma vary by a factor of 1.3, the colours by half as much.
@@ -45,6 +52,7 @@ class ScenesConfig:
     cover_probability: float = 0.4
     patches: int = 30
     quality: int = 90
+    object_area: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -74,6 +82,12 @@ class ScenesConfig:
             raise ValueError(
                 "object_side must be two fractions 0 < least <= largest <= 0.7, "
                 f"got {self.object_side}."
+            )
+        low, high = self.object_area or (_LEAST_AREA, 1)
+        if not _LEAST_AREA <= low <= high <= 1:
+            raise ValueError(
+                f"object_area must be two fractions {_LEAST_AREA} <= least <= largest "
+                f"<= 1, got {self.object_area}."
             )
 
 
@@ -117,8 +131,13 @@ def compose_picture(
 
 def _paste_object(rng, canvas, thing, *, config):
     """Pastes in place; returns the object's opacity on the whole canvas, mode L."""
-    side = min(canvas.size) * rng.uniform(*config.object_side)
-    turned = _turn(thing, side, rng.uniform(-1, 1) * config.max_rotation)
+    if config.object_area is None:
+        side = min(canvas.size) * rng.uniform(*config.object_side)
+        turned = _turn(thing, side, rng.uniform(-1, 1) * config.max_rotation)
+    else:
+        share = np.exp(rng.uniform(*np.log(config.object_area)))
+        degrees = rng.uniform(-1, 1) * config.max_rotation
+        turned = _turn_to_share(thing, share, degrees, room=canvas.size)
     lit = _relight(rng, turned.picture, strength=config.relight)
     room = np.subtract(canvas.size, lit.size)
     x, y = rng.integers(0, np.maximum(room, 0) + 1).tolist()
@@ -147,6 +166,20 @@ def _turn(thing, side, degrees):
     )
     frame = mask.getbbox()
     return thing._replace(picture=picture.crop(frame), mask=mask.crop(frame))
+
+
+def _turn_to_share(thing, share, degrees, *, room):
+    """Resizes and turns an object so that its box takes a share of the room's area.
+
+    The soft outline does not grow with the object, so the box is measured and the
+    object resized in proportion, twice; then pixels are too coarse for more.
+    """
+    side = np.sqrt(share * np.prod(room))
+    for _ in range(2):
+        box = np.array(_turn(thing, side, degrees).mask.size)
+        scale = np.sqrt(share * np.prod(room) / np.prod(box))
+        side = side * min(scale, *(room / box))
+    return _turn(thing, side, degrees)
 
 
 def _relight(rng, picture, *, strength):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ._groups import differences, sum_groups
+
 
 class Interval(NamedTuple):
     """A mean with its percentile bootstrap interval.
@@ -56,24 +58,11 @@ def bootstrap_interval(
         raise ValueError(f"level must be in (0, 1), got {level}.")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}.")
-    if groups is not None and len(groups) != len(values):
-        raise ValueError(
-            f"groups must have one entry per value, {len(values)}, got {len(groups)}."
-        )
-    labels = list(range(len(values))) if groups is None else list(groups)
-    known = np.flatnonzero(~np.isnan(values))
-    if known.size == 0:
-        raise ValueError("values must hold a number, got none.")
-    numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    owner = np.array([numbers[labels[i]] for i in known])
-    sums = np.bincount(owner, values[known], minlength=len(numbers))
-    counts = np.bincount(owner, minlength=len(numbers))
-    used = counts > 0
-    sums, counts = sums[used], counts[used]
+    sums, counts = sum_groups(values, groups)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values[known].mean()), float(low), float(high))
+    return Interval(float(values[~np.isnan(values)].mean()), float(low), float(high))
 
 
 def paired_bootstrap(
@@ -102,10 +91,10 @@ def paired_bootstrap(
     Raises:
         ValueError: If lengths differ; else as `bootstrap_interval`.
     """
-    if values.shape != baseline.shape:
-        raise ValueError(
-            f"baseline must have {values.shape[0]} values, got {baseline.shape[0]}."
-        )
     return bootstrap_interval(
-        values - baseline, groups=groups, level=level, resamples=resamples, seed=seed
+        differences(values, baseline),
+        groups=groups,
+        level=level,
+        resamples=resamples,
+        seed=seed,
     )

@@ -24,6 +24,7 @@ from ._reading import Unreadable as Unreadable
 from ._resnet import ResNet as ResNet
 from ._resnet import resnet50 as resnet50
 from ._resnet import resnet101 as resnet101
+from ._sift import sift_descriptors as sift_descriptors
 from ._state_dict import Checkpoint as Checkpoint
 from ._vgg import VGG16 as VGG16
 from ._weights import (

@@ -51,7 +51,12 @@ def run_benchmark(
     compare_config = compare_config or CompareConfig()
     # Strict: an answer is a position in the benchmark's list of pictures.
     index = index_folder(
-        benchmark.folder, path, config=folder, strict=True, progress=progress
+        benchmark.folder,
+        path,
+        config=folder,
+        strict=True,
+        pictures=benchmark.database,
+        progress=progress,
     )
     queries = index.describe(
         benchmark.queries,

@@ -120,16 +120,15 @@ class Describer:
                 axis_types=(jax.sharding.AxisType.Auto,),
                 devices=jax.local_devices(),
             )
-        share = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
-        # To share among one takes longer than to hand over.
-        self._put = (
-            functools.partial(jax.device_put, device=share)
-            if mesh.size > 1
-            else jnp.asarray
-        )
-        self._network = jax.device_put(
-            pretrained.network, jax.sharding.NamedSharding(mesh, jax.P())
-        )
+        if mesh.size > 1:
+            share = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
+            self._put = functools.partial(jax.device_put, device=share)
+            everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+        else:
+            # To share among one takes longer than to hand over.
+            (everywhere,) = mesh.devices.flat
+            self._put = functools.partial(jax.device_put, device=everywhere)
+        self._network = jax.device_put(pretrained.network, everywhere)
         # On a CPU one picture keeps all cores busy and stays in their caches.
         each = 1 if jax.default_backend() == "cpu" else 16
         self.batch_size = each * mesh.size

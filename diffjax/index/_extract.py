@@ -3,7 +3,8 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,15 +51,35 @@ def store_of(path: pathlib.Path, config: DescriptorConfig, weights: str) -> Extr
 
 
 def list_pictures(
-    folder: pathlib.Path, regions: OwnRegions | None, *, progress: Progress | None
+    folder: pathlib.Path,
+    regions: OwnRegions | None,
+    *,
+    chosen: Sequence[pathlib.Path] | None = None,
+    progress: Progress | None,
 ) -> FolderPictures:
     """Lists the pictures of a folder and identifies each by what it holds.
 
+    Args:
+        folder: The folder.
+        regions: Regions of their own, by name.
+        chosen: The pictures instead of all in the folder; those from elsewhere have
+            their whole path as a name.
+        progress: Told how many were read.
+
     Raises:
-        ValueError: If there is none, or `regions` names one that is not there.
+        ValueError: If there is none, one is chosen twice, or `regions` names one that
+            is not there.
     """
-    paths = find_pictures(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    paths = find_pictures(folder) if chosen is None else tuple(chosen)
+    names = [
+        (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+        for path in paths
+    ]
+    if not names:
+        raise ValueError("pictures must be one or more, got none.")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"pictures must name each one once, got {name} {times} times.")
     regions = regions or {}
     if unknown := sorted(set(regions) - set(names)):
         raise ValueError(

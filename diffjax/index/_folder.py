@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ def index_folder(
     config: FolderConfig | None = None,
     strict: bool = False,
     regions: OwnRegions | None = None,
+    pictures: Sequence[pathlib.Path] | None = None,
     progress: Progress | None = None,
 ) -> Index:
     """Builds the index of all pictures in a folder and saves it.
@@ -70,6 +71,8 @@ def index_folder(
         strict: Refuse a folder with pictures that can't be read, instead of leaving
             those out.
         regions: Boxes of the user's own, see `extract_folder`.
+        pictures: Index these, in this order, instead of all in `folder`; they may lie
+            elsewhere.
         progress: Called with what is being done, how much of it is done, and of how
             much.
 
@@ -84,39 +87,39 @@ def index_folder(
     config = config or FolderConfig()
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     check_destination(path)
-    pictures = list_pictures(folder, regions, progress=progress)
+    listed = list_pictures(folder, regions, chosen=pictures, progress=progress)
     descriptor = config.descriptor()
     weights = weights_digest(descriptor, progress=progress)
     info = PictureInfo(
         folder=str(folder.resolve()),
-        names=pictures.names,
+        names=listed.names,
         skipped={},
         descriptor=descriptor,
         weights=weights,
-        content=pictures.content,
+        content=listed.content,
     )
     current = _current(path, info, config)
     if current is not None and not (strict and _skipped(current)):
         return current
     store = store_of(path, descriptor, weights)
     reasons = extract(
-        pictures,
+        listed,
         store,
         lambda: describer(descriptor, weights=weights),
         workers=config.workers,
         progress=progress,
     )
-    kept = kept_pictures(folder, pictures, reasons, strict=strict)
+    kept = kept_pictures(folder, listed, reasons, strict=strict)
     if progress:
         progress("building the graph", 0, 1)
-    prepared = _prepare(store, [pictures.keys[i] for i in kept], config.index)
+    prepared = _prepare(store, [listed.keys[i] for i in kept], config.index)
     index = Index.build(
         prepared.vectors,
         prepared.image_ids,
         config=config.index,
         pictures=info._replace(
-            names=tuple(pictures.names[i] for i in kept),
-            skipped={pictures.names[i]: why for i, why in reasons.items()},
+            names=tuple(listed.names[i] for i in kept),
+            skipped={listed.names[i]: why for i, why in reasons.items()},
         ),
         whitening=prepared.whitening,
         prepared=True,

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_ids, check_not_halved, count_ids
 from diffjax.regions import global_descriptors
+
+from ._checks import check_regions
 
 
 class Scorer(Protocol):
@@ -61,7 +62,7 @@ def nearest_neighbors(
     References:
         Tolias, Sicre and Jegou, ICLR 2016, https://arxiv.org/abs/1511.05879.
     """
-    counts = _check(
+    counts = check_regions(
         vectors,
         image_ids,
         queries,
@@ -104,7 +105,7 @@ def r_match(
         Razavian et al., ICLR workshop 2015, https://arxiv.org/abs/1412.6574, in the
         form that Iscen et al., CVPR 2017, section 5.2, call R-match.
     """
-    counts = _check(
+    counts = check_regions(
         vectors,
         image_ids,
         queries,
@@ -115,25 +116,6 @@ def r_match(
     return _r_match(
         vectors, jnp.asarray(image_ids), queries, jnp.asarray(query_ids), **counts
     )
-
-
-def _check(vectors, image_ids, queries, query_ids, *, num_images, num_queries):
-    check_not_halved("vectors", vectors)
-    check_not_halved("queries", queries)
-    if queries.shape[1] != vectors.shape[1]:
-        raise ValueError(
-            f"queries must have the database's {vectors.shape[1]} dimensions, got "
-            f"{queries.shape[1]}."
-        )
-    check_ids("image_ids", image_ids, rows=vectors.shape[0])
-    check_ids("query_ids", query_ids, rows=queries.shape[0])
-    images = count_ids(
-        "image_ids", image_ids, count=num_images, count_name="num_images"
-    )
-    asked = count_ids(
-        "query_ids", query_ids, count=num_queries, count_name="num_queries"
-    )
-    return {"num_images": images, "num_queries": asked}
 
 
 @functools.partial(jax.jit, static_argnames=("num_images", "num_queries"))

@@ -19,7 +19,7 @@ from ._picture import (
 )
 
 DPI = 160
-_INK, _BOX, _MAT = "#1d2430", "#ffd21f", "#eceef2"
+INK, _BOX, _MAT = "#1d2430", "#ffd21f", "#eceef2"
 _FRAMES = {True: ("#12894a", "✓"), False: ("#c8404a", "✗"), None: ("#b8bfca", "")}
 
 
@@ -53,7 +53,9 @@ def draw_comparison(comparison: Comparison, *, width: int) -> Figure:
     line, gap = width / 65, width / 110
     query_columns = 1.6 if len(rankings) > 1 else 1
     side = (width - (columns + 3) * gap) / (columns + query_columns)
-    row_height = 2 * line + side / aspect + 2 * gap
+    noted = any(answer.note for r in rankings for answer in r.answers)
+    note = 1.3 * line if noted else 0.0
+    row_height = 2 * line + side / aspect + note + 2 * gap
     height = round(len(rankings) * row_height)
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
@@ -65,7 +67,7 @@ def draw_comparison(comparison: Comparison, *, width: int) -> Figure:
     for row, ranking in enumerate(rankings):
         x, y = query.width + 3 * gap, gap + row * row_height
         first = _Cell(x, y, side, row_height - 2 * gap)
-        _draw_ranking(axes, ranking, first, line=line, gap=gap)
+        _draw_ranking(axes, ranking, first, line=line, gap=gap, note=note)
     # Last, because showing a picture changes them. y points down, as in pictures.
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
@@ -83,19 +85,20 @@ def _draw_query(
 
 
 def _draw_ranking(
-    axes: Axes, ranking: Ranking, first: _Cell, *, line: float, gap: float
+    axes: Axes, ranking: Ranking, first: _Cell, *, line: float, gap: float, note: float
 ) -> None:
-    """One method's heading and answers; `first` is the place of the first of them."""
+    """One method's heading and answers, the first in `first`; notes are `note` high."""
     ap = "" if ranking.ap is None else f"    {format_ap(ranking.ap)}"
     _write(axes, ranking.name + ap, first.x, first.y + 0.8 * line, size=line)
-    first = first._replace(y=first.y + 2 * line, height=first.height - 2 * line)
+    height = first.height - 2 * line - note
+    first = first._replace(y=first.y + 2 * line, height=height)
     for column, answer in enumerate(ranking.answers):
         cell = first._replace(x=first.x + column * (first.width + gap))
         _draw_answer(axes, answer, cell, line=line)
 
 
 def _draw_answer(axes: Axes, answer: Answer, cell: _Cell, *, line: float) -> None:
-    """One answer in its frame, with its mark."""
+    """One answer in its frame, with its mark, and its note below."""
     color, mark = _FRAMES[None if answer.correct is None else bool(answer.correct)]
     _draw_rectangle(axes, cell, fill=_MAT, zorder=-1)
     _draw_picture(axes, to_rgb(answer.picture), cell, answer.box)
@@ -106,6 +109,9 @@ def _draw_answer(axes: Axes, answer: Answer, cell: _Cell, *, line: float) -> Non
         _draw_rectangle(axes, _Cell(x, y, side, side), fill=color)
         middle = x + side / 2, y + side / 2
         _write(axes, mark, *middle, size=0.8 * line, color="white", align="center")
+    if answer.note:
+        below = cell.y + cell.height + 0.7 * line
+        _write(axes, answer.note, cell.x, below, size=0.75 * line, weight="normal")
 
 
 def _draw_picture(
@@ -155,17 +161,18 @@ def _write(
     y: float,
     *,
     size: float,
-    color: str = _INK,
+    color: str = INK,
     align: str = "left",
+    weight: str = "bold",
 ) -> None:
-    """Bold text, `size` pixels high; a $ in it starts no formula."""
+    """Text, `size` pixels high; a $ in it starts no formula."""
     axes.text(
         x,
         y,
         text,
         fontsize=size * 72 / DPI,
         fontfamily="DejaVu Sans",  # It has the marks, and comes with Matplotlib.
-        fontweight="bold",
+        fontweight=weight,
         color=color,
         horizontalalignment=align,
         verticalalignment="center_baseline" if align == "center" else "center",

@@ -1,12 +1,12 @@
 """A page of search results: one HTML file that needs no network and no script."""
 
 import html
-import importlib.resources
 import os
 from collections.abc import Iterator, Sequence
 
 from diffjax._files import write_whole
 
+from ._html import full_page, paragraphs, table_html
 from ._layout import Table
 from ._picture import Answer, Comparison, Thumbnail, frame_aspect
 from ._section import comparison_section
@@ -39,7 +39,7 @@ def write_page(
     if not comparisons:
         raise ValueError("comparisons must hold at least one query, got none.")
     sprites: dict[str, Thumbnail] = {}
-    body = "".join(
+    queries = "".join(
         comparison_section(
             comparison,
             sprites,
@@ -48,32 +48,16 @@ def write_page(
         for number, comparison in enumerate(comparisons, start=1)
     )
     aspect = frame_aspect((shown.width, shown.height) for shown in sprites.values())
-    style = importlib.resources.files("diffjax.report").joinpath("page.css")
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-img-src data:; style-src 'unsafe-inline'">
-<title>{html.escape(title)}</title>
-<style>
-{style.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<svg class="sprites" aria-hidden="true"><defs>
+    body = f"""<svg class="sprites" aria-hidden="true"><defs>
 {"".join(map(_sprite, sprites.values()))}</defs></svg>
 <main style="--aspect:{aspect:.3f}">
 <header>
 <h1>{html.escape(title)}</h1>
-{_paragraphs(intro)}{"".join(map(_table, summary))}{_legend(comparisons)}</header>
-{body}</main>
-</body>
-</html>
+{paragraphs(intro)}{"".join(map(table_html, summary))}{_legend(comparisons)}</header>
+{queries}</main>
 """
     # File names may hold bytes that are no text; they show as question marks.
-    write_whole(path, page.encode("utf-8", "replace"))
+    write_whole(path, full_page(title, body).encode("utf-8", "replace"))
 
 
 def _sprite(thumbnail: Thumbnail) -> str:
@@ -81,27 +65,6 @@ def _sprite(thumbnail: Thumbnail) -> str:
     return (
         f'<image id="{thumbnail.key}" width="{thumbnail.width}" '
         f'height="{thumbnail.height}" href="{thumbnail.uri}"/>\n'
-    )
-
-
-def _paragraphs(text: str) -> str:
-    """Text with empty lines between its paragraphs."""
-    parts = (part.strip() for part in text.split("\n\n"))
-    return "".join(f"<p>{html.escape(part)}</p>\n" for part in parts if part)
-
-
-def _table(table: Table) -> str:
-    """The summary; its first column names the rows."""
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>\n"
-        for row in table.rows
-    )
-    return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody>\n</table></div>\n"
     )
 
 

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
         score: What it was ranked by.
         correct: Whether it is a right answer; None where nobody knows.
         box: The object in it, (x0, y0, x1, y1) in pixels of `picture`, or None.
+        note: A few words to print under the picture, such as `note_precision` gives.
     """
 
     picture: Picture
@@ -31,6 +32,7 @@ class Answer(NamedTuple):
     score: float
     correct: bool | None = None
     box: Box | None = None
+    note: str = ""
 
 
 class Ranking(NamedTuple):
@@ -78,6 +80,29 @@ class Thumbnail(NamedTuple):
     uri: str
     width: int
     height: int
+
+
+def note_precision(ranking: Ranking) -> Ranking:
+    """Notes under each answer the precision so far: P@r, of the first r answers.
+
+    Answers of which nobody knows whether they are right, junk for instance, count for
+    nothing, as in average precision: they get no note and take no rank.
+
+    Example:
+        >>> known = (True, None, False)
+        >>> answers = tuple(Answer(None, "", 0.0, correct=c) for c in known)
+        >>> [answer.note for answer in note_precision(Ranking("", 1, answers)).answers]
+        ['P@1 100 %', '', 'P@2 50 %']
+    """
+    right = rank = 0
+    noted = []
+    for answer in ranking.answers:
+        note = ""
+        if answer.correct is not None:
+            right, rank = right + bool(answer.correct), rank + 1
+            note = f"P@{rank} {100 * right / rank:.0f} %"
+        noted.append(answer._replace(note=note))
+    return ranking._replace(answers=tuple(noted))
 
 
 def make_thumbnail(

@@ -8,7 +8,12 @@ from typing import Any
 
 from ._layout import escape_markdown, markdown_table
 from ._records import read_records
-from ._table import difference_table, mean_ap_table, measurement_tables
+from ._table import (
+    difference_table,
+    format_duration,
+    mean_ap_table,
+    measurement_tables,
+)
 
 _SLOT = re.compile(
     r"(?P<start><!-- table: (?P<name>[\w.-]+\.jsonl) -->\n)"
@@ -25,7 +30,8 @@ def caption(record: Mapping[str, Any]) -> str:
         record: From `make_record`.
 
     Returns:
-        Numbers of queries and images, settings, seed, versions, device, commit, date.
+        Numbers of queries and images, settings, seed, versions, device, commit, what
+        it took if the record says, date.
     """
     settings = dict(record["settings"])
     sizes = [
@@ -41,6 +47,7 @@ def caption(record: Mapping[str, Any]) -> str:
         ", ".join(f"{n} {v}" for n, v in sorted(where["versions"].items()) if v),
         f"{where['device_count']} x {where['device']}, {where['cpu_count']} CPU cores",
         f"commit {_short(where['commit'])}" if where["commit"] else "no commit",
+        _cost(record),
         f"recorded {where['time'][:10]}",
     ]
     return f"{record['experiment']}: {'; '.join(part for part in parts if part)}."
@@ -104,6 +111,18 @@ def _flat(settings: Mapping[str, Any], *, prefix: str = "") -> list[str]:
         else:
             parts.append(f"{prefix}{name} {value}")
     return parts
+
+
+def _cost(record: Mapping[str, Any]) -> str:
+    """Writes time and memory, nothing where the record has neither."""
+    parts = []
+    if "seconds" in record:
+        parts.append(f"took {format_duration(record['seconds'])}")
+    if "peak_memory_bytes" in record:
+        peak = record["peak_memory_bytes"]
+        size = f"{peak / 1e9:.1f} GB" if peak >= 1e9 else f"{peak / 1e6:.0f} MB"
+        parts.append(f"peak memory {size}")
+    return ", ".join(parts)
 
 
 def _short(commit: str) -> str:

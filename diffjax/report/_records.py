@@ -52,6 +52,8 @@ def make_record(
     settings: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     seed: int,
+    seconds: float | None = None,
+    peak_memory: int | None = None,
 ) -> dict[str, Any]:
     """Puts a record together and adds the environment.
 
@@ -61,21 +63,30 @@ def make_record(
             among them; JSON values, no paths.
         results: One entry per method; `mean_ap_table` says what it reads of them.
         seed: Of every random choice, the intervals' resampling included.
+        seconds: What all of it took, as `measured` tells; the record's `seconds`.
+        peak_memory: Most memory it held, in bytes; its `peak_memory_bytes`.
 
     Returns:
-        A dict for `append_record`.
+        A dict for `append_record`, without the costs that are None.
 
     Raises:
-        ValueError: If `results` is empty or something is not a finite JSON value.
+        ValueError: If `results` is empty, a cost is negative or something is not a
+            finite JSON value.
     """
     if not results:
         raise ValueError("results must hold at least one entry, got none.")
+    costs = {"seconds": seconds, "peak_memory_bytes": peak_memory}
+    costs = {name: cost for name, cost in costs.items() if cost is not None}
+    for name, cost in costs.items():
+        if cost < 0:
+            raise ValueError(f"{name} must be at least 0, got {cost}.")
     record = {
         "experiment": experiment,
         "settings": dict(settings),
         "seed": seed,
         "environment": environment(),
         "results": [dict(result) for result in results],
+        **costs,
     }
     _check(record, "record")
     return record

@@ -67,7 +67,7 @@ def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) 
 
 
 def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, place: int) -> str:
-    """One picture with its frame, mark, rank and score."""
+    """One picture with its frame, mark, rank, score and note."""
     shown = to_rgb(answer.picture)
     thumbnail = make_thumbnail(shown, max_width=240, max_height=160)
     sprites.setdefault(thumbnail.key, thumbnail)
@@ -78,10 +78,11 @@ def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, place: int) -> str
     }[None if answer.correct is None else bool(answer.correct)]
     picture = _picture(thumbnail, word + answer.name, answer.box)
     sign = f'<b class="mark" aria-hidden="true">{mark}</b>' if mark else ""
+    note = f'<bdi class="note">{html.escape(answer.note)}</bdi>' if answer.note else ""
     return (
         f'<li class="{kind}"><div class="frame">{picture}{sign}</div>'
         f'<span class="place">{place}</span> '
-        f'<span class="score">{answer.score:.3g}</span>'
+        f'<span class="score">{answer.score:.3g}</span>{note}'
         f'<bdi class="name">{html.escape(answer.name)}</bdi></li>\n'
     )
 

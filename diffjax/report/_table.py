@@ -6,7 +6,13 @@ from typing import Any
 from ._layout import Table
 
 # Shares, which are written in percent.
-_HEADERS = {"mean_ap": "mAP, %", "recall": "recall, %", "overlap": "overlap, %"}
+_HEADERS = {
+    "mean_ap": "mAP, %",
+    "paper_map": "paper, %",
+    "recall": "recall, %",
+    "overlap": "overlap, %",
+}
+CITED = "†"  # Beside values that the paper takes from other publications.
 
 
 def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -15,23 +21,36 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         results: One mapping per method: `method`, `mean_ap`, `low` and `high` (95 %
             interval), in [0, 1]; if they were measured, `nearest_mean_ap` (of nearest
-            neighbours on the same vectors) and `seconds_per_query`.
+            neighbours on the same vectors) and `seconds_per_query`. If it is to be
+            compared with a paper, `paper_map`, the paper's value in [0, 1] or None
+            where it gives none, and `paper_cited`, whether the paper cites it from
+            another publication; of a collection that the paper does not have,
+            `instre_map`, its value on INSTRE, which nothing is subtracted from. Of a
+            method that was tuned, `first_mean_ap`, at the settings tried first, and
+            `chosen`, the settings in words.
 
     Returns:
-        A table; columns that no method has anything for are left out.
+        A table; columns that no method has anything for are left out. The difference
+        from the paper is that of the two numbers as they are shown.
 
     Raises:
         ValueError: If a result lacks one of those, or a value is not in its range.
     """
+    marked = any(result.get("paper_cited") for result in results)
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "method": lambda result: str(_take(result, "method")),
-        "k-NN mAP, %": _nearest,
-        "mAP, % [95 % interval]": lambda result: _interval(result, "mean_ap"),
-        "time a query": _duration,
+        "method": lambda result: str(take(result, "method")),
+        f"paper, %{f' ({CITED} cited)' if marked else ''}": _paper,
+        "paper on INSTRE, %": lambda result: _percent(result, "instre_map"),
+        "k-NN mAP, %": lambda result: _percent(result, "nearest_mean_ap"),
+        "not tuned, %": lambda result: _percent(result, "first_mean_ap"),
+        "mAP, % [95 % interval]": lambda result: format_interval(result, "mean_ap"),
+        "ours - paper": _from_paper,
+        "time a query": format_query_time,
+        "settings": lambda result: str(result.get("chosen", "")),
     }
     cells = {name: [write(r) for r in results] for name, write in columns.items()}
-    optional = {"k-NN mAP, %", "time a query"}
-    kept = [name for name in columns if name not in optional or any(cells[name])]
+    needed = {"method", "mAP, % [95 % interval]"}
+    kept = [name for name in columns if name in needed or any(cells[name])]
     rows = zip(*(cells[name] for name in kept), strict=True)
     return Table(header=tuple(kept), rows=tuple(rows))
 
@@ -42,7 +61,7 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         results: As for `mean_ap_table`; what a method is compared with stands in its
             `differences`, each with `against` (the other method), `mean`, `low` and
-            `high`, in [-1, 1].
+            `high`, in [-1, 1], and perhaps `p`, of a paired test.
 
     Returns:
         A table, without rows where nothing is compared.
@@ -52,10 +71,13 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """
     rows = []
     for result in results:
-        method = str(_take(result, "method"))
+        method = str(take(result, "method"))
         for difference in result.get("differences", ()):
-            text = _interval(difference, "mean", least=-1, sign="+")
-            rows.append((method, f"{text} from {_take(difference, 'against')}"))
+            text = format_interval(difference, "mean", least=-1, sign="+")
+            text += f" from {take(difference, 'against')}"
+            if "p" in difference:
+                text += f", p {difference['p']:.2g}"
+            rows.append((method, text))
     return Table(("method", "difference in mAP, % [95 % interval]"), tuple(rows))
 
 
@@ -65,7 +87,8 @@ def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     Args:
         results: Mappings; those with `method` and `mean_ap` are for the other tables.
             Columns have the keys' names, underscores as spaces; numbers have three
-            digits, `mean_ap`, `recall` and `overlap` are written in percent.
+            digits, `mean_ap`, `paper_map`, `recall` and `overlap` are written in
+            percent, None as a dash.
 
     Returns:
         One table for each set of keys, in the order of the results.
@@ -87,6 +110,8 @@ def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def _number(name: str, value: Any) -> str:
     """Writes a value as its column has it."""
+    if value is None:
+        return "-"
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     if name in _HEADERS:
@@ -94,36 +119,80 @@ def _number(name: str, value: Any) -> str:
     return f"{value:.3g}"
 
 
-def _take(result: Mapping[str, Any], name: str) -> Any:
+def take(result: Mapping[str, Any], name: str) -> Any:
     """Reads one entry of a result."""
     if name not in result:
         raise ValueError(f"results must have {name!r}, got only {sorted(result)}.")
     return result[name]
 
 
-def _interval(
+def format_interval(
     result: Mapping[str, Any], name: str, *, least: int = 0, sign: str = ""
 ) -> str:
     """Writes a fraction and its interval in percent."""
-    values = [_take(result, key) for key in (name, "low", "high")]
+    values = [take(result, key) for key in (name, "low", "high")]
     if not all(least <= value <= 1 for value in values):
         raise ValueError(f"{name}, low, high must be in [{least}, 1], got {values}.")
     middle, low, high = (f"{100 * value:{sign}.1f}" for value in values)
     return f"{middle} [{low}, {high}]"
 
 
-def _nearest(result: Mapping[str, Any]) -> str:
-    """Writes what nearest neighbours reach, nothing where that was not measured."""
-    if "nearest_mean_ap" not in result:
-        return ""
-    return f"{100 * result['nearest_mean_ap']:.1f}"
+def format_paper(percent: float | None, *, cited: bool) -> str:
+    """Writes a paper's value, a dash where it gives none."""
+    if percent is None:
+        return "-"
+    if not 0 <= percent <= 100:
+        raise ValueError(f"a paper's mAP must be in [0, 100] %, got {percent}.")
+    return f"{percent:.1f}{CITED if cited else ''}"
 
 
-def _duration(result: Mapping[str, Any]) -> str:
-    """Writes a time in seconds or milliseconds, nothing where there is none."""
+def format_difference(mean_ap: float, percent: float | None) -> str:
+    """Writes by how much the one number, as shown, is above the other."""
+    if percent is None:
+        return "-"
+    difference = round(float(f"{100 * mean_ap:.1f}") - float(f"{percent:.1f}"), 1)
+    return f"{difference + 0.0:+.1f}"  # The sum has no negative zero.
+
+
+def format_query_time(result: Mapping[str, Any]) -> str:
+    """Writes a result's time a query, nothing where there is none."""
     if "seconds_per_query" not in result:
         return ""
-    seconds = result["seconds_per_query"]
+    return format_duration(result["seconds_per_query"])
+
+
+def format_duration(seconds: float) -> str:
+    """Writes a time in milliseconds, seconds, minutes or hours."""
+    for unit, length in {"h": 3600, "min": 60}.items():
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
+
+
+def _percent(result: Mapping[str, Any], name: str) -> str:
+    """Writes a share in percent, nothing where it was not measured."""
+    return f"{100 * result[name]:.1f}" if result.get(name) is not None else ""
+
+
+def _paper(result: Mapping[str, Any]) -> str:
+    """Writes the paper's value, nothing where a result is compared with none."""
+    if "paper_map" not in result:
+        return ""
+    return format_paper(_in_percent(result), cited=bool(result.get("paper_cited")))
+
+
+def _from_paper(result: Mapping[str, Any]) -> str:
+    """Writes the difference from the paper's value."""
+    if "paper_map" not in result:
+        return ""
+    return format_difference(result["mean_ap"], _in_percent(result))
+
+
+def _in_percent(result: Mapping[str, Any]) -> float | None:
+    """The paper's value, of a result that has it as a fraction."""
+    value = result["paper_map"]
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"paper_map must be in [0, 1] or None, got {value}.")
+    return None if value is None else 100 * value

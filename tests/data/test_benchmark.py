@@ -8,6 +8,7 @@ from diffjax.data import (
     classes_benchmark,
     scenes_benchmark,
 )
+from diffjax.data._benchmark import folder_benchmark
 
 
 @pytest.fixture
@@ -73,6 +74,27 @@ def test_a_missing_or_empty_folder_is_refused(folders, tmp_path):
     (tmp_path / "queries").mkdir()
     with pytest.raises(ValueError, match="folder must hold pictures"):
         classes_benchmark("one", database, tmp_path / "queries")
+
+
+def test_pictures_of_one_folder_ask_for_the_others_of_their_class(folders):
+    names = "soy/milk/1.png", "soy/milk/2.png", "dairy/milk/1.png", "soy/milk/3.png"
+    folder, _ = folders(names, [])
+    got = folder_benchmark("milk", folder)
+    assert got.name == "milk"
+    assert got.folder == folder
+    assert got.database == tuple(folder / name for name in sorted(names))
+    assert got.queries == got.database
+    assert got.objects == ("dairy/milk", "soy/milk", "soy/milk", "soy/milk")
+    # The only one of its class has no right answer, and is kept.
+    assert [p.tolist() for p in got.positives] == [[], [2, 3], [1, 3], [1, 2]]
+    assert [j.tolist() for j in got.junk] == [[0], [1], [2], [3]]
+    assert got.boxes == (None,) * 4
+
+
+def test_pictures_without_a_class_are_refused(folders):
+    folder, _ = folders(["a/1.png", "loose.png", "more.png"], [])
+    with pytest.raises(ValueError, match=r"got 2 outside of any, first 'loose\.png'"):
+        folder_benchmark("one", folder)
 
 
 def test_scenes_ask_for_a_box_and_want_the_scenes_of_the_same_object(tmp_path):

@@ -1,12 +1,14 @@
 import dataclasses
+import hashlib
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diffjax.data import ScenesConfig, compose_scenes
+from diffjax.data import ScenesConfig, compose_scenes, read_picture
 from diffjax.data import _scenes as scenes_module
 from diffjax.data._compose import compose_picture
 from diffjax.data._objects import cut_objects
@@ -226,6 +228,64 @@ def test_a_lost_picture_is_composed_again(composed, tmp_path):
     assert contents(tmp_path) == contents(composed.folder)
 
 
+def test_the_checksum_is_of_the_pixels_that_are_read_from_the_files(composed):
+    pixels = hashlib.sha256()
+    for folder in "database", "queries":
+        for path in sorted((composed.folder / folder).iterdir()):
+            picture = read_picture(path)
+            height, width, _ = picture.shape
+            pixels.update(f"{width} x {height}\n".encode() + picture.tobytes())
+    assert composed.pixels_sha256 == pixels.hexdigest()
+
+
+def test_every_scene_knows_the_area_of_its_box(composed):
+    for folder in "database", "queries":
+        for scene in getattr(composed, folder):
+            if scene.box is None:
+                assert scene.area is None
+                continue
+            with Image.open(composed.folder / folder / scene.name) as picture:
+                width, height = picture.size
+            x0, y0, x1, y1 = scene.box
+            assert scene.area == (x1 - x0) * (y1 - y0) / (width * height)
+    listed = [scene.area or np.nan for scene in composed.database]
+    np.testing.assert_array_equal(composed.areas, listed)
+
+
+def test_a_list_of_a_former_version_is_made_anew_and_its_pictures_are_the_same(
+    composed, tmp_path
+):
+    shutil.copytree(composed.folder, tmp_path, dirs_exist_ok=True)
+    listed = tmp_path / "scenes.json"
+    truth = json.loads(listed.read_text("utf-8"))
+    former = {
+        "format": truth["format"],
+        "config": {k: v for k, v in truth["config"].items() if k != "object_area"},
+        "objects": truth["objects"],
+        "database": [dict(list(s.items())[:3]) for s in truth["database"]],
+        "queries": [dict(list(s.items())[:3]) for s in truth["queries"]],
+    }
+    listed.write_text(json.dumps(former), encoding="utf-8")
+    with pytest.raises(ValueError, match="other settings; name another folder"):
+        compose_scenes(tmp_path, config=dataclasses.replace(SMALL, seed=1))
+    made = compose_scenes(tmp_path, config=SMALL)
+    assert made == composed._replace(folder=tmp_path)
+    assert contents(tmp_path) == contents(composed.folder)
+
+
+def test_a_list_is_not_believed_once_its_pictures_begin_to_be_composed_again(
+    composed, tmp_path
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    shutil.copytree(composed.folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "database" / "scene_00000.jpg").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        compose_scenes(tmp_path, config=SMALL, progress=stop)
+    assert not (tmp_path / "scenes.json").exists()
+
+
 def test_progress_counts_every_picture_once(tmp_path):
     seen = []
     compose_scenes(tmp_path, config=SMALL, progress=lambda *at: seen.append(at))
@@ -272,6 +332,9 @@ def test_the_list_of_scenes_is_plain_json(composed):
         {"object_side": (0.0, 0.5)},
         {"object_side": (0.5, 0.4)},
         {"object_side": (0.2, 0.8)},
+        {"object_area": (0.004, 0.5)},
+        {"object_area": (0.5, 0.4)},
+        {"object_area": (0.5, 1.1)},
         {"max_rotation": -1.0},
         {"max_rotation": float("nan")},
         {"relight": 1.0},

@@ -57,6 +57,9 @@ def test_junk_is_taken_out_before_ranks_are_counted():
     # Junk at 1, 8, 9 and 30 moves the positives up by 0, 1, 1, 3 and 3.
     with_junk = average_precision(np.arange(40), [0, 2, 6, 10, 20], [1, 8, 9, 30])
     assert with_junk == average_precision(np.arange(36), [0, 1, 5, 7, 17])
+    # (j/p_j + (j+1)/(p_j+1))/2 at 0, 1, 5, 7 and 17.
+    steps = [(1, 1), (1, 1), (2 / 5, 3 / 6), (3 / 7, 4 / 8), (4 / 17, 5 / 18)]
+    assert with_junk == pytest.approx(sum(map(sum, steps)) / 2 / 5)
 
 
 @given(cases())
@@ -149,6 +152,24 @@ def test_the_mean_is_over_queries_that_have_positives():
     np.testing.assert_allclose(got.average_precision, expected, rtol=1e-12)
     assert got.mean_average_precision == pytest.approx((1 + 1 / 6) / 2)
     assert isinstance(got, Report)
+
+
+def test_queries_without_positives_are_counted_and_do_not_change_the_mean():
+    rankings = np.array([[0, 1], [1, 0]])
+    alone = evaluate(rankings[:, :1], Judged([[1]]))
+    assert alone.num_without_positives == 0
+    for without in (1, 3):
+        wider = np.repeat(rankings, [1, without], axis=1)
+        got = evaluate(wider, Judged([[1], *[[]] * without]))
+        assert got.num_without_positives == without
+        assert got.mean_average_precision == alone.mean_average_precision
+
+
+def test_the_fields_of_a_report_keep_their_order():
+    mean, per_query, without = evaluate(np.array([[0], [1]]), Judged([[0]]))
+    assert mean == 1
+    assert per_query.shape == (1,)
+    assert without == 0
 
 
 def test_an_image_can_not_be_both_positive_and_junk():

@@ -81,7 +81,9 @@ def test_the_vgg16_of_a_matlab_file_is_loaded_whole(tmp_path):
         records.append({"name": name.replace("conv", "relu"), "type": "relu"})
     classifier = [np.zeros((7, 7, 2, 3), np.float32), np.zeros((1, 3), np.float32)]
     records.append({"name": "fc6", "type": "conv", "weights": classifier})
-    average = np.broadcast_to(np.float32([123.5, 116.25, 103.0]), (224, 224, 3))
+    average = np.broadcast_to(
+        np.array([123.5, 116.25, 103.0], np.float32), (224, 224, 3)
+    )
     meta = {"normalization": {"averageImage": np.ascontiguousarray(average)}}
     path = tmp_path / "vgg16.mat"
     write_5(path, {"layers": records, "meta": meta})

@@ -89,6 +89,21 @@ def test_box_stands_where_it_was_asked_for(draw):
     np.testing.assert_allclose(got, [20 / 80, 60 / 80, 30 / 60, 45 / 60], atol=0.02)
 
 
+def test_notes_stand_below_the_frames_and_take_their_room_from_nothing_else(draw):
+    bare = ranking(True, True)
+    first, second = bare.answers
+    noted = bare._replace(answers=(first._replace(note="P@1 100 %"), second))
+    before, after = draw(query(bare, bare)), draw(query(noted, noted))
+    assert after.shape[0] > before.shape[0]
+    assert where(before, GREEN).sum() == where(after, GREEN).sum()
+    # Ink between the lower edges of the frames and the next heading, left half.
+    lower = np.nonzero(where(after, GREEN)[: after.shape[0] // 2])[0].max() + 1
+    room = after[lower : lower + after.shape[0] // 2 - before.shape[0] // 2]
+    columns = np.nonzero((room < 100).all(-1))[1]
+    left = np.nonzero(where(after, GREEN))[1]
+    assert left.min() <= columns.min() < columns.max() < left.mean()
+
+
 @pytest.mark.parametrize("width", [400, 1001, 1600])
 def test_figure_is_as_wide_as_asked(draw, width):
     assert draw(query(ranking(True, False)), width=width).shape[1] == width

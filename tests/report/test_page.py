@@ -11,6 +11,7 @@ import pytest
 import skimage.data
 
 from diffjax.report import Answer, Comparison, Ranking, Table, write_page
+from diffjax.report._picture import note_precision
 
 HOSTILE = "\"><script>alert('1')</script>&amp;<img src=x>\udcff\x00\u202e.jpg"
 
@@ -139,6 +140,25 @@ def test_best_average_precision_is_set_off(read):
     assert "AP 90.0 %" in page.texts("span")
 
 
+def test_notes_stand_below_their_pictures(read):
+    noted = note_precision(ranking(True, None, False, ap=0.5))
+    page = read(query(noted, ranking(True, ap=1.0)))
+    assert [text for text in page.texts("bdi") if "@" in text] == [
+        *("P@1 100 %", "P@2 50 %")
+    ]
+    assert [item for item in page.texts("span") if "AP" in item] == [
+        *("AP 50.0 %", "AP 100.0 %")
+    ]
+
+
+def test_precision_counts_known_answers_alone():
+    # Of the known answers 1, 3, 4 and 6 the first and the last two are right.
+    noted = note_precision(ranking(True, None, False, np.True_, None, True))
+    assert [answer.note for answer in noted.answers] == [
+        *("P@1 100 %", "", "P@2 50 %", "P@3 67 %", "", "P@4 75 %")
+    ]
+
+
 def test_box_is_drawn_in_the_coordinates_of_the_original_picture(read):
     page = read(
         query(ranking(None), box=(10, 20, 40, 50.5), shown=picture(0, 600, 800))
@@ -175,7 +195,7 @@ def test_repeated_picture_is_embedded_once(read):
 
 
 def test_hostile_names_stay_text(read):
-    answers = (Answer(picture(1), HOSTILE, 1.0, correct=True),)
+    answers = (Answer(picture(1), HOSTILE, 1.0, correct=True, note=HOSTILE),)
     page = read(
         Comparison(picture(0), HOSTILE, None, (Ranking(HOSTILE, 0.5, answers),)),
         title=HOSTILE,
@@ -186,7 +206,7 @@ def test_hostile_names_stay_text(read):
     assert not page.all("script")
     assert not page.all("img")
     shown = HOSTILE.replace("\udcff", "?")
-    for tag, count in {"title": 1, "h1": 1, "p": 1, "th": 3, "td": 1, "bdi": 3}.items():
+    for tag, count in {"title": 1, "h1": 1, "p": 1, "th": 3, "td": 1, "bdi": 4}.items():
         assert page.texts(tag).count(shown) == count, tag
     labels = [picture["aria-label"] for picture in page.all("svg", role="img")]
     assert labels == [f"Query {shown}", f"right: {shown}"]

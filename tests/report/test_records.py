@@ -158,3 +158,26 @@ def test_damaged_line_is_refused_by_number(tmp_path, line):
 def test_empty_file_has_no_records(tmp_path):
     (tmp_path / "records.jsonl").touch()
     assert read_records(tmp_path / "records.jsonl") == []
+
+
+def test_costs_are_recorded_where_they_were_measured(tmp_path):
+    words = {"settings": {}, "results": [RESULT], "seed": 0}
+    record = make_record("demo", **words, seconds=1.5, peak_memory=2**31)
+    append_record(tmp_path / "demo.jsonl", record)
+    assert read_records(tmp_path / "demo.jsonl") == [record]
+    assert (record["seconds"], record["peak_memory_bytes"]) == (1.5, 2**31)
+    assert "seconds" not in make_record("demo", **words, peak_memory=1)
+    assert "peak_memory_bytes" not in make_record("demo", **words, seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ({"seconds": -1.0}, "seconds must be at least 0"),
+        ({"peak_memory": -1}, "peak_memory_bytes must be at least 0"),
+        ({"seconds": float("nan")}, r"record\.seconds must be finite"),
+    ],
+)
+def test_costs_out_of_range_are_refused(words, rule):
+    with pytest.raises(ValueError, match=rule):
+        make_record("demo", settings={}, results=[RESULT], seed=0, **words)

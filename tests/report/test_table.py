@@ -116,7 +116,10 @@ def test_each_difference_is_a_row_that_names_both_methods():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(12.34, "12.3 s"), (1.0, "1.0 s"), (0.1234, "123 ms"), (0.0042, "4.2 ms")],
+    [
+        *[(0.0042, "4.2 ms"), (0.1234, "123 ms"), (1.0, "1.0 s"), (12.34, "12.3 s")],
+        *[(119.0, "119.0 s"), (150.0, "2.5 min"), (7200.0, "2.0 h")],
+    ],
 )
 def test_times_are_in_readable_units(seconds, text):
     assert mean_ap_table([KNN | {"seconds_per_query": seconds}]).rows[0][2] == text
@@ -148,6 +151,21 @@ def test_caption_outside_a_clone_and_without_settings():
     text = caption(RECORD | {"settings": {}, "environment": where})
     assert text.startswith("grocery: seed 3;")
     assert "no commit" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"),
+    [
+        ({"seconds": 93.4}, "; took 93.4 s; recorded"),
+        ({"peak_memory_bytes": 310_000_000}, "; peak memory 310 MB; recorded"),
+        (
+            {"seconds": 2100.0, "peak_memory_bytes": 12_340_000_000},
+            "; took 35.0 min, peak memory 12.3 GB; recorded",
+        ),
+    ],
+)
+def test_caption_names_what_it_took(cost, text):
+    assert text in caption(RECORD | cost)
 
 
 def test_filled_table_stands_between_its_marks(folder):

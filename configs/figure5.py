@@ -1,0 +1,40 @@
+"""Figure 5: mAP against the length of the short list that is diffused.
+
+Paper: the best tenth of the database by global descriptor nearly gives the mAP of all
+of it, drawn as a line.
+Data: any benchmark at hand.
+Settings: the paper's at the graph's k below; the graph is cut before it is normalised;
+images outside the list follow it in the order of the first search.
+Recorded: mAP by length with intervals, milliseconds a query; chart.
+Cost: five minutes on 2 cores after the pictures are described.
+Command: python -m experiments figure5 --benchmark scenes-small
+"""
+
+import dataclasses
+
+from configs.scenes import quick_setup
+from configs.schema import Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure5Config(Setup):
+    """Which lengths."""
+
+    shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
+    """Lengths as parts of the database."""
+    k: int = 50
+    """Neighbours in the graph, and of the query."""
+
+
+def full() -> Figure5Config:
+    """The figure of the records."""
+    return Figure5Config()
+
+
+def quick() -> Figure5Config:
+    """Few scenes and lengths, in seconds."""
+    return Figure5Config(
+        **quick_setup(),
+        shares=(0.3, 0.6),
+        k=20,
+    )

@@ -1,0 +1,118 @@
+"""What the experiments of the paper share: command line, record, chart."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple, Protocol
+
+import tyro
+
+from configs.schema import Setup
+from diffjax.caches import cache_folder, keep_compiled_programs
+from diffjax.report import (
+    append_record,
+    caption,
+    difference_table,
+    make_record,
+    mean_ap_table,
+    measured,
+    measurement_tables,
+    text_table,
+)
+from experiments._collections import Collection
+from experiments.evaluate import RECORDS
+
+_OWN = {field.name for field in dataclasses.fields(Setup)}
+
+
+class Findings(NamedTuple):
+    """What an experiment found.
+
+    Attributes:
+        collection: What it was run on.
+        results: What it found there, entry by entry.
+        more: What belongs to its settings and is not in its config.
+        seed: Of everything random in it.
+    """
+
+    collection: Collection
+    results: Sequence[Mapping[str, Any]]
+    more: Mapping[str, Any] = MappingProxyType({})
+    seed: int = 0
+
+
+class Measure(Protocol):
+    """An experiment."""
+
+    def __call__(
+        self, config: Any, workdir: pathlib.Path, /, *, records: pathlib.Path
+    ) -> Findings:
+        """Measures, and draws in the folder of the records."""
+        ...
+
+
+class Run(Protocol):
+    """An experiment with its record."""
+
+    def __call__(
+        self, config: Any, workdir: pathlib.Path, /, *, records: pathlib.Path
+    ) -> dict[str, Any]:
+        """Measures, draws, appends the record and returns it."""
+        ...
+
+
+def recorded(name: str, measure: Measure) -> Run:
+    """Makes an experiment append what it found to `NAME_BENCHMARK.jsonl`.
+
+    The record has the seconds that this run took and the process's peak of memory:
+    what was kept from an earlier run took none.
+    """
+
+    def run(
+        config: Setup, workdir: pathlib.Path, /, *, records: pathlib.Path
+    ) -> dict[str, Any]:
+        with measured() as cost:
+            found = measure(config, workdir, records=records)
+        own = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(config).items()
+            if key not in _OWN and key not in ("methods", "seed")
+        }
+        collection = found.collection
+        record = make_record(
+            f"{name}, {config.benchmark}",
+            settings={**collection.sizes(), **collection.facts, **own, **found.more},
+            results=found.results,
+            seed=found.seed,
+            seconds=cost.seconds,
+            peak_memory=cost.peak_bytes,
+        )
+        append_record(records / f"{name}_{config.benchmark}.jsonl", record)
+        return record
+
+    return run
+
+
+def run_card(name: str, card: ModuleType, run: Run) -> None:
+    """Reads an experiment's command line, runs it and prints what it found.
+
+    Args:
+        name: Of the experiment.
+        card: Its module in `configs`.
+        run: Runs it.
+    """
+    keep_compiled_programs()
+    config = tyro.cli(
+        type(card.full()),
+        default=card.full(),
+        description=card.__doc__,
+        prog=f"python -m experiments {name}",
+    )
+    record = run(config, cache_folder() / "experiments", records=RECORDS)
+    methods = [r for r in record["results"] if {"method", "mean_ap"} <= r.keys()]
+    tables = mean_ap_table(methods), difference_table(methods)
+    for table in (*tables, *measurement_tables(record["results"])):
+        if table.rows:
+            print(text_table(*table))
+    print(caption(record))

@@ -1,0 +1,74 @@
+"""The paper's figure 2: `python -m experiments figure2 --benchmark scenes-small`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from configs import figure2 as card
+from configs.figure2 import Figure2Config
+from diffjax.ranking import nearest_neighbors, r_match
+from diffjax.report import Chart, Level, write_chart
+from experiments._benchmarks import load
+from experiments._curves import line, percent
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER, by_vectors
+
+_GLOBAL, _REGIONAL = "global diffusion", "regional diffusion"
+
+
+def measure(
+    config: Figure2Config, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Searches graphs of all k, draws `figure2_BENCHMARK`.
+
+    Args:
+        config: Which k on which benchmark.
+        workdir: Keeps pictures and index.
+        records: Folder of the record files and charts.
+
+    Returns:
+        What was found.
+    """
+    collection = load(config, workdir)
+    near, matched = (
+        collection.entry(name, by_vectors(scorer)(collection))
+        for name, scorer in (("R-MAC", nearest_neighbors), ("R-match", r_match))
+    )
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for name, settings, of_images in (
+        (_GLOBAL, PAPER["global"], True),
+        (_REGIONAL, PAPER["regional"], False),
+    ):
+        nodes = len(collection.whole if of_images else collection.index.vectors)
+        for k in (k for k in config.k if k <= nodes):
+            # The paper's query_k, unless lists are shorter.
+            query_k = min(settings.query_k, k)
+            index = collection.built(
+                dataclasses.replace(settings, k=k, query_k=query_k),
+                of_images=of_images,
+            )
+            scores = collection.scores(index, of_images=of_images)
+            entry = collection.entry(f"{name}, k {k}", scores, k=k)
+            curves.setdefault(name, []).append(entry)
+    chart = Chart(
+        title=f"Neighbours in the graph, {config.benchmark}",
+        x_label="neighbours k",
+        y_label="mAP, %",
+        lines=[line(name, entries, "k") for name, entries in curves.items()],
+        levels=[
+            Level("R-MAC", percent(near["mean_ap"])),
+            Level("R-match", percent(matched["mean_ap"])),
+        ],
+        log_x=True,
+    )
+    write_chart(records / f"figure2_{config.benchmark}", chart)
+    results = [near, matched, *(e for entries in curves.values() for e in entries)]
+    return Findings(collection, results)
+
+
+run = recorded("figure2", measure)
+
+
+def main() -> None:
+    """Reads the command line, searches, draws and records."""
+    run_card("figure2", card, run)

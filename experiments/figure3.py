@@ -1,0 +1,117 @@
+"""The paper's figure 3: `python -m experiments figure3 --benchmark grocery`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+
+from configs import figure3 as card
+from configs.figure3 import Figure3Config
+from diffjax.diffusion import SolverName, diffuse, query_vectors
+from diffjax.pooling import pool
+from diffjax.report import Chart, write_chart
+from experiments._benchmarks import load
+from experiments._collections import Collection, seconds
+from experiments._curves import line, milliseconds
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER
+
+_SOLVERS: dict[str, SolverName] = {
+    "conjugate gradient": "cg",
+    "classic iteration": "iterate",
+}
+
+
+def measure(
+    config: Figure3Config, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Solves with more and more steps, draws `figure3_BENCHMARK`.
+
+    Args:
+        config: Which steps on which benchmark.
+        workdir: Keeps pictures and index.
+        records: Folder of the record files and charts.
+
+    Returns:
+        What was found.
+    """
+    collection = load(config, workdir)
+    curves = {
+        name: [
+            _entry(name, solver, steps, collection, config) for steps in config.steps
+        ]
+        for name, solver in _SOLVERS.items()
+    }
+    chart = Chart(
+        title=f"Iterations, {config.benchmark}",
+        x_label="iterations",
+        y_label="mAP, %",
+        lines=[
+            line(
+                name,
+                entries,
+                "steps",
+                labels=[milliseconds(e["seconds_per_query"]) for e in entries],
+            )
+            for name, entries in curves.items()
+        ],
+        log_x=True,
+    )
+    write_chart(records / f"figure3_{config.benchmark}", chart)
+    results = [entry for entries in curves.values() for entry in entries]
+    return Findings(collection, results)
+
+
+def _entry(
+    name: str,
+    solver: SolverName,
+    steps: int,
+    collection: Collection,
+    config: Figure3Config,
+) -> dict[str, Any]:
+    settings = dataclasses.replace(
+        PAPER["regional"], k=config.k, query_k=config.k, solver=solver, max_steps=steps
+    )
+    index = collection.built(settings)
+    y = query_vectors(
+        index.vectors,
+        collection.regions,
+        collection.query_ids,
+        k=settings.query_k,
+        gamma=settings.gamma,
+    )
+    solving = {"alpha": settings.alpha, "solver": solver, "max_steps": steps}
+
+    def solve(columns):
+        # All the steps: a query that is solved early would shorten the time of few.
+        return diffuse(index.graph, columns, rtol=0.0, **solving)
+
+    pooled, residual = [], 0.0
+    for start in range(0, y.shape[1], config.batch):
+        found = solve(_filled(y[:, start : start + config.batch], config.batch))
+        real = min(config.batch, y.shape[1] - start)
+        scores = pool(found.value, index.image_ids, weights=index.weights)
+        pooled.append(scores[:, :real])
+        residual = max(residual, float(found.residual[:real].max()))
+    first = _filled(y[:, : config.batch], config.batch)
+    (took,) = seconds(lambda: solve(first).value)
+    entry = collection.entry(f"{name}, {steps} steps", jnp.concatenate(pooled, axis=1))
+    return entry | {
+        "steps": steps,
+        "largest_residual": residual,
+        "seconds_per_query": took / config.batch,
+    }
+
+
+def _filled(columns, count: int):
+    """Columns filled up with zeros, so that one program serves all batches."""
+    return jnp.pad(columns, ((0, 0), (0, count - columns.shape[1])))
+
+
+run = recorded("figure3", measure)
+
+
+def main() -> None:
+    """Reads the command line, solves, draws and records."""
+    run_card("figure3", card, run)

@@ -1,0 +1,113 @@
+"""The paper's figure 4: `python -m experiments figure4 --benchmark scenes-small`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from configs import figure4 as card
+from configs.figure4 import Figure4Config
+from diffjax.diffusion import diffuse, query_vectors
+from diffjax.index import Index
+from diffjax.report import Chart, Mark, write_chart
+from experiments._benchmarks import load
+from experiments._collections import Collection, seconds
+from experiments._curves import line, milliseconds, percent
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER, by_means, index_of_means
+
+
+def measure(
+    config: Figure4Config, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Searches mixtures of all sizes, draws `figure4_BENCHMARK`.
+
+    Args:
+        config: Which mixtures on which benchmark.
+        workdir: Keeps pictures and index.
+        records: Folder of the record files and charts.
+
+    Returns:
+        What was found.
+    """
+    collection = load(config, workdir)
+    entries = []
+    for components in config.components:
+        settings = {"components": components, "k": config.k, "query_k": config.k}
+        index = index_of_means(collection, **settings)
+        entries.append(
+            collection.entry(
+                f"{components} means",
+                by_means(collection, **settings),
+                regions=components,
+                **_cost(index, collection, config.batch),
+            )
+        )
+    of_all = dataclasses.replace(
+        PAPER["regional"], k=config.all_k, query_k=config.all_k
+    )
+    every = collection.built(of_all)
+    counts = np.bincount(np.asarray(every.image_ids))
+    whole = collection.built(PAPER["global"], of_images=True)
+    marked = [
+        collection.entry(
+            "all regions",
+            collection.scores(every),
+            regions=float(counts.mean()),
+            **_cost(every, collection, config.batch),
+        ),
+        collection.entry(
+            "global diffusion",
+            collection.scores(whole, of_images=True),
+            regions=1.0,
+            **_cost(whole, collection, config.batch, of_images=True),
+        ),
+    ]
+    chart = Chart(
+        title=f"Regions of an image, {config.benchmark}",
+        x_label="regions of an image",
+        y_label="mAP, %",
+        lines=[
+            line(
+                "means of a mixture",
+                entries,
+                "regions",
+                labels=[milliseconds(e["seconds_per_query"]) for e in entries],
+            )
+        ],
+        marks=[
+            Mark(
+                f"{entry['method']}, {milliseconds(entry['seconds_per_query'])}",
+                entry["regions"],
+                percent(entry["mean_ap"]),
+            )
+            for entry in marked
+        ],
+    )
+    write_chart(records / f"figure4_{config.benchmark}", chart)
+    return Findings(collection, [*entries, *marked])
+
+
+def _cost(
+    index: Index, collection: Collection, batch: int, *, of_images: bool = False
+) -> dict[str, Any]:
+    """Size of the graph, and seconds of a query's diffusion on it."""
+    ids = np.arange(len(collection.asked)) if of_images else collection.query_ids
+    few = ids < batch
+    queries = (collection.asked if of_images else collection.regions)[few]
+    y = query_vectors(index.vectors, queries, ids[few], k=index.config.query_k)
+    (took,) = seconds(lambda: diffuse(index.graph, y, rtol=0.0).value)
+    return {
+        "nodes": index.graph.num_nodes,
+        "edges": index.graph.indices.shape[0] // 2,
+        "seconds_per_query": took / y.shape[1],
+    }
+
+
+run = recorded("figure4", measure)
+
+
+def main() -> None:
+    """Reads the command line, searches, draws and records."""
+    run_card("figure4", card, run)

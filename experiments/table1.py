@@ -1,0 +1,62 @@
+"""The paper's table 1: `python -m experiments table1 --benchmark grocery`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from configs import paper
+from configs import table1 as card
+from configs.table1 import Table1Config
+from experiments._benchmarks import load
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER
+
+
+def measure(
+    config: Table1Config, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Pools by sum and by GMP.
+
+    Args:
+        config: Which graphs on which benchmark.
+        workdir: Keeps pictures and index.
+        records: Nothing is drawn there.
+
+    Returns:
+        What was found.
+    """
+    del records
+    collection = load(config, workdir)
+    of_paper = paper.column(config.benchmark)
+    results = []
+    for k in config.k:
+        settings = dataclasses.replace(PAPER["regional"], k=k, query_k=k)
+        by_sum, by_gmp = (
+            collection.scores(
+                collection.built(dataclasses.replace(settings, pooling=pooling))
+            )
+            for pooling in ("sum", "gmp")
+        )
+        name = f"sum, k {k}"
+        first = k == config.k[0]
+        results += [
+            collection.entry(name, by_sum) | _paper("sum", config, given=first),
+            collection.entry(
+                f"GMP, k {k}", by_gmp, against=(name, collection.precision(by_sum))
+            )
+            | _paper("GMP", config, given=first),
+        ]
+    return Findings(collection, results, more={"paper": of_paper})
+
+
+def _paper(name: str, config: Table1Config, *, given: bool) -> dict[str, Any]:
+    """The paper's value, where its settings were used."""
+    return paper.beside(config.benchmark, paper.TABLE1[name]) if given else {}
+
+
+run = recorded("table1", measure)
+
+
+def main() -> None:
+    """Reads the command line, searches and records."""
+    run_card("table1", card, run)

@@ -1,0 +1,153 @@
+"""The paper's table 2: `python -m experiments table2 --benchmark scenes-small`."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from configs import paper
+from configs import table2 as card
+from configs.table2 import SEARCHES, Table2Config
+from diffjax.evaluation import bootstrap_interval, paired_bootstrap, paired_test
+from diffjax.progress import progress_bars
+from experiments._benchmarks import load
+from experiments._collections import Collection
+from experiments._kept import kept
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import METHODS
+from experiments._tuning import halve, tune
+
+_AGAINST = "regional diffusion"
+
+
+class _Row(NamedTuple):
+    """A method, tuned and tested.
+
+    Attributes:
+        precision: Average precision of every query.
+        first: The same at the first settings.
+        chosen: The settings that each half of the queries was tested with.
+        tried: How many settings there were.
+    """
+
+    precision: Float[np.ndarray, " q"]
+    first: Float[np.ndarray, " q"]
+    chosen: tuple[Mapping[str, Any], ...]
+    tried: int
+
+
+def measure(
+    config: Table2Config, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Tunes and tests every method.
+
+    Args:
+        config: Which methods on which benchmark.
+        workdir: Keeps pictures, index and the precision of every trial.
+        records: Nothing is drawn there.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If a method is unknown, or the benchmark has a single object.
+    """
+    if unknown := sorted(set(config.methods) - set(METHODS)):
+        raise ValueError(
+            f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}."
+        )
+    del records
+    collection = load(config, workdir)
+    names = [
+        name
+        for name in config.methods
+        if collection.benchmark is not None or not METHODS[name].of_pictures
+    ]
+    rows: dict[str, _Row] = {}
+    with progress_bars() as progress:
+        for done, name in enumerate(names):
+            progress("comparing methods", done, len(names))
+            rows[name] = _row(name, collection, config, workdir)
+        progress("comparing methods", len(names), len(names))
+    return Findings(
+        collection,
+        [_entry(name, rows, collection, config) for name in rows],
+        more={"trials": config.trials, "paper": paper.column(config.benchmark)},
+        seed=config.seed,
+    )
+
+
+def _row(
+    name: str, collection: Collection, config: Table2Config, workdir: pathlib.Path
+) -> _Row:
+    """Tries the settings of a method; trials that were made before are found."""
+    choices = SEARCHES[name][: config.trials]
+    tried = np.stack([_trial(name, dict(one), collection, workdir) for one in choices])
+    second = halve(collection.truth.objects, seed=config.seed)
+    tuned = tune(tried, second)
+    return _Row(
+        precision=tuned.precision,
+        first=tried[0],
+        chosen=tuple(choices[number] for number in dict.fromkeys(tuned.chosen)),
+        tried=len(choices),
+    )
+
+
+def _trial(
+    name: str, settings: dict[str, Any], collection: Collection, workdir: pathlib.Path
+) -> Float[np.ndarray, " q"]:
+    def compute():
+        scores = METHODS[name].score(collection, **settings)
+        return {"precision": collection.precision(scores)}
+
+    key = {"collection": collection.digest, "method": name, "settings": settings}
+    return kept(workdir / "trials", key, compute)["precision"]
+
+
+def _entry(
+    name: str,
+    rows: Mapping[str, _Row],
+    collection: Collection,
+    config: Table2Config,
+) -> dict[str, Any]:
+    drawing: dict[str, Any] = {
+        "groups": collection.truth.objects,
+        "seed": config.seed,
+    }
+    row = rows[name]
+    own = bootstrap_interval(row.precision, **drawing)
+    entry: dict[str, Any] = {
+        "method": name,
+        "group": METHODS[name].group,
+        "mean_ap": own.mean,
+        "low": own.low,
+        "high": own.high,
+        "first_mean_ap": float(np.nanmean(row.first)),
+        "tried": row.tried,
+        "chosen": "; ".join(
+            ", ".join(f"{key} {value}" for key, value in one.items())
+            for one in row.chosen
+        ),
+    }
+    entry |= paper.beside(config.benchmark, paper.TABLE2.get(name), name)
+    if name != _AGAINST and _AGAINST in rows:
+        other = rows[_AGAINST].precision
+        pair = paired_bootstrap(row.precision, other, **drawing)
+        entry["differences"] = [
+            {
+                "against": _AGAINST,
+                **pair._asdict(),
+                "p": paired_test(row.precision, other, **drawing),
+            }
+        ]
+    return entry
+
+
+run = recorded("table2", measure)
+
+
+def main() -> None:
+    """Reads the command line, tunes, tests and records."""
+    run_card("table2", card, run)

@@ -1,0 +1,240 @@
+"""The figures in the paper's text: `python -m experiments text --benchmark grocery`."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from configs import text as card
+from configs.text import TextConfig
+from diffjax.diffusion import diffuse_conventional
+from diffjax.graph import knn, recall
+from diffjax.index import Index, IndexConfig
+from diffjax.pooling import pool
+from diffjax.ranking import nearest_neighbors, r_match
+from experiments._benchmarks import load
+from experiments._collections import Collection, seconds
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER
+
+_LEVEL = 0.001  # mAP within so much of the last is level: a tenth of a percent.
+
+Result = dict[str, Any]
+
+
+def measure(
+    config: TextConfig, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Measures what the text reports.
+
+    Args:
+        config: On which benchmark, at which sizes.
+        workdir: Keeps pictures and index.
+        records: Nothing is drawn there.
+
+    Returns:
+        What was found: `what`, `paper` and `ours`, in which `unit`.
+    """
+    del records
+    collection = load(config, workdir)
+    settings = dataclasses.replace(PAPER["regional"], k=config.k, query_k=config.k)
+    of_images = dataclasses.replace(
+        PAPER["global"], k=config.global_k, query_k=config.global_query_k
+    )
+    index = collection.built(settings)
+    whole = collection.built(of_images, of_images=True)
+    results = [
+        *_queries(collection, index, config),
+        *_approximate(collection, settings, of_images),
+        *_edges(collection, index, whole),
+        *_times(collection, index, whole, config),
+        *_iterations(collection, settings, config),
+    ]
+    return Findings(collection, results)
+
+
+def _result(what: str, unit: str, ours: float, paper: str) -> Result:
+    return {"what": what, "unit": unit, "paper": paper, "ours": float(ours)}
+
+
+def _mean(collection: Collection, scores: Float[Array, "m q"]) -> float:
+    return 100 * float(np.nanmean(collection.precision(scores)))
+
+
+def _queries(
+    collection: Collection, index: Index, config: TextConfig
+) -> Iterator[Result]:
+    """A query through its neighbours, and inserted into the graph."""
+    count = min(config.inserted, collection.num_queries)
+    some = collection.query_ids < count
+    found = diffuse_conventional(
+        index.vectors,
+        index.neighbors,
+        collection.regions[some],
+        collection.query_ids[some],
+        gamma=index.config.gamma,
+        alpha=index.config.alpha,
+    )
+    inserted = pool(found.value, index.image_ids, weights=index.weights)
+    first = collection.first(count)
+    own = collection.scores(index)[:, :count]
+    where = f"the first {count} queries"
+    yield _result(
+        f"query through its neighbours, {where}",
+        "mAP, %",
+        _mean(first, own),
+        "80.0 (INSTRE)",
+    )
+    yield _result(
+        f"query inserted into the graph, {where}",
+        "mAP, %",
+        _mean(first, inserted),
+        "77.7 (INSTRE)",
+    )
+
+
+def _approximate(
+    collection: Collection, settings: IndexConfig, of_images: IndexConfig
+) -> Iterator[Result]:
+    """Exact and approximate graphs: what they find, and what building them takes."""
+    papers = {
+        "exact": "92.5 (Oxford105k), 95.2 (Paris106k)",
+        "nn-descent": "91.6 (Oxford105k), 94.6 (Paris106k)",
+    }
+    hours = {"exact": "96 h (Oxford105k)", "nn-descent": "0.75 h (Oxford105k)"}
+    for part, own, whole in (
+        ("regional", settings, False),
+        ("global", of_images, True),
+    ):
+        vectors = collection.whole if whole else collection.index.vectors
+        k = min(own.k, len(vectors))
+        for method in ("exact", "nn-descent"):
+            changed = dataclasses.replace(own, neighbors=method)
+            built = collection.built(changed, of_images=whole)
+            scores = collection.scores(built, of_images=whole)
+            given = papers[method] if part == "regional" else "-"
+            yield _result(
+                f"{part} graph, {method}", "mAP, %", _mean(collection, scores), given
+            )
+            # One search each, not compiled: there is nothing to warm up.
+            (took,) = seconds(
+                functools.partial(knn, vectors, k, method=method), rounds=1
+            )
+            given = hours[method] if part == "regional" else "-"
+            yield _result(f"{part} graph, {method}, neighbours", "s", took, given)
+        found = knn(vectors, k, method="nn-descent")
+        share = recall(found, vectors)
+        yield _result(f"{part} graph, nn-descent, recall", "%", 100 * share, "-")
+
+
+def _edges(collection: Collection, index: Index, whole: Index) -> Iterator[Result]:
+    yield _result(
+        "edges of an image in the global graph",
+        "edges",
+        whole.graph.weights.size / collection.index.num_images,
+        "25 (INSTRE)",
+    )
+    yield _result(
+        "edges of a region in the regional graph",
+        "edges",
+        index.graph.weights.size / len(index.vectors),
+        "75 (INSTRE)",
+    )
+
+
+def _times(
+    collection: Collection, index: Index, whole: Index, config: TextConfig
+) -> Iterator[Result]:
+    """Seconds of one query at a time; programs are compiled before."""
+    m = collection.index.num_images
+    length = max(1, round(config.share * m))
+    short = collection.built(dataclasses.replace(index.config, shortlist=length))
+    count = min(config.timed, collection.num_queries)
+
+    def one(ask: Callable[[jax.Array], Any]) -> float:
+        """The mean over the first queries, each asked alone."""
+        each = [
+            collection.regions[collection.query_ids == query] for query in range(count)
+        ]
+        # Filled up to the most regions of any, so that one program serves all.
+        most = max(len(regions) for regions in each)
+        filled = [
+            jnp.concatenate([r, jnp.tile(r[-1:], (most - len(r), 1))]) for r in each
+        ]
+        (took,) = seconds(lambda: [jax.block_until_ready(ask(r)) for r in filled])
+        return took / count
+
+    def by(scorer) -> Callable[[jax.Array], Any]:
+        def ask(regions):
+            ids = np.zeros(len(regions), np.int32)
+            return scorer(
+                index.vectors,
+                index.image_ids,
+                regions,
+                ids,
+                num_images=m,
+                num_queries=1,
+            )
+
+        return ask
+
+    def search(built: Index) -> Callable[[jax.Array], Any]:
+        def ask(regions):
+            return built.search(regions, np.zeros(len(regions), np.int32)).scores
+
+        return ask
+
+    def search_whole(regions):
+        vector = jnp.sum(regions, 0, keepdims=True)
+        return whole.search(vector).scores
+
+    for name, ask, paper in (
+        ("k-NN", by(nearest_neighbors), "0.001 (Oxford5k)"),
+        ("R-match", by(r_match), "0.321 (Oxford5k)"),
+        ("global diffusion", search_whole, "0.02 (Oxford5k)"),
+        (
+            "regional diffusion",
+            search(index),
+            "0.664 (Oxford5k), 13.9 (Oxford105k)",
+        ),
+        (
+            f"regional diffusion, short list of {length}",
+            search(short),
+            "1.0 (Oxford105k, 10,000 images)",
+        ),
+    ):
+        yield _result(f"{name}, one query", "s", one(ask), paper)
+
+
+def _iterations(
+    collection: Collection, settings: IndexConfig, config: TextConfig
+) -> Iterator[Result]:
+    """Iterations until mAP is level."""
+    tried = sorted({*range(5, config.most_steps + 1, 5), config.most_steps})
+    for name, solver, paper in (
+        ("conjugate gradient", "cg", "20"),
+        ("classic iteration", "iterate", "110"),
+    ):
+        means = []
+        for steps in tried:
+            changed = dataclasses.replace(settings, solver=solver, max_steps=steps)
+            means.append(
+                _mean(collection, collection.scores(collection.built(changed)))
+            )
+        away = np.abs(np.array(means) - means[-1]) > 100 * _LEVEL
+        level = tried[int(np.flatnonzero(away).max(initial=-1)) + 1]
+        yield _result(f"{name} until mAP is level", "iterations", level, paper)
+
+
+run = recorded("text", measure)
+
+
+def main() -> None:
+    """Reads the command line, measures and records."""
+    run_card("text", card, run)

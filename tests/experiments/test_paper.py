@@ -1,0 +1,140 @@
+"""The paper's tables and figures at their quick settings, on one small collection."""
+
+import dataclasses
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import paper
+from diffjax.report import read_records
+from experiments import table2
+from experiments._benchmarks import find, load
+from experiments._gains import measure_gains
+from experiments._methods import METHODS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
+
+FIGURES = "figure2", "figure3", "figure4", "figure5", "figure6"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Keeps the pictures' index for all of the experiments."""
+    return tmp_path_factory.mktemp("work")
+
+
+def run_quick(name, workdir, records, **changes):
+    """Runs an experiment of this name and returns its settings and record."""
+    card = importlib.import_module(f"configs.{name}")
+    config = dataclasses.replace(card.quick(), **changes)
+    run = importlib.import_module(f"experiments.{name}").run
+    record = run(config, workdir, records=records)
+    assert read_records(records / f"{name}_{config.benchmark}.jsonl") == [record]
+    return config, record
+
+
+def test_every_method_of_the_table_is_tuned_and_compared(workdir, tmp_path):
+    config, record = run_quick("table2", workdir, tmp_path)
+    assert [result["method"] for result in record["results"]] == list(METHODS)
+    assert set(paper.TABLE2) <= set(METHODS)
+    for result in record["results"]:
+        assert result["low"] <= result["mean_ap"] <= result["high"]
+        assert 1 <= result["tried"] <= config.trials
+    last = record["results"][-1]
+    assert (last["method"], last["instre_map"]) == ("regional diffusion", 0.8)
+    assert "differences" not in last
+    assert all(0 <= r["differences"][0]["p"] <= 1 for r in record["results"][:-1])
+
+
+def test_trials_that_were_made_are_found_and_a_new_method_makes_only_its_own(
+    workdir, tmp_path, monkeypatch
+):
+    methods = "R-MAC", "R-match"
+    _, first = run_quick("table2", workdir, tmp_path / "a", methods=methods)
+    trials = {path.name for path in (workdir / "trials").iterdir()}
+
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    with monkeypatch.context() as patch:
+        for name in methods:
+            again = METHODS[name]._replace(score=refuse)
+            patch.setattr(table2, "METHODS", {**METHODS, name: again})
+        _, second = run_quick("table2", workdir, tmp_path / "b", methods=methods)
+    assert second["results"] == first["results"]
+    assert {path.name for path in (workdir / "trials").iterdir()} == trials
+
+
+def test_an_unknown_method_is_refused_before_anything_is_described(tmp_path):
+    with pytest.raises(ValueError, match=r"methods must be of CroW, .* got R-MACC"):
+        run_quick("table2", tmp_path / "none", tmp_path, methods=("R-MACC",))
+    assert not (tmp_path / "none").exists()
+
+
+def test_table_1_compares_both_poolings_on_the_same_graph(workdir, tmp_path):
+    _, record = run_quick("table1", workdir, tmp_path)
+    assert [r["method"] for r in record["results"]] == ["sum, k 20", "GMP, k 20"]
+    assert [r["instre_map"] for r in record["results"]] == pytest.approx([0.791, 0.8])
+    assert record["results"][1]["differences"][0]["against"] == "sum, k 20"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_and_recorded(name, workdir, tmp_path):
+    config, record = run_quick(name, workdir, tmp_path)
+    drawn = {path.suffix for path in tmp_path.glob(f"{name}_{config.benchmark}.*")}
+    assert drawn == {".jsonl", ".svg", ".png"}
+    assert len(record["results"]) >= 2
+
+
+def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
+    config, record = run_quick("figure7", workdir, tmp_path)
+    page = (tmp_path / f"figure7_{config.benchmark}.html").read_text()
+    assert page.count("<section") == len(record["results"]) == config.queries
+    assert "global 100 %" in page or "regional 100 %" in page
+    assert len({result["object"] for result in record["results"]}) == config.queries
+
+
+def test_the_text_has_a_value_for_each_of_the_papers(workdir, tmp_path):
+    _, record = run_quick("text", workdir, tmp_path)
+    papers = " ".join(result["paper"] for result in record["results"])
+    for value in ("80.0", "77.7", "92.5", "91.6", "95.2", "94.6", "25", "75"):
+        assert value in papers
+    for value in ("0.001", "0.321", "0.02", "0.664", "13.9", "1.0", "20", "110"):
+        assert value in papers
+    assert all(np.isfinite(result["ours"]) for result in record["results"])
+
+
+def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
+    positives = [list(p) for p in collection.truth.positives]
+    assert found.image.tolist() == [image for own in positives for image in own]
+    # Precision of the last positive is their number over its rank.
+    for query, own in enumerate(positives):
+        rows = found.query == query
+        worst = found.ranks[rows].max(0)
+        last = np.argmax(found.ranks[rows], 0)
+        precision = found.precision[rows][last, [0, 1]]
+        np.testing.assert_allclose(precision, len(own) / (worst + 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"benchmark": "folder"}, "give --pictures"),
+        ({"benchmark": "oxford5k"}, "oxford5k must be in a folder, got none at"),
+        ({"benchmark": "oxford105k", "pictures": pathlib.Path()}, "give --distractors"),
+        ({"benchmark": "instre", "data": pathlib.Path("none")}, "ground truths must"),
+    ],
+    ids=["folder", "oxford5k", "distractors", "truth"],
+)
+def test_a_benchmark_that_is_not_there_says_what_to_put_where(
+    changes, message, tmp_path, shared_data
+):
+    config = importlib.import_module("configs.table1").quick()
+    config = dataclasses.replace(config, **({"data": shared_data} | changes))
+    with pytest.raises(ValueError, match=message):
+        find(config, tmp_path)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from experiments._tuning import halve, tune
+
+OBJECTS = [f"object {i // 3}" for i in range(30)]
+
+
+def test_halves_are_of_objects_and_of_equal_size():
+    second = halve(OBJECTS, seed=0)
+    sides = {name: set() for name in OBJECTS}
+    for name, side in zip(OBJECTS, second.tolist(), strict=True):
+        sides[name].add(side)
+    assert all(len(found) == 1 for found in sides.values())
+    assert second.sum() == 15
+    assert (halve(OBJECTS, seed=0) == second).all()
+    assert (halve(OBJECTS, seed=1) != second).any()
+
+
+def test_halves_do_not_depend_on_the_order_of_queries():
+    order = np.random.default_rng(0).permutation(30)
+    mixed = halve([OBJECTS[i] for i in order], seed=0)
+    np.testing.assert_array_equal(mixed, halve(OBJECTS, seed=0)[order])
+
+
+def test_one_object_is_refused():
+    with pytest.raises(ValueError, match=r"objects must be two or more .* got 1"):
+        halve(["a", "a"])
+
+
+def test_each_half_is_tested_with_what_is_best_for_the_other():
+    second = np.array([False, False, True, True])
+    precision = np.array([[1.0, 1.0, 0.0, 0.1], [0.3, 0.2, 0.9, 0.8]])
+    found = tune(precision, second)
+    # The first settings are best for the first half: they answer the second half.
+    assert found.chosen == (1, 0)
+    np.testing.assert_array_equal(found.precision, [0.3, 0.2, 0.0, 0.1])
+
+
+def test_nothing_is_gained_by_choosing_among_noise():
+    # A choice on the tested queries themselves would gain about a deviation.
+    draw = np.random.default_rng(0)
+    second = np.arange(400) % 2 == 1
+    gains = []
+    for _ in range(50):
+        precision = draw.uniform(size=(12, 400))
+        gains.append(tune(precision, second).precision.mean() - precision.mean())
+    assert abs(np.mean(gains)) < 3 * np.std(gains) / np.sqrt(50)
+
+
+def test_queries_without_positives_choose_nothing_and_ties_take_the_first():
+    second = np.array([False, False, True, True])
+    precision = np.array([[0.5, np.nan, 0.5, 0.5], [0.5, np.nan, 0.5, 0.5]])
+    found = tune(precision, second)
+    assert found.chosen == (0, 0)
+    np.testing.assert_array_equal(np.isnan(found.precision), [0, 1, 0, 0])

@@ -1,0 +1,245 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from diffjax.ranking import hello_neighbor, nearest_neighbors, rank
+
+
+def descriptors(vectors, ids):
+    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
+def close_images(images, query, k):
+    """The close set by its definition, in Python sets."""
+    m = len(images)
+
+    def nearest(vector, among):
+        return sorted(among, key=lambda x: (-(images[x] @ vector), x))[:k]
+
+    lists = [nearest(images[x], set(range(m)) - {x}) for x in range(m)]
+    mutual = [{y for y in lists[x] if x in lists[y]} for x in range(m)]
+    first = {
+        x
+        for x in nearest(query, range(m))
+        if len(lists[x]) < k or images[x] @ query >= images[x] @ images[lists[x][-1]]
+    }
+    close = set(first)
+    for x in first:
+        if len(mutual[x] & first) >= len(mutual[x]) / 2:
+            close |= mutual[x]
+    return close
+
+
+def greeted(images, queries, k):
+    """The definition, image by image."""
+    scores = np.zeros((len(images), len(queries)))
+    for j, query in enumerate(queries):
+        close = close_images(images, query, k)
+        for x, image in enumerate(images):
+            mean = np.mean([image @ query, *(image @ images[c] for c in close)])
+            scores[x, j] = 3 + image @ query if x in close else mean
+    return scores
+
+
+def single(collection):
+    """What the scorer takes, in single precision."""
+    return (
+        jnp.asarray(collection.vectors.astype(np.float32)),
+        collection.image_ids,
+        jnp.asarray(collection.queries.astype(np.float32)),
+        collection.query_ids,
+    )
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """60 images and 6 queries in 8 clusters, float64: close sets grow, and not all."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(8, 6))
+
+    def draw(count):
+        vectors = centres[rng.integers(8, size=count)]
+        vectors = vectors + 0.5 * rng.normal(size=vectors.shape)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return draw(60), draw(6)
+
+
+def on_circle(degrees):
+    radians = np.deg2rad(np.array(degrees, np.float32))
+    return jnp.asarray(np.stack([np.cos(radians), np.sin(radians)], axis=1))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("k", [0, 4, 60])
+def test_agrees_with_the_definition_in_sets(clusters, k):
+    images, queries = clusters
+    got = hello_neighbor(
+        jnp.asarray(images), np.arange(60), jnp.asarray(queries), np.arange(6), k=k
+    )
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got, greeted(images, queries, k), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_agrees_with_the_definition_on_images_of_several_regions(collection):
+    vectors, ids, queries, query_ids = collection
+    got = hello_neighbor(
+        jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k=4
+    )
+    expected = greeted(descriptors(vectors, ids), descriptors(queries, query_ids), 4)
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_some_sets_grow_and_some_do_not(clusters):
+    images, queries = clusters
+    first = [len(close_images(images, query, 4)) for query in queries]
+    # Only a set that grew has more than the 4 neighbours of its query.
+    assert max(first) > 4 > min(first)
+
+
+def test_finds_the_neighbours_of_close_images_before_what_is_near_the_query():
+    # The query at 0; a chain of images at 10, 20, 30 degrees, and one alone at -25,
+    # which has others of its own near it.
+    images = on_circle([10, 20, 30, -25, -26, -27])
+    arguments = images, np.arange(6), on_circle([0]), np.arange(1)
+    assert rank(nearest_neighbors(*arguments))[:4, 0].tolist() == [0, 1, 3, 4]
+    got = hello_neighbor(*arguments, k=2)
+    # N(q) = {0, 1}; image 0 has {1, 2} near it, the last at 20 degrees, so the query
+    # at 10 is welcome; image 1 has {0, 2}, both at 10, and not the query at 20. So
+    # R(q) = {0}, and R(0) = {1, 2} shares nothing with it.
+    assert np.flatnonzero(np.asarray(got[:, 0]) > 1.5).tolist() == [0]
+    # Similarity to the middle of 0 and 10 degrees: 30 degrees comes before -25.
+    assert rank(got)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_set_that_lies_by_half_in_the_close_set_is_added():
+    # Along the way from the query: 0 and 1 are near it, 2 is near 0 and 1 only.
+    images = on_circle([8, -8, 13, 90, 91])
+    arguments = images, np.arange(5), on_circle([0]), np.arange(1)
+    got = np.asarray(hello_neighbor(*arguments, k=2))[:, 0]
+    # N(0) = {2, 1}, N(1) = {0, 2}, N(2) = {0, 1}, all reciprocal; R(q) = {0, 1}; half
+    # of R(0) lies in it, so that 2 is close as well.
+    cosines = np.cos(np.deg2rad([8, -8, 13, 90, 91]))
+    np.testing.assert_allclose(got[:3], 3 + cosines[:3], rtol=1e-6)
+    members = np.cos(np.deg2rad(90 - np.array([0, 8, -8, 13])))
+    np.testing.assert_allclose(got[3], members.mean(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_without_neighbours_it_is_nearest_neighbours(collection):
+    vectors, ids, queries, query_ids = collection
+    arguments = jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids
+    np.testing.assert_allclose(
+        hello_neighbor(*arguments, k=0), nearest_neighbors(*arguments), rtol=1e-12
+    )
+
+
+def test_the_default_is_ten_neighbours(collection):
+    arguments = single(collection)
+    np.testing.assert_array_equal(
+        hello_neighbor(*arguments), hello_neighbor(*arguments, k=10)
+    )
+
+
+def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
+    vectors, ids, queries, query_ids = single(collection)
+    order = np.random.default_rng(0).permutation(24)
+    moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
+    new = np.repeat(np.arange(24), np.bincount(ids)[order])
+    np.testing.assert_allclose(
+        hello_neighbor(vectors[moved], new, queries, query_ids),
+        hello_neighbor(vectors, ids, queries, query_ids)[order],
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
+    vectors, ids, queries, query_ids = single(collection)
+    together = hello_neighbor(vectors, ids, queries, query_ids)
+    for query in (0, 4):
+        own = queries[np.flatnonzero(query_ids == query)]
+        alone = hello_neighbor(vectors, ids, own, np.zeros(len(own), int))
+        np.testing.assert_allclose(
+            alone[:, 0], together[:, query], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_one_image_is_close_to_every_query():
+    # It has no others near it, so that any query is among its nearest.
+    got = hello_neighbor(jnp.eye(2)[:1], np.arange(1), jnp.eye(2), np.arange(2))
+    np.testing.assert_allclose(got, [[4, 3]])
+
+
+def test_any_query_is_a_neighbour_of_images_that_have_fewer_than_k_others():
+    images = on_circle([0, 5, 11])
+    arguments = images, np.arange(3), on_circle([120]), np.arange(1)
+    cosines = np.cos(np.deg2rad([120, 115, 109]))
+    got = hello_neighbor(*arguments, k=3)
+    np.testing.assert_allclose(got[:, 0], 3 + cosines, rtol=1e-6)
+    # With two others each, none of them has a place for it.
+    got = hello_neighbor(*arguments, k=2)
+    np.testing.assert_allclose(got[:, 0], cosines, rtol=1e-5)
+
+
+def test_of_more_duplicates_than_neighbours_the_first_are_the_neighbours():
+    # Five images are one vector, which the query is; each one's 2 neighbours are the
+    # first two of the others, so that R(0) = {1, 2}, R(1) = {0, 2} and R(2) = {0, 1}.
+    images = jnp.eye(3)[np.array([0, 0, 0, 0, 0, 1])]
+    got = hello_neighbor(images, np.arange(6), jnp.eye(3)[:1], np.arange(1), k=2)
+    np.testing.assert_allclose(got[:, 0], [4, 4, 4, 1, 1, 0])
+
+
+def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
+    arguments = single(collection)
+    got = hello_neighbor(*arguments, num_images=26, num_queries=6)
+    np.testing.assert_array_equal(got[24:], 0)
+    np.testing.assert_array_equal(got[:, 5], 0)
+    expected = hello_neighbor(*arguments)
+    np.testing.assert_allclose(got[:24, :5], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_query_and_no_image_are_allowed(collection):
+    vectors, ids, queries, query_ids = single(collection)
+    assert hello_neighbor(vectors, ids, queries[:0], query_ids[:0]).shape == (24, 0)
+    assert hello_neighbor(vectors[:0], ids[:0], queries, query_ids).shape == (0, 5)
+
+
+def test_compiled_and_traced_ids_give_the_same(collection):
+    arguments = single(collection)
+    traced = jax.jit(lambda *a: hello_neighbor(*a, num_images=24, num_queries=5))
+    np.testing.assert_allclose(
+        traced(*(jnp.asarray(a) for a in arguments)),
+        hello_neighbor(*arguments),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_given_the_close_set_matches_finite_differences(collection):
+    vectors, ids, queries, query_ids = collection
+
+    def score(vectors, queries):
+        vectors, queries = jnp.asarray(vectors), jnp.asarray(queries)
+        return hello_neighbor(vectors, ids, queries, query_ids, k=4)
+
+    arrays = jnp.asarray(vectors), jnp.asarray(queries)
+    check_grads(score, arrays, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_bad_arguments():
+    good = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    with pytest.raises(ValueError, match="k must be at least 0, got -1"):
+        hello_neighbor(*good, k=-1)
+    with pytest.raises(ValueError, match="image_ids must start at 0, got 1"):
+        hello_neighbor(good[0], np.arange(1, 4), *good[2:])
+    with pytest.raises(ValueError, match="the database's 3 dimensions, got 2"):
+        hello_neighbor(*good[:2], jnp.eye(2), np.arange(2))
+    with pytest.raises(ValueError, match="num_images must be given under jit"):
+        jax.jit(hello_neighbor)(*(jnp.asarray(a) for a in good))

@@ -24,6 +24,8 @@ class Figure3Config(Setup):
     """Neighbours in the graph, and of the query."""
     steps: tuple[int, ...] = (1, 2, 5, 10, 15, 20, 30, 50, 80, 110, 150)
     """Iterations."""
+    labelled: tuple[int, ...] = (5, 20, 50, 110)
+    """Iterations whose times stand in the chart."""
     batch: int = 32
     """Queries whose time is taken together."""
 

@@ -53,6 +53,8 @@ class Setup:
     """Folder of the pictures that make 105k of 5k and 106k of 6k."""
     descriptors: pathlib.Path | None = None
     """The paper's released descriptors, a .mat file, instead of pictures."""
+    truth: pathlib.Path | None = None
+    """The ground truth that was released with them, where the order is its own."""
     composed: ScenesConfig | None = None
     """Composed scenes of other settings than those of their name."""
     folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)

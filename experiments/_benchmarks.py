@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +27,7 @@ from diffjax.data import (
     read_instre,
     read_labels,
     read_oxford,
+    read_released_truth,
     read_revisited,
     revisited_names,
     scenes_benchmark,
@@ -51,7 +52,15 @@ def load(setup: Setup, workdir: pathlib.Path) -> Collection:
     """
     if setup.descriptors is not None:
         return _released(setup, setup.descriptors)
-    return describe_collection(find(setup, workdir), setup.folder, workdir)
+    if setup.benchmark not in SCENES:
+        return describe_collection(find(setup, workdir), setup.folder, workdir)
+    scenes = _compose(setup, workdir)
+    found = scenes_benchmark(scenes, name=setup.benchmark)
+    notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
+    if setup.composed is None:
+        notes["scenes_version"] = SCENES[setup.benchmark].version
+    collection = describe_collection(found, setup.folder, workdir)
+    return dataclasses.replace(collection, notes=notes)
 
 
 class Described(NamedTuple):
@@ -144,8 +153,16 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
             "descriptors must be of a benchmark of the paper's, got benchmark "
             f"{name!r}: leave --descriptors out."
         )
-    truth = _TRUTHS[_family(name)](setup)
     found = read_descriptors(path)
+    if setup.truth is not None and name != "instre":
+        truth = read_released_truth(setup.truth)
+    elif name == "instre" or name.startswith("r"):
+        truth = _TRUTHS[_family(name)](setup)
+    else:
+        raise ValueError(
+            f"truth of {name} must be that of its descriptors (gnd_{name}.mat), whose "
+            "order of pictures no other list has: give --truth."
+        )
     check_against(found, num_images=len(truth.database), num_queries=len(truth.queries))
     settings = dataclasses.replace(setup.folder.index, dim=None)
     index = Index.build(found.vectors, found.image_ids, config=settings)

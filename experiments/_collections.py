@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -37,12 +38,14 @@ class Collection:
         regions: Prepared regions of its queries.
         query_ids: Query of every row of them.
         truth: Right answers.
+        notes: What else belongs into its records.
     """
 
     index: Index
     regions: Float[Array, "r p"]
     query_ids: Int[np.ndarray, " r"]
     truth: Benchmark | GroundTruth
+    notes: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -168,7 +171,8 @@ class Collection:
         """What the vectors are, as records name it."""
         pictures = self.index.pictures
         network = pictures.network if pictures else "released descriptors"
-        return {"network": network, "dim": int(self.index.vectors.shape[1])}
+        dim = int(self.index.vectors.shape[1])
+        return {"network": network, "dim": dim, **self.notes}
 
     def first(self, count: int) -> "Collection":
         """The same with the right answers of the first queries only."""

@@ -17,22 +17,24 @@ def line(
     x: str,
     *,
     labels: Sequence[str] | None = None,
+    bands: bool = True,
 ) -> Line:
-    """Draws mAP in percent, with intervals where there are some.
+    """Draws mAP in percent.
 
     Args:
         name: Of the line.
         entries: Its points, from `Collection.entry`.
         x: The name of what they are drawn against.
         labels: What stands beside each.
+        bands: Whether intervals are drawn; those of methods that answer alike cover
+            each other.
     """
-    bounded = all("low" in entry for entry in entries)
     return Line(
         name,
         x=[entry[x] for entry in entries],
         y=[percent(entry["mean_ap"]) for entry in entries],
-        low=[percent(entry["low"]) for entry in entries] if bounded else None,
-        high=[percent(entry["high"]) for entry in entries] if bounded else None,
+        low=[percent(entry["low"]) for entry in entries] if bands else None,
+        high=[percent(entry["high"]) for entry in entries] if bands else None,
         labels=labels,
     )
 

@@ -52,7 +52,13 @@ def measure(
                 name,
                 entries,
                 "steps",
-                labels=[milliseconds(e["seconds_per_query"]) for e in entries],
+                labels=[
+                    milliseconds(e["seconds_per_query"])
+                    if e["steps"] in config.labelled
+                    else ""
+                    for e in entries
+                ],
+                bands=False,
             )
             for name, entries in curves.items()
         ],
@@ -96,7 +102,7 @@ def _entry(
         residual = max(residual, float(found.residual[:real].max()))
     first = _filled(y[:, : config.batch], config.batch)
     (took,) = seconds(lambda: solve(first).value)
-    entry = collection.entry(f"{name}, {steps} steps", jnp.concatenate(pooled, axis=1))
+    entry = collection.entry(f"{name}, steps: {steps}", jnp.concatenate(pooled, axis=1))
     return entry | {
         "steps": steps,
         "largest_residual": residual,

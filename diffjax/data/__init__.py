@@ -18,6 +18,7 @@ from ._fitting import Fitted as Fitted
 from ._fitting import read_fitted as read_fitted
 from ._fitting import read_several as read_several
 from ._fitting import start_reader as start_reader
+from ._gnd import read_released_truth as read_released_truth
 from ._instre import read_instre as read_instre
 from ._labels import read_labels as read_labels
 from ._manifolds import ToyManifolds as ToyManifolds

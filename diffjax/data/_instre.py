@@ -2,12 +2,10 @@
 
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from diffjax.matlab import read_matlab
-
+from ._gnd import check_numbers, read_gnd
 from ._truth import GroundTruth, read_box, read_positions, refuse_contradictions
 
 _WANTED = "imlist, qimlist and gnd with ok and bbx"
@@ -45,33 +43,16 @@ def read_instre(
         CVPR 2017, https://arxiv.org/abs/1611.05113, for the split. The first could not
         be opened here.
     """
-    content = read_matlab(path)
-    absent = [key for key in ("imlist", "qimlist", "gnd") if key not in content]
-    if absent:
-        raise ValueError(f"{path} must hold {_WANTED}, got {sorted(content)}.")
-    database = _names(content["imlist"], f"{path}: imlist")
-    queries = _names(content["qimlist"], f"{path}: qimlist")
-    records = content["gnd"]
-    records = [records] if isinstance(records, dict) else records
-    if not isinstance(records, list) or len(records) != len(queries):
-        got = len(records) if isinstance(records, list) else type(records).__name__
-        raise ValueError(
-            f"{path}: gnd must be a struct for each of {len(queries)} queries, got "
-            f"{got}."
-        )
+    read = read_gnd(path, wanted=_WANTED)
     positives, boxes = [], []
-    for number, (record, query) in enumerate(zip(records, queries, strict=True)):
+    for number, (record, query) in enumerate(
+        zip(read.records, read.queries, strict=True)
+    ):
         place = f"{path}, query {number} ({query})"
-        for field in ("ok", "bbx"):
-            if not isinstance(record, dict) or not isinstance(
-                record.get(field), np.ndarray
-            ):
-                got = sorted(record) if isinstance(record, dict) else record
-                raise ValueError(f"{place}: must have numbers ok and bbx, got {got}.")
+        check_numbers(record, ("ok", "bbx"), place=place)
+        size = len(read.database)
         positives.append(
-            read_positions(
-                record["ok"], size=len(database), place=f"{place}, ok", first=1
-            )
+            read_positions(record["ok"], size=size, place=f"{place}, ok", first=1)
         )
         corners = record["bbx"].ravel().tolist()
         # What is x0:x1 in MATLAB is x0 - 1 to x1 here, the end left out.
@@ -79,24 +60,13 @@ def read_instre(
         boxes.append(read_box(shifted, place=place))
     truth = GroundTruth(
         name=name or pathlib.Path(path).stem.removeprefix("gnd_"),
-        database=tuple(database),
-        queries=tuple(queries),
+        database=read.database,
+        queries=read.queries,
         boxes=tuple(boxes),
         positives=tuple(positives),
-        junk=(np.zeros(0, np.int64),) * len(queries),
-        objects=tuple(str(pathlib.PurePosixPath(query).parent) for query in queries),
+        junk=(np.zeros(0, np.int64),) * len(read.queries),
+        objects=tuple(
+            str(pathlib.PurePosixPath(query).parent) for query in read.queries
+        ),
     )
     return refuse_contradictions(truth, source=path)
-
-
-def _names(value: Any, place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(f"{place} must be a cell of names, got {_told(value)}.")
-    return value
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, list):
-        odd = next(one for one in value if not isinstance(one, str))
-        return f"a cell with {type(odd).__name__}"
-    return type(value).__name__

@@ -105,7 +105,7 @@ def read_revisited(
     ]
     stem = name or pathlib.Path(path).stem.removeprefix("gnd_")
     objects = tuple(
-        _landmark(
+        landmark_of(
             [query, *(database[i] for i in np.concatenate([entry.easy, entry.hard]))]
         )
         for query, entry in zip(queries, entries, strict=True)
@@ -224,7 +224,7 @@ def _union(entry: _Entry, lists: tuple[str, ...]) -> Int[np.ndarray, " _"]:
     return np.unique(np.concatenate([getattr(entry, one) for one in lists]))
 
 
-def _landmark(names: list[str]) -> str:
+def landmark_of(names: list[str]) -> str:
     """What most pictures are named by: the part before the last underscore."""
     counts = Counter(name.rpartition("_")[0] or name for name in names)
     for general in _NO_LANDMARK:

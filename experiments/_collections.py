@@ -5,7 +5,6 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -45,7 +44,7 @@ class Collection:
     regions: Float[Array, "r p"]
     query_ids: Int[np.ndarray, " r"]
     truth: Benchmark | GroundTruth
-    notes: Mapping[str, Any] = MappingProxyType({})
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def benchmark(self) -> Benchmark | None:

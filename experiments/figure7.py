@@ -15,8 +15,8 @@ from experiments._main import Findings, recorded, run_card
 
 _INTRO = (
     "Right answers that regional diffusion ranks higher than global diffusion does, "
-    "those first that gain most ranks. Under each the precision down to its rank by "
-    "either method."
+    "those first that gain most ranks; how many stands where scores do. Under each the "
+    "precision down to its rank by global → by regional diffusion."
 )
 
 
@@ -93,7 +93,7 @@ def _comparison(query: int, gains: Gains, benchmark: Benchmark, top: int) -> Com
                 name=path.name,
                 score=float(first - last),
                 correct=True,
-                note=f"global {by_image:.0f} %, regional {by_region:.0f} %",
+                note=f"{by_image:.0f} → {by_region:.0f} %",
             )
         )
     before, after = gains.average_precision[query]

@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from diffjax.caches import cache_folder, keep_compiled_programs
 from diffjax.data import (
+    DATASETS,
     Box,
     as_picture,
     fetch_dataset,
@@ -298,7 +299,7 @@ def fetch(
     """Fetch a public data set of the evaluation, checked and unpacked.
 
     Names: oxford5k, paris6k, roxford5k, rparis6k, flickr100k, revisitop1m, instre and
-    the released descriptors, such as oxford5k_siamac; an unknown one lists them all. A
+    the released descriptors, such as oxford5k-siamac; an unknown one lists them all. A
     fetch that was stopped goes on where it was. What can't be fetched any more is named
     with where to put it.
 
@@ -306,6 +307,8 @@ def fetch(
         name: Of the data set.
         out: Where the data sets lie, each in a folder of its name.
     """
+    if name not in DATASETS:
+        raise UsageError(f"NAME must be one of {', '.join(DATASETS)}, got {name!r}.")
     with progress_bars() as progress:
         home = fetch_dataset(name, out, progress=progress)
     pictures = picture_folder(name, out)

@@ -33,9 +33,11 @@ def run(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("index",), ("search",), ("info",)])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "index", "extract", "search", "info", "fetch"]
+)
 def test_help_of_every_command(run, command):
-    code, out, err = run(*command, "--help")
+    code, out, err = run(*command.split(), "--help")
     assert code == 0
     assert "usage: diffjax" in out
     assert err == ""
@@ -207,6 +209,23 @@ def test_every_failure_is_one_line_with_its_remedy(run, monkeypatch, error, code
     assert err.startswith("error: ")
     assert err.endswith(f"{said}\n")
     assert err.count("\n") == 1
+
+
+def test_an_unknown_data_set_lists_those_that_are_known(run):
+    code, out, err = run("fetch", "oxford6k")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "oxford5k, paris6k" in err
+    assert "got 'oxford6k'" in err
+
+
+def test_what_can_not_be_fetched_says_what_to_put_where(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFJAX_OFFLINE", "1")
+    code, out, err = run("fetch", "instre-siamac", "--out", "sets")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "instre_siamac.mat and put it at sets/instre-siamac" in err
+    code, _, err = run("fetch", "roxford5k", "--out", "sets")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "nothing is fetched offline" in err
 
 
 def test_a_warning_is_one_line(run, monkeypatch):

@@ -19,7 +19,7 @@ from experiments._main import Findings, recorded, run_card
 from experiments._methods import METHODS
 from experiments._tuning import halve, tune
 
-_AGAINST = "regional diffusion"
+_AGAINST, _LOCAL = "regional diffusion", "HQE on SIFT"
 
 
 class _Row(NamedTuple):
@@ -84,7 +84,10 @@ def _row(
 ) -> _Row:
     """Tries the settings of a method; trials that were made before are found."""
     choices = SEARCHES[name][: config.trials]
-    tried = np.stack([_trial(name, dict(one), collection, workdir) for one in choices])
+    own = {"max_features": config.local_features} if name == _LOCAL else {}
+    tried = np.stack(
+        [_trial(name, {**one, **own}, collection, workdir) for one in choices]
+    )
     second = halve(collection.truth.objects, seed=config.seed)
     tuned = tune(tried, second)
     return _Row(

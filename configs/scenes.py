@@ -13,7 +13,6 @@ from typing import Any
 from configs.schema import EvaluateConfig, ScenesData
 from diffjax.data import ScenesConfig
 from diffjax.demo import DemoConfig
-from diffjax.index import FolderConfig, IndexConfig
 
 
 def full() -> EvaluateConfig:
@@ -38,4 +37,4 @@ def few() -> ScenesConfig:
 
 def quick_setup() -> dict[str, Any]:
     """Those scenes for the experiments of the paper, described in seconds."""
-    return {"composed": few(), "folder": FolderConfig(index=IndexConfig(dim=16))}
+    return {"composed": few(), "dim": 16}

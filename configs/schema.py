@@ -12,7 +12,7 @@ from diffjax.data import (
     compose_scenes,
     scenes_benchmark,
 )
-from diffjax.index import CompareConfig, FolderConfig
+from diffjax.index import CompareConfig, DescriptorConfig, FolderConfig, IndexConfig
 
 BenchmarkName = Literal[
     "scenes",
@@ -57,8 +57,26 @@ class Setup:
     """The ground truth that was released with them, where the order is its own."""
     composed: ScenesConfig | None = None
     """Composed scenes of other settings than those of their name."""
-    folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)
+    descriptor: DescriptorConfig = dataclasses.field(default_factory=DescriptorConfig)
     """How pictures are described."""
+    dim: int = 256
+    """Dimensions that vectors are whitened to, on the collection itself."""
+
+    @property
+    def folder(self) -> FolderConfig:
+        """Settings of the index; those of the graph are the experiment's own."""
+        own = {
+            field.name: getattr(self.descriptor, field.name)
+            for field in dataclasses.fields(DescriptorConfig)
+        }
+        return FolderConfig(**own, index=IndexConfig(dim=self.dim))
+
+    @property
+    def label(self) -> str:
+        """What the benchmark is called in records; a user's own by its name, too."""
+        if self.benchmark in ("folder", "labels") and self.pictures is not None:
+            return f"{self.benchmark}-{self.pictures.resolve().stem}"
+        return self.benchmark
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,10 @@ layer of NetVLAD is set by k-means and not trained, and its vectors are not whit
 Recorded: mAP at the chosen settings with intervals over objects, mAP at the first
 settings, what was chosen, paired differences from regional diffusion with intervals and
 a sign-flip test; the paper's value.
-Cost: ten minutes on 2 cores for scenes-small, half an hour for grocery with six trials
-a method; a changed setting computes only its own.
+Cost: ten minutes on 2 cores for scenes-small, an hour for grocery; a changed setting
+computes only its own.
 Command: python -m experiments table2 --benchmark scenes-small
-         python -m experiments table2 --benchmark grocery --trials 6 \
-             --local-features 300
+         python -m experiments table2 --benchmark grocery --local-features 300
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ def _pairs(*names: str, of: Sequence[tuple[Any, ...]]) -> Choices:
     return tuple(dict(zip(names, values, strict=True)) for values in of)
 
 
-# The paper's or the authors' own come first; the first six cover the range.
+# The paper's or the authors' own come first.
 _SHORT = (10, 3, 5, 20, 50, 1, 2, 4, 7, 15, 30, 70)
 _QUERY_K = "k", "query_k"
 

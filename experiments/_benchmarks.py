@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -27,6 +28,7 @@ from diffjax.data import (
     read_instre,
     read_labels,
     read_oxford,
+    read_picture_list,
     read_released_truth,
     read_revisited,
     revisited_names,
@@ -53,7 +55,8 @@ def load(setup: Setup, workdir: pathlib.Path) -> Collection:
     if setup.descriptors is not None:
         return _released(setup, setup.descriptors)
     if setup.benchmark not in SCENES:
-        return describe_collection(find(setup, workdir), setup.folder, workdir)
+        truth = find(setup, workdir)
+        return describe_collection(truth, setup.folder, workdir, kept=_kept(truth))
     scenes = _compose(setup, workdir)
     found = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
@@ -116,24 +119,50 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
                 f"benchmark {name!r}: give --pictures."
             )
         if name == "folder":
-            return folder_benchmark(setup.pictures.name, setup.pictures)
-        return attach(read_labels(setup.pictures), setup.pictures.parent)
+            return folder_benchmark(setup.label, setup.pictures)
+        labels = read_labels(setup.pictures, name=setup.label)
+        return attach(labels, setup.pictures.parent)
+    if setup.truth is not None:
+        raise ValueError(
+            "truth must be left out with pictures, whose ground truth is known, got "
+            f"{setup.truth}."
+        )
     truth = _TRUTHS[_family(name)](setup)
-    folder = setup.pictures or setup.data / _family(name)
+    folder = setup.pictures or _pictures(setup)
     if not folder.is_dir():
         raise ValueError(
             f"pictures of {name} must be in a folder, got none at {folder}: fetch them "
-            f"(diffjax fetch {_family(name)}), or say where they are (--pictures)."
+            f"(diffjax fetch {_family(name)} --out {setup.data}), or say where they "
+            "are (--pictures)."
         )
-    distractors = ()
-    if name.endswith(("105k", "106k")):
-        if setup.distractors is None:
-            raise ValueError(
-                f"distractors must name the folder of the 100k Flickr pictures for "
-                f"benchmark {name!r}: give --distractors."
-            )
-        distractors = find_pictures(setup.distractors)
-    return attach(truth, folder, distractors=distractors, name=name)
+    if name.endswith(("105k", "106k")) and setup.distractors is None:
+        raise ValueError(
+            "distractors must name the folder of the 100k Flickr pictures for "
+            f"benchmark {name!r}: give --distractors."
+        )
+    return attach(truth, folder, distractors=_distractors(setup), name=setup.label)
+
+
+def _kept(truth: Benchmark) -> str:
+    """Where the index is kept: collections of one name may lie in several folders."""
+    place = str(truth.folder.resolve()).encode()
+    return f"{truth.name}-{hashlib.sha256(place).hexdigest()[:8]}"
+
+
+def _pictures(setup: Setup) -> pathlib.Path:
+    """Where `diffjax fetch` puts the pictures; revisited ones are the originals'."""
+    home = setup.data / _family(setup.benchmark).removeprefix("r")
+    return home / "jpg" if (home / "jpg").is_dir() else home
+
+
+def _distractors(setup: Setup) -> tuple[pathlib.Path, ...]:
+    """Pictures of a folder, or of a list of paths that lies beside them."""
+    if setup.distractors is None:
+        return ()
+    if setup.distractors.is_dir():
+        return find_pictures(setup.distractors)
+    root = setup.distractors.parent
+    return tuple(root / line for line in read_picture_list(setup.distractors))
 
 
 def _compose(setup: Setup, workdir: pathlib.Path) -> SceneCollection:
@@ -153,24 +182,32 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
             "descriptors must be of a benchmark of the paper's, got benchmark "
             f"{name!r}: leave --descriptors out."
         )
-    found = read_descriptors(path)
-    if setup.truth is not None and name != "instre":
-        truth = read_released_truth(setup.truth)
-    elif name == "instre" or name.startswith("r"):
-        truth = _TRUTHS[_family(name)](setup)
-    else:
+    classic = name in _CLASSIC
+    if classic != (setup.truth is not None):
         raise ValueError(
             f"truth of {name} must be that of its descriptors (gnd_{name}.mat), whose "
             "order of pictures no other list has: give --truth."
+            if classic
+            else f"truth must be left out for {name}, whose ground truth is known, got "
+            f"{setup.truth}."
         )
+    truth = (
+        _TRUTHS[_family(name)](setup)
+        if setup.truth is None
+        else read_released_truth(setup.truth)
+    )
+    found = read_descriptors(path)
     check_against(found, num_images=len(truth.database), num_queries=len(truth.queries))
-    settings = dataclasses.replace(setup.folder.index, dim=None)
+    own = setup.folder.index
+    few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
+    settings = dataclasses.replace(own, dim=None, **few)
     index = Index.build(found.vectors, found.image_ids, config=settings)
     return Collection(
         index=index,
         regions=index.prepare(found.query_vectors),
         query_ids=found.query_ids,
         truth=truth._replace(name=name),
+        given=(jnp.asarray(found.global_vectors), jnp.asarray(found.global_queries)),
     )
 
 
@@ -180,42 +217,46 @@ def _family(name: str) -> str:
     return known.get(name, name.partition("-")[0])
 
 
-def _classic(setup: Setup, *, files: str, names: str) -> GroundTruth:
+def _classic(setup: Setup, *, name: str) -> GroundTruth:
     """Oxford5k or Paris6k, on the pictures that the revisited list names."""
-    root = _root(setup)
-    return read_oxford(root / files, revisited_names(root / names), name=files)
+    files = _truth_at(setup, name, fetched=f"{name}/ground_truth")
+    names = f"gnd_r{name}.pkl"
+    listed = _truth_at(setup, names, fetched=f"r{name}/{names}")
+    return read_oxford(files, revisited_names(listed), name=name)
 
 
-def _revisited(setup: Setup, *, file: str) -> GroundTruth:
-    protocol = setup.benchmark.rpartition("-")[2]
-    return getattr(read_revisited(_root(setup) / file), protocol)
+def _revisited(setup: Setup, *, name: str) -> GroundTruth:
+    file = f"gnd_{name}.pkl"
+    found = read_revisited(_truth_at(setup, file, fetched=f"{name}/{file}"))
+    return getattr(found, setup.benchmark.rpartition("-")[2])
 
 
 def _instre(setup: Setup) -> GroundTruth:
-    return read_instre(_root(setup) / "gnd_instre.mat")
+    file = "gnd_instre.mat"
+    return read_instre(_truth_at(setup, file, fetched=f"instre/{file}"))
 
 
-def _root(setup: Setup) -> pathlib.Path:
-    """Folder of the ground truths."""
-    root = setup.data / "ground_truth"
-    if not root.is_dir():
-        raise ValueError(
-            f"ground truths must be in {root}, got no such folder: say where the data "
-            "lie (--data, or $DIFFJAX_DATA)."
-        )
-    return root
+def _truth_at(setup: Setup, name: str, *, fetched: str) -> pathlib.Path:
+    """Where a ground truth lies: among others, or where `diffjax fetch` puts it."""
+    places = setup.data / "ground_truth" / name, setup.data / fetched
+    for place in places:
+        if place.exists():
+            return place
+    raise ValueError(
+        f"ground truths must be at {places[0]} or {places[1]}, got none: fetch them "
+        f"(diffjax fetch {fetched.partition('/')[0]} --out {setup.data}), or say where "
+        "the data lie (--data, or $DIFFJAX_DATA)."
+    )
 
+
+_CLASSIC = "oxford5k", "paris6k", "oxford105k", "paris106k"
 
 _TRUTHS: Mapping[str, Callable[[Setup], GroundTruth]] = MappingProxyType(
     {
-        "oxford5k": functools.partial(
-            _classic, files="oxford5k", names="gnd_roxford5k.pkl"
-        ),
-        "paris6k": functools.partial(
-            _classic, files="paris6k", names="gnd_rparis6k.pkl"
-        ),
-        "roxford5k": functools.partial(_revisited, file="gnd_roxford5k.pkl"),
-        "rparis6k": functools.partial(_revisited, file="gnd_rparis6k.pkl"),
+        "oxford5k": functools.partial(_classic, name="oxford5k"),
+        "paris6k": functools.partial(_classic, name="paris6k"),
+        "roxford5k": functools.partial(_revisited, name="roxford5k"),
+        "rparis6k": functools.partial(_revisited, name="rparis6k"),
         "instre": _instre,
     }
 )

@@ -38,6 +38,8 @@ class Collection:
         query_ids: Query of every row of them.
         truth: Right answers.
         notes: What else belongs into its records.
+        given: Global descriptors of images and queries that came with the vectors;
+            None for sums of their regions.
     """
 
     index: Index
@@ -45,6 +47,7 @@ class Collection:
     query_ids: Int[np.ndarray, " r"]
     truth: Benchmark | GroundTruth
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    given: tuple[Float[Array, "m p"], Float[Array, "q p"]] | None = None
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -58,10 +61,12 @@ class Collection:
 
     def sizes(self) -> dict[str, int]:
         """Numbers of images, queries and regions, as records name them."""
+        empty = sum(not len(right) for right in self.truth.positives)
         return {
             "images": self.index.num_images,
             "queries": self.num_queries,
             "regions": len(self.index.image_ids),
+            **({"queries_without_positives": empty} if empty else {}),
         }
 
     @functools.cached_property
@@ -83,6 +88,8 @@ class Collection:
                 "image_ids": np.asarray(self.index.image_ids),
                 "regions": np.asarray(self.regions),
                 "query_ids": self.query_ids,
+                "whole": np.asarray(self.whole),
+                "asked": np.asarray(self.asked),
                 "objects": np.array([str(name) for name in truth.objects]),
                 **ragged,
             }
@@ -91,11 +98,15 @@ class Collection:
     @functools.cached_property
     def whole(self) -> Float[Array, "m p"]:
         """Global descriptors of the images."""
+        if self.given is not None:
+            return self.given[0]
         return global_descriptors(self.index.vectors, self.index.image_ids)
 
     @functools.cached_property
     def asked(self) -> Float[Array, "q p"]:
         """Global descriptors of the queries."""
+        if self.given is not None:
+            return self.given[1]
         return global_descriptors(self.regions, self.query_ids)
 
     def built(self, settings: IndexConfig, *, of_images: bool = False) -> Index:
@@ -225,7 +236,11 @@ def load_collection(
 
 
 def describe_collection(
-    truth: Benchmark, folder: FolderConfig, workdir: pathlib.Path
+    truth: Benchmark,
+    folder: FolderConfig,
+    workdir: pathlib.Path,
+    *,
+    kept: str | None = None,
 ) -> Collection:
     """Indexes a benchmark's pictures and describes its queries, as `load_collection`.
 
@@ -233,11 +248,12 @@ def describe_collection(
         truth: The benchmark.
         folder: Settings of the index.
         workdir: Keeps the index for the next time.
+        kept: What the index is called there; None is the benchmark's name.
     """
     with progress_bars() as progress:
         index = index_folder(
             truth.folder,
-            workdir / f"{truth.name}.index",
+            workdir / f"{kept or truth.name}.index",
             config=folder,
             strict=True,
             pictures=truth.database,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -81,14 +82,14 @@ def recorded(name: str, measure: Measure) -> Run:
         }
         collection = found.collection
         record = make_record(
-            f"{name}, {config.benchmark}",
+            f"{name}, {config.label}",
             settings={**collection.sizes(), **collection.facts, **own, **found.more},
             results=found.results,
             seed=found.seed,
             seconds=cost.seconds,
             peak_memory=cost.peak_bytes,
         )
-        append_record(records / f"{name}_{config.benchmark}.jsonl", record)
+        append_record(records / f"{name}_{config.label}.jsonl", record)
         return record
 
     return run
@@ -109,7 +110,13 @@ def run_card(name: str, card: ModuleType, run: Run) -> None:
         description=card.__doc__,
         prog=f"python -m experiments {name}",
     )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
+    # A user's own results do not belong among those of the repository.
+    own = config.benchmark in ("folder", "labels")
+    records = pathlib.Path("records") if own else RECORDS
+    try:
+        record = run(config, cache_folder() / "experiments", records=records)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     methods = [r for r in record["results"] if {"method", "mean_ap"} <= r.keys()]
     tables = mean_ap_table(methods), difference_table(methods)
     for table in (*tables, *measurement_tables(record["results"])):

@@ -111,6 +111,21 @@ def by_vectors(scorer: ranking.Scorer) -> Score:
     return score
 
 
+def by_globals(scorer: ranking.Scorer) -> Score:
+    """A method of the library on global descriptors, each a region of its own."""
+
+    def score(collection: Collection, /, **settings: Any) -> Float[Array, "m q"]:
+        return scorer(
+            collection.whole,
+            np.arange(len(collection.whole), dtype=np.int32),
+            collection.asked,
+            np.arange(len(collection.asked), dtype=np.int32),
+            **settings,
+        )
+
+    return score
+
+
 def _by_whole(describe: Callable[..., Vectors]) -> Score:
     """Nearest neighbours of a descriptor of whole pictures."""
 
@@ -133,20 +148,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "NetVLAD": Method(
             _by_whole(netvlad_vectors), _GLOBAL_NEAREST, of_pictures=True
         ),
-        "R-MAC": Method(by_vectors(ranking.nearest_neighbors), _GLOBAL_NEAREST),
+        "R-MAC": Method(by_globals(ranking.nearest_neighbors), _GLOBAL_NEAREST),
         "R-MAC + AQE": Method(
-            by_vectors(ranking.average_query_expansion), _GLOBAL_EXPANSION
+            by_globals(ranking.average_query_expansion), _GLOBAL_EXPANSION
         ),
         "R-MAC + alpha-QE": Method(
-            by_vectors(ranking.alpha_query_expansion), _GLOBAL_EXPANSION
+            by_globals(ranking.alpha_query_expansion), _GLOBAL_EXPANSION
         ),
         "R-MAC + DBA": Method(
-            by_vectors(ranking.database_augmentation), _GLOBAL_EXPANSION
+            by_globals(ranking.database_augmentation), _GLOBAL_EXPANSION
         ),
-        "R-MAC + SCSM": Method(by_vectors(ranking.scsm_reranking), _GLOBAL_EXPANSION),
-        "R-MAC + HN": Method(by_vectors(ranking.hello_neighbor), _GLOBAL_EXPANSION),
+        "R-MAC + SCSM": Method(by_globals(ranking.scsm_reranking), _GLOBAL_EXPANSION),
+        "R-MAC + HN": Method(by_globals(ranking.hello_neighbor), _GLOBAL_EXPANSION),
         "R-MAC + k-reciprocal": Method(
-            by_vectors(ranking.k_reciprocal), _GLOBAL_EXPANSION
+            by_globals(ranking.k_reciprocal), _GLOBAL_EXPANSION
         ),
         "global diffusion": Method(by_images, _GLOBAL_EXPANSION),
         "R-match": Method(by_vectors(ranking.r_match), _REGIONAL_NEAREST),

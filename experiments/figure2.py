@@ -6,12 +6,11 @@ from typing import Any
 
 from configs import figure2 as card
 from configs.figure2 import Figure2Config
-from diffjax.ranking import nearest_neighbors, r_match
 from diffjax.report import Chart, Level, write_chart
 from experiments._benchmarks import load
 from experiments._curves import line, percent
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import PAPER, by_vectors
+from experiments._methods import METHODS, PAPER
 
 _GLOBAL, _REGIONAL = "global diffusion", "regional diffusion"
 
@@ -31,8 +30,8 @@ def measure(
     """
     collection = load(config, workdir)
     near, matched = (
-        collection.entry(name, by_vectors(scorer)(collection))
-        for name, scorer in (("R-MAC", nearest_neighbors), ("R-match", r_match))
+        collection.entry(name, METHODS[name].score(collection))
+        for name in ("R-MAC", "R-match")
     )
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, settings, of_images in (
@@ -51,7 +50,7 @@ def measure(
             entry = collection.entry(f"{name}, k {k}", scores, k=k)
             curves.setdefault(name, []).append(entry)
     chart = Chart(
-        title=f"Neighbours in the graph, {config.benchmark}",
+        title=f"Neighbours in the graph, {config.label}",
         x_label="neighbours k",
         y_label="mAP, %",
         lines=[line(name, entries, "k") for name, entries in curves.items()],
@@ -61,7 +60,7 @@ def measure(
         ],
         log_x=True,
     )
-    write_chart(records / f"figure2_{config.benchmark}", chart)
+    write_chart(records / f"figure2_{config.label}", chart)
     results = [near, matched, *(e for entries in curves.values() for e in entries)]
     return Findings(collection, results)
 

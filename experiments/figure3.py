@@ -44,7 +44,7 @@ def measure(
         for name, solver in _SOLVERS.items()
     }
     chart = Chart(
-        title=f"Iterations, {config.benchmark}",
+        title=f"Iterations, {config.label}",
         x_label="iterations",
         y_label="mAP, %",
         lines=[
@@ -64,7 +64,7 @@ def measure(
         ],
         log_x=True,
     )
-    write_chart(records / f"figure3_{config.benchmark}", chart)
+    write_chart(records / f"figure3_{config.label}", chart)
     results = [entry for entries in curves.values() for entry in entries]
     return Findings(collection, results)
 

@@ -65,7 +65,7 @@ def measure(
         ),
     ]
     chart = Chart(
-        title=f"Regions of an image, {config.benchmark}",
+        title=f"Regions of an image, {config.label}",
         x_label="regions of an image",
         y_label="mAP, %",
         lines=[
@@ -85,7 +85,7 @@ def measure(
             for entry in marked
         ],
     )
-    write_chart(records / f"figure4_{config.benchmark}", chart)
+    write_chart(records / f"figure4_{config.label}", chart)
     return Findings(collection, [*entries, *marked])
 
 

@@ -49,7 +49,7 @@ def measure(
         for length in lengths
     ]
     chart = Chart(
-        title=f"Short lists, {config.benchmark}",
+        title=f"Short lists, {config.label}",
         x_label="images in the short list",
         y_label="mAP, %",
         lines=[
@@ -68,7 +68,7 @@ def measure(
             )
         ],
     )
-    write_chart(records / f"figure5_{config.benchmark}", chart)
+    write_chart(records / f"figure5_{config.label}", chart)
     return Findings(collection, [whole, *entries])
 
 

@@ -54,7 +54,7 @@ def measure(
         _entry(number == one, area, gains, collection) for one in range(config.bins)
     ]
     chart = Chart(
-        title=f"Precision by the object's area, {config.benchmark}",
+        title=f"Precision by the object's area, {config.label}",
         x_label="object's part of the picture, %",
         y_label="precision at the rank of a positive, %",
         lines=[
@@ -69,7 +69,7 @@ def measure(
         ],
         log_x=True,
     )
-    write_chart(records / f"figure6_{config.benchmark}", chart)
+    write_chart(records / f"figure6_{config.label}", chart)
     return Findings(collection, results)
 
 

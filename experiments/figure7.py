@@ -51,11 +51,11 @@ def measure(
     )
     shown = _chosen(gains, benchmark, config.queries)
     comparisons = [_comparison(q, gains, benchmark, config.answers) for q in shown]
-    name = f"figure7_{config.benchmark}"
+    name = f"figure7_{config.label}"
     records.mkdir(parents=True, exist_ok=True)
     write_page(
         records / f"{name}.html",
-        title=f"What regional diffusion gains, {config.benchmark}",
+        title=f"What regional diffusion gains, {config.label}",
         intro=_INTRO,
         comparisons=comparisons,
     )

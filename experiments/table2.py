@@ -134,7 +134,9 @@ def _entry(
             for one in row.chosen
         ),
     }
-    entry |= paper.beside(config.benchmark, paper.TABLE2.get(name), name)
+    wide = collection.facts["dim"] == 2048
+    values = (paper.TABLE2_2048 if wide else paper.TABLE2).get(name)
+    entry |= paper.beside(config.benchmark, values, name)
     if name != _AGAINST and _AGAINST in rows:
         other = rows[_AGAINST].precision
         pair = paired_bootstrap(row.precision, other, **drawing)

@@ -23,6 +23,7 @@ from diffjax.graph import knn, recall
 from diffjax.index import Index, IndexConfig
 from diffjax.pooling import pool
 from diffjax.ranking import nearest_neighbors, r_match
+from diffjax.regions import global_descriptors
 from experiments._benchmarks import load
 from experiments._collections import Collection, seconds
 from experiments._main import Findings, recorded, run_card
@@ -200,12 +201,19 @@ def _times(
 
         return ask
 
+    def compare(regions):
+        # Global descriptors of the images are made once, as an index keeps them.
+        vector = global_descriptors(regions, np.zeros(len(regions), np.int32))
+        return nearest_neighbors(
+            collection.whole, np.arange(m), vector, np.zeros(1, np.int32)
+        )
+
     def search_whole(regions):
         vector = jnp.sum(regions, 0, keepdims=True)
         return whole.search(vector).scores
 
     for name, ask, paper in (
-        ("k-NN", by(nearest_neighbors), "0.001 (Oxford5k)"),
+        ("k-NN", compare, "0.001 (Oxford5k)"),
         ("R-match", by(r_match), "0.321 (Oxford5k)"),
         ("global diffusion", search_whole, "0.02 (Oxford5k)"),
         (

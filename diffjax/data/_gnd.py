@@ -102,10 +102,14 @@ def read_gnd(path: str | os.PathLike[str], *, wanted: str) -> Gnd:
     if "qimlist" in content:
         queries = _names(content["qimlist"], f"{path}: qimlist")
     else:
-        numbers = read_positions(
-            content["qidx"], size=len(database), place=f"{path}: qidx", first=1
-        )
-        queries = [database[number] for number in numbers]
+        # One by one: the order is that of the records, and a picture may ask twice.
+        queries = [
+            database[position]
+            for number in np.asarray(content["qidx"]).ravel()
+            for position in read_positions(
+                number, size=len(database), place=f"{path}: qidx", first=1
+            )
+        ]
     records = content["gnd"]
     records = [records] if isinstance(records, dict) else records
     if not isinstance(records, list) or len(records) != len(queries):

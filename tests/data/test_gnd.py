@@ -49,6 +49,14 @@ def test_queries_may_be_named_instead_of_numbered(tmp_path):
     assert (got.name, got.queries, got.boxes) == ("mine", ("q1", "q2"), (None, None))
 
 
+def test_numbered_queries_keep_the_order_of_their_records(tmp_path):
+    records = [LAYOUT["gnd"][1], LAYOUT["gnd"][0], LAYOUT["gnd"][0]]
+    path = write(tmp_path, qidx=np.array([[4.0, 2.0, 2.0]]), gnd=records)
+    got = read_released_truth(path)
+    assert got.queries == ("gate_000001", "oxford_000002", "oxford_000002")
+    assert [p.tolist() for p in got.positives] == [[3], [0, 1, 2], [0, 1, 2]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -45,7 +45,11 @@ def test_every_method_of_the_table_is_tuned_and_compared(workdir, tmp_path):
     last = record["results"][-1]
     assert (last["method"], last["instre_map"]) == ("regional diffusion", 0.8)
     assert "differences" not in last
-    assert all(0 <= r["differences"][0]["p"] <= 1 for r in record["results"][:-1])
+    for result in record["results"][:-1]:
+        (difference,) = result["differences"]
+        gap = result["mean_ap"] - last["mean_ap"]
+        assert difference["mean"] == pytest.approx(gap, abs=1e-9)
+        assert 0 <= difference["p"] <= 1
 
 
 def test_trials_that_were_made_are_found_and_a_new_method_makes_only_its_own(
@@ -106,6 +110,21 @@ def test_the_text_has_a_value_for_each_of_the_papers(workdir, tmp_path):
     assert all(np.isfinite(result["ours"]) for result in record["results"])
 
 
+def test_junk_has_no_rank_and_takes_none(workdir):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    own = collection.truth.positives[0]
+    rest = np.setdiff1d(np.arange(collection.index.num_images), own)
+    junk = (rest, *collection.truth.junk[1:])
+    truth = collection.truth._replace(junk=junk)
+    without = dataclasses.replace(collection, truth=truth)
+    found = measure_gains(without, k=20, global_k=5, global_query_k=3)
+    # All wrong answers of the first query are junk: its positives alone are left.
+    for ranks in found.ranks[found.query == 0].T:
+        assert sorted(ranks) == list(range(len(own)))
+    assert (found.precision[found.query == 0] == 1).all()
+
+
 def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
     config = importlib.import_module("configs.figure7").quick()
     collection = load(config, workdir)
@@ -127,7 +146,7 @@ def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
         ({"benchmark": "folder"}, "give --pictures"),
         ({"benchmark": "oxford5k"}, "oxford5k must be in a folder, got none at"),
         ({"benchmark": "oxford105k", "pictures": pathlib.Path()}, "give --distractors"),
-        ({"benchmark": "instre", "data": pathlib.Path("none")}, "ground truths must"),
+        ({"benchmark": "instre", "data": pathlib.Path("none")}, "diffjax fetch instre"),
     ],
     ids=["folder", "oxford5k", "distractors", "truth"],
 )

@@ -37,6 +37,12 @@ def test_each_half_is_tested_with_what_is_best_for_the_other():
     np.testing.assert_array_equal(found.precision, [0.3, 0.2, 0.0, 0.1])
 
 
+def test_the_mean_chooses_not_the_median():
+    second = np.array([False] * 3 + [True] * 3)
+    precision = np.array([[0.5] * 6, [0.4, 0.4, 1.0] * 2])
+    assert tune(precision, second).chosen == (1, 1)
+
+
 def test_nothing_is_gained_by_choosing_among_noise():
     # A choice on the tested queries themselves would gain about a deviation.
     draw = np.random.default_rng(0)

@@ -1,0 +1,151 @@
+import importlib
+
+import numpy as np
+import pytest
+from matlab_files import StructArray, write_5
+
+from configs.schema import BenchmarkName, Setup
+from configs.table1 import Table1Config
+from diffjax.data import read_revisited, revisited_names
+from experiments import table1
+from experiments._benchmarks import find, load
+from experiments._methods import METHODS
+
+NONE = np.zeros((0, 0))
+
+
+@pytest.fixture
+def oxford(shared_data, tmp_path):
+    """Empty files in the place of all pictures of Oxford5k, and two distractors."""
+    names = revisited_names(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
+    for folder, own in (("jpg", names), ("others", ("a", "b"))):
+        (tmp_path / folder).mkdir()
+        for name in own:
+            (tmp_path / folder / f"{name}.jpg").touch()
+    return tmp_path
+
+
+def test_each_revisited_protocol_has_its_own_answers(shared_data, oxford):
+    truth = read_revisited(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
+    names: tuple[BenchmarkName, ...] = (
+        *("roxford5k-easy", "roxford5k-medium", "roxford5k-hard"),
+    )
+    for name in names:
+        setup = Setup(benchmark=name, data=shared_data, pictures=oxford / "jpg")
+        found = find(setup, oxford)
+        assert found.name == name
+        assert (len(found.database), len(found.queries)) == (4993, 70)
+        own = getattr(truth, name.rpartition("-")[2])
+        for got, wanted in zip(found.positives, own.positives, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+        for got, wanted in zip(found.junk, own.junk, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_distractors_come_after_the_database(shared_data, oxford):
+    setup = Setup(
+        benchmark="oxford105k",
+        data=shared_data,
+        pictures=oxford / "jpg",
+        distractors=oxford / "others",
+    )
+    found = find(setup, oxford)
+    assert (found.name, len(found.database)) == ("oxford105k", 5065)
+    assert [path.stem for path in found.database[-2:]] == ["a", "b"]
+    (oxford / "others" / "list.txt").write_text("b.jpg\n")
+    setup = Setup(
+        benchmark="roxford5k-hard",
+        data=shared_data,
+        pictures=oxford / "jpg",
+        distractors=oxford / "others" / "list.txt",
+    )
+    assert [path.stem for path in find(setup, oxford).database[4993:]] == ["b"]
+
+
+@pytest.fixture
+def released(tmp_path):
+    """Descriptors and truth of six images of three regions, as MATLAB wrote them."""
+    draw = np.random.default_rng(0)
+
+    def unit(count):
+        vectors = draw.normal(size=(16, count))
+        return vectors / np.linalg.norm(vectors, axis=0)
+
+    parts = {
+        "reg": {"V": [unit(3) for _ in range(6)], "Q": [unit(3) for _ in range(2)]},
+        "glob": {"V": [unit(1) for _ in range(6)], "Q": [unit(1) for _ in range(2)]},
+    }
+    write_5(tmp_path / "oxford5k_siamac.mat", parts)
+    gnd = [
+        {"ok": np.array([[1.0, 4.0]]), "junk": np.array([[2.0]])},
+        {"ok": np.array([[6.0]]), "junk": NONE},
+    ]
+    names = {"imlist": [f"hall_{i}" for i in range(6)], "qidx": np.array([[1.0, 6.0]])}
+    write_5(tmp_path / "gnd_oxford5k.mat", names | {"gnd": StructArray(gnd)})
+    return tmp_path, parts
+
+
+def released_setup(folder, **changes):
+    given = {
+        "benchmark": "oxford5k",
+        "descriptors": folder / "oxford5k_siamac.mat",
+        "truth": folder / "gnd_oxford5k.mat",
+    }
+    return {**given, **changes}
+
+
+def test_released_descriptors_are_searched_as_they_are(released):
+    folder, parts = released
+    collection = load(Setup(**released_setup(folder)), folder)
+    np.testing.assert_allclose(
+        collection.index.vectors, np.hstack(parts["reg"]["V"]).T, atol=1e-6
+    )
+    assert [p.tolist() for p in collection.truth.positives] == [[0, 3], [5]]
+    assert [j.tolist() for j in collection.truth.junk] == [[1], []]
+    # The global descriptors are those of the release, not sums of its regions.
+    own = np.hstack(parts["glob"]["V"]).T @ np.hstack(parts["glob"]["Q"])
+    scores = METHODS["R-MAC"].score(collection)
+    np.testing.assert_allclose(scores, own, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.* is more than")
+def test_a_table_of_released_descriptors_stands_beside_the_papers(released):
+    folder, _ = released
+    config = Table1Config(**released_setup(folder), k=(5,))
+    record = table1.run(config, folder / "work", records=folder / "records")
+    assert [r["paper_map"] for r in record["results"]] == pytest.approx([0.922, 0.932])
+    assert record["settings"]["network"] == "released descriptors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"truth": None}, "give --truth"),
+        ({"benchmark": "instre"}, "truth must be left out for instre"),
+        ({"benchmark": "grocery"}, "leave --descriptors out"),
+    ],
+    ids=["classic", "instre", "grocery"],
+)
+def test_descriptors_need_the_truth_of_their_own_order(released, changes, message):
+    folder, _ = released
+    with pytest.raises(ValueError, match=message):
+        load(Setup(**released_setup(folder, **changes)), folder)
+
+
+def test_truths_are_found_where_they_were_fetched_to(shared_data, oxford):
+    home = oxford / "datasets" / "roxford5k"
+    home.mkdir(parents=True)
+    source = shared_data / "ground_truth" / "gnd_roxford5k.pkl"
+    (home / "gnd_roxford5k.pkl").write_bytes(source.read_bytes())
+    (home.parent / "oxford5k").mkdir()
+    (oxford / "jpg").rename(home.parent / "oxford5k" / "jpg")
+    setup = Setup(benchmark="roxford5k-easy", data=home.parent)
+    assert len(find(setup, oxford).database) == 4993
+
+
+def test_a_collection_of_ones_own_is_recorded_by_its_name(tmp_path):
+    setup = Setup(benchmark="folder", pictures=tmp_path / "holiday")
+    assert setup.label == "folder-holiday"
+    assert Setup(benchmark="grocery").label == "grocery"
+    quick = importlib.import_module("configs.table1").quick()
+    assert quick.folder.index.dim == 16

@@ -1,8 +1,8 @@
 """The figures that the paper reports, beside which ours are put: mAP in percent.
 
 Source: Iscen, Tolias, Avrithis, Furon and Chum, CVPR 2017, tables 1 and 2, for 512-D
-vectors of VGG16 and, in table 2, for 2048-D vectors of ResNet101. Oxford105k and Paris106k are truncated to 10,000 images in table 2
-and are not in table 1.
+vectors of VGG16 and, in table 2, for 2048-D vectors of ResNet101. Oxford105k and
+Paris106k are truncated to 10,000 images in table 2 and are not in table 1.
 """
 
 from collections.abc import Mapping, Sequence

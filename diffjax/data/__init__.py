@@ -37,7 +37,6 @@ from ._region_file import read_regions as read_regions
 from ._released import Released as Released
 from ._released import check_against as check_against
 from ._released import read_descriptors as read_descriptors
-from ._released import read_knn_graph as read_knn_graph
 from ._revisited import Revisited as Revisited
 from ._revisited import read_revisited as read_revisited
 from ._revisited import revisited_names as revisited_names

@@ -12,6 +12,7 @@ from ._neighbors import knn as knn
 from ._normalize import normalize as normalize
 from ._ready import check_neighbors as check_neighbors
 from ._recall import recall as recall
+from ._released import read_knn_graph as read_knn_graph
 from ._shortlist import Shortlist as Shortlist
 from ._shortlist import shortlist as shortlist
 from ._truncate import row_width as row_width

@@ -5,13 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matlab_files import write_5, write_73
 
-from diffjax.data._released import (
+from diffjax.data import (
     Released,
     check_against,
     read_descriptors,
-    read_knn_graph,
 )
-from diffjax.graph import affinity, knn, normalize
+from diffjax.graph import affinity, knn, normalize, read_knn_graph
 from diffjax.index import Index, IndexConfig
 
 DIM = 8
@@ -265,7 +264,7 @@ def test_the_order_of_a_file_does_not_matter(tmp_path_factory, seed, own):
 
 
 def test_equal_similarities_are_ordered_by_index_in_all_blocks(path, monkeypatch):
-    monkeypatch.setattr("diffjax.data._released._ROWS", 4)
+    monkeypatch.setattr("diffjax.graph._released._ROWS", 4)
     indices = np.array([[(i + 2) % 10, i, (i + 1) % 10] for i in range(10)])
     similarities = np.tile(np.array([[0.5, 1, 0.5]], np.float32), (10, 1))
     got = read_knn_graph(graph_file(write_5, path, indices, similarities))
@@ -286,7 +285,7 @@ def test_equal_similarities_are_ordered_by_index_in_all_blocks(path, monkeypatch
     ],
 )
 def test_a_graph_that_is_none_says_which_region(path, exact, monkeypatch, change, said):
-    monkeypatch.setattr("diffjax.data._released._ROWS", 4)
+    monkeypatch.setattr("diffjax.graph._released._ROWS", 4)
     indices, similarities = (array.copy() for array in exact)
     change(indices, similarities)
     with pytest.raises(ValueError, match=said) as caught:

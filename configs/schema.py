@@ -53,6 +53,8 @@ class Setup:
     """Folder of the pictures that make 105k of 5k and 106k of 6k."""
     descriptors: pathlib.Path | None = None
     """The paper's released descriptors, a .mat file, instead of pictures."""
+    graph: pathlib.Path | None = None
+    """The neighbours of their regions that were released with them, a .mat file."""
     truth: pathlib.Path | None = None
     """The ground truth that was released with them, where the order is its own."""
     composed: ScenesConfig | None = None

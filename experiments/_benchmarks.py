@@ -34,6 +34,7 @@ from diffjax.data import (
     revisited_names,
     scenes_benchmark,
 )
+from diffjax.graph import read_knn_graph
 from diffjax.index import Index
 from experiments._collections import Collection, describe_collection
 
@@ -52,6 +53,16 @@ def load(setup: Setup, workdir: pathlib.Path) -> Collection:
         ValueError: If something is missing, with what to put where, or descriptors and
             ground truth are not of the same data set.
     """
+    found = _load(setup, workdir)
+    return dataclasses.replace(found, results=workdir / "results")
+
+
+def _load(setup: Setup, workdir: pathlib.Path) -> Collection:
+    if setup.graph is not None and setup.descriptors is None:
+        raise ValueError(
+            "graph must be of released descriptors: give --descriptors, or leave "
+            "--graph out."
+        )
     if setup.descriptors is not None:
         return _released(setup, setup.descriptors)
     if setup.benchmark not in SCENES:
@@ -201,13 +212,18 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
     own = setup.folder.index
     few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
     settings = dataclasses.replace(own, dim=None, **few)
-    index = Index.build(found.vectors, found.image_ids, config=settings)
+    lists = None if setup.graph is None else read_knn_graph(setup.graph)
+    index = Index.build(
+        found.vectors, found.image_ids, config=settings, neighbors=lists
+    )
     return Collection(
         index=index,
         regions=index.prepare(found.query_vectors),
         query_ids=found.query_ids,
         truth=truth._replace(name=name),
         given=(jnp.asarray(found.global_vectors), jnp.asarray(found.global_queries)),
+        lists=lists,
+        notes={} if setup.graph is None else {"graph": "released"},
     )
 
 

@@ -61,8 +61,8 @@ class Setup:
     """Composed scenes of other settings than those of their name."""
     descriptor: DescriptorConfig = dataclasses.field(default_factory=DescriptorConfig)
     """How pictures are described."""
-    dim: int = 256
-    """Dimensions that vectors are whitened to, on the collection itself."""
+    dim: int | None = 256
+    """Dimensions that vectors are whitened to, on the collection itself; None: not."""
 
     @property
     def folder(self) -> FolderConfig:

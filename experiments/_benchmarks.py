@@ -67,13 +67,15 @@ def _load(setup: Setup, workdir: pathlib.Path) -> Collection:
         return _released(setup, setup.descriptors)
     if setup.benchmark not in SCENES:
         truth = find(setup, workdir)
-        return describe_collection(truth, setup.folder, workdir, kept=_kept(truth))
+        kept = _kept(truth.name, setup, str(truth.folder.resolve()))
+        return describe_collection(truth, setup.folder, workdir, kept=kept)
     scenes = _compose(setup, workdir)
     found = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
     if setup.composed is None:
         notes["scenes_version"] = SCENES[setup.benchmark].version
-    collection = describe_collection(found, setup.folder, workdir)
+    kept = _kept(found.name, setup, repr(setup.composed) if setup.composed else "")
+    collection = describe_collection(found, setup.folder, workdir, kept=kept)
     return dataclasses.replace(collection, notes=notes)
 
 
@@ -154,10 +156,13 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     return attach(truth, folder, distractors=_distractors(setup), name=setup.label)
 
 
-def _kept(truth: Benchmark) -> str:
-    """Where the index is kept: collections of one name may lie in several folders."""
-    place = str(truth.folder.resolve()).encode()
-    return f"{truth.name}-{hashlib.sha256(place).hexdigest()[:8]}"
+def _kept(name: str, setup: Setup, which: str) -> str:
+    """Where the index is kept: an own place for each collection and descriptor."""
+    own = setup.folder
+    others = "" if own == type(setup)().folder else repr(own)
+    if not which + others:
+        return name
+    return f"{name}-{hashlib.sha256(f'{which}{others}'.encode()).hexdigest()[:8]}"
 
 
 def _pictures(setup: Setup) -> pathlib.Path:

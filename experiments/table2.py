@@ -2,10 +2,9 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from configs import paper
 from configs import table2 as card
@@ -13,28 +12,12 @@ from configs.table2 import SEARCHES, Table2Config
 from diffjax.evaluation import bootstrap_interval, paired_bootstrap, paired_test
 from diffjax.progress import progress_bars
 from experiments._benchmarks import find, load
-from experiments._collections import Collection, Outcome
+from experiments._collections import Collection
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import METHODS, outcome_of
-from experiments._tuning import halve, tune
+from experiments._methods import METHODS
+from experiments._tuning import Tuned, halve, tune_method
 
 _AGAINST, _LOCAL = "regional diffusion", "HQE on SIFT"
-
-
-class _Row(NamedTuple):
-    """A method, tuned and tested.
-
-    Attributes:
-        outcome: How good the answers to every query are.
-        first: Average precision of every query at the first settings.
-        chosen: The settings that each half of the queries was tested with.
-        tried: How many settings there were.
-    """
-
-    outcome: Outcome
-    first: Float[np.ndarray, " q"]
-    chosen: tuple[Mapping[str, Any], ...]
-    tried: int
 
 
 def measure(
@@ -68,11 +51,19 @@ def measure(
         for name in config.methods
         if collection.benchmark is not None or not METHODS[name].of_pictures
     ]
-    rows: dict[str, _Row] = {}
+    rows: dict[str, Tuned] = {}
     with progress_bars() as progress:
         for done, name in enumerate(names):
             progress("comparing methods", done, len(names))
-            rows[name] = _row(name, collection, config, second)
+            rows[name] = tune_method(
+                name,
+                collection,
+                second,
+                choices=SEARCHES[name][: config.trials],
+                always=(
+                    {"max_features": config.local_features} if name == _LOCAL else {}
+                ),
+            )
         progress("comparing methods", len(names), len(names))
     # A row that is missing must not look as if nobody had thought of it.
     left_out = [name for name in config.methods if name not in names]
@@ -88,33 +79,9 @@ def measure(
     )
 
 
-def _row(
-    name: str,
-    collection: Collection,
-    config: Table2Config,
-    second: Bool[np.ndarray, " q"],
-) -> _Row:
-    """Tries the settings of a method; trials that were made before are found."""
-    choices = SEARCHES[name][: config.trials]
-    own = {"max_features": config.local_features} if name == _LOCAL else {}
-    tried = [outcome_of(name, collection, **one, **own) for one in choices]
-    chosen = tune(np.stack([one.precision for one in tried]), second).chosen
-    return _Row(
-        outcome=Outcome(
-            *(
-                np.where(second, of_second, of_first)
-                for of_first, of_second in zip(*(tried[c] for c in chosen), strict=True)
-            )
-        ),
-        first=tried[0].precision,
-        chosen=tuple(choices[number] for number in dict.fromkeys(chosen)),
-        tried=len(choices),
-    )
-
-
 def _entry(
     name: str,
-    rows: Mapping[str, _Row],
+    rows: Mapping[str, Tuned],
     collection: Collection,
     config: Table2Config,
 ) -> dict[str, Any]:
@@ -133,10 +100,7 @@ def _entry(
         **row.outcome.means(),
         "first_mean_ap": float(np.nanmean(row.first)),
         "tried": row.tried,
-        "chosen": "; ".join(
-            ", ".join(f"{key} {value}" for key, value in one.items())
-            for one in row.chosen
-        ),
+        "chosen": row.words,
     }
     wide = collection.facts["dim"] == 2048
     values = (paper.TABLE2_2048 if wide else paper.TABLE2).get(name)

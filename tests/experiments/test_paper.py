@@ -119,6 +119,34 @@ def test_a_figure_is_drawn_and_recorded(name, workdir, tmp_path):
     assert len(record["results"]) >= 2
 
 
+def test_causes_are_changed_one_at_a_time(workdir, tmp_path):
+    config, record = run_quick("departures", workdir, tmp_path)
+    changed = {result["changed"]: result for result in record["results"]}
+    assert list(changed) == [
+        "nothing",
+        f"pictures at {config.side} px",
+        f"{config.scenes_per_object} scenes an object",
+        f"whitened on {config.elsewhere}",
+        "not whitened",
+    ]
+    first = config.composed
+    more = changed[f"{config.scenes_per_object} scenes an object"]["images"]
+    added = config.scenes_per_object - first.scenes_per_object
+    assert more - changed["nothing"]["images"] == first.objects * added
+    same = {r["images"] for name, r in changed.items() if "scenes" not in name}
+    assert same == {changed["nothing"]["images"]}
+    assert all(0 <= r["R-match + AQE, %"] <= 100 for r in record["results"])
+
+
+def test_a_descriptor_of_other_settings_has_an_index_of_its_own(workdir):
+    config = importlib.import_module("configs.departures").quick()
+    own = load(config, workdir)
+    raw = load(dataclasses.replace(config, dim=None), workdir)
+    again = load(config, workdir)
+    assert raw.index.vectors.shape[1] == 1280
+    assert own.digest == again.digest != raw.digest
+
+
 def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
     config, record = run_quick("figure7", workdir, tmp_path)
     page = (tmp_path / f"figure7_{config.benchmark}.html").read_text()

@@ -47,7 +47,11 @@ def measure(
             f"number can be changed, got {config.benchmark!r}."
         )
     collections = dict(_collections(config, workdir))
-    results = [_entry(name, own, config) for name, own in collections.items()]
+    results = [
+        entry(name, own, config)
+        for entry in (_methods, _causes)
+        for name, own in collections.items()
+    ]
     return Findings(next(iter(collections.values())), results, seed=config.seed)
 
 
@@ -88,7 +92,8 @@ def _whitened(raw: Collection, elsewhere: Collection, own: Collection) -> Collec
     return dataclasses.replace(raw, index=index, regions=whiten(raw.regions, fitted))
 
 
-def _entry(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+def _methods(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+    """The methods, each tuned on the other half of the objects."""
     second = halve(own.truth.objects, seed=config.seed)
     tuned = {
         method: tune_method(
@@ -108,6 +113,12 @@ def _entry(name: str, own: Collection, config: DeparturesConfig) -> dict[str, An
     entry["diffusion above expansion, %"] = (
         f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     )
+    return entry
+
+
+def _causes(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+    """What stands behind: neighbours, how many of them are mutual, and short lists."""
+    entry: dict[str, Any] = {"changed": name}
     n = len(own.index.vectors)
     for k in (k for k in config.k if k <= n):
         found = outcome_of(_DIFFUSED, own, k=k, query_k=k)

@@ -105,7 +105,8 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
         OSError: If it can't be written, with its name; the file is then as it was.
     """
     _check(record, "record")
-    line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+    # In their order, which is that of the columns in tables.
+    line = json.dumps(record, allow_nan=False) + "\n"
     path = pathlib.Path(path)
     if path.exists():
         read_records(path)

@@ -14,8 +14,9 @@ from diffjax.data import SCENES
 from diffjax.evaluation import paired_bootstrap
 from diffjax.index import Index
 from diffjax.ranking import rank
-from diffjax.regions import fit_pca_whitening, whiten
-from experiments._benchmarks import load
+from diffjax.regions import fit_pca, fit_pca_whitening, whiten
+from diffjax.types import Whitening
+from experiments._benchmarks import find, load
 from experiments._collections import Collection
 from experiments._main import Findings, recorded, run_card
 from experiments._methods import PAPER, outcome_of, scores_of
@@ -59,6 +60,8 @@ def _collections(
     config: DeparturesConfig, workdir: pathlib.Path
 ) -> Iterator[tuple[str, Collection]]:
     """The collection as it is, and with each cause changed."""
+    other = _elsewhere(config)
+    find(other, workdir)  # Before minutes are spent on what comes first.
     own = load(config, workdir)
     yield "nothing", own
     descriptor = dataclasses.replace(config.descriptor, side=config.side)
@@ -71,16 +74,27 @@ def _collections(
     more = dataclasses.replace(config, composed=composed)
     yield f"{config.scenes_per_object} scenes an object", load(more, workdir)
     raw = load(dataclasses.replace(config, dim=None), workdir)
-    other = dataclasses.replace(config, benchmark=config.elsewhere, dim=None)
-    elsewhere = load(other, workdir)
-    yield f"whitened on {config.elsewhere}", _whitened(raw, elsewhere, own)
-    yield "not whitened", raw
-
-
-def _whitened(raw: Collection, elsewhere: Collection, own: Collection) -> Collection:
-    """The collection, whitened by what other pictures are like."""
     dim = own.index.vectors.shape[1]
-    fitted = fit_pca_whitening(elsewhere.index.vectors, dim=dim)
+    elsewhere = fit_pca_whitening(load(other, workdir).index.vectors, dim=dim)
+    yield f"whitened on {config.elsewhere}", _mapped(raw, elsewhere, own)
+    yield (
+        "PCA without whitening",
+        _mapped(raw, fit_pca(raw.index.vectors, dim=dim), own),
+    )
+
+
+def _elsewhere(config: DeparturesConfig) -> DeparturesConfig:
+    """The other pictures: those of the name, or other scenes of one's own settings."""
+    composed = config.composed
+    if composed is not None:
+        composed = dataclasses.replace(composed, seed=composed.seed + 1)
+    return dataclasses.replace(
+        config, benchmark=config.elsewhere, composed=composed, dim=None
+    )
+
+
+def _mapped(raw: Collection, fitted: Whitening, own: Collection) -> Collection:
+    """The collection's own vectors, through another map."""
     settings = own.index.config
     index = Index.build(
         raw.index.vectors,

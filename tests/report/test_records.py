@@ -70,7 +70,8 @@ def test_environment_names_versions_and_devices():
     assert got["versions"]["numpy"] == np.__version__
     assert got["versions"]["python"] == platform.python_version()
     assert set(got["versions"]) == {
-        *("diffjax", "faiss", "flax", "jax", "jaxlib", "numpy", "python")
+        *("diffjax", "faiss", "flax", "jax", "jaxlib", "numpy", "python"),
+        *("opencv", "pillow", "scikit-image"),
     }
     assert got["device"] == jax.devices()[0].device_kind
     assert got["device_count"] == jax.device_count()

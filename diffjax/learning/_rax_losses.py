@@ -110,12 +110,11 @@ def _softmax(z, positive, negative, *, most):
     del most
     import rax  # noqa: PLC0415  # Only these two losses need it.
 
-    used = positive | negative
-    # The softmax of an empty list is not a number: it is given a list of zeros.
+    # Of an empty list it is not a number, in the value alone, which is not counted.
     return rax.softmax_loss(
         z,
         positive.astype(z.dtype) / at_least_one(positive, z.dtype),
-        where=used | ~used.any(),
+        where=positive | negative,
         reduce_fn=jnp.sum,
     )
 

@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +76,9 @@ def looped(name, scores, positives, used, queries_used=None):
     return np.mean(values) if values else 0.0
 
 
-def drawn(seed=0, images=12, queries=4, dtype=np.float32):
+def drawn(seed=0, images=12, queries=4):
     rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(images, queries)).astype(dtype)
+    scores = rng.normal(size=(images, queries)).astype(np.float32)
     positives = rng.random((images, queries)) < 0.3
     used = rng.random((images, queries)) < 0.8
     positives[0], positives[1], used[:2] = True, False, True
@@ -140,7 +141,7 @@ def test_tends_to_the_mean_precision_at_the_ranks_of_the_positives():
 
 
 def test_smooth_precision_comes_nearer_as_the_temperature_falls():
-    scores = four(np.arange(12, 0, -1, np.float32))
+    scores = four(np.arange(12, 0, -1).astype(np.float32))
     positives = four(np.isin(np.arange(12), [1, 2, 6]))
     exact = 1 - (1 / 2 + 2 / 3 + 3 / 7) / 3
     gaps = [
@@ -184,7 +185,8 @@ def test_the_gradient_lifts_positives_that_are_too_low_and_lowers_negatives(name
 
 @every
 def test_the_gradient_is_that_of_finite_differences(name, x64):
-    scores, positives, used = drawn(3, dtype=np.float64)
+    scores, positives, used = drawn(3)
+    scores = scores.astype(np.float64)
     # Cold sigmoids are all but steps, which finite differences step over.
     settings = {"temperature": 0.3} if name == "smooth-ap" else {}
     _, gradient = step(name, scores, positives, used, **settings)
@@ -330,6 +332,7 @@ def test_too_little_room_for_positives_is_an_error_or_seen_in_the_loss(name):
 def test_bad_input_is_named(name, unchecked):
     objective = OBJECTIVES[name]
     scores, positives, used = drawn()
+    double: Any = scores.astype(np.float64)
     scores = jnp.asarray(scores)
     with pytest.raises(ValueError, match=r"positives must have the shape of scores"):
         objective(scores, positives[:, :2], used)
@@ -344,7 +347,7 @@ def test_bad_input_is_named(name, unchecked):
     with pytest.raises(ValueError, match="scores must have a row per image"):
         objective(scores[:0], positives[:0], used[:0])
     with pytest.raises(ValueError, match="scores must be float32 here"):
-        objective(np.zeros((12, 4)), positives, used)
+        objective(double, positives, used)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.inf, np.nan])

@@ -1,5 +1,7 @@
 """Stage `learning`: parameters, objectives and fit, by gradient through the chain."""
 
+from ._mining import MinedLabels as MinedLabels
+from ._mining import mine_positives as mine_positives
 from ._objectives import OBJECTIVES as OBJECTIVES
 from ._objectives import Objective as Objective
 from ._objectives import smooth_average_precision as smooth_average_precision
@@ -18,3 +20,15 @@ from ._problem import refresh as refresh
 from ._rax_losses import listwise_softmax as listwise_softmax
 from ._rax_losses import pairwise_hinge as pairwise_hinge
 from ._scores import score_images as score_images
+from ._searches import RANGES as RANGES
+from ._searches import Searched as Searched
+from ._searches import Trial as Trial
+from ._searches import grid_search as grid_search
+from ._searches import random_search as random_search
+from ._splits import Split as Split
+from ._splits import object_splits as object_splits
+from ._splits import pool_splits as pool_splits
+from ._storage import ParametersFileError as ParametersFileError
+from ._storage import StoredParameters as StoredParameters
+from ._storage import load_parameters as load_parameters
+from ._storage import save_parameters as save_parameters

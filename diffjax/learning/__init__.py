@@ -1,5 +1,9 @@
 """Stage `learning`: parameters, objectives and fit, by gradient through the chain."""
 
+from ._config import FitConfig as FitConfig
+from ._fit import Fitted as Fitted
+from ._fit import fit as fit
+from ._labelled import Labelled as Labelled
 from ._mining import MinedLabels as MinedLabels
 from ._mining import mine_positives as mine_positives
 from ._objectives import OBJECTIVES as OBJECTIVES
@@ -28,6 +32,7 @@ from ._searches import random_search as random_search
 from ._splits import Split as Split
 from ._splits import object_splits as object_splits
 from ._splits import pool_splits as pool_splits
+from ._state import CheckpointError as CheckpointError
 from ._storage import ParametersFileError as ParametersFileError
 from ._storage import StoredParameters as StoredParameters
 from ._storage import load_parameters as load_parameters

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ._rax_losses import listwise_softmax, pairwise_hinge
 _NUMBERS_AT_ONCE = 2**22  # Of one intermediate array, so 16 MiB in float32.
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss of image scores, lower where positives come first.
 

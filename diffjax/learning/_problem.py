@@ -114,15 +114,18 @@ def problem(
         )
     ids = np.arange(n) if image_ids is None else np.asarray(image_ids)
     check_ids("image_ids", ids, rows=n)
-    return _with_edges(
-        units if len(units) == graphs else units * graphs,
-        [
-            _neighbours(units[0 if len(units) == 1 else g], each, method=method)
-            for g, each in enumerate(ks if len(ks) == graphs else ks * graphs)
-        ],
+    units = units if len(units) == graphs else units * graphs
+    ks = ks if len(ks) == graphs else ks * graphs
+    found = [
+        _neighbours(u, each, method=method) for u, each in zip(units, ks, strict=True)
+    ]
+    made = _with_edges(
+        units,
+        found,
         image_ids=np.asarray(ids, np.int32),
         scales=None if scales is None else _check_scales(scales, rows=n),
     )
+    return _compared(made)
 
 
 def refresh(
@@ -154,25 +157,47 @@ def refresh(
     if len(ks) != graphs:
         raise ValueError(f"k must be one number or {graphs}, got {len(ks)}.")
     units = [view.vectors for view in problem.views]
-    found = []
-    for unit, each in zip(units, ks, strict=True):
-        pattern = _neighbours(project(unit, parameters.projection), each, method=method)
-        found.append(edge_similarities(pattern, unit))
+    found = [
+        _neighbours(project(unit, parameters.projection), each, method=method)
+        for unit, each in zip(units, ks, strict=True)
+    ]
     made = _with_edges(units, found, image_ids=problem.image_ids, scales=problem.scales)
-    if len(units) == 1:
-        size = _places(made.edges, problem.edges)
-        edges = _pad(made.edges, size)
-        return made._replace(views=(View(units[0], edges),), edges=edges)
-    views, slots = [], []
-    for view, slot, old in zip(
-        made.views, made.slots or (), problem.views, strict=True
-    ):
-        size = _places(view.edges, old.edges)
-        views.append(view._replace(edges=_pad(view.edges, size)))
+    sizes = [
+        had if needed <= had else int(needed * _ROOM)
+        for needed, had in zip(places(made), places(problem), strict=True)
+    ]
+    return _compared(with_places(made, sizes))
+
+
+def places(problem: Problem) -> list[int]:
+    """Counts the places for edges, of each graph and of all together."""
+    each = [view.edges for view in problem.views]
+    return [edges.indices.shape[0] for edges in (*each, problem.edges)]
+
+
+def with_places(problem: Problem, sizes: Sequence[int]) -> Problem:
+    """Keeps more places free for edges: what is computed stays the same.
+
+    Args:
+        problem: The collection.
+        sizes: As `places` counts them, as many as there are or more.
+
+    Returns:
+        The collection with so many places.
+    """
+    *each, total = sizes
+    views = tuple(
+        view._replace(edges=_pad(view.edges, size))
+        for view, size in zip(problem.views, each, strict=True)
+    )
+    if problem.slots is None:
+        return problem._replace(views=views, edges=views[0].edges)
+    slots = tuple(
         # What adds weight 0 may add it anywhere.
-        slots.append(jnp.pad(slot, (0, size - slot.shape[0])))
-    edges = _pad(made.edges, _places(made.edges, problem.edges))
-    return made._replace(views=tuple(views), edges=edges, slots=tuple(slots))
+        jnp.asarray(np.pad(np.asarray(slot), (0, size - slot.shape[0])))
+        for slot, size in zip(problem.slots, each, strict=True)
+    )
+    return problem._replace(views=views, edges=_pad(problem.edges, total), slots=slots)
 
 
 def project(
@@ -198,11 +223,36 @@ def project(
     return l2_normalize(moved)
 
 
+def similarities(edges: Graph, vectors: Float[Array, "n _"]) -> Graph:
+    """Computes similarities on the edges; on free places one that is no edge.
+
+    Args:
+        edges: Edges of a view.
+        vectors: Its vectors, or what they were moved to.
+
+    Returns:
+        The edges with similarities x_i'x_j as weights.
+    """
+    found = edge_similarities(edges, vectors)
+    free = edges.rows == edges.indices
+    no_edge = jnp.full_like(found.weights, NO_EDGE)
+    return found._replace(weights=jnp.where(free, no_edge, found.weights))
+
+
 def _neighbours(vectors: Array, k: int, *, method: Method) -> Graph:
-    """Mutual neighbours of any similarity, with their similarities."""
-    # 1 to n is for `knn` to check. All pairs are above the bias, so that all are kept.
-    pattern = compress(affinity(knn(vectors, k, method=method), bias=NO_EDGE))
-    return edge_similarities(pattern, vectors)
+    """Mutual neighbours of any similarity; that k is in 1..n is for `knn` to check."""
+    # All pairs are above the bias, so that all are kept.
+    return compress(affinity(knn(vectors, k, method=method), bias=NO_EDGE))
+
+
+def _compared(problem: Problem) -> Problem:
+    """Computes the similarities of all views, when shapes are final."""
+    views = tuple(
+        view._replace(edges=similarities(view.edges, view.vectors))
+        for view in problem.views
+    )
+    edges = views[0].edges if problem.slots is None else problem.edges
+    return problem._replace(views=views, edges=edges)
 
 
 def _with_edges(units, edges, *, image_ids, scales) -> Problem:
@@ -212,7 +262,8 @@ def _with_edges(units, edges, *, image_ids, scales) -> Problem:
         return Problem(views, image_ids, scales, edges[0], None)
     n = edges[0].num_nodes
     keys = [
-        np.asarray(e.rows, np.int64) * n + np.asarray(e.indices, np.int64)
+        np.repeat(np.arange(n), np.diff(np.asarray(e.starts, np.int64))) * n
+        + np.asarray(e.indices, np.int64)
         for e in edges
     ]
     every = np.unique(np.concatenate(keys))
@@ -228,22 +279,23 @@ def _with_edges(units, edges, *, image_ids, scales) -> Problem:
     return Problem(views, image_ids, scales, union, slots)
 
 
-def _places(edges: Graph, before: Graph) -> int:
-    """How many places to give to edges: as many as before if they suffice."""
-    needed, had = edges.indices.shape[0], before.indices.shape[0]
-    return had if needed <= had else int(needed * _ROOM)
-
-
 def _pad(edges: Graph, size: int) -> Graph:
     """Adds places that are no edges: the last node with itself."""
     free = size - edges.indices.shape[0]
     if edges.starts is None or free == 0:
         return edges
     last = edges.num_nodes - 1
+    # On the host: shapes that are new every time would be compiled every time.
+    starts = np.array(edges.starts)
+    starts[-1] += free
     return Graph(
-        indices=jnp.pad(edges.indices, (0, free), constant_values=last),
-        weights=jnp.pad(edges.weights, (0, free), constant_values=NO_EDGE),
-        starts=edges.starts.at[-1].add(free),
+        indices=jnp.asarray(
+            np.pad(np.asarray(edges.indices), (0, free), constant_values=last)
+        ),
+        weights=jnp.asarray(
+            np.pad(np.asarray(edges.weights), (0, free), constant_values=NO_EDGE)
+        ),
+        starts=jnp.asarray(starts),
     )
 
 

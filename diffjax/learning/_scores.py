@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 
 from diffjax._arguments import check_ids, count_ids, count_most, is_concrete
 from diffjax.diffusion import diffuse, query_vectors
-from diffjax.graph import affinity, edge_similarities, normalize
+from diffjax.graph import affinity, normalize
 from diffjax.pooling import gmp_weights, pool
 from diffjax.types import Graph
 
 from ._parameters import Parameters, check_parameters
-from ._problem import NO_EDGE, Problem, Queries, View, project
+from ._problem import Problem, Queries, View, project, similarities
 
 
 def score_images(
@@ -135,9 +135,7 @@ def _similarities(view: View, moved: Array, parameters: Parameters) -> Graph:
     """Similarities on the edges; those that are stored where nothing moved."""
     if parameters.projection is None:
         return view.edges
-    edges = edge_similarities(view.edges, moved)
-    free = edges.rows == edges.indices
-    return edges._replace(weights=jnp.where(free, NO_EDGE, edges.weights))
+    return similarities(view.edges, moved)
 
 
 def _mixture(parameters: Parameters, vectors: list[Array]) -> list[Array]:

@@ -53,14 +53,16 @@ class Setup:
     """Folder of the pictures that make 105k of 5k and 106k of 6k."""
     descriptors: pathlib.Path | None = None
     """The paper's released descriptors, a .mat file, instead of pictures."""
+    graph: pathlib.Path | None = None
+    """The neighbours of their regions that were released with them, a .mat file."""
     truth: pathlib.Path | None = None
     """The ground truth that was released with them, where the order is its own."""
     composed: ScenesConfig | None = None
     """Composed scenes of other settings than those of their name."""
     descriptor: DescriptorConfig = dataclasses.field(default_factory=DescriptorConfig)
     """How pictures are described."""
-    dim: int = 256
-    """Dimensions that vectors are whitened to, on the collection itself."""
+    dim: int | None = 256
+    """Dimensions that vectors are whitened to, on the collection itself; None: not."""
 
     @property
     def folder(self) -> FolderConfig:

@@ -8,9 +8,10 @@ in $DIFFJAX_DATA. Descriptors are EfficientNet-Lite0's unless others are given.
 Tuning: half of the objects, drawn by seed, choose the settings for queries of the other
 half and the other way round; every method that has settings tries as many of them, the
 first its authors' or the paper's. R-MAC, R-match, CroW and NetVLAD have none; the
-layer of NetVLAD is set by k-means and not trained, and its vectors are not whitened.
+layer of NetVLAD is set by k-means and not trained, and whitened as CroW is.
 Recorded: mAP at the chosen settings with intervals over objects, mAP at the first
-settings, what was chosen, paired differences from regional diffusion with intervals and
+settings, mP@10, recall@100, mAP expected if ties were broken at random, what was
+chosen, paired differences from regional diffusion with intervals and
 a sign-flip test; the paper's value.
 Cost: ten minutes on 2 cores for scenes-small, an hour for grocery; a changed setting
 computes only its own.

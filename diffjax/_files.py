@@ -28,12 +28,25 @@ class Stored(NamedTuple):
     bytes: int
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file aside and renames it, so that `path` never holds half of it."""
+def write_whole(
+    path: str | os.PathLike[str], data: bytes, *, sync: bool = True
+) -> None:
+    """Writes a file aside and renames it, so that `path` never holds half of it.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+        sync: Whether to wait until they are on the disk. Not for one of many files that
+            can be made again.
+
+    Raises:
+        OSError: If it can't be written; nothing is left behind.
+    """
     path = pathlib.Path(path)
     with _aside(path) as aside:
         aside.write_bytes(data)
-        _sync(aside)
+        if sync:
+            _sync(aside)
         aside.replace(path)
 
 

@@ -2,14 +2,10 @@
 
 import importlib
 import os
+import pathlib
 import sys
 
-_NAMES = (
-    *("descriptors", "evaluate", "extraction_speed", "figure1", "figure2", "figure3"),
-    *("figure4", "figure5", "figure6", "figure7", "gradient_cost", "neighbors"),
-    *("network_speed", "picture", "reduction", "report", "solvers", "table1", "table2"),
-    *("text", "variants"),
-)
+_NAMES = sorted(path.stem for path in pathlib.Path(__file__).parent.glob("[!_]*.py"))
 
 
 def main() -> None:

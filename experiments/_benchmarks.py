@@ -34,6 +34,7 @@ from diffjax.data import (
     revisited_names,
     scenes_benchmark,
 )
+from diffjax.graph import read_knn_graph
 from diffjax.index import Index
 from experiments._collections import Collection, describe_collection
 
@@ -52,17 +53,29 @@ def load(setup: Setup, workdir: pathlib.Path) -> Collection:
         ValueError: If something is missing, with what to put where, or descriptors and
             ground truth are not of the same data set.
     """
+    found = _load(setup, workdir)
+    return dataclasses.replace(found, results=workdir / "results")
+
+
+def _load(setup: Setup, workdir: pathlib.Path) -> Collection:
+    if setup.graph is not None and setup.descriptors is None:
+        raise ValueError(
+            "graph must be of released descriptors: give --descriptors, or leave "
+            "--graph out."
+        )
     if setup.descriptors is not None:
         return _released(setup, setup.descriptors)
     if setup.benchmark not in SCENES:
         truth = find(setup, workdir)
-        return describe_collection(truth, setup.folder, workdir, kept=_kept(truth))
+        kept = _kept(truth.name, setup, str(truth.folder.resolve()))
+        return describe_collection(truth, setup.folder, workdir, kept=kept)
     scenes = _compose(setup, workdir)
     found = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
     if setup.composed is None:
         notes["scenes_version"] = SCENES[setup.benchmark].version
-    collection = describe_collection(found, setup.folder, workdir)
+    kept = _kept(found.name, setup, repr(setup.composed) if setup.composed else "")
+    collection = describe_collection(found, setup.folder, workdir, kept=kept)
     return dataclasses.replace(collection, notes=notes)
 
 
@@ -143,10 +156,13 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     return attach(truth, folder, distractors=_distractors(setup), name=setup.label)
 
 
-def _kept(truth: Benchmark) -> str:
-    """Where the index is kept: collections of one name may lie in several folders."""
-    place = str(truth.folder.resolve()).encode()
-    return f"{truth.name}-{hashlib.sha256(place).hexdigest()[:8]}"
+def _kept(name: str, setup: Setup, which: str) -> str:
+    """Where the index is kept: an own place for each collection and descriptor."""
+    own = setup.folder
+    others = "" if own == type(setup)().folder else repr(own)
+    if not which + others:
+        return name
+    return f"{name}-{hashlib.sha256(f'{which}{others}'.encode()).hexdigest()[:8]}"
 
 
 def _pictures(setup: Setup) -> pathlib.Path:
@@ -201,13 +217,18 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
     own = setup.folder.index
     few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
     settings = dataclasses.replace(own, dim=None, **few)
-    index = Index.build(found.vectors, found.image_ids, config=settings)
+    lists = None if setup.graph is None else read_knn_graph(setup.graph)
+    index = Index.build(
+        found.vectors, found.image_ids, config=settings, neighbors=lists
+    )
     return Collection(
         index=index,
         regions=index.prepare(found.query_vectors),
         query_ids=found.query_ids,
         truth=truth._replace(name=name),
         given=(jnp.asarray(found.global_vectors), jnp.asarray(found.global_queries)),
+        lists=lists,
+        notes={} if setup.graph is None else {"graph": "released"},
     )
 
 

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,49 @@ from jaxtyping import Array, Float, Int
 
 from configs.schema import GroceryData, ScenesData
 from diffjax.data import Benchmark, GroundTruth
-from diffjax.evaluation import bootstrap_interval, evaluate, paired_bootstrap
+from diffjax.evaluation import (
+    bootstrap_interval,
+    evaluate,
+    evaluate_cutoffs,
+    evaluate_scores,
+    paired_bootstrap,
+)
 from diffjax.graph import knn
 from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
 from diffjax.regions import Reduced, global_descriptors, reduce_regions
 from diffjax.types import Neighbors
-from experiments._kept import arrays_digest
+from experiments._kept import Arrays, arrays_digest, kept
 
 T = TypeVar("T")
 
 _LONGEST = 300  # Neighbours that are searched for once; shorter lists are cut from it.
+_FIRST, _MANY = 10, 100  # Answers whose precision, and whose recall, is reported.
+
+
+class Outcome(NamedTuple):
+    """How good a method's answers are, query by query; NaN without positives.
+
+    Attributes:
+        precision: Average precision; of images that tie, those of lower number first.
+        by_chance: Average precision expected if ties were broken at random.
+        first: Precision among the first ten, as the revisited protocol has it.
+        recall: Share of the positives among the first hundred.
+    """
+
+    precision: Float[np.ndarray, " q"]
+    by_chance: Float[np.ndarray, " q"]
+    first: Float[np.ndarray, " q"]
+    recall: Float[np.ndarray, " q"]
+
+    def means(self) -> dict[str, float]:
+        """What a record has of it, beside mAP."""
+        return {
+            "expected_ap": float(np.nanmean(self.by_chance)),
+            "precision_at_10": float(np.nanmean(self.first)),
+            "recall_at_100": float(np.nanmean(self.recall)),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +71,8 @@ class Collection:
         notes: What else belongs into its records.
         given: Global descriptors of images and queries that came with the vectors;
             None for sums of their regions.
+        lists: The nearest of every region that came with the vectors; None to search.
+        results: Folder that keeps what is computed of it; None keeps nothing.
     """
 
     index: Index
@@ -48,6 +81,8 @@ class Collection:
     truth: Benchmark | GroundTruth
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     given: tuple[Float[Array, "m p"], Float[Array, "q p"]] | None = None
+    lists: Neighbors | None = None
+    results: pathlib.Path | None = None
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -89,6 +124,7 @@ class Collection:
                 "regions": np.asarray(self.regions),
                 "query_ids": self.query_ids,
                 "whole": np.asarray(self.whole),
+                **(self.lists._asdict() if self.lists else {}),
                 "asked": np.asarray(self.asked),
                 "objects": np.array([str(name) for name in truth.objects]),
                 **ragged,
@@ -133,11 +169,18 @@ class Collection:
     def _lists(self, *, of_images: bool, k: int) -> Neighbors:
         longest = self._longest_of_images if of_images else self._longest_of_regions
         if k > longest.indices.shape[1]:
+            if self.lists is not None and not of_images:
+                raise ValueError(
+                    f"k must be at most the {longest.indices.shape[1]} neighbours of "
+                    f"the graph that was released, got {k}."
+                )
             return knn(self.whole if of_images else self.index.vectors, k)
         return Neighbors(*(each[:, :k] for each in longest))
 
     @functools.cached_property
     def _longest_of_regions(self) -> Neighbors:
+        if self.lists is not None:
+            return self.lists
         vectors = self.index.vectors
         return knn(vectors, min(_LONGEST, len(vectors)))
 
@@ -166,6 +209,61 @@ class Collection:
     @functools.cached_property
     def _made(self) -> dict[str, Any]:
         return {}
+
+    def remembered(
+        self,
+        what: str,
+        settings: Mapping[str, Any],
+        compute: Callable[[], Arrays],
+        *,
+        by: Callable[..., Any] | None = None,
+    ) -> Arrays:
+        """Computes arrays of the collection, or finds them where results are kept.
+
+        Args:
+            what: Their name.
+            settings: All that they depend on beside the collection, as JSON values.
+            compute: Computes them, from nothing but those.
+            by: As for `kept`.
+        """
+        if self.results is None:
+            return compute()
+        key = {"collection": self.digest, "what": what, "settings": dict(settings)}
+        return kept(self.results, key, compute, by=by)
+
+    def outcome(
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        score: Callable[[], Float[Array, "m q"]],
+    ) -> Outcome:
+        """Judges a method's answers at some settings, or finds what was kept of them.
+
+        Args:
+            method: Its name.
+            settings: As for `remembered`.
+            score: Computes the scores, from nothing but those.
+        """
+
+        def compute():
+            return self.judge(score())._asdict()
+
+        return Outcome(**self.remembered(method, settings, compute, by=score))
+
+    def judge(self, scores: Float[Array, "m q"]) -> Outcome:
+        """Judges the answers to all queries."""
+        order = rank(scores)
+        count = self.index.num_images
+        cut = evaluate_cutoffs(
+            order, self.truth, cutoffs=(_FIRST, _MANY), num_images=count
+        )
+        chance = evaluate_scores(np.asarray(scores), self.truth)
+        return Outcome(
+            precision=self.precision(scores),
+            by_chance=np.asarray(chance.average_precision),
+            first=cut.precision[:, 0],
+            recall=cut.recall[:, 1],
+        )
 
     def scores(self, index: Index, *, of_images: bool = False) -> Float[Array, "m q"]:
         """Scores all images by an index that `built` made."""
@@ -198,28 +296,31 @@ class Collection:
     def entry(
         self,
         method: str,
-        scores: Float[Array, "m q"],
+        found: Outcome | Float[Array, "m q"],
         *,
         against: tuple[str, Float[np.ndarray, " q"]] | None = None,
         **more: Any,
     ) -> dict[str, Any]:
-        """Evaluates scores: an entry of a record's results.
+        """Makes an entry of a record's results.
 
         Args:
             method: Its name.
-            scores: Scores of all images for all queries.
+            found: How good its answers are, or its scores of all images.
             against: Name and average precision of what it is compared with.
             more: What else is known of it.
         """
-        precision = self.precision(scores)
+        if isinstance(found, Outcome):
+            precision, more = found.precision, {**found.means(), **more}
+        else:
+            precision = self.precision(found)
         drawing: dict[str, Any] = {"groups": self.truth.objects, "seed": 0}
         own = bootstrap_interval(precision, **drawing)
-        found = {"method": method, "mean_ap": own.mean, "low": own.low}
-        found |= {"high": own.high, **more}
+        entry = {"method": method, "mean_ap": own.mean, "low": own.low}
+        entry |= {"high": own.high, **more}
         if against is not None:
             pair = paired_bootstrap(precision, against[1], **drawing)
-            found["differences"] = [{"against": against[0], **pair._asdict()}]
-        return found
+            entry["differences"] = [{"against": against[0], **pair._asdict()}]
+        return entry
 
 
 def load_collection(

@@ -1,6 +1,5 @@
 """Where regional diffusion gains on global diffusion, positive by positive."""
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Float, Int
 
 from diffjax.ranking import rank
 from experiments._collections import Collection
-from experiments._methods import PAPER
+from experiments._methods import scores_of
 
 
 class Gains(NamedTuple):
@@ -43,11 +42,11 @@ def measure_gains(
     Returns:
         The positives of all queries, one query after the other.
     """
-    by_image = dataclasses.replace(PAPER["global"], k=global_k, query_k=global_query_k)
-    by_region = dataclasses.replace(PAPER["regional"], k=k, query_k=k)
+    by_image = {"k": global_k, "query_k": global_query_k}
+    by_region = {"k": k, "query_k": k}
     both = (
-        collection.scores(collection.built(by_image, of_images=True), of_images=True),
-        collection.scores(collection.built(by_region)),
+        scores_of("global diffusion", collection, **by_image),
+        scores_of("regional diffusion", collection, **by_region),
     )
     orders = [np.asarray(rank(scores)) for scores in both]
     query, image, ranks, precision = [], [], [], []

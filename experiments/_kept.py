@@ -1,11 +1,13 @@
 """Results that are kept by what they depend on: a changed setting computes its own.
 
 A result's file is named by a hash of its settings, of the data and of the sources that
-compute, so that nothing computed by other code is ever taken for new.
+compute, so that nothing computed by other code is ever taken for new. Times are never
+kept: whoever reports one takes it.
 """
 
 import functools
 import hashlib
+import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -53,6 +55,7 @@ def kept(
     key: Mapping[str, Any],
     compute: Callable[[], Arrays],
     *,
+    by: Callable[..., Any] | None = None,
     sources: str | None = None,
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Computes arrays, or finds what was computed of the same before.
@@ -61,18 +64,44 @@ def kept(
         folder: Where results are kept.
         key: All that they depend on beside the sources, as JSON values.
         compute: Computes them.
-        sources: Hash of the sources; None is those of this package.
+        by: What `compute` calls, if that is where the work is written.
+        sources: Hash of the sources; None is those of this package, of what experiments
+            share, and of the module that the work is written in.
 
     Returns:
         The arrays.
+
+    Raises:
+        OSError: If they can't be written; what was kept before stays.
     """
-    named = json.dumps([dict(key), sources or sources_digest()], sort_keys=True)
+    known = sources or [sources_digest(), _module_digest(by or compute)]
+    named = json.dumps([dict(key), known], sort_keys=True)
     digest = hashlib.sha256(named.encode()).hexdigest()
     path = folder / f"{digest[:32]}.safetensors"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         dense = {name: np.array(array, order="C") for name, array in compute().items()}
-        aside = path.with_suffix(".part")
-        safetensors.numpy.save_file(dense, aside, metadata={"key": named})
-        aside.replace(path)
+        _write(path, safetensors.numpy.save(dense, metadata={"key": named}))
     return safetensors.numpy.load_file(path)
+
+
+def _module_digest(work: Callable[..., Any]) -> str:
+    """Hash of the module that a function, or an object that can be called, is from."""
+    source = work if inspect.isfunction(work) else type(work)
+    return hashlib.sha256(
+        pathlib.Path(inspect.getfile(source)).read_bytes()
+    ).hexdigest()
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        # A write that fails knows no name.
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)

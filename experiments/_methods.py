@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from diffjax import ranking
 from diffjax.index import Index, IndexConfig
 from diffjax.pooling import pool
-from experiments._collections import Collection
+from experiments._collections import Collection, Outcome
 from experiments._local_features import by_local_features
 from experiments._whole import Vectors, crow_vectors, netvlad_vectors
 
@@ -139,6 +139,33 @@ def _by_whole(describe: Callable[..., Vectors]) -> Score:
         )
 
     return score
+
+
+def outcome_of(name: str, collection: Collection, /, **settings: Any) -> Outcome:
+    """Judges a method at some settings, or finds what was kept of it.
+
+    Args:
+        name: One of `METHODS`.
+        collection: The benchmark.
+        settings: The method's own.
+    """
+
+    def score():
+        return METHODS[name].score(collection, **settings)
+
+    return collection.outcome(name, settings, score)
+
+
+def scores_of(
+    name: str, collection: Collection, /, **settings: Any
+) -> Float[Array, "m q"]:
+    """Scores all images by a method, or finds what was kept; as `outcome_of`."""
+
+    def compute():
+        return {"scores": np.asarray(METHODS[name].score(collection, **settings))}
+
+    what = f"{name}, scores"
+    return jnp.asarray(collection.remembered(what, settings, compute)["scores"])
 
 
 # In the order of the paper's table 2.

@@ -1,23 +1,39 @@
 """Settings chosen on half of the objects and tested on queries for the other half."""
 
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from experiments._collections import Collection, Outcome
+from experiments._methods import outcome_of
 
 
 class Tuned(NamedTuple):
     """A method at settings that were chosen without the queries it is tested on.
 
     Attributes:
-        precision: Average precision of every query, at the settings that are best for
-            the other half's queries.
-        chosen: The number of the settings that each half was tested with.
+        outcome: How good its answers are, at the settings that are best for the other
+            half's queries.
+        first: Average precision of every query at the first settings.
+        chosen: The settings that the halves were tested with, alike ones once.
+        tried: How many settings there were.
     """
 
-    precision: Float[np.ndarray, " q"]
-    chosen: tuple[int, int]
+    outcome: Outcome
+    first: Float[np.ndarray, " q"]
+    chosen: tuple[Mapping[str, Any], ...]
+    tried: int
+
+    @property
+    def words(self) -> str:
+        """The settings that were chosen, in words."""
+        return "; ".join(
+            ", ".join(f"{key} {value}" for key, value in one.items())
+            for one in self.chosen
+        )
 
 
 def halve(objects: Sequence[Hashable], *, seed: int = 0) -> Bool[np.ndarray, " q"]:
@@ -44,20 +60,53 @@ def halve(objects: Sequence[Hashable], *, seed: int = 0) -> Bool[np.ndarray, " q
     return np.array([side[str(name)] for name in objects])
 
 
-def tune(precision: Float[np.ndarray, "c q"], second: Bool[np.ndarray, " q"]) -> Tuned:
+def tune_method(
+    name: str,
+    collection: Collection,
+    second: Bool[np.ndarray, " q"],
+    *,
+    choices: Sequence[Mapping[str, Any]],
+    always: Mapping[str, Any] = MappingProxyType({}),
+) -> Tuned:
     """Tests each half of the queries at the settings that are best for the other.
+
+    Args:
+        name: A method, one of `METHODS`.
+        collection: The benchmark.
+        second: Per query whether it is in the second half.
+        choices: The settings to try; of those that tie, the first is taken.
+        always: Settings that stay.
+
+    Returns:
+        The method, tuned and tested. What was tried before is found.
+    """
+    tried = [outcome_of(name, collection, **one, **always) for one in choices]
+    precision = np.stack([one.precision for one in tried])
+    # Settings for the first half are learned on the second, and the other way round.
+    of_first, of_second = best_for(precision, second), best_for(precision, ~second)
+    return Tuned(
+        outcome=Outcome(
+            *(
+                np.where(second, in_second, in_first)
+                for in_first, in_second in zip(
+                    tried[of_first], tried[of_second], strict=True
+                )
+            )
+        ),
+        first=tried[0].precision,
+        chosen=tuple(choices[one] for one in dict.fromkeys((of_first, of_second))),
+        tried=len(choices),
+    )
+
+
+def best_for(
+    precision: Float[np.ndarray, "c q"], learned: Bool[np.ndarray, " q"]
+) -> int:
+    """Finds the settings of the highest mean over some queries, the first of equals.
 
     Args:
         precision: Average precision by settings and query; NaN where a query has no
             positives.
-        second: Per query whether it is in the second half.
-
-    Returns:
-        Every query, tested; of settings that tie, the first.
+        learned: The queries.
     """
-    best = tuple(
-        int(np.argmax(np.nanmean(precision[:, learned], axis=1)))
-        for learned in (second, ~second)
-    )
-    chosen = best[0], best[1]
-    return Tuned(np.where(second, precision[chosen[1]], precision[chosen[0]]), chosen)
+    return int(np.argmax(np.nanmean(precision[:, learned], axis=1)))

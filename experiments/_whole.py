@@ -91,9 +91,12 @@ def netvlad_vectors(
     name: str = "stage6",
     clusters: int = 16,
     cells: int = 20_000,
+    dim: int = 256,
     seed: int = 0,
 ) -> Vectors:
-    """Describes a benchmark's pictures and queries by NetVLAD.
+    """Describes a benchmark's pictures and queries by NetVLAD, whitened as CroW is.
+
+    The layer is set by k-means, as its authors' is before they train it.
 
     Args:
         truth: The benchmark.
@@ -101,10 +104,11 @@ def netvlad_vectors(
         clusters: Number of clusters.
         cells: Cells of database pictures, drawn at random, that clusters are found
             with.
+        dim: As for `crow_vectors`.
         seed: Of the cells and the clusters.
 
     Returns:
-        Vectors of the database and of the queries.
+        Vectors of the database and of the queries, of unit length.
     """
     network = load_efficientnet_lite0()
     draw = np.random.default_rng(seed)
@@ -116,7 +120,7 @@ def netvlad_vectors(
     ]
     layer = fit_netvlad(np.concatenate(each), clusters=clusters, seed=seed)
     aggregate = jax.tree_util.Partial(netvlad, layer=layer)
-    return _vectors(truth, _Whole(network, name, aggregate))
+    return _whitened(_vectors(truth, _Whole(network, name, aggregate)), dim)
 
 
 def crow_vectors(truth: Benchmark, *, name: str = "head", dim: int = 256) -> Vectors:
@@ -132,10 +136,13 @@ def crow_vectors(truth: Benchmark, *, name: str = "head", dim: int = 256) -> Vec
         Vectors of the database and of the queries, of unit length.
     """
     whole = _Whole(load_efficientnet_lite0(), name, jax.tree_util.Partial(crow))
-    found = _vectors(truth, whole)
-    fitted = fit_pca_whitening(
-        found.pictures, dim=min(dim, len(found.pictures) // 2, found.pictures.shape[1])
-    )
+    return _whitened(_vectors(truth, whole), dim)
+
+
+def _whitened(found: Vectors, dim: int) -> Vectors:
+    """Whitens vectors by what the database's are like."""
+    most = min(dim, len(found.pictures) // 2, found.pictures.shape[1])
+    fitted = fit_pca_whitening(found.pictures, dim=most)
     return Vectors(*(np.asarray(whiten(jnp.asarray(v), fitted)) for v in found))
 
 

@@ -1,6 +1,5 @@
 """The paper's figure 2: `python -m experiments figure2 --benchmark scenes-small`."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -10,7 +9,7 @@ from diffjax.report import Chart, Level, write_chart
 from experiments._benchmarks import load
 from experiments._curves import line, percent
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import METHODS, PAPER
+from experiments._methods import PAPER, outcome_of
 
 _GLOBAL, _REGIONAL = "global diffusion", "regional diffusion"
 
@@ -30,24 +29,19 @@ def measure(
     """
     collection = load(config, workdir)
     near, matched = (
-        collection.entry(name, METHODS[name].score(collection))
+        collection.entry(name, outcome_of(name, collection))
         for name in ("R-MAC", "R-match")
     )
     curves: dict[str, list[dict[str, Any]]] = {}
-    for name, settings, of_images in (
-        (_GLOBAL, PAPER["global"], True),
-        (_REGIONAL, PAPER["regional"], False),
+    for name, settings, nodes in (
+        (_GLOBAL, PAPER["global"], len(collection.whole)),
+        (_REGIONAL, PAPER["regional"], len(collection.index.vectors)),
     ):
-        nodes = len(collection.whole if of_images else collection.index.vectors)
         for k in (k for k in config.k if k <= nodes):
             # The paper's query_k, unless lists are shorter.
             query_k = min(settings.query_k, k)
-            index = collection.built(
-                dataclasses.replace(settings, k=k, query_k=query_k),
-                of_images=of_images,
-            )
-            scores = collection.scores(index, of_images=of_images)
-            entry = collection.entry(f"{name}, k {k}", scores, k=k)
+            found = outcome_of(name, collection, k=k, query_k=query_k)
+            entry = collection.entry(f"{name}, k {k}", found, k=k)
             curves.setdefault(name, []).append(entry)
     chart = Chart(
         title=f"Neighbours in the graph, {config.label}",

@@ -93,21 +93,24 @@ def _entry(
         # All the steps: a query that is solved early would shorten the time of few.
         return diffuse(index.graph, columns, rtol=0.0, **solving)
 
-    pooled, residual = [], 0.0
-    for start in range(0, y.shape[1], config.batch):
-        found = solve(_filled(y[:, start : start + config.batch], config.batch))
-        real = min(config.batch, y.shape[1] - start)
-        scores = pool(found.value, index.image_ids, weights=index.weights)
-        pooled.append(scores[:, :real])
-        residual = max(residual, float(found.residual[:real].max()))
+    def score():
+        pooled = []
+        for start in range(0, y.shape[1], config.batch):
+            found = solve(_filled(y[:, start : start + config.batch], config.batch))
+            scores = pool(found.value, index.image_ids, weights=index.weights)
+            pooled.append(scores[:, : y.shape[1] - start])
+        return jnp.concatenate(pooled, axis=1)
+
+    found = collection.outcome(name, dataclasses.asdict(settings), score)
     first = _filled(y[:, : config.batch], config.batch)
     (took,) = seconds(lambda: solve(first).value)
-    entry = collection.entry(f"{name}, steps: {steps}", jnp.concatenate(pooled, axis=1))
-    return entry | {
-        "steps": steps,
-        "largest_residual": residual,
-        "seconds_per_query": took / config.batch,
-    }
+    return collection.entry(
+        f"{name}, steps: {steps}",
+        found,
+        steps=steps,
+        largest_residual=float(solve(first).residual.max()),
+        seconds_per_query=took / config.batch,
+    )
 
 
 def _filled(columns, count: int):

@@ -15,7 +15,7 @@ from experiments._benchmarks import load
 from experiments._collections import Collection, seconds
 from experiments._curves import line, milliseconds, percent
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import PAPER, by_means, index_of_means
+from experiments._methods import PAPER, index_of_means, outcome_of
 
 
 def measure(
@@ -36,30 +36,29 @@ def measure(
     for components in config.components:
         settings = {"components": components, "k": config.k, "query_k": config.k}
         index = index_of_means(collection, **settings)
+        found = outcome_of("regional diffusion, 5 means", collection, **settings)
         entries.append(
             collection.entry(
                 f"{components} means",
-                by_means(collection, **settings),
+                found,
                 regions=components,
                 **_cost(index, collection, config.batch),
             )
         )
-    of_all = dataclasses.replace(
-        PAPER["regional"], k=config.all_k, query_k=config.all_k
-    )
-    every = collection.built(of_all)
+    all_k = {"k": config.all_k, "query_k": config.all_k}
+    every = collection.built(dataclasses.replace(PAPER["regional"], **all_k))
     counts = np.bincount(np.asarray(every.image_ids))
     whole = collection.built(PAPER["global"], of_images=True)
     marked = [
         collection.entry(
             "all regions",
-            collection.scores(every),
+            outcome_of("regional diffusion", collection, **all_k),
             regions=float(counts.mean()),
             **_cost(every, collection, config.batch),
         ),
         collection.entry(
             "global diffusion",
-            collection.scores(whole, of_images=True),
+            outcome_of("global diffusion", collection),
             regions=1.0,
             **_cost(whole, collection, config.batch, of_images=True),
         ),

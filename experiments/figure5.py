@@ -4,17 +4,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxtyping import Array, Float
-
 from configs import figure5 as card
 from configs.figure5 import Figure5Config
-from diffjax.index import IndexConfig
 from diffjax.report import Chart, Level, write_chart
 from experiments._benchmarks import load
-from experiments._collections import Collection, seconds
+from experiments._collections import Collection, Outcome, seconds
 from experiments._curves import line, milliseconds, percent
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import PAPER
+from experiments._methods import PAPER, outcome_of
 
 _TIMED = 8  # Queries whose time is taken together.
 
@@ -33,16 +30,16 @@ def measure(
         What was found.
     """
     collection = load(config, workdir)
-    settings = dataclasses.replace(PAPER["regional"], k=config.k, query_k=config.k)
-    scores, whole = _search("the whole database", collection, settings)
-    against = whole["method"], collection.precision(scores)
+    settings = {"k": config.k, "query_k": config.k}
+    found, whole = _search("the whole database", collection, settings)
+    against = whole["method"], found.precision
     m = collection.index.num_images
     lengths = sorted({max(1, round(share * m)) for share in config.shares})
     entries = [
         _search(
             f"the best {length}",
             collection,
-            dataclasses.replace(settings, shortlist=length),
+            {**settings, "shortlist": length},
             against=against,
             length=length,
         )[1]
@@ -73,16 +70,16 @@ def measure(
 
 
 def _search(
-    name: str, collection: Collection, settings: IndexConfig, **more: Any
-) -> tuple[Float[Array, "m q"], dict[str, Any]]:
-    """Searches at some settings: the scores, and the entry of a record."""
-    index = collection.built(settings)
-    scores = collection.scores(index)
+    name: str, collection: Collection, settings: dict[str, int], **more: Any
+) -> tuple[Outcome, dict[str, Any]]:
+    """Searches at some settings: what is found, and the entry of a record."""
+    found = outcome_of("regional diffusion", collection, **settings)
+    index = collection.built(dataclasses.replace(PAPER["regional"], **settings))
     few = collection.query_ids < _TIMED
     some = collection.regions[few], collection.query_ids[few]
     (took,) = seconds(lambda: index.search(*some, top=10).scores)
     each = took / int(some[1][-1] + 1)
-    return scores, collection.entry(name, scores, seconds_per_query=each, **more)
+    return found, collection.entry(name, found, seconds_per_query=each, **more)
 
 
 run = recorded("figure5", measure)

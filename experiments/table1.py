@@ -1,6 +1,5 @@
 """The paper's table 1: `python -m experiments table1 --benchmark grocery`."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ from configs import table1 as card
 from configs.table1 import Table1Config
 from experiments._benchmarks import load
 from experiments._main import Findings, recorded, run_card
-from experiments._methods import PAPER
+from experiments._methods import outcome_of
 
 
 def measure(
@@ -30,10 +29,9 @@ def measure(
     of_paper = paper.column(config.benchmark)
     results = []
     for k in config.k:
-        settings = dataclasses.replace(PAPER["regional"], k=k, query_k=k)
         by_sum, by_gmp = (
-            collection.scores(
-                collection.built(dataclasses.replace(settings, pooling=pooling))
+            outcome_of(
+                "regional diffusion", collection, k=k, query_k=k, pooling=pooling
             )
             for pooling in ("sum", "gmp")
         )
@@ -42,9 +40,7 @@ def measure(
         first = k == config.k[0] and collection.facts["dim"] != 2048
         results += [
             collection.entry(name, by_sum) | _paper("sum", config, given=first),
-            collection.entry(
-                f"GMP, k {k}", by_gmp, against=(name, collection.precision(by_sum))
-            )
+            collection.entry(f"GMP, k {k}", by_gmp, against=(name, by_sum.precision))
             | _paper("GMP", config, given=first),
         ]
     return Findings(collection, results, more={"paper": of_paper})

@@ -2,40 +2,22 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from configs import paper
 from configs import table2 as card
 from configs.table2 import SEARCHES, Table2Config
 from diffjax.evaluation import bootstrap_interval, paired_bootstrap, paired_test
 from diffjax.progress import progress_bars
-from experiments._benchmarks import load
+from experiments._benchmarks import find, load
 from experiments._collections import Collection
-from experiments._kept import kept
 from experiments._main import Findings, recorded, run_card
 from experiments._methods import METHODS
-from experiments._tuning import halve, tune
+from experiments._tuning import Tuned, halve, tune_method
 
 _AGAINST, _LOCAL = "regional diffusion", "HQE on SIFT"
-
-
-class _Row(NamedTuple):
-    """A method, tuned and tested.
-
-    Attributes:
-        precision: Average precision of every query.
-        first: The same at the first settings.
-        chosen: The settings that each half of the queries was tested with.
-        tried: How many settings there were.
-    """
-
-    precision: Float[np.ndarray, " q"]
-    first: Float[np.ndarray, " q"]
-    chosen: tuple[Mapping[str, Any], ...]
-    tried: int
 
 
 def measure(
@@ -45,7 +27,7 @@ def measure(
 
     Args:
         config: Which methods on which benchmark.
-        workdir: Keeps pictures, index and the precision of every trial.
+        workdir: Keeps pictures, index and what every trial found.
         records: Nothing is drawn there.
 
     Returns:
@@ -59,59 +41,47 @@ def measure(
             f"methods must be of {', '.join(METHODS)}, got {', '.join(unknown)}."
         )
     del records
+    if config.descriptors is None:
+        # What can't be halved is told before hours are spent on describing it.
+        halve(find(config, workdir).objects, seed=config.seed)
     collection = load(config, workdir)
+    second = halve(collection.truth.objects, seed=config.seed)
     names = [
         name
         for name in config.methods
         if collection.benchmark is not None or not METHODS[name].of_pictures
     ]
-    rows: dict[str, _Row] = {}
+    rows: dict[str, Tuned] = {}
     with progress_bars() as progress:
         for done, name in enumerate(names):
             progress("comparing methods", done, len(names))
-            rows[name] = _row(name, collection, config, workdir)
+            rows[name] = tune_method(
+                name,
+                collection,
+                second,
+                choices=SEARCHES[name][: config.trials],
+                always=(
+                    {"max_features": config.local_features} if name == _LOCAL else {}
+                ),
+            )
         progress("comparing methods", len(names), len(names))
+    # A row that is missing must not look as if nobody had thought of it.
+    left_out = [name for name in config.methods if name not in names]
     return Findings(
         collection,
         [_entry(name, rows, collection, config) for name in rows],
-        more={"trials": config.trials, "paper": paper.column(config.benchmark)},
+        more={
+            "trials": config.trials,
+            "paper": paper.column(config.benchmark),
+            **({"without_pictures_left_out": left_out} if left_out else {}),
+        },
         seed=config.seed,
     )
 
 
-def _row(
-    name: str, collection: Collection, config: Table2Config, workdir: pathlib.Path
-) -> _Row:
-    """Tries the settings of a method; trials that were made before are found."""
-    choices = SEARCHES[name][: config.trials]
-    own = {"max_features": config.local_features} if name == _LOCAL else {}
-    tried = np.stack(
-        [_trial(name, {**one, **own}, collection, workdir) for one in choices]
-    )
-    second = halve(collection.truth.objects, seed=config.seed)
-    tuned = tune(tried, second)
-    return _Row(
-        precision=tuned.precision,
-        first=tried[0],
-        chosen=tuple(choices[number] for number in dict.fromkeys(tuned.chosen)),
-        tried=len(choices),
-    )
-
-
-def _trial(
-    name: str, settings: dict[str, Any], collection: Collection, workdir: pathlib.Path
-) -> Float[np.ndarray, " q"]:
-    def compute():
-        scores = METHODS[name].score(collection, **settings)
-        return {"precision": collection.precision(scores)}
-
-    key = {"collection": collection.digest, "method": name, "settings": settings}
-    return kept(workdir / "trials", key, compute)["precision"]
-
-
 def _entry(
     name: str,
-    rows: Mapping[str, _Row],
+    rows: Mapping[str, Tuned],
     collection: Collection,
     config: Table2Config,
 ) -> dict[str, Any]:
@@ -120,31 +90,29 @@ def _entry(
         "seed": config.seed,
     }
     row = rows[name]
-    own = bootstrap_interval(row.precision, **drawing)
+    own = bootstrap_interval(row.outcome.precision, **drawing)
     entry: dict[str, Any] = {
         "method": name,
         "group": METHODS[name].group,
         "mean_ap": own.mean,
         "low": own.low,
         "high": own.high,
+        **row.outcome.means(),
         "first_mean_ap": float(np.nanmean(row.first)),
         "tried": row.tried,
-        "chosen": "; ".join(
-            ", ".join(f"{key} {value}" for key, value in one.items())
-            for one in row.chosen
-        ),
+        "chosen": row.words,
     }
     wide = collection.facts["dim"] == 2048
     values = (paper.TABLE2_2048 if wide else paper.TABLE2).get(name)
     entry |= paper.beside(config.benchmark, values, name)
     if name != _AGAINST and _AGAINST in rows:
-        other = rows[_AGAINST].precision
-        pair = paired_bootstrap(row.precision, other, **drawing)
+        other = rows[_AGAINST].outcome.precision
+        pair = paired_bootstrap(row.outcome.precision, other, **drawing)
         entry["differences"] = [
             {
                 "against": _AGAINST,
                 **pair._asdict(),
-                "p": paired_test(row.precision, other, **drawing),
+                "p": paired_test(row.outcome.precision, other, **drawing),
             }
         ]
     return entry

@@ -6,6 +6,7 @@ the pictures that show the object somewhere among other things.
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -15,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
+
+from diffjax._files import remove_unfinished, write_whole
 
 from ._compose import ScenesConfig, compose_picture
 from ._objects import cut_objects
@@ -177,8 +180,9 @@ def _present(folder, tasks):
 
 def _compose_all(folder, tasks, config, *, progress):
     things = cut_objects(config.objects)
-    for task in tasks:
-        task.path.parent.mkdir(parents=True, exist_ok=True)
+    for home in {task.path.parent for task in tasks}:
+        home.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(home, "")
     # Not to be believed again should this end half-way.
     (folder / _TRUTH).unlink(missing_ok=True)
 
@@ -186,10 +190,10 @@ def _compose_all(folder, tasks, config, *, progress):
     for done, task in enumerate(tasks, start=1):
         thing = None if task.object < 0 else things[task.object]
         composed = compose_picture(task.key, thing, config=config)
-        part = task.path.with_name(task.path.name + ".part")
-        composed.picture.save(part, format="JPEG", quality=config.quality)
-        part.replace(task.path)
-        with Image.open(task.path) as written:
+        encoded = io.BytesIO()
+        composed.picture.save(encoded, format="JPEG", quality=config.quality)
+        write_whole(task.path, encoded.getvalue(), sync=False)
+        with Image.open(encoded) as written:
             pixels.update(f"{written.width} x {written.height}\n".encode())
             pixels.update(written.tobytes())
         area = _area(composed.box, composed.picture.size)
@@ -205,9 +209,7 @@ def _compose_all(folder, tasks, config, *, progress):
         "database": [scene._asdict() for scene in scenes[:split]],
         "queries": [scene._asdict() for scene in scenes[split:]],
     }
-    part = folder / f"{_TRUTH}.part"
-    part.write_text(json.dumps(truth, indent=1), encoding="utf-8")
-    part.replace(folder / _TRUTH)
+    write_whole(folder / _TRUTH, json.dumps(truth, indent=1).encode())
     return truth
 
 

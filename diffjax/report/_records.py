@@ -102,6 +102,7 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
     Raises:
         ValueError: If something in `record` is not a finite JSON value, or the file
             ends in the middle of a line. Nothing is written then.
+        OSError: If it can't be written, with its name; the file is then as it was.
     """
     _check(record, "record")
     line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
@@ -109,10 +110,18 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
     if path.exists():
         read_records(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        # A full disk takes part of a line, and a write that fails knows no name.
+        if path.exists():
+            os.truncate(path, before)
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -27,7 +27,9 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
             another publication; of a collection that the paper does not have,
             `instre_map`, its value on INSTRE, which nothing is subtracted from. Of a
             method that was tuned, `first_mean_ap`, at the settings tried first, and
-            `chosen`, the settings in words.
+            `chosen`, the settings in words. Of its first answers, `precision_at_10` and
+            `recall_at_100`; and `expected_ap`, mean average precision with ties broken
+            at random, shown where that differs from `mean_ap` for any method.
 
     Returns:
         A table; columns that no method has anything for are left out. The difference
@@ -44,10 +46,15 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
         "k-NN mAP, %": lambda result: _percent(result, "nearest_mean_ap"),
         "not tuned, %": lambda result: _percent(result, "first_mean_ap"),
         "mAP, % [95 % interval]": lambda result: format_interval(result, "mean_ap"),
+        "with ties at random, %": lambda result: _percent(result, "expected_ap"),
+        "mP@10, %": lambda result: _percent(result, "precision_at_10"),
+        "recall@100, %": lambda result: _percent(result, "recall_at_100"),
         "ours - paper": _from_paper,
         "time a query": format_query_time,
         "settings": lambda result: str(result.get("chosen", "")),
     }
+    if not any(_ties_matter(result) for result in results):
+        del columns["with ties at random, %"]
     cells = {name: [write(r) for r in results] for name, write in columns.items()}
     needed = {"method", "mAP, % [95 % interval]"}
     kept = [name for name in columns if name in needed or any(cells[name])]
@@ -174,6 +181,11 @@ def format_duration(seconds: float) -> str:
 def _percent(result: Mapping[str, Any], name: str) -> str:
     """Writes a share in percent, nothing where it was not measured."""
     return f"{100 * result[name]:.1f}" if result.get(name) is not None else ""
+
+
+def _ties_matter(result: Mapping[str, Any]) -> bool:
+    """Whether breaking ties at random changes the mean as it is shown."""
+    return _percent(result, "expected_ap") not in ("", _percent(result, "mean_ap"))
 
 
 def _paper(result: Mapping[str, Any]) -> str:

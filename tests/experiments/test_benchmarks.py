@@ -6,8 +6,9 @@ from matlab_files import StructArray, write_5
 
 from configs.schema import BenchmarkName, Setup
 from configs.table1 import Table1Config
+from configs.table2 import Table2Config
 from diffjax.data import read_revisited, revisited_names
-from experiments import table1
+from experiments import _collections, table1, table2
 from experiments._benchmarks import find, load
 from experiments._methods import METHODS
 
@@ -80,7 +81,8 @@ def released(tmp_path):
         {"ok": np.array([[1.0, 4.0]]), "junk": np.array([[2.0]])},
         {"ok": np.array([[6.0]]), "junk": NONE},
     ]
-    names = {"imlist": [f"hall_{i}" for i in range(6)], "qidx": np.array([[1.0, 6.0]])}
+    halls = [f"{'hall' if i < 5 else 'tower'}_{i}" for i in range(6)]
+    names = {"imlist": halls, "qidx": np.array([[1.0, 6.0]])}
     write_5(tmp_path / "gnd_oxford5k.mat", names | {"gnd": StructArray(gnd)})
     return tmp_path, parts
 
@@ -106,6 +108,48 @@ def test_released_descriptors_are_searched_as_they_are(released):
     own = np.hstack(parts["glob"]["V"]).T @ np.hstack(parts["glob"]["Q"])
     scores = METHODS["R-MAC"].score(collection)
     np.testing.assert_allclose(scores, own, atol=1e-5)
+
+
+def released_graph(path, regions, k):
+    """The k nearest of every region and minus the products, as the authors' file."""
+    products = regions @ regions.T
+    order = np.argsort(-products, axis=1)[:, :k]
+    found = np.take_along_axis(products, order, axis=1)
+    write_5(path, {"knn_": (order + 1.0).T, "s_": -found.T})
+
+
+def test_a_released_graph_takes_the_place_of_the_search(released, monkeypatch):
+    folder, parts = released
+    regions = np.hstack(parts["reg"]["V"]).T
+    released_graph(folder / "knn.mat", regions, 6)
+    without = load(Setup(**released_setup(folder)), folder)
+    own = METHODS["regional diffusion"].score(without, k=6, query_k=3)
+
+    def refuse(*_, **__):
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(_collections, "knn", refuse)
+    setup = Setup(**released_setup(folder, graph=folder / "knn.mat"))
+    collection = load(setup, folder)
+    assert collection.facts["graph"] == "released"
+    found = METHODS["regional diffusion"].score(collection, k=6, query_k=3)
+    np.testing.assert_allclose(found, own, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"k must be at most the 6 neighbours"):
+        METHODS["regional diffusion"].score(collection, k=7, query_k=3)
+
+
+def test_a_graph_without_its_descriptors_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"graph must be of released descriptors"):
+        load(Setup(graph=tmp_path / "knn.mat"), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.* is more than")
+def test_rows_that_need_pictures_are_named_where_there_are_none(released):
+    folder, _ = released
+    config = Table2Config(**released_setup(folder), methods=("R-MAC", "CroW"), trials=1)
+    record = table2.run(config, folder / "work", records=folder / "records")
+    assert [r["method"] for r in record["results"]] == ["R-MAC"]
+    assert record["settings"]["without_pictures_left_out"] == ["CroW"]
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")

@@ -1,4 +1,8 @@
+import errno
+import pathlib
+
 import numpy as np
+import pytest
 
 from experiments._kept import arrays_digest, kept, sources_digest
 
@@ -48,6 +52,25 @@ def test_an_interrupted_write_is_not_taken_for_a_result(tmp_path):
     kept(tmp_path, {"k": 5}, compute)
     assert compute.times == 2
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path, monkeypatch):
+    def fill(path, data):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", fill)
+        with pytest.raises(OSError, match=r"No space left on device: '.*safetensors'"):
+            kept(tmp_path, {"k": 5}, Counted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_is_of_the_module_that_computes_it(tmp_path):
+    compute = Counted()
+    kept(tmp_path, {"k": 5}, compute)
+    kept(tmp_path, {"k": 5}, compute, by=kept)
+    assert compute.times == 2
 
 
 def test_a_digest_tells_values_names_types_and_shapes_apart():

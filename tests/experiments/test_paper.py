@@ -4,12 +4,14 @@ import dataclasses
 import importlib
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import paper
+from diffjax.evaluation import bootstrap_interval, random_average_precision
 from diffjax.report import read_records
-from experiments import table2
+from experiments import _collections, _gains, _methods, text
 from experiments._benchmarks import find, load
 from experiments._gains import measure_gains
 from experiments._methods import METHODS
@@ -57,7 +59,7 @@ def test_trials_that_were_made_are_found_and_a_new_method_makes_only_its_own(
 ):
     methods = "R-MAC", "R-match"
     _, first = run_quick("table2", workdir, tmp_path / "a", methods=methods)
-    trials = {path.name for path in (workdir / "trials").iterdir()}
+    trials = {path.name for path in (workdir / "results").iterdir()}
 
     def refuse(*_, **__):
         raise AssertionError("computed again")
@@ -65,10 +67,35 @@ def test_trials_that_were_made_are_found_and_a_new_method_makes_only_its_own(
     with monkeypatch.context() as patch:
         for name in methods:
             again = METHODS[name]._replace(score=refuse)
-            patch.setattr(table2, "METHODS", {**METHODS, name: again})
+            patch.setattr(_methods, "METHODS", {**METHODS, name: again})
         _, second = run_quick("table2", workdir, tmp_path / "b", methods=methods)
     assert second["results"] == first["results"]
-    assert {path.name for path in (workdir / "trials").iterdir()} == trials
+    assert {path.name for path in (workdir / "results").iterdir()} == trials
+
+
+def test_a_changed_setting_computes_only_what_depends_on_it(
+    workdir, tmp_path, monkeypatch
+):
+    run_quick("table1", workdir, tmp_path / "a", k=(20,))
+    asked = []
+    name = "regional diffusion"
+
+    def count(collection, **settings):
+        asked.append(settings)
+        return METHODS[name].score(collection, **settings)
+
+    counted = {**METHODS, name: METHODS[name]._replace(score=count)}
+    monkeypatch.setattr(_methods, "METHODS", counted)
+    run_quick("table1", workdir, tmp_path / "b", k=(20, 10))
+    assert asked == [
+        {"k": 10, "query_k": 10, "pooling": "sum"},
+        {"k": 10, "query_k": 10, "pooling": "gmp"},
+    ]
+    # What another figure made of the same graph is found by this one, too.
+    run_quick("figure7", workdir, tmp_path / "c", k=15)
+    assert asked[2:] == [{"k": 15, "query_k": 15}]
+    run_quick("figure6", workdir, tmp_path / "c", k=15)
+    assert len(asked) == 3
 
 
 def test_an_unknown_method_is_refused_before_anything_is_described(tmp_path):
@@ -90,6 +117,34 @@ def test_a_figure_is_drawn_and_recorded(name, workdir, tmp_path):
     drawn = {path.suffix for path in tmp_path.glob(f"{name}_{config.benchmark}.*")}
     assert drawn == {".jsonl", ".svg", ".png"}
     assert len(record["results"]) >= 2
+
+
+def test_causes_are_changed_one_at_a_time(workdir, tmp_path):
+    config, record = run_quick("departures", workdir, tmp_path)
+    changed = {result["changed"]: result for result in record["results"]}
+    assert list(changed) == [
+        "nothing",
+        f"pictures at {config.side} px",
+        f"{config.scenes_per_object} scenes an object",
+        f"whitened on {config.elsewhere}",
+        "not whitened",
+    ]
+    first = config.composed
+    more = changed[f"{config.scenes_per_object} scenes an object"]["images"]
+    added = config.scenes_per_object - first.scenes_per_object
+    assert more - changed["nothing"]["images"] == first.objects * added
+    same = {r["images"] for name, r in changed.items() if "scenes" not in name}
+    assert same == {changed["nothing"]["images"]}
+    assert all(0 <= r["R-match + AQE, %"] <= 100 for r in record["results"])
+
+
+def test_a_descriptor_of_other_settings_has_an_index_of_its_own(workdir):
+    config = importlib.import_module("configs.departures").quick()
+    own = load(config, workdir)
+    raw = load(dataclasses.replace(config, dim=None), workdir)
+    again = load(config, workdir)
+    assert raw.index.vectors.shape[1] == 1280
+    assert own.digest == again.digest != raw.digest
 
 
 def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
@@ -138,6 +193,75 @@ def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
         last = np.argmax(found.ranks[rows], 0)
         precision = found.precision[rows][last, [0, 1]]
         np.testing.assert_allclose(precision, len(own) / (worst + 1))
+
+
+def test_gains_are_of_the_two_methods_at_their_own_settings(workdir, monkeypatch):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    asked = {}
+
+    def note(name, collection, **settings):
+        asked[name] = settings
+        return _methods.scores_of(name, collection, **settings)
+
+    monkeypatch.setattr(_gains, "scores_of", note)
+    found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
+    assert asked == {
+        "global diffusion": {"k": 5, "query_k": 3},
+        "regional diffusion": {"k": 20, "query_k": 20},
+    }
+    for place, (name, settings) in enumerate(asked.items()):
+        own = _methods.outcome_of(name, collection, **settings).precision
+        np.testing.assert_array_equal(found.average_precision[:, place], own)
+
+
+def test_intervals_of_an_entry_are_over_objects(workdir):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    count = collection.num_queries
+    two = tuple("ab"[number < count // 2] for number in range(count))
+    of_two = dataclasses.replace(
+        collection, truth=collection.truth._replace(objects=two)
+    )
+    each = np.linspace(0, 1, count)
+    outcome = _collections.Outcome(each, each, each, each)
+    entry = of_two.entry("R-match", outcome)
+    grouped = bootstrap_interval(outcome.precision, groups=two, seed=0)
+    alone = bootstrap_interval(outcome.precision, seed=0)
+    assert (entry["low"], entry["high"]) == (grouped.low, grouped.high)
+    assert (grouped.low, grouped.high) != (alone.low, alone.high)
+
+
+def test_first_answers_are_judged_as_a_count_would(workdir):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    m, q = collection.index.num_images, collection.num_queries
+    # The images in the order of their numbers, for every query.
+    falling = jnp.broadcast_to(-jnp.arange(m, dtype=jnp.float32)[:, None], (m, q))
+    found = collection.judge(falling)
+    for query, own in enumerate(collection.truth.positives):
+        looked_at = min(10, 1 + max(own))
+        right = sum(image < looked_at for image in own)
+        assert found.first[query] == pytest.approx(right / looked_at)
+        assert found.recall[query] == 1  # There are fewer images than a hundred.
+
+
+def test_the_text_gives_seconds_of_one_query(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "seconds", lambda *runs, **_: (3.0,) * len(runs))
+    config, record = run_quick("text", workdir, tmp_path)
+    each = [r["ours"] for r in record["results"] if r["what"].endswith("one query")]
+    assert each == [3.0 / config.timed] * 5
+
+
+def test_ties_are_told_from_ranks(workdir):
+    config = importlib.import_module("configs.figure7").quick()
+    collection = load(config, workdir)
+    m, q = collection.index.num_images, collection.num_queries
+    nothing = collection.judge(jnp.zeros((m, q)))
+    for own, chance in zip(collection.truth.positives, nothing.by_chance, strict=True):
+        expected = random_average_precision(len(own), m)
+        assert chance == pytest.approx(expected, rel=1e-9)
+    assert (nothing.precision != nothing.by_chance).any()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 
-from experiments._tuning import halve, tune
+from experiments._collections import Outcome
+from experiments._tuning import halve, tune_method
 
 OBJECTS = [f"object {i // 3}" for i in range(30)]
 
@@ -28,19 +32,36 @@ def test_one_object_is_refused():
         halve(["a", "a"])
 
 
+def tune(precision, second):
+    """Tunes a method whose trials have this precision, by the settings' only number."""
+
+    def outcome(_, settings, __):
+        own = np.asarray(precision)[settings["k"]]
+        return Outcome(own, own + 10, own + 20, own + 30)
+
+    given: Any = types.SimpleNamespace(outcome=outcome)
+    choices = [{"k": number} for number in range(len(precision))]
+    return tune_method("R-MAC", given, second, choices=choices)
+
+
 def test_each_half_is_tested_with_what_is_best_for_the_other():
     second = np.array([False, False, True, True])
     precision = np.array([[1.0, 1.0, 0.0, 0.1], [0.3, 0.2, 0.9, 0.8]])
     found = tune(precision, second)
     # The first settings are best for the first half: they answer the second half.
-    assert found.chosen == (1, 0)
-    np.testing.assert_array_equal(found.precision, [0.3, 0.2, 0.0, 0.1])
+    assert found.chosen == ({"k": 1}, {"k": 0})
+    assert found.words == "k 1; k 0"
+    assert found.tried == 2
+    expected = np.array([0.3, 0.2, 0.0, 0.1])
+    for part, away in zip(found.outcome, (0, 10, 20, 30), strict=True):
+        np.testing.assert_array_equal(part, expected + away)
+    np.testing.assert_array_equal(found.first, precision[0])
 
 
 def test_the_mean_chooses_not_the_median():
     second = np.array([False] * 3 + [True] * 3)
     precision = np.array([[0.5] * 6, [0.4, 0.4, 1.0] * 2])
-    assert tune(precision, second).chosen == (1, 1)
+    assert tune(precision, second).chosen == ({"k": 1},)
 
 
 def test_nothing_is_gained_by_choosing_among_noise():
@@ -50,7 +71,8 @@ def test_nothing_is_gained_by_choosing_among_noise():
     gains = []
     for _ in range(50):
         precision = draw.uniform(size=(12, 400))
-        gains.append(tune(precision, second).precision.mean() - precision.mean())
+        found = tune(precision, second).outcome.precision
+        gains.append(found.mean() - precision.mean())
     assert abs(np.mean(gains)) < 3 * np.std(gains) / np.sqrt(50)
 
 
@@ -58,5 +80,5 @@ def test_queries_without_positives_choose_nothing_and_ties_take_the_first():
     second = np.array([False, False, True, True])
     precision = np.array([[0.5, np.nan, 0.5, 0.5], [0.5, np.nan, 0.5, 0.5]])
     found = tune(precision, second)
-    assert found.chosen == (0, 0)
-    np.testing.assert_array_equal(np.isnan(found.precision), [0, 1, 0, 0])
+    assert found.chosen == ({"k": 0},)
+    np.testing.assert_array_equal(np.isnan(found.outcome.precision), [0, 1, 0, 0])

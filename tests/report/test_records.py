@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import platform
@@ -130,6 +131,23 @@ def test_refuses_keys_that_are_no_text(tmp_path):
 def test_refuses_an_experiment_without_results():
     with pytest.raises(ValueError, match="results must hold at least one entry"):
         make_record("demo", settings={}, results=[], seed=0)
+
+
+def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    append_record(path, {"a": 1})
+    before = path.read_bytes()
+
+    def fill(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fill)
+        with pytest.raises(OSError, match=r"No space left on device: '.*x.jsonl'"):
+            append_record(path, {"a": 2})
+    assert path.read_bytes() == before
+    append_record(path, {"a": 3})
+    assert read_records(path) == [{"a": 1}, {"a": 3}]
 
 
 @pytest.mark.parametrize("kept", [1, 5, -1], ids=["brace", "middle", "newline"])

@@ -282,3 +282,25 @@ def test_a_record_of_methods_and_measurements_gives_tables_of_both(tmp_path):
     assert "| global k-NN |" in text
     assert "| regions | seconds |" in text
     assert "| 60      |     0.5 |" in text
+
+
+FIRST = {"precision_at_10": 0.5, "recall_at_100": 0.25, "expected_ap": 0.5}
+
+
+def test_the_first_answers_have_columns_of_their_own():
+    table = mean_ap_table([{**KNN, **FIRST, "expected_ap": KNN["mean_ap"]}])
+    assert table.header[-2:] == ("mP@10, %", "recall@100, %")
+    assert table.rows[0][-2:] == ("50.0", "25.0")
+
+
+def test_ties_are_shown_where_they_change_what_is_shown():
+    near = KNN["mean_ap"] + 1e-5
+    alike = mean_ap_table([{**KNN, **FIRST, "expected_ap": near}])
+    assert "with ties at random, %" not in alike.header
+    apart = {**KNN, **FIRST, "expected_ap": KNN["mean_ap"] - 0.01}
+    table = mean_ap_table([{**KNN, **FIRST, "expected_ap": near}, apart])
+    column = table.header.index("with ties at random, %")
+    assert [row[column] for row in table.rows] == [
+        f"{100 * near:.1f}",
+        f"{100 * apart['expected_ap']:.1f}",
+    ]

@@ -1,0 +1,143 @@
+"""Causes of what is not as in the paper: `python -m experiments departures`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from configs import departures as card
+from configs.departures import DeparturesConfig
+from configs.table2 import SEARCHES
+from diffjax.data import SCENES
+from diffjax.evaluation import paired_bootstrap
+from diffjax.index import Index
+from diffjax.ranking import rank
+from diffjax.regions import fit_pca_whitening, whiten
+from experiments._benchmarks import load
+from experiments._collections import Collection
+from experiments._main import Findings, recorded, run_card
+from experiments._methods import PAPER, outcome_of, scores_of
+from experiments._tuning import halve, tune_method
+
+_NEAREST, _EXPANDED, _DIFFUSED = "R-MAC", "R-match + AQE", "regional diffusion"
+
+
+def measure(
+    config: DeparturesConfig, workdir: pathlib.Path, *, records: pathlib.Path
+) -> Findings:
+    """Changes one cause at a time.
+
+    Args:
+        config: What is changed.
+        workdir: Keeps pictures, indexes and what every trial found.
+        records: Nothing is drawn there.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: If the benchmark is not one of composed scenes.
+    """
+    del records
+    if config.benchmark not in SCENES:
+        raise ValueError(
+            f"benchmark must be one of composed scenes, {', '.join(SCENES)}, whose "
+            f"number can be changed, got {config.benchmark!r}."
+        )
+    collections = dict(_collections(config, workdir))
+    results = [_entry(name, own, config) for name, own in collections.items()]
+    return Findings(next(iter(collections.values())), results, seed=config.seed)
+
+
+def _collections(
+    config: DeparturesConfig, workdir: pathlib.Path
+) -> Iterator[tuple[str, Collection]]:
+    """The collection as it is, and with each cause changed."""
+    own = load(config, workdir)
+    yield "nothing", own
+    descriptor = dataclasses.replace(config.descriptor, side=config.side)
+    larger = dataclasses.replace(config, descriptor=descriptor)
+    yield f"pictures at {config.side} px", load(larger, workdir)
+    composed = dataclasses.replace(
+        config.composed or SCENES[config.benchmark].config,
+        scenes_per_object=config.scenes_per_object,
+    )
+    more = dataclasses.replace(config, composed=composed)
+    yield f"{config.scenes_per_object} scenes an object", load(more, workdir)
+    raw = load(dataclasses.replace(config, dim=None), workdir)
+    other = dataclasses.replace(config, benchmark=config.elsewhere, dim=None)
+    elsewhere = load(other, workdir)
+    yield f"whitened on {config.elsewhere}", _whitened(raw, elsewhere, own)
+    yield "not whitened", raw
+
+
+def _whitened(raw: Collection, elsewhere: Collection, own: Collection) -> Collection:
+    """The collection, whitened by what other pictures are like."""
+    dim = own.index.vectors.shape[1]
+    fitted = fit_pca_whitening(elsewhere.index.vectors, dim=dim)
+    settings = own.index.config
+    index = Index.build(
+        raw.index.vectors,
+        raw.index.image_ids,
+        config=dataclasses.replace(settings, dim=None),
+        whitening=fitted,
+        pictures=raw.index.pictures,
+    )
+    return dataclasses.replace(raw, index=index, regions=whiten(raw.regions, fitted))
+
+
+def _entry(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+    second = halve(own.truth.objects, seed=config.seed)
+    tuned = {
+        method: tune_method(
+            method, own, second, choices=SEARCHES[method][: config.trials]
+        ).outcome.precision
+        for method in (_NEAREST, _EXPANDED, _DIFFUSED)
+    }
+    gain = paired_bootstrap(
+        tuned[_DIFFUSED],
+        tuned[_EXPANDED],
+        groups=own.truth.objects,
+        seed=config.seed,
+    )
+    entry: dict[str, Any] = {"changed": name, "images": own.index.num_images}
+    for method, precision in tuned.items():
+        entry[f"{method}, %"] = _percent(precision)
+    entry["diffusion above expansion, %"] = (
+        f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    )
+    n = len(own.index.vectors)
+    for k in (k for k in config.k if k <= n):
+        found = outcome_of(_DIFFUSED, own, k=k, query_k=k)
+        entry[f"diffusion at k {k}, %"] = _percent(found.precision)
+    last = max(k for k in config.k if k <= n)
+    index = own.built(dataclasses.replace(PAPER["regional"], k=last, query_k=1))
+    entry[f"mutual of {last}"] = index.graph.weights.size / n
+    entry[f"positives in the best {config.share:.0%}, %"] = _listed(own, config.share)
+    return entry
+
+
+def _percent(precision: np.ndarray) -> float:
+    return 100 * float(np.nanmean(precision))
+
+
+def _listed(own: Collection, share: float) -> float:
+    """How much of a query's positives global descriptors put into a short list."""
+    length = max(1, round(share * own.index.num_images))
+    best = np.asarray(rank(scores_of(_NEAREST, own)))[:length].T
+    found = [
+        np.isin(positives, images).mean()
+        for positives, images in zip(own.truth.positives, best, strict=True)
+        if len(positives)
+    ]
+    return 100 * float(np.mean(found))
+
+
+run = recorded("departures", measure)
+
+
+def main() -> None:
+    """Reads the command line, searches and records."""
+    run_card("departures", card, run)

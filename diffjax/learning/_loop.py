@@ -158,7 +158,6 @@ def _chunk(setting, state, current) -> tuple[State, Ending | None]:
             step=jnp.asarray(numbers.step, jnp.int32),
             learned=state.learned,
             optimizer=state.optimizer,
-            going=jnp.ones((), bool),
         ),
         # Apart from the numbers that starts are drawn with.
         jax.random.fold_in(key, len(Parameters._fields)),

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ._config import FitConfig
 from ._labelled import Table, take
@@ -60,13 +61,11 @@ class Carry(NamedTuple):
         step: Number of the step that comes.
         learned: The numbers that move.
         optimizer: State of the optimiser.
-        going: Whether all steps so far were finite; if not, nothing moves any more.
     """
 
     step: Int[Array, ""]
     learned: Learned
     optimizer: Any
-    going: Bool[Array, ""]
 
 
 class Trace(NamedTuple):
@@ -83,13 +82,13 @@ class Trace(NamedTuple):
         at_end: Whether each parameter was at an end of its range afterwards.
     """
 
-    loss: Float[Array, " t"]
-    gradient_norm: Float[Array, " t"]
-    learning_rate: Float[Array, " t"]
-    values: dict[str, Array]
-    batch: Int[Array, "t b"]
-    finite: dict[str, Array]
-    at_end: dict[str, Array]
+    loss: Float[Array | np.ndarray, " t"]
+    gradient_norm: Float[Array | np.ndarray, " t"]
+    learning_rate: Float[Array | np.ndarray, " t"]
+    values: dict[str, Array | np.ndarray]
+    batch: Int[Array | np.ndarray, "t b"]
+    finite: dict[str, Array | np.ndarray]
+    at_end: dict[str, Array | np.ndarray]
 
 
 def schedule(config: FitConfig) -> optax.Schedule:
@@ -161,17 +160,10 @@ def run_steps(
         # Integer counts meet floating-point decay rates in there.
         with jax.numpy_dtype_promotion("standard"):
             updates, state = adam.update(slope, carry.optimizer, carry.learned)
-            moved = optax.apply_updates(carry.learned, updates)
+            moved: Any = optax.apply_updates(carry.learned, updates)
             now = jnp.asarray(rate(number))
         finite = {name: jnp.isfinite(each).all() for name, each in slope.items()}
-        going = carry.going & jnp.isfinite(loss)
-        going &= jnp.stack(list(finite.values())).all()
-        learned, state = jax.tree.map(
-            lambda new, old: jnp.where(going, new, old),
-            (moved, state),
-            (carry.learned, carry.optimizer),
-        )
-        after = Carry(number + 1, learned, state, going)
+        after = Carry(number + 1, moved, state)
         ends = at_end(start._replace(**after.learned))
         trace = Trace(
             loss=loss,

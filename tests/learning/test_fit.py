@@ -93,6 +93,17 @@ def test_the_loss_rises_the_other_way_and_all_chunks_are_one_program(
     np.testing.assert_array_equal(impatient.history["evaluated_step"], [0, 4])
 
 
+def test_every_step_draws_another_batch_and_every_seed_other_ones(curved, learned):
+    # At a rate of next to nothing only the batch changes the loss.
+    still = dataclasses.replace(CONFIG, learning_rate=1e-9, patience=9)
+    one, other = (
+        learn(curved, config=dataclasses.replace(still, seed=seed)).history["loss"]
+        for seed in (0, 1)
+    )
+    assert len(set(one.round(4))) > 6
+    assert not np.isin(other, one).all()
+
+
 def climbing(*args, **kwargs):
     return -simple_objective(*args, **kwargs)
 
@@ -171,7 +182,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(
 def test_restarts_and_new_neighbours_go_on_from_a_checkpoint_too(tmp_path):
     vectors, queries, owner, asked = noisy_dimensions(objects=6, per_object=6)
     config = dataclasses.replace(
-        CONFIG, steps=4, evaluate_every=2, refresh_every=2, restarts=2, k=6
+        CONFIG, steps=4, evaluate_every=1, refresh_every=2, restarts=2, k=6
     )
     made = problem(vectors, k=9)
     training, held_out = halves(vectors, queries, owner, asked)
@@ -192,14 +203,14 @@ def test_restarts_and_new_neighbours_go_on_from_a_checkpoint_too(tmp_path):
 
     def stop(*args):
         told.append(args)
-        if len(told) in {2, 5}:  # In the middle of either start's three evaluations.
+        if len(told) in {2, 9}:  # Between searches, of either start's five evaluations.
             raise StoppedError
 
     for _ in range(2):
         with pytest.raises(StoppedError):
             run(checkpoint=tmp_path / "fit", progress=stop)
     assert_same(run(checkpoint=tmp_path / "fit"), whole)
-    np.testing.assert_array_equal(whole.history["evaluated_restart"], [0] * 3 + [1] * 3)
+    np.testing.assert_array_equal(whole.history["evaluated_restart"], [0] * 5 + [1] * 5)
     firsts = whole.history["alpha"][[0, 4]]
     assert firsts[0] != firsts[1]  # The second start is another.
 

@@ -1,6 +1,7 @@
 """Steps of Adam through the whole chain: one compiled loop between two evaluations."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -85,10 +86,10 @@ class Trace(NamedTuple):
     loss: Float[Array | np.ndarray, " t"]
     gradient_norm: Float[Array | np.ndarray, " t"]
     learning_rate: Float[Array | np.ndarray, " t"]
-    values: dict[str, Array | np.ndarray]
+    values: Mapping[str, Array | np.ndarray]
     batch: Int[Array | np.ndarray, "t b"]
-    finite: dict[str, Array | np.ndarray]
-    at_end: dict[str, Array | np.ndarray]
+    finite: Mapping[str, Array | np.ndarray]
+    at_end: Mapping[str, Array | np.ndarray]
 
 
 def schedule(config: FitConfig) -> optax.Schedule:

@@ -4,10 +4,13 @@ Paper: regional diffusion 20 points above R-match with expansion, best at k 200,
 200 neighbours mutual, a short list of a tenth as good as the whole database (INSTRE:
 about two hundred pictures of an object, vectors whitened on other pictures).
 Data: composed scenes. Changed, each alone: the pixels that the network sees, the scenes
-of an object, the pictures that whitening is fitted on, and whether there is any.
+of an object, the pictures that whitening is fitted on, and whether directions are made
+equally long at all; dimensions stay.
 Recorded: mAP of nearest neighbours, R-match with expansion and regional diffusion, each
 tuned as in table 2; regional diffusion at fixed k; mutual neighbours; how much of the
 right answers is in the best tenth by global descriptors.
+Expected: k 100 best with 36 scenes an object, where it is 50 with 12; 62 of 200
+neighbours mutual if whitened on grocery, 183 on itself; 43 % of the positives listed.
 Cost: half an hour on 2 cores; a changed setting computes only its own.
 Command: python -m experiments departures
 """

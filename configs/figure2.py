@@ -6,6 +6,8 @@ Data: any benchmark at hand.
 Settings: the paper's but for k; the query's k is the graph's for regions where that is
 less than 200, and 10 for global descriptors.
 Recorded: mAP by k with intervals over objects; chart.
+Expected: regional diffusion best at k 50 on both, 43 on scenes-small and 56 on grocery;
+global diffusion best at k 5 and k 10.
 Cost: two minutes on 2 cores after the pictures are described.
 Command: python -m experiments figure2 --benchmark scenes-small
 """

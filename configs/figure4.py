@@ -6,6 +6,8 @@ Data: any benchmark at hand.
 Settings: mixtures as in `configs/reduction.py`; the same k for graph and query.
 Recorded: mAP with intervals, nodes, edges and milliseconds of a query's diffusion by
 means of an image; chart.
+Expected: mAP rises with the means; twelve are above all regions at k 200, by 3 on
+scenes-small and 6 on grocery, whose graph has k 50.
 Cost: two minutes on 2 cores after the pictures are described.
 Command: python -m experiments figure4 --benchmark scenes-small
 """

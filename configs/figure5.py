@@ -6,6 +6,7 @@ Data: any benchmark at hand.
 Settings: the paper's at the graph's k below; the graph is cut before it is normalised;
 images outside the list follow it in the order of the first search.
 Recorded: mAP by length with intervals, milliseconds a query; chart.
+Expected: a tenth gives 33 of 43 on scenes-small and 39 of 56 on grocery.
 Cost: five minutes on 2 cores after the pictures are described.
 Command: python -m experiments figure5 --benchmark scenes-small
 """

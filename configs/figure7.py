@@ -6,6 +6,7 @@ both by query. What is gained shows small objects in clutter.
 Data: any benchmark of pictures.
 Made: a page, figure7_NAME.html in the folder of results, and its first query as PNG.
 Recorded: both average precisions and the largest differences of the queries shown.
+Expected: on grocery twelve queries that gain 37 to 68 points.
 Cost: a minute on 2 cores after the pictures are described.
 Command: python -m experiments figure7 --benchmark scenes-small
 """

@@ -6,7 +6,8 @@ Data: any benchmark at hand.
 Settings: the paper's, k 200 and lambda 1; on collections of fewer pictures of an object
 k 50 as well.
 Recorded: mAP of both with intervals, the paired difference, the paper's values.
-Expected: on scenes and on grocery no difference that an interval tells from none.
+Expected: on scenes-small GMP above the sum by 3.4 at k 200 and 1.1 at k 50; on grocery
+no more than the sum, 0.6 below it at k 50.
 Cost: a minute on 2 cores after the pictures are described.
 Command: python -m experiments table1 --benchmark grocery
 """

@@ -36,6 +36,7 @@ from diffjax.data import (
 )
 from diffjax.graph import read_knn_graph
 from diffjax.index import Index
+from diffjax.types import Neighbors
 from experiments._collections import Collection, describe_collection
 
 
@@ -67,15 +68,17 @@ def _load(setup: Setup, workdir: pathlib.Path) -> Collection:
         return _released(setup, setup.descriptors)
     if setup.benchmark not in SCENES:
         truth = find(setup, workdir)
-        kept = _kept(truth.name, setup, str(truth.folder.resolve()))
-        return describe_collection(truth, setup.folder, workdir, kept=kept)
+        name = _index_name(truth.name, setup, str(truth.folder.resolve()))
+        return describe_collection(truth, setup.folder, workdir, index_name=name)
     scenes = _compose(setup, workdir)
     found = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
     if setup.composed is None:
         notes["scenes_version"] = SCENES[setup.benchmark].version
-    kept = _kept(found.name, setup, repr(setup.composed) if setup.composed else "")
-    collection = describe_collection(found, setup.folder, workdir, kept=kept)
+    name = _index_name(
+        found.name, setup, repr(setup.composed) if setup.composed else ""
+    )
+    collection = describe_collection(found, setup.folder, workdir, index_name=name)
     return dataclasses.replace(collection, notes=notes)
 
 
@@ -156,7 +159,7 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     return attach(truth, folder, distractors=_distractors(setup), name=setup.label)
 
 
-def _kept(name: str, setup: Setup, which: str) -> str:
+def _index_name(name: str, setup: Setup, which: str) -> str:
     """Where the index is kept: an own place for each collection and descriptor."""
     own = setup.folder
     others = "" if own == type(setup)().folder else repr(own)
@@ -218,8 +221,10 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
     few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
     settings = dataclasses.replace(own, dim=None, **few)
     lists = None if setup.graph is None else read_knn_graph(setup.graph)
+    # This graph is not searched: each experiment builds its own.
+    few_lists = lists and Neighbors(*(each[:, : settings.k] for each in lists))
     index = Index.build(
-        found.vectors, found.image_ids, config=settings, neighbors=lists
+        found.vectors, found.image_ids, config=settings, neighbors=few_lists
     )
     return Collection(
         index=index,

@@ -41,21 +41,21 @@ class Outcome(NamedTuple):
     Attributes:
         precision: Average precision; of images that tie, those of lower number first.
         by_chance: Average precision expected if ties were broken at random.
-        first: Precision among the first ten, as the revisited protocol has it.
-        recall: Share of the positives among the first hundred.
+        precision_at_10: Precision among the first ten, as in the revisited protocol.
+        recall_at_100: Share of the positives among the first hundred.
     """
 
     precision: Float[np.ndarray, " q"]
     by_chance: Float[np.ndarray, " q"]
-    first: Float[np.ndarray, " q"]
-    recall: Float[np.ndarray, " q"]
+    precision_at_10: Float[np.ndarray, " q"]
+    recall_at_100: Float[np.ndarray, " q"]
 
     def means(self) -> dict[str, float]:
         """What a record has of it, beside mAP."""
         return {
             "expected_ap": float(np.nanmean(self.by_chance)),
-            "precision_at_10": float(np.nanmean(self.first)),
-            "recall_at_100": float(np.nanmean(self.recall)),
+            "precision_at_10": float(np.nanmean(self.precision_at_10)),
+            "recall_at_100": float(np.nanmean(self.recall_at_100)),
         }
 
 
@@ -261,8 +261,8 @@ class Collection:
         return Outcome(
             precision=self.precision(scores),
             by_chance=np.asarray(chance.average_precision),
-            first=cut.precision[:, 0],
-            recall=cut.recall[:, 1],
+            precision_at_10=cut.precision[:, 0],
+            recall_at_100=cut.recall[:, 1],
         )
 
     def scores(self, index: Index, *, of_images: bool = False) -> Float[Array, "m q"]:
@@ -341,7 +341,7 @@ def describe_collection(
     folder: FolderConfig,
     workdir: pathlib.Path,
     *,
-    kept: str | None = None,
+    index_name: str | None = None,
 ) -> Collection:
     """Indexes a benchmark's pictures and describes its queries, as `load_collection`.
 
@@ -349,12 +349,12 @@ def describe_collection(
         truth: The benchmark.
         folder: Settings of the index.
         workdir: Keeps the index for the next time.
-        kept: What the index is called there; None is the benchmark's name.
+        index_name: What the index is called there; None is the benchmark's name.
     """
     with progress_bars() as progress:
         index = index_folder(
             truth.folder,
-            workdir / f"{kept or truth.name}.index",
+            workdir / f"{index_name or truth.name}.index",
             config=folder,
             strict=True,
             pictures=truth.database,

@@ -1,7 +1,8 @@
 """Results that are kept by what they depend on: a changed setting computes its own.
 
-A result's file is named by a hash of its settings, of the data and of the sources that
-compute, so that nothing computed by other code is ever taken for new. Times are never
+A result's file is named by a hash of its settings, of the data, of the sources that
+compute, of the libraries' versions and of the device, so that nothing computed by other
+code is ever taken for new. Times are never
 kept: whoever reports one takes it.
 """
 
@@ -13,11 +14,14 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Shaped
 
 import diffjax
+from diffjax._files import write_whole
+from diffjax.report import versions
 
 _LAST = "report", "demo", "commands", "cli"  # These only show what was computed.
 
@@ -75,12 +79,15 @@ def kept(
         OSError: If they can't be written; what was kept before stays.
     """
     known = sources or [sources_digest(), _module_digest(by or compute)]
-    named = json.dumps([dict(key), known], sort_keys=True)
+    where = {"versions": versions(), "device": jax.devices()[0].device_kind}
+    named = json.dumps([dict(key), known, where], sort_keys=True)
     digest = hashlib.sha256(named.encode()).hexdigest()
     path = folder / f"{digest[:32]}.safetensors"
     if not path.is_file():
         dense = {name: np.array(array, order="C") for name, array in compute().items()}
-        _write(path, safetensors.numpy.save(dense, metadata={"key": named}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = safetensors.numpy.save(dense, metadata={"key": named})
+        write_whole(path, data, sync=False)
     return safetensors.numpy.load_file(path)
 
 
@@ -90,18 +97,3 @@ def _module_digest(work: Callable[..., Any]) -> str:
     return hashlib.sha256(
         pathlib.Path(inspect.getfile(source)).read_bytes()
     ).hexdigest()
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    except OSError as error:
-        # A write that fails knows no name.
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        aside.unlink(missing_ok=True)

@@ -14,8 +14,9 @@ from diffjax.data import SCENES
 from diffjax.evaluation import paired_bootstrap
 from diffjax.index import Index
 from diffjax.ranking import rank
-from diffjax.regions import fit_pca_whitening, whiten
-from experiments._benchmarks import load
+from diffjax.regions import fit_pca, fit_pca_whitening, whiten
+from diffjax.types import Whitening
+from experiments._benchmarks import find, load
 from experiments._collections import Collection
 from experiments._main import Findings, recorded, run_card
 from experiments._methods import PAPER, outcome_of, scores_of
@@ -47,7 +48,11 @@ def measure(
             f"number can be changed, got {config.benchmark!r}."
         )
     collections = dict(_collections(config, workdir))
-    results = [_entry(name, own, config) for name, own in collections.items()]
+    results = [
+        entry(name, own, config)
+        for entry in (_methods, _causes)
+        for name, own in collections.items()
+    ]
     return Findings(next(iter(collections.values())), results, seed=config.seed)
 
 
@@ -55,6 +60,8 @@ def _collections(
     config: DeparturesConfig, workdir: pathlib.Path
 ) -> Iterator[tuple[str, Collection]]:
     """The collection as it is, and with each cause changed."""
+    other = _elsewhere(config)
+    find(other, workdir)  # Before minutes are spent on what comes first.
     own = load(config, workdir)
     yield "nothing", own
     descriptor = dataclasses.replace(config.descriptor, side=config.side)
@@ -67,16 +74,27 @@ def _collections(
     more = dataclasses.replace(config, composed=composed)
     yield f"{config.scenes_per_object} scenes an object", load(more, workdir)
     raw = load(dataclasses.replace(config, dim=None), workdir)
-    other = dataclasses.replace(config, benchmark=config.elsewhere, dim=None)
-    elsewhere = load(other, workdir)
-    yield f"whitened on {config.elsewhere}", _whitened(raw, elsewhere, own)
-    yield "not whitened", raw
-
-
-def _whitened(raw: Collection, elsewhere: Collection, own: Collection) -> Collection:
-    """The collection, whitened by what other pictures are like."""
     dim = own.index.vectors.shape[1]
-    fitted = fit_pca_whitening(elsewhere.index.vectors, dim=dim)
+    elsewhere = fit_pca_whitening(load(other, workdir).index.vectors, dim=dim)
+    yield f"whitened on {config.elsewhere}", _mapped(raw, elsewhere, own)
+    yield (
+        "PCA without whitening",
+        _mapped(raw, fit_pca(raw.index.vectors, dim=dim), own),
+    )
+
+
+def _elsewhere(config: DeparturesConfig) -> DeparturesConfig:
+    """The other pictures: those of the name, or other scenes of one's own settings."""
+    composed = config.composed
+    if composed is not None:
+        composed = dataclasses.replace(composed, seed=composed.seed + 1)
+    return dataclasses.replace(
+        config, benchmark=config.elsewhere, composed=composed, dim=None
+    )
+
+
+def _mapped(raw: Collection, fitted: Whitening, own: Collection) -> Collection:
+    """The collection's own vectors, through another map."""
     settings = own.index.config
     index = Index.build(
         raw.index.vectors,
@@ -88,7 +106,8 @@ def _whitened(raw: Collection, elsewhere: Collection, own: Collection) -> Collec
     return dataclasses.replace(raw, index=index, regions=whiten(raw.regions, fitted))
 
 
-def _entry(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+def _methods(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+    """The methods, each tuned on the other half of the objects."""
     second = halve(own.truth.objects, seed=config.seed)
     tuned = {
         method: tune_method(
@@ -108,6 +127,12 @@ def _entry(name: str, own: Collection, config: DeparturesConfig) -> dict[str, An
     entry["diffusion above expansion, %"] = (
         f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     )
+    return entry
+
+
+def _causes(name: str, own: Collection, config: DeparturesConfig) -> dict[str, Any]:
+    """What stands behind: neighbours, how many of them are mutual, and short lists."""
+    entry: dict[str, Any] = {"changed": name}
     n = len(own.index.vectors)
     for k in (k for k in config.k if k <= n):
         found = outcome_of(_DIFFUSED, own, k=k, query_k=k)

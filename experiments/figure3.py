@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from configs import figure3 as card
 from configs.figure3 import Figure3Config
@@ -12,7 +13,7 @@ from diffjax.diffusion import SolverName, diffuse, query_vectors
 from diffjax.pooling import pool
 from diffjax.report import Chart, write_chart
 from experiments._benchmarks import load
-from experiments._collections import Collection, seconds
+from experiments._collections import Collection, Outcome, seconds
 from experiments._curves import line, milliseconds
 from experiments._main import Findings, recorded, run_card
 from experiments._methods import PAPER
@@ -93,22 +94,25 @@ def _entry(
         # All the steps: a query that is solved early would shorten the time of few.
         return diffuse(index.graph, columns, rtol=0.0, **solving)
 
-    def score():
-        pooled = []
+    def compute():
+        pooled, residual = [], 0.0
         for start in range(0, y.shape[1], config.batch):
             found = solve(_filled(y[:, start : start + config.batch], config.batch))
             scores = pool(found.value, index.image_ids, weights=index.weights)
             pooled.append(scores[:, : y.shape[1] - start])
-        return jnp.concatenate(pooled, axis=1)
+            residual = max(residual, float(found.residual.max()))
+        judged = collection.judge(jnp.concatenate(pooled, axis=1))
+        return judged._asdict() | {"residual": np.array(residual)}
 
-    found = collection.outcome(name, dataclasses.asdict(settings), score)
+    kept = dict(collection.remembered(name, dataclasses.asdict(settings), compute))
+    residual = float(kept.pop("residual"))
     first = _filled(y[:, : config.batch], config.batch)
     (took,) = seconds(lambda: solve(first).value)
     return collection.entry(
         f"{name}, steps: {steps}",
-        found,
+        Outcome(**kept),
         steps=steps,
-        largest_residual=float(solve(first).residual.max()),
+        largest_residual=residual,
         seconds_per_query=took / config.batch,
     )
 

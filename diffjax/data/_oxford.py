@@ -69,7 +69,7 @@ def read_oxford(
     if absent:
         raise ValueError(
             f"database must hold all pictures that {root} names, got "
-            f"{len(database)} without {len(absent)} of them: {shorten(absent)}."
+            f"{len(database)} without {len(absent)} of them: {', '.join(absent)}."
         )
 
     def positions(names: list[str]) -> Int[np.ndarray, " _"]:

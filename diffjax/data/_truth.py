@@ -79,7 +79,7 @@ def attach(
         raise ValueError(
             f"folder must hold all pictures of {name or truth.name}, got no file in "
             f"{str(root)!r} for {len(absent)} of {len(names) + len(more)}: "
-            f"{shorten(absent)}."
+            f"{', '.join(absent)}."
         )
     several = [one for one in names if len(found[one]) > 1]
     if several:

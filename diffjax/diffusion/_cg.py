@@ -119,8 +119,11 @@ def cg_loop(
     def step(state: tuple[Array, ...], go: Array) -> tuple[tuple[Array, ...], Array]:
         x, r, p, rz = state
         ap = matvec(p)
-        # A finished column moves by 0 / 1: it stays put, without 0 / 0.
-        a = jnp.where(go, rz, 0) / jnp.where(go, dot(p * ap), 1)
+        curvature = dot(p * ap)
+        # A finished column moves by 0 / 1: it stays put, without 0 / 0. So does one
+        # that was to go on for ever (rtol 0) when its products are too small to divide.
+        go &= ~(curvature < jnp.finfo(curvature.dtype).tiny)
+        a = jnp.where(go, rz, 0) / jnp.where(go, curvature, 1)
         x, r = x + a * p, r - a * ap
         z = direction(r)
         new_rz = jnp.where(go, dot(r * z), rz)

@@ -24,6 +24,7 @@ from ._records import append_record as append_record
 from ._records import environment as environment
 from ._records import make_record as make_record
 from ._records import read_records as read_records
+from ._records import versions as versions
 from ._summary import Section as Section
 from ._summary import write_report as write_report
 from ._table import difference_table as difference_table

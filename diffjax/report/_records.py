@@ -21,6 +21,9 @@ _PACKAGES = {
     "jax": "jax",
     "jaxlib": "jaxlib",
     "numpy": "numpy",
+    "opencv": "opencv-python-headless",
+    "pillow": "pillow",
+    "scikit-image": "scikit-image",
 }
 
 
@@ -34,16 +37,25 @@ def environment() -> dict[str, Any]:
         None outside a clone; `time`, now, in UTC and ISO 8601.
     """
     devices = jax.devices()
-    versions = {name: _version(package) for name, package in _PACKAGES.items()}
     now = dt.datetime.now(dt.UTC)
     return {
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions(),
         "device": devices[0].device_kind,
         "device_count": len(devices),
         "cpu_count": os.cpu_count(),
         "commit": _commit(pathlib.Path(__file__).parents[2]),
         "time": now.isoformat(timespec="seconds"),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Looks up the versions of what computes: Python, and packages that matter.
+
+    Returns:
+        Versions by name; None where a package is not installed.
+    """
+    found = {name: _version(package) for name, package in _PACKAGES.items()}
+    return found | {"python": platform.python_version()}
 
 
 def make_record(
@@ -105,12 +117,13 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
         OSError: If it can't be written, with its name; the file is then as it was.
     """
     _check(record, "record")
-    line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+    # In their order, which is that of the columns in tables.
+    line = json.dumps(record, allow_nan=False) + "\n"
     path = pathlib.Path(path)
     if path.exists():
         read_records(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.stat().st_size if path.exists() else 0
+    before = path.stat().st_size if path.exists() else None
     try:
         with path.open("ab") as file:
             file.write(line.encode())
@@ -118,7 +131,9 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
             os.fsync(file.fileno())
     except OSError as error:
         # A full disk takes part of a line, and a write that fails knows no name.
-        if path.exists():
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
             os.truncate(path, before)
         error.filename = error.filename or str(path)
         raise

@@ -87,14 +87,13 @@ def test_a_query_line_of_another_form_is_refused(folder, line, complaint):
         read_oxford(folder, NAMES)
 
 
-def test_names_that_the_database_lacks_are_counted_and_ten_are_named(folder):
+def test_names_that_the_database_lacks_are_counted_and_all_named(folder):
     odd = [f"odd_{i:02}" for i in range(12)]
     (folder / "tower_2_junk.txt").write_text("\n".join(odd + odd))
     with pytest.raises(ValueError, match="database must hold all pictures") as error:
         read_oxford(folder, [name for name in NAMES if name != "hall_1"])
-    assert "got 5 without 13 of them: hall_1, odd_00, " in str(error.value)
-    assert "odd_08, ...." in str(error.value)
-    assert "odd_09" not in str(error.value)
+    listed = ", ".join(["hall_1", *odd])
+    assert f"got 5 without 13 of them: {listed}." in str(error.value)
 
 
 def test_a_database_name_that_comes_twice_is_refused(folder):

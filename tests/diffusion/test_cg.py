@@ -47,6 +47,23 @@ def test_a_finished_column_does_not_move_while_others_go_on(system):
     assert beside.num_steps[0] == alone.num_steps[0] < beside.num_steps[1]
 
 
+def test_going_on_for_ever_ends_in_the_answer_and_not_in_nothing_over_nothing():
+    # Without a tolerance the residual falls until its products are 0 in float32.
+    eigenvalues = jnp.linspace(0.5, 2.0, 40, dtype=jnp.float32)[:, None]
+    b = jnp.asarray(np.random.default_rng(0).normal(size=(40, 20)), jnp.float32)
+    got = cg_solve(lambda x: eigenvalues * x, b, rtol=0.0, max_steps=100)
+    np.testing.assert_allclose(got.value, b / eigenvalues, rtol=1e-4)
+    assert (got.residual < 1e-15).all()
+
+
+def test_what_is_not_a_number_is_not_hidden(system):
+    a, b = system
+    broken = a.at[2, 2].set(jnp.nan)
+    got = cg_solve(lambda x: broken @ x, b)
+    assert np.isnan(got.value).any(0).all()
+    assert not got.converged.any()
+
+
 def test_zero_right_hand_side_gives_zero_in_no_steps(system):
     a, b = system
     got = cg_solve(lambda x: a @ x, jnp.zeros_like(b))

@@ -110,6 +110,17 @@ def test_released_descriptors_are_searched_as_they_are(released):
     np.testing.assert_allclose(scores, own, atol=1e-5)
 
 
+def test_descriptors_of_another_data_set_are_refused(released):
+    folder, parts = released
+    one_less = {
+        part: {"V": parts[part]["V"][:5], "Q": parts[part]["Q"]} for part in parts
+    }
+    write_5(folder / "other.mat", one_less)
+    setup = Setup(**released_setup(folder, descriptors=folder / "other.mat"))
+    with pytest.raises(ValueError, match=r"the 6 images .* got descriptors of 5"):
+        load(setup, folder)
+
+
 def released_graph(path, regions, k):
     """The k nearest of every region and minus the products, as the authors' file."""
     products = regions @ regions.T

@@ -3,15 +3,19 @@
 import dataclasses
 import importlib
 import pathlib
+import types
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import paper
+from diffjax.data import GroundTruth
 from diffjax.evaluation import bootstrap_interval, random_average_precision
+from diffjax.regions import fit_pca_whitening
 from diffjax.report import read_records
-from experiments import _collections, _gains, _methods, text
+from experiments import _collections, _gains, _methods, departures, text
 from experiments._benchmarks import find, load
 from experiments._gains import measure_gains
 from experiments._methods import METHODS
@@ -121,13 +125,16 @@ def test_a_figure_is_drawn_and_recorded(name, workdir, tmp_path):
 
 def test_causes_are_changed_one_at_a_time(workdir, tmp_path):
     config, record = run_quick("departures", workdir, tmp_path)
-    changed = {result["changed"]: result for result in record["results"]}
+    half = len(record["results"]) // 2
+    methods, causes = record["results"][:half], record["results"][half:]
+    changed = {result["changed"]: result for result in methods}
+    assert [result["changed"] for result in causes] == list(changed)
     assert list(changed) == [
         "nothing",
         f"pictures at {config.side} px",
         f"{config.scenes_per_object} scenes an object",
         f"whitened on {config.elsewhere}",
-        "not whitened",
+        "PCA without whitening",
     ]
     first = config.composed
     more = changed[f"{config.scenes_per_object} scenes an object"]["images"]
@@ -135,7 +142,71 @@ def test_causes_are_changed_one_at_a_time(workdir, tmp_path):
     assert more - changed["nothing"]["images"] == first.objects * added
     same = {r["images"] for name, r in changed.items() if "scenes" not in name}
     assert same == {changed["nothing"]["images"]}
-    assert all(0 <= r["R-match + AQE, %"] <= 100 for r in record["results"])
+    assert all(0 <= r["R-match + AQE, %"] <= 100 for r in methods)
+    for cause in causes:
+        assert 0 < cause["mutual of 10"] <= 10
+        assert 0 <= cause["positives in the best 10%, %"] <= 100
+
+
+def test_whitening_is_fitted_elsewhere_and_dimensions_stay(workdir, monkeypatch):
+    config = importlib.import_module("configs.departures").quick()
+    fitted = []
+
+    def note(vectors, *, dim):
+        fitted.append(np.asarray(vectors))
+        return fit_pca_whitening(vectors, dim=dim)
+
+    monkeypatch.setattr(departures, "fit_pca_whitening", note)
+    made = dict(departures._collections(config, workdir))
+    raw = load(dataclasses.replace(config, dim=None), workdir)
+    (used,) = fitted
+    own = np.asarray(raw.index.vectors)
+    assert used.shape != own.shape or not np.allclose(used, own)
+    dims = {each.index.vectors.shape[1] for each in made.values()}
+    assert dims == {config.dim}
+    for each in made.values():
+        lengths = np.linalg.norm(each.regions, axis=1)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
+def test_a_missing_collection_is_told_before_minutes_are_spent(tmp_path):
+    config = importlib.import_module("configs.departures").quick()
+    config = dataclasses.replace(config, elsewhere="grocery", data=tmp_path)
+    with pytest.raises(ValueError, match="grocery_packages"):
+        next(departures._collections(config, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recall_looks_at_a_hundred_images():
+    m = 150
+    truth = GroundTruth(
+        name="made",
+        database=tuple(map(str, range(m))),
+        queries=("q",),
+        boxes=(None,),
+        positives=(np.array([0, 99, 100, 149]),),
+        junk=(np.array([], int),),
+        objects=("a",),
+    )
+    index: Any = types.SimpleNamespace(num_images=m)
+    nothing = jnp.zeros((1, 2))
+    made = _collections.Collection(index, nothing, np.zeros(1, int), truth)
+    found = made.judge(-jnp.arange(m, dtype=jnp.float32)[:, None])
+    assert found.recall_at_100.tolist() == [0.5]
+    assert found.precision_at_10.tolist() == [0.1]
+
+
+def test_means_are_pooled_as_an_index_of_them_does(workdir):
+    config = importlib.import_module("configs.figure4").quick()
+    collection = load(config, workdir)
+    settings = {"components": 3, "k": 10, "query_k": 10}
+    index = _methods.index_of_means(collection, **settings)
+    m = collection.index.num_images
+    found = index.search(collection.regions, collection.query_ids, top=m)
+    expected = np.zeros((len(found.images), m))
+    np.put_along_axis(expected, np.asarray(found.images), np.asarray(found.scores), 1)
+    scores = _methods.by_means(collection, **settings)
+    np.testing.assert_allclose(scores, expected.T, rtol=1e-5, atol=1e-9)
 
 
 def test_a_descriptor_of_other_settings_has_an_index_of_its_own(workdir):
@@ -156,13 +227,29 @@ def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
 
 
 def test_the_text_has_a_value_for_each_of_the_papers(workdir, tmp_path):
-    _, record = run_quick("text", workdir, tmp_path)
+    config, record = run_quick("text", workdir, tmp_path)
+    ours = {result["what"]: result["ours"] for result in record["results"]}
+    collection = load(config, workdir)
+    own = _methods.outcome_of(
+        "regional diffusion", collection, k=config.k, query_k=config.k
+    ).precision[: config.inserted]
+    assert config.inserted < collection.num_queries
+    name = f"query through its neighbours, the first {config.inserted} queries"
+    assert ours[name] == pytest.approx(100 * own.mean())
     papers = " ".join(result["paper"] for result in record["results"])
     for value in ("80.0", "77.7", "92.5", "91.6", "95.2", "94.6", "25", "75"):
         assert value in papers
     for value in ("0.001", "0.321", "0.02", "0.664", "13.9", "1.0", "20", "110"):
         assert value in papers
     assert all(np.isfinite(result["ours"]) for result in record["results"])
+
+
+@pytest.mark.parametrize("name", [*FIGURES, "figure7", "table1", "table2", "text"])
+def test_each_config_of_the_papers_is_a_card(name):
+    said = importlib.import_module(f"configs.{name}").__doc__ or ""
+    for heading in "Paper", "Data:", "Expected:", "Cost:", "Command:":
+        assert f"\n{heading}" in said
+    assert f"python -m experiments {name}" in said
 
 
 def test_junk_has_no_rank_and_takes_none(workdir):
@@ -242,8 +329,8 @@ def test_first_answers_are_judged_as_a_count_would(workdir):
     for query, own in enumerate(collection.truth.positives):
         looked_at = min(10, 1 + max(own))
         right = sum(image < looked_at for image in own)
-        assert found.first[query] == pytest.approx(right / looked_at)
-        assert found.recall[query] == 1  # There are fewer images than a hundred.
+        assert found.precision_at_10[query] == pytest.approx(right / looked_at)
+        assert found.recall_at_100[query] == 1  # There are fewer images than a hundred.
 
 
 def test_the_text_gives_seconds_of_one_query(workdir, tmp_path, monkeypatch):

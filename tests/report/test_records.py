@@ -47,7 +47,7 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
     for record in wanted:
         append_record(path, record)
     assert read_records(path) == wanted
-    assert path.read_text().splitlines()[0].startswith('{"a": ')
+    assert path.read_text().splitlines()[0].startswith('{"b": ')
 
 
 def test_record_holds_what_was_given_and_where_it_was_computed(tmp_path):
@@ -70,7 +70,8 @@ def test_environment_names_versions_and_devices():
     assert got["versions"]["numpy"] == np.__version__
     assert got["versions"]["python"] == platform.python_version()
     assert set(got["versions"]) == {
-        *("diffjax", "faiss", "flax", "jax", "jaxlib", "numpy", "python")
+        *("diffjax", "faiss", "flax", "jax", "jaxlib", "numpy", "python"),
+        *("opencv", "pillow", "scikit-image"),
     }
     assert got["device"] == jax.devices()[0].device_kind
     assert got["device_count"] == jax.device_count()
@@ -131,6 +132,13 @@ def test_refuses_keys_that_are_no_text(tmp_path):
 def test_refuses_an_experiment_without_results():
     with pytest.raises(ValueError, match="results must hold at least one entry"):
         make_record("demo", settings={}, results=[], seed=0)
+
+
+def test_what_a_result_has_keeps_its_order(tmp_path):
+    append_record(tmp_path / "x.jsonl", {"b": 1, "a": {"z": 1, "c": 2}})
+    (found,) = read_records(tmp_path / "x.jsonl")
+    assert list(found) == ["b", "a"]
+    assert list(found["a"]) == ["z", "c"]
 
 
 def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, monkeypatch):

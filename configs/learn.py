@@ -25,6 +25,13 @@ from diffjax.learning import FitConfig
 class LearnConfig(Setup):
     """What is learned, and how."""
 
+    ways: tuple[str, ...] = (
+        *("defaults", "grid", "random", "gradient", "gradient, five parameters"),
+        *("PCA-whitening", "supervised whitening", "supervised whitening, gradient"),
+        "projection from PCA-whitening",
+        "projection from supervised whitening",
+    )
+    """What is compared."""
     splits: int = 10
     """Splits of the objects."""
     rank: int = 64
@@ -56,6 +63,7 @@ def quick() -> LearnConfig:
     return LearnConfig(
         composed=few,
         dim=quick_setup()["dim"],
+        ways=("defaults", "random", "supervised whitening", "gradient"),
         splits=2,
         rank=6,
         k=20,

@@ -66,6 +66,11 @@ class Task:
             ),
         )
 
+    @functools.cached_property
+    def scalars(self) -> "Learned":
+        """alpha, gamma and lambda by gradient; what searches may cost as much as."""
+        return by_gradient(self)
+
     def labelled(self, chosen: Bool[np.ndarray, " q"]) -> Labelled:
         """Some of the queries with their answers."""
         own, truth = self.collection, self.collection.truth
@@ -179,7 +184,7 @@ def by_gradient(
 def by_search(task: Task, /, *, search: Callable[..., Any]) -> Learned:
     """The best of some settings on all objects to learn on, at the gradient's cost."""
     learns = task.split.train | task.split.held_out
-    cost = by_gradient(task).solves
+    cost = task.scalars.solves
     each = int(learns.sum())
     found = search(
         lambda one: float(np.nanmean(task.precision(one, learns))),
@@ -221,7 +226,7 @@ WAYS: Mapping[str, Callable[[Task], Learned]] = MappingProxyType(
         "defaults": default,
         "grid": functools.partial(by_search, search=grid_search),
         "random": functools.partial(by_search, search=random_search),
-        "gradient": by_gradient,
+        "gradient": lambda task: task.scalars,
         "gradient, five parameters": functools.partial(
             by_gradient, learned=(*_SCALARS, "query_gamma", "bias"), start=_more
         ),

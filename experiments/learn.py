@@ -36,15 +36,19 @@ def measure(
         ValueError: If the benchmark has fewer than four objects.
     """
     del records
+    if unknown := sorted(set(config.ways) - set(WAYS)):
+        raise ValueError(
+            f"ways must be of {', '.join(WAYS)}, got {', '.join(unknown)}."
+        )
     collection = load(config, workdir)
     objects = [str(name) for name in collection.truth.objects]
     splits = object_splits(objects, splits=config.splits, seed=config.seed)
-    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in WAYS}
+    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in config.ways}
     with progress_bars() as progress:
         for number, split in enumerate(splits):
             progress("learning on splits", number, len(splits))
             task = Task(collection, split, config)
-            for name in WAYS:
+            for name in config.ways:
                 found[name].append(_learn(name, number, task))
         progress("learning on splits", len(splits), len(splits))
     pooled = {
@@ -70,11 +74,15 @@ def measure(
                     )._asdict(),
                 }
                 for other in _AGAINST
-                if other != name
+                if other != name and other in pooled
             ],
         }
         results.append(entry)
-    return Findings(collection, results, seed=config.seed)
+    # One value a line of the record: what is nested is told in words.
+    fitted = {k: v for k, v in dataclasses.asdict(config.fit).items() if v is not None}
+    words = ", ".join(f"{key} {value}" for key, value in fitted.items())
+    more = {"fit": words, "ways": len(config.ways)}
+    return Findings(collection, results, more=more, seed=config.seed)
 
 
 def _learn(name: str, number: int, task: Task) -> dict[str, np.ndarray]:

@@ -59,7 +59,7 @@ def save_parameters(
         path: The file; an old one is replaced, and left as it is if the new one can't
             be written.
         parameters: Parameters in their ranges.
-        fingerprint: Of the index they were learned on; see `describe_file`.
+        fingerprint: Of the index they were learned on; see `Index.fingerprint`.
         notes: Settings, scores, seeds: anything that JSON can hold.
 
     Raises:

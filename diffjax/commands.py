@@ -6,20 +6,19 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from diffjax.answers import places_of, write_answers
 from diffjax.caches import cache_folder, keep_compiled_programs
 from diffjax.data import (
     DATASETS,
     Box,
-    as_picture,
     fetch_dataset,
     picture_folder,
-    read_picture,
+    read_labels,
     read_regions,
 )
 from diffjax.demo import run_demo, write_demo_page
@@ -36,18 +35,13 @@ from diffjax.index import (
 )
 from diffjax.progress import progress_bars
 from diffjax.report import (
-    Answer,
-    Comparison,
-    Ranking,
     caption,
     difference_table,
     mean_ap_table,
     text_table,
-    write_page,
 )
-from diffjax.types import SearchResult
 
-Place = tuple[int, int, int, int]
+Part = Literal["alpha", "gamma", "lam", "query_gamma", "bias", "projection"]
 
 
 class UsageError(ValueError):
@@ -62,7 +56,7 @@ class UsageError(ValueError):
 
 def run() -> None:
     """Reads the command line and runs the command that it names."""
-    each = demo, index, extract, search, info, fetch
+    each = demo, index, extract, search, learn, info, fetch
     commands = {command.__name__: command for command in each}
     try:
         chosen = tyro.extras.subcommand_cli_from_dict(
@@ -223,6 +217,7 @@ def search(
     top: int = 10,
     html: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
     weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+    params: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
     json_: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find the pictures of an index that show what a picture, or a box in it, shows.
@@ -234,6 +229,7 @@ def search(
         top: Answers wanted.
         html: Also write the answers as a page with pictures.
         weights: Where the network's weights lie now, if they were moved.
+        params: Search with parameters that `diffjax learn` wrote for this index.
         json_: Print JSON.
     """
     if top < 1:
@@ -242,10 +238,10 @@ def search(
     keep_compiled_programs()
     if html is not None:
         _check_writable(html)
-    loaded = Index.load(index)
+    loaded = _load(index, params)
     found = loaded.search_picture(picture, box=wanted, top=top, weights=weights)
     names = loaded.pictures.names if loaded.pictures else ()
-    places = _places(loaded, found)
+    places = places_of(loaded, found)
     answers = [
         {"rank": rank, "score": float(score), "picture": names[image], "box": place}
         for rank, (image, score, place) in enumerate(
@@ -266,9 +262,64 @@ def search(
         ]
         _say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
     if html is not None:
-        _write_answers(html, loaded, picture, wanted, found)
+        write_answers(html, loaded, picture, wanted, found)
         if not json_:
             _say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
+
+
+def _load(path: pathlib.Path, params: pathlib.Path | None) -> Index:
+    loaded = Index.load(path)
+    if params is None:
+        return loaded
+    # Learning takes optax and rax along, which other commands do without.
+    from diffjax.learning import load_parameters  # noqa: PLC0415
+
+    stored = load_parameters(params, fingerprint=loaded.fingerprint)
+    return loaded.with_parameters(stored.parameters)
+
+
+def learn(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    *,
+    queries: Annotated[pathlib.Path, arg(metavar="CSV")],
+    out: Annotated[pathlib.Path, arg(metavar="FILE")],
+    parts: tuple[Part, ...] = ("alpha", "gamma", "lam"),
+    steps: int = 200,
+    seed: int = 0,
+    weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+) -> None:
+    """Learn the settings of a search from boxes and labels in pictures of its index.
+
+    The file names pictures of the index, what each shows and where, in columns
+    picture,x0,y0,x1,y1,label. Each row is a query, right are the pictures of its label.
+    A quarter of the labels is held out and tells when to stop. What was learned is used
+    by `diffjax search --params`. Learning that was stopped goes on where it was.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        queries: The labels.
+        out: Where the parameters go.
+        parts: What is learned.
+        steps: Most steps, a multiple of 20.
+        seed: Of the batches and of what is held out.
+        weights: Where the network's weights lie now, if they were moved.
+    """
+    from diffjax.learn import learn_to_file  # noqa: PLC0415 - See `_load`.
+
+    keep_compiled_programs()
+    _check_writable(out)
+    with progress_bars() as progress:
+        lines = learn_to_file(
+            Index.load(index),
+            read_labels(queries),
+            out,
+            learned=parts,
+            steps=steps,
+            seed=seed,
+            weights=weights,
+            progress=progress,
+        )
+    _say("\n".join(lines))
 
 
 def info(
@@ -324,53 +375,6 @@ def _parse_box(text: str) -> Box:
             f"--box must be x0,y0,x1,y1 in pixels, such as 10,20,110,220, got {text!r}."
         ) from None
     return x0, y0, x1, y1
-
-
-def _places(index: Index, found: SearchResult) -> list[Place | None]:
-    """Boxes of the regions that add most to the answers, in whole pixels."""
-    if index.boxes is None:
-        return [None] * found.regions.shape[1]
-    regions = np.asarray(found.regions[0])
-    boxes = np.rint(index.boxes[np.maximum(regions, 0)]).astype(int).tolist()
-    pairs = zip(regions.tolist(), boxes, strict=True)
-    return [(x0, y0, x1, y1) if r >= 0 else None for r, (x0, y0, x1, y1) in pairs]
-
-
-def _write_answers(
-    path: pathlib.Path,
-    index: Index,
-    picture: pathlib.Path,
-    box: Box | None,
-    found: SearchResult,
-) -> None:
-    """Writes the page of answers; pictures that have gone since are named."""
-    if index.pictures is None:
-        return
-    folder = pathlib.Path(index.pictures.folder)
-    answers = tuple(
-        Answer(
-            picture=read_picture(folder / index.pictures.names[int(image)]),
-            name=index.pictures.names[int(image)],
-            score=float(score),
-            box=place,
-        )
-        for image, score, place in zip(
-            found.images[0], found.scores[0], _places(index, found), strict=True
-        )
-    )
-    write_page(
-        path,
-        title=f"diffjax: {picture.name}",
-        intro=f"The best of {index.num_images} pictures in {folder.name}.",
-        comparisons=[
-            Comparison(
-                picture=as_picture(picture),
-                name=picture.name,
-                box=box,
-                rankings=(Ranking("regional diffusion", None, answers),),
-            )
-        ],
-    )
 
 
 def _check_writable(path: pathlib.Path) -> None:

@@ -11,7 +11,17 @@ ORDER = (
     *("_arguments", "_files", "_transfer", "downloads", "caches", "matlab", "progress"),
     "types",
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
-    *("evaluation", "report", "index", "demo", "commands", "cli"),
+    *(
+        "evaluation",
+        "learning",
+        "report",
+        "index",
+        "demo",
+        "answers",
+        "learn",
+        "commands",
+        "cli",
+    ),
 )
 OUTSIDE = {"configs", "experiments", "tests"}
 

@@ -30,6 +30,7 @@ def query_vectors(
     *,
     k: int,
     gamma: Scalar = 3.0,
+    bias: Scalar = 0.0,
     rule: Rule = "paper",
     keep: int | None = None,
     nodes: Int[Array, "q t"] | None = None,
@@ -38,10 +39,10 @@ def query_vectors(
     r"""Builds the right-hand sides Y of queries that are not in the database.
 
     "paper": y_i = sum over the query's regions z of s(x_i, z) for x_i among the k
-    nearest of z, s(x, z) = max(x'z, 0)^gamma; then only the k largest y_i are kept.
-    "official": the raw similarities x_i'z are summed over the same regions and
-    neighbours, the k largest sums kept, and only those raised to gamma. With one region
-    per query the two agree.
+    nearest of z, s(x, z) = max(x'z - bias, 0)^gamma; then only the k largest y_i are
+    kept. "official": the raw similarities x_i'z - bias are summed over the same regions
+    and neighbours, the k largest sums kept, and only those raised to gamma. With one
+    region per query the two agree.
 
     Args:
         vectors: Database vectors.
@@ -51,6 +52,8 @@ def query_vectors(
         k: Neighbours per region, and entries kept per query unless `keep` says
             otherwise, 1 to n. A Python number.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
+        bias: What is taken off each similarity, 0 in the paper; may be traced and
+            differentiated.
         rule: See above.
         keep: Entries kept per query, at least 1; n keeps all. A Python number.
         nodes: For each query the vectors that it may use, a short list, -1 in empty
@@ -71,6 +74,7 @@ def query_vectors(
         https://arxiv.org/abs/1611.05113. "official" is what the authors' release does.
     """
     check_in_range("gamma", gamma, low=0, high=float("inf"))
+    check_in_range("bias", bias, low=-float("inf"), high=float("inf"))
     check_not_halved("vectors", vectors)
     check_not_halved("queries", queries)
     if queries.shape[1] != vectors.shape[1]:
@@ -98,7 +102,7 @@ def query_vectors(
         queries,
         jnp.asarray(ids, jnp.int32),
         nodes,
-        gamma,
+        (gamma, bias),
         k=k,
         keep=min(keep or k, size),
         rule=rule,
@@ -107,11 +111,23 @@ def query_vectors(
 
 
 @functools.partial(jax.jit, static_argnames=("k", "keep", "rule", "num_queries"))
-def _query_vectors(vectors, queries, ids, nodes, gamma, *, k, keep, rule, num_queries):
-    def similarity(products):
-        return kernel(products, gamma)
+def _query_vectors(
+    vectors, queries, ids, nodes, exponent, *, k, keep, rule, num_queries
+):
+    gamma, bias = exponent
 
-    early, late = (_same, similarity) if rule == "official" else (similarity, _same)
+    def similarity(products):
+        return kernel(products, gamma, bias=bias)
+
+    def above_bias(products):
+        return products - jnp.asarray(bias, products.dtype)
+
+    def similarity_of_sums(sums):
+        return kernel(sums, gamma)
+
+    early, late = similarity, _same
+    if rule == "official":
+        early, late = above_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
     if num_queries == 0:
         return jnp.zeros((size, 0), vectors.dtype)
@@ -145,8 +161,10 @@ def _add_regions(total, vectors, queries, ids, *, nodes, similarity, k):
             products = jnp.where(listed >= 0, products, -jnp.inf)
         values, places = jax.lax.top_k(products, k)
         # Of fewer than k listed ones the rest are no neighbours.
-        values = jnp.where(values > -jnp.inf, values, jnp.zeros_like(values))
-        total = total.at[owner[:, None], places].add(similarity(values), mode="drop")
+        listed = values > -jnp.inf
+        terms = similarity(jnp.where(listed, values, jnp.zeros_like(values)))
+        terms = jnp.where(listed, terms, jnp.zeros_like(terms))
+        total = total.at[owner[:, None], places].add(terms, mode="drop")
         return total, None
 
     return jax.lax.scan(add_block, total, (blocks, ids.reshape(-1, rows)))[0]

@@ -10,17 +10,21 @@ from diffjax.types import Graph, Neighbors, Scalar
 from ._check import check_graph, remember_good
 
 
-def affinity(neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0) -> Graph:
+def affinity(
+    neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0, bias: Scalar = 0.0
+) -> Graph:
     r"""Builds the affinity A of the graph of mutual neighbours.
 
-    a_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)), s(x, z) = max(x'z, 0)^gamma: an edge
-    where each vector is among the other's k nearest, none elsewhere and none from a
-    vector to itself. A negative similarity gives no edge.
+    a_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)), s(x, z) = max(x'z - bias, 0)^gamma: an
+    edge where each vector is among the other's k nearest, none elsewhere and none from
+    a vector to itself. A similarity below `bias`, a negative one, gives no edge.
 
     Args:
         neighbors: The k nearest of every vector; or a `Graph` whose weights are raw
             similarities, which only needs the kernel.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
+        bias: What the kernel takes off each similarity, 0 in the paper; may be traced
+            and differentiated.
 
     Returns:
         A in the padded form for `Neighbors`, in the form it came in for a `Graph`.
@@ -28,58 +32,67 @@ def affinity(neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0) -> Graph:
         rounding.
 
     Raises:
-        ValueError: If `gamma` is not above 0.
+        ValueError: If `gamma` is not above 0, or `bias` not finite.
 
     References:
         Iscen et al., CVPR 2017, eq. 1, 5 and 6, https://arxiv.org/abs/1611.05113.
     """
     check_in_range("gamma", gamma, low=0, high=float("inf"))
+    check_in_range("bias", bias, low=-float("inf"), high=float("inf"))
     if isinstance(neighbors, Graph):
         check_not_halved("neighbors", neighbors.weights)
         check_graph("neighbors", neighbors, signed=True)
-        return remember_good(_raise_graph(neighbors, gamma))
+        return remember_good(_raise_graph(neighbors, gamma, bias))
     check_not_halved("neighbors", neighbors.similarities)
-    return remember_good(_affinity(neighbors, gamma))
+    return remember_good(_affinity(neighbors, gamma, bias))
 
 
-def kernel(similarity: Float[Array, "..."], gamma: Scalar) -> Float[Array, "..."]:
-    """Computes max(s, 0)^gamma, with derivative 0 at s <= 0 for every gamma.
+def kernel(
+    similarity: Float[Array, "..."], gamma: Scalar, *, bias: Scalar = 0.0
+) -> Float[Array, "..."]:
+    """Computes max(s - bias, 0)^gamma, with derivative 0 at s <= bias for every gamma.
 
-    For gamma below 1 the one-sided derivative at 0 is infinite; where there is no
+    For gamma below 1 the one-sided derivative there is infinite; where there is no
     edge the convention is 0, so that learning never meets it.
 
     Args:
         similarity: Inner products, of any shape.
         gamma: The exponent, above 0; may be traced and differentiated.
+        bias: What is taken off first; may be traced and differentiated.
 
     Returns:
         The kernel's values, 0 or above, in the same shape.
 
     References:
-        Iscen et al., CVPR 2017, section 5.1 (the monomial kernel).
+        Iscen et al., CVPR 2017, section 5.1 (the monomial kernel, without a bias).
     """
     exponent = jnp.asarray(gamma, similarity.dtype)
-    positive = similarity > 0
-    base = jnp.where(positive, similarity, jnp.ones_like(similarity))
-    return jnp.where(positive, base**exponent, jnp.zeros_like(similarity))
+    above = similarity - jnp.asarray(bias, similarity.dtype)
+    positive = above > 0
+    base = jnp.where(positive, above, jnp.ones_like(above))
+    return jnp.where(positive, base**exponent, jnp.zeros_like(above))
 
 
 @jax.jit
-def _affinity(neighbors: Neighbors, gamma: Scalar) -> Graph:
+def _affinity(neighbors: Neighbors, gamma: Scalar, bias: Scalar) -> Graph:
     similarities = _mutual(neighbors.indices, neighbors.similarities)
-    weights = kernel(similarities, gamma)
-    return Graph(jnp.where(similarities > 0, neighbors.indices, -1), weights)
+    weights = kernel(similarities, gamma, bias=bias)
+    edges = similarities > jnp.asarray(bias, similarities.dtype)
+    return Graph(jnp.where(edges, neighbors.indices, -1), weights)
 
 
 @jax.jit
-def _raise_graph(graph: Graph, gamma: Scalar) -> Graph:
-    return graph._replace(weights=kernel(graph.weights, gamma), degrees=None)
+def _raise_graph(graph: Graph, gamma: Scalar, bias: Scalar) -> Graph:
+    weights = kernel(graph.weights, gamma, bias=bias)
+    # An empty slot holds the similarity 0, which a negative bias would make an edge.
+    weights = jnp.where(graph.indices >= 0, weights, jnp.zeros_like(weights))
+    return graph._replace(weights=weights, degrees=None)
 
 
 def _mutual(
     indices: Int[Array, "n k"], similarities: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
-    """Similarity of every listed pair that is mutual, 0 for the others.
+    """Similarity of every listed pair that is mutual, -infinity for the others.
 
     Whether i is in the list of j is a binary search in j's row, sorted once: n k log k
     gathers and nothing larger than [n, k].
@@ -102,4 +115,4 @@ def _mutual(
     # differ in the last bit: eq. 6 takes the smaller, which also makes A symmetric.
     back = similarities[other, order[other, slot]]
     smaller = jnp.minimum(similarities, back)
-    return jnp.where(mutual, smaller, jnp.zeros_like(smaller))
+    return jnp.where(mutual, smaller, jnp.full_like(smaller, -jnp.inf))

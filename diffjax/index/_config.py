@@ -32,6 +32,10 @@ class IndexConfig:
     """How neighbours are searched: among all, approximately, or on all devices."""
     gamma: float = 3.0
     """Exponent of the similarity kernel."""
+    query_gamma: float | None = None
+    """Exponent of the query's kernel, where it is another; None is gamma."""
+    bias: float = 0.0
+    """Taken off each similarity before it is raised to the exponent, in (-1, 1)."""
     alpha: float = 0.99
     """How far scores spread over the graph, in [0, 1)."""
     pooling: Literal["gmp", "sum"] = "gmp"
@@ -59,6 +63,11 @@ class IndexConfig:
     warn_residual: float = 0.05
     """Relative residual above which a search warns."""
 
+    @property
+    def exponent_of_queries(self) -> float:
+        """Exponent of the query's kernel."""
+        return self.gamma if self.query_gamma is None else self.query_gamma
+
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
         for name in ("k", "query_k", "max_steps"):
@@ -68,6 +77,9 @@ class IndexConfig:
                 at_least_one(name, getattr(self, name))
         for name in ("gamma", "lam"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
+        if self.query_gamma is not None:
+            check_in_range("query_gamma", self.query_gamma, low=0, high=float("inf"))
+        check_in_range("bias", self.bias, low=-1, high=1)
         for name in ("alpha", "rtol", "shrinkage"):
             value = getattr(self, name)
             check_in_range(name, value, low=0, high=1, closed_low=True)

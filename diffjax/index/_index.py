@@ -1,10 +1,12 @@
 """An index: region vectors, their graph, and the search on it."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +23,14 @@ from ._blocks import Answers, Block, best_images, join_answers, prepare, split_q
 from ._build import make_parts, solve_rows
 from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
+from ._learned import apply_parameters, fingerprint
 from ._pictures import PictureInfo
 from ._queries import QueryRegions, describe_queries
 from ._search import Collection, score_images
 from ._storage import IndexFileError, Parts, read_parts, write_parts
+
+if TYPE_CHECKING:
+    from diffjax.learning import Parameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +118,11 @@ class Index:
             prepared=prepared,
             boxes=boxes,
         )
+        return cls._solved(parts)
+
+    @classmethod
+    def _solved(cls, parts: Parts) -> "Index":
+        """Derives what is not stored, and solves beforehand where that is asked for."""
         index = cls._assemble(parts)
         if index.config.offline is None:
             return index
@@ -122,7 +133,8 @@ class Index:
     def _assemble(cls, parts: Parts) -> "Index":
         """Derives what is not stored: graph, weights and global descriptors."""
         config, vectors, ids = parts.config, parts.vectors, parts.image_ids
-        graph = compress(affinity(parts.neighbors, gamma=config.gamma))
+        kernel = {"gamma": config.gamma, "bias": config.bias}
+        graph = compress(affinity(parts.neighbors, **kernel))
         # A list of all images would cut nothing.
         limited = config.shortlist is not None and config.shortlist <= ids[-1]
         if not (limited and config.cut == "early"):
@@ -303,20 +315,49 @@ class Index:
             ValueError: If the folder holds something else.
             OSError: If it can't be written; what it held is then untouched.
         """
-        write_parts(
-            pathlib.Path(path),
-            Parts(
-                vectors=self.vectors,
-                image_ids=self.image_ids,
-                neighbors=self.neighbors,
-                whitening=self.whitening,
-                config=self.config,
-                pictures=self.pictures,
-                recall=self.recall,
-                rows=self.rows,
-                boxes=self.boxes,
-            ),
+        write_parts(pathlib.Path(path), self._parts())
+
+    def _parts(self) -> Parts:
+        return Parts(
+            vectors=self.vectors,
+            image_ids=self.image_ids,
+            neighbors=self.neighbors,
+            whitening=self.whitening,
+            config=self.config,
+            pictures=self.pictures,
+            recall=self.recall,
+            rows=self.rows,
+            boxes=self.boxes,
         )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the vectors, of which image each is, and of their whitening.
+
+        It is the same for all settings of the graph and of the search, so parameters
+        that were learned on the index know it by that.
+        """
+        return fingerprint(self.vectors, self.image_ids, self.whitening)
+
+    def with_parameters(self, parameters: "Parameters") -> "Index":
+        """Makes the index that searches with learned parameters.
+
+        alpha, gamma, lambda, the query's exponent and the bias take the place of the
+        settings; a projection moves the vectors, whose neighbours are searched anew,
+        and queries with them.
+
+        Args:
+            parameters: What `learning.fit` found on this index.
+
+        Returns:
+            A new index, which can be saved as any other.
+
+        Raises:
+            ValueError: If a parameter is outside its range, the projection is not of
+                the index's dimensions, or there are weights of scales or of graphs,
+                which an index does not have: `learning.score_images` takes them.
+        """
+        return self._solved(apply_parameters(self._parts(), parameters))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Index":

@@ -113,6 +113,29 @@ def test_rejects_bad_arguments(arrays: Arrays, change, complaint):
         query_vectors(*arrays, **change)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("bias", [-0.2, 0.3])
+def test_a_bias_is_taken_off_every_similarity(collection, arrays: Arrays, rule, bias):
+    # A dimension more, in which every product is -bias, is the same by other means.
+    vectors, queries = (np.insert(x, 0, 1, axis=1) for x in arrays)
+    queries[:, 0] = -bias
+    same = {"k": 6, "gamma": 2.5, "rule": rule}
+    np.testing.assert_allclose(
+        query_vectors(*arrays, collection.query_ids, bias=bias, **same),
+        query_vectors(
+            jnp.asarray(vectors), jnp.asarray(queries), collection.query_ids, **same
+        ),
+        atol=1e-13,
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_bias_lets_nobody_in_who_is_not_on_the_short_list(arrays: Arrays, rule):
+    nodes = jnp.full((len(arrays[1]), 7), -1).at[:, 2].set(4)
+    got = query_vectors(*arrays, k=7, nodes=nodes, bias=-1.5, rule=rule)
+    assert ((np.asarray(got) > 0).sum(0) == 1).all()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_rejects_other_dimensions(arrays: Arrays):
     with pytest.raises(ValueError, match="queries must have the database's 12"):

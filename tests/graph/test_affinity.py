@@ -99,6 +99,34 @@ def test_gradient_is_finite_where_the_similarity_is_zero(gamma):
     np.testing.assert_array_equal(jax.grad(total)(neighbors.similarities), 0.0)
 
 
+@pytest.mark.parametrize("bias", [-2.0, -0.1, 0.3])
+def test_a_bias_is_taken_off_before_the_power_and_makes_or_removes_edges(
+    collection, x64, bias
+):
+    lists = knn(collection.vectors, 40)
+    got = affinity(lists, gamma=2.0, bias=bias).to_scipy().toarray()
+    similarity = collection.vectors @ collection.vectors.T
+    near = np.zeros_like(similarity, bool)
+    np.put_along_axis(near, np.asarray(lists.indices), values=True, axis=1)
+    np.fill_diagonal(near, val=False)
+    expected = np.where(near & near.T, np.maximum(similarity - bias, 0) ** 2, 0)
+    np.testing.assert_allclose(got, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", [lambda graph: graph, compress])
+def test_a_bias_makes_no_edge_of_an_empty_slot(collection, form):
+    lists = knn(collection.vectors.astype(np.float32), 8)
+    raw = form(affinity(lists, gamma=1.0))
+    got = affinity(raw, gamma=1.0, bias=-0.5).to_scipy()
+    assert got.nnz == raw.to_scipy().nnz
+    np.testing.assert_allclose(got.data, raw.to_scipy().data + 0.5, rtol=1e-6)
+
+
+def test_rejects_a_bias_that_is_no_number():
+    with pytest.raises(ValueError, match=r"bias must be finite .* got nan"):
+        affinity(random_neighbors(0, 4, 2), bias=float("nan"))
+
+
 @pytest.mark.parametrize("gamma", [0.0, -1.0, float("nan"), float("inf")])
 def test_rejects_an_exponent_that_is_not_above_zero(gamma):
     with pytest.raises(ValueError, match=f"gamma .* got {gamma}"):

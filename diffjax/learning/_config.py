@@ -1,0 +1,75 @@
+"""Settings of learning, checked where they are made."""
+
+import dataclasses
+
+from diffjax._arguments import check_in_range
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How parameters are learned."""
+
+    steps: int = 200
+    """Steps, a multiple of `evaluate_every`."""
+    learning_rate: float = 0.05
+    """Largest rate of Adam, for all but the projection, on the unconstrained scale."""
+    projection_rate: float = 1e-3
+    """The same for the projection, whose many entries are far smaller."""
+    projection_decay: float = 0.0
+    """Weight in the loss of |P - P_0|^2, which draws the projection to its start."""
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises; then it falls to 0 as a cosine."""
+    clip: float = 1.0
+    """Longest gradient; a longer one is shortened."""
+    batch: int = 8
+    """Queries a step."""
+    evaluate_every: int = 20
+    """Steps between two evaluations, which are one compiled loop."""
+    patience: int = 5
+    """Evaluations without gain after which learning stops."""
+    restarts: int = 1
+    """Starts, the first as given, the others near it by chance; the best counts."""
+    spread: float = 0.5
+    """Standard deviation of those starts, on the unconstrained scale."""
+    refresh_every: int | None = None
+    """Steps between two searches for neighbours, a multiple of `evaluate_every`."""
+    k: int = 50
+    """Neighbours that are searched for then."""
+    objective: str = "smooth-ap"
+    """What is made smaller, by its name in `OBJECTIVES`."""
+    query_k: int = 50
+    """Neighbours of each query region."""
+    max_steps: int = 50
+    """Most iterations of the solver; below 50 gradients are wrong near alpha 1."""
+    rtol: float = 1e-6
+    """Relative residual at which a query is solved."""
+    seed: int = 0
+    """Of the batches and the starts."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings outside their range."""
+        for name in (
+            *("steps", "batch", "evaluate_every", "patience", "restarts"),
+            *("k", "query_k", "max_steps"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}."
+                )
+        for name in ("learning_rate", "projection_rate", "clip"):
+            check_in_range(name, getattr(self, name), low=0, high=float("inf"))
+        for name in ("projection_decay", "spread"):
+            value = getattr(self, name)
+            check_in_range(name, value, low=0, high=float("inf"), closed_low=True)
+        for name in ("warmup", "rtol"):
+            value = getattr(self, name)
+            check_in_range(name, value, low=0, high=1, closed_low=True)
+        for name, value in (
+            ("steps", self.steps),
+            ("refresh_every", self.refresh_every or self.evaluate_every),
+        ):
+            if value < 1 or value % self.evaluate_every:
+                raise ValueError(
+                    f"{name} must be a multiple of evaluate_every, "
+                    f"{self.evaluate_every}, got {value}."
+                )

@@ -1,0 +1,83 @@
+"""Ways of learning at their quick settings, on a few composed scenes."""
+
+import numpy as np
+import pytest
+
+from configs import learn as card
+from diffjax.learning import object_splits, parameters
+from diffjax.report import read_records
+from experiments import learn
+from experiments._benchmarks import load
+from experiments._learning import WAYS, Task
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def task(workdir):
+    config = card.quick()
+    collection = load(config, workdir)
+    objects = [str(name) for name in collection.truth.objects]
+    return Task(collection, object_splits(objects, splits=1)[0], config)
+
+
+def test_the_defaults_are_what_an_index_finds(task):
+    everything = np.ones(task.collection.num_queries, bool)
+    index = task.collection.index
+    own = task.collection.built(
+        type(index.config)(k=task.config.k, query_k=task.config.fit.query_k)
+    )
+    expected = task.collection.precision(task.collection.scores(own))
+    found = task.precision(parameters(), everything)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_is_tested_is_in_no_other_part(task):
+    split = task.split
+    objects = np.array([str(name) for name in task.collection.truth.objects])
+    learns = set(objects[split.train]) | set(objects[split.held_out])
+    assert not learns & set(objects[split.test])
+    labelled = task.labelled(split.train)
+    assert set(labelled.objects) == set(objects[split.train])
+
+
+def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
+    truth = task.collection.truth
+    own = task.supervised()
+    # Other answers to the queries of the test part change nothing.
+    positives = tuple(
+        np.array([0]) if tested else row
+        for row, tested in zip(truth.positives, task.split.test, strict=True)
+    )
+    changed = truth._replace(positives=positives)
+    other = Task(
+        type(task.collection)(
+            task.collection.index,
+            task.collection.regions,
+            task.collection.query_ids,
+            changed,
+        ),
+        task.split,
+        task.config,
+    )
+    np.testing.assert_array_equal(other.supervised(), own)
+
+
+def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
+    record = learn.run(card.quick(), workdir, records=tmp_path)
+    assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
+    ways = {result["method"]: result for result in record["results"]}
+    assert tuple(ways) == card.quick().ways
+    assert card.full().ways == tuple(WAYS)
+    assert all(r["low"] <= r["mean_ap"] <= r["high"] for r in ways.values())
+    assert ways["defaults"]["solves"] == 0
+    # A search costs what the gradient costs, or a setting's worth less.
+    assert 0 < ways["random"]["solves"]
+    assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
+    again = learn.run(card.quick(), workdir, records=tmp_path / "again")
+    assert again["results"] == record["results"]

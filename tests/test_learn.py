@@ -1,0 +1,120 @@
+"""`diffjax learn` and `search --params`, on a few composed scenes."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+
+from diffjax import cli
+from diffjax.data import ScenesConfig, compose_scenes, read_labels
+from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
+from diffjax.learn import learn_on_labels
+from diffjax.learning import FitConfig, load_parameters
+
+SCENES = ScenesConfig(
+    objects=4, scenes_per_object=3, empty_scenes=2, queries_per_object=1
+)
+CONFIG = FolderConfig(index=IndexConfig(dim=8, k=20, query_k=10))
+COLUMNS = "picture", "x0", "y0", "x1", "y1", "label"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with pictures, their index, and labels of them."""
+    home = tmp_path_factory.mktemp("learn")
+    scenes = compose_scenes(home / "scenes", config=SCENES)
+    index_folder(scenes.folder / "database", home / "index", config=CONFIG)
+    with (home / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for scene in scenes.database:
+            if scene.box is not None:
+                rows.writerow([scene.name, *scene.box, f"thing {scene.object}"])
+    return home
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["diffjax", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
+def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "params.safetensors"
+    labels = home / "labels.csv"
+    words = home / "index", "--queries", labels, "--out", out, "--steps", 20
+    assert run(monkeypatch, "learn", *words) == 0
+    told = capsys.readouterr().out
+    assert "held out: thing " in told
+    assert "which were chosen there" in told
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    index = Index.load(home / "index")
+    stored = load_parameters(out, fingerprint=index.fingerprint)
+    assert stored.notes["steps"] == 20
+    picture = home / "scenes" / "database" / "scene_00000.jpg"
+    assert run(monkeypatch, "search", home / "index", picture, "--params", out) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    best = index.with_parameters(stored.parameters).search_picture(picture)
+    assert index.pictures is not None
+    assert [line.split()[-1] for line in lines] == [
+        index.pictures.names[image] for image in best.images[0].tolist()
+    ]
+
+
+def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "params.safetensors"
+    labels = home / "labels.csv"
+    words = home / "index", "--queries", labels, "--out", out, "--steps", 20
+    assert run(monkeypatch, "learn", *words) == 0
+    index = Index.load(home / "index")
+    other = Index.build(np.array(index.vectors)[::-1], config=IndexConfig(k=5))
+    other.save(tmp_path / "other")
+    picture = home / "scenes" / "database" / "scene_00000.jpg"
+    capsys.readouterr()
+    code = run(monkeypatch, "search", tmp_path / "other", picture, "--params", out)
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "was learned on another index" in said
+    assert said.count("\n") == 1
+
+
+def test_the_labels_are_split_by_object_and_the_row_itself_does_not_count(home):
+    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
+    config = FitConfig(steps=2, evaluate_every=2, batch=2, k=20, query_k=10)
+    found = learn_on_labels(index, truth, config=config)
+    assert len(found.held_out) == 1
+    assert 0 <= found.before <= found.after <= 1
+    assert found.fitted.num_solves > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("scene_0000", "none_0000"), "that it does not hold"),
+        (
+            lambda text: (
+                text.replace("thing 1", "thing 0")
+                .replace("thing 2", "thing 0")
+                .replace("thing 3", "thing 0")
+            ),
+            "two objects or more",
+        ),
+    ],
+    ids=["another index", "one object"],
+)
+def test_labels_that_teach_nothing_are_refused(home, tmp_path, change, message):
+    path = tmp_path / "labels.csv"
+    path.write_text(change((home / "labels.csv").read_text()))
+    with pytest.raises(ValueError, match=message):
+        learn_on_labels(Index.load(home / "index"), read_labels(path))
+
+
+def test_an_index_of_vectors_has_no_pictures_to_learn_from(home):
+    index = Index.build(np.eye(8, dtype=np.float32), config=IndexConfig(k=3, query_k=3))
+    with pytest.raises(ValueError, match=r"learning.fit"):
+        learn_on_labels(index, read_labels(home / "labels.csv"))

@@ -25,6 +25,8 @@ _PACKAGES = {
     "pillow": "pillow",
     "scikit-image": "scikit-image",
 }
+# What experiments write themselves: one record must not make the next one's tree dirty.
+_WRITTEN = tuple(f":(exclude)*.{ending}" for ending in ("jsonl", "svg", "png"))
 
 
 def environment() -> dict[str, Any]:
@@ -33,8 +35,9 @@ def environment() -> dict[str, Any]:
     Returns:
         `versions` of python and of the packages that matter (None where one is not
         installed); `device` kind and `device_count` as JAX sees them; `cpu_count`;
-        `commit` of the source tree, marked `-dirty` when a tracked file was changed,
-        None outside a clone; `time`, now, in UTC and ISO 8601.
+        `commit` of the source tree, marked `-dirty` when a tracked file was changed
+        that is no record or chart, None outside a clone; `time`, now, in UTC and ISO
+        8601.
     """
     devices = jax.devices()
     now = dt.datetime.now(dt.UTC)
@@ -201,8 +204,13 @@ def _commit(root: pathlib.Path) -> str | None:
     # would report that one's commit.
     if git is None or not (root / ".git").exists():
         return None
-    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    run = subprocess.run(  # noqa: S603 - no part of the command comes from outside.
-        [*command, "--exclude=*"], capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or None
+
+    def ask(*words: str) -> str:
+        run = subprocess.run(  # noqa: S603 - no part of the command comes from outside.
+            [git, "-C", str(root), *words], capture_output=True, text=True, check=False
+        )
+        return run.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN)
+    return f"{commit}{'-dirty' if changed else ''}" if commit else None

@@ -105,6 +105,14 @@ def test_changed_tree_is_marked_dirty(clone):
     assert records._commit(clone) == git(clone, "rev-parse", "HEAD") + "-dirty"
 
 
+def test_a_record_does_not_make_the_tree_of_the_next_one_dirty(clone):
+    (clone / "found.jsonl").write_text("{}\n")
+    git(clone, "add", ".")
+    git(clone, "commit", "-m", "record")
+    (clone / "found.jsonl").write_text("{}\n{}\n")
+    assert records._commit(clone) == git(clone, "rev-parse", "HEAD")
+
+
 def test_folder_inside_a_foreign_repository_has_no_commit(clone):
     (clone / "site-packages").mkdir()
     assert records._commit(clone / "site-packages") is None

@@ -108,8 +108,8 @@ def full() -> Table2Config:
 
 
 def quick() -> Table2Config:
-    """Few scenes and two settings of each method, in seconds."""
+    """Few scenes and one setting of each method, in seconds."""
     return Table2Config(
         **quick_setup(),
-        trials=2,
+        trials=1,
     )

@@ -252,7 +252,7 @@ def test_answers_are_printed_although_their_page_fails(
     def fail(*_, **__):
         raise PictureError("coffee/0.png", "No such file or directory")
 
-    monkeypatch.setattr("diffjax.commands.read_picture", fail)
+    monkeypatch.setattr("diffjax.answers.read_picture", fail)
     picture = photographs / "rocket" / "1.png"
     code, out, err = run("search", photograph_index, picture, "--html", "a.html")
     assert code == 1

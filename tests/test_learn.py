@@ -83,6 +83,7 @@ def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, ca
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_labels_are_split_by_object_and_the_row_itself_does_not_count(home):
     index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
     config = FitConfig(steps=2, evaluate_every=2, batch=2, k=20, query_k=10)

@@ -68,6 +68,7 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
     np.testing.assert_array_equal(other.supervised(), own)
 
 
+@pytest.mark.slow
 def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     record = learn.run(card.quick(), workdir, records=tmp_path)
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]

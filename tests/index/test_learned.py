@@ -43,8 +43,11 @@ def ordered(found, num_images):
     return scores.T
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["scalars", "projection"])
-@pytest.mark.parametrize("dim", [None, 12], ids=["as given", "whitened"])
+@pytest.mark.parametrize(
+    ("moved", "dim"),
+    [(False, None), (True, None), (True, 12)],
+    ids=["scalars", "projection", "projection of whitened"],
+)
 def test_a_search_with_parameters_scores_as_learning_does(given, moved, dim):
     config = dataclasses.replace(CONFIG, dim=dim)
     index = Index.build(given.vectors, given.image_ids, config=config)

@@ -37,3 +37,7 @@ from ._storage import ParametersFileError as ParametersFileError
 from ._storage import StoredParameters as StoredParameters
 from ._storage import load_parameters as load_parameters
 from ._storage import save_parameters as save_parameters
+from ._whitened import SCATTERS as SCATTERS
+from ._whitened import Scatters as Scatters
+from ._whitened import scatters as scatters
+from ._whitened import whiten as whiten

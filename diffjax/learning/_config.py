@@ -4,6 +4,8 @@ import dataclasses
 
 from diffjax._arguments import check_in_range
 
+_FEWEST_FOLDS = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
@@ -33,6 +35,10 @@ class FitConfig:
     """Standard deviation of those starts, on the unconstrained scale."""
     refresh_every: int | None = None
     """Steps between two searches for neighbours, a multiple of `evaluate_every`."""
+    folds: int = 3
+    """Parts of the objects where shrinkage is learned; each learns from the others'."""
+    dim: int | None = None
+    """Dimensions that shrinkage projects to; None is all."""
     k: int = 50
     """Neighbours that are searched for then."""
     objective: str = "smooth-ap"
@@ -56,6 +62,12 @@ class FitConfig:
                 raise ValueError(
                     f"{name} must be at least 1, got {getattr(self, name)}."
                 )
+        if self.folds < _FEWEST_FOLDS:
+            raise ValueError(
+                f"folds must be at least {_FEWEST_FOLDS}, got {self.folds}."
+            )
+        if self.dim is not None and self.dim < 1:
+            raise ValueError(f"dim must be at least 1 or None, got {self.dim}.")
         for name in ("learning_rate", "projection_rate", "clip"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
         for name in ("projection_decay", "spread"):

@@ -3,20 +3,22 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from ._config import FitConfig
-from ._labelled import Labelled, make_table
-from ._loop import Ending, Setting, advance, begin, problem_of
+from ._folds import fold
+from ._labelled import Labelled, images_of_objects, make_table
+from ._loop import Ending, Setting, advance, begin, problems_of
 from ._objectives import OBJECTIVES, Objective
 from ._parameters import Parameters, constrain, present, unconstrain
 from ._problem import Problem, project, similarities
 from ._state import State, fingerprint_of, load_state, save_state
-from ._steps import Chain, Static
+from ._steps import Chain, Part, Static
+from ._whitened import scatters, whiten
 
 
 class Fitted(NamedTuple):
@@ -62,13 +64,20 @@ def fit(
     back, so it is never worse there than the start. With the same seed it is the same,
     also after it was interrupted and goes on from its checkpoint.
 
+    Where the start has `shrinkage`, the projection is in closed form, of labels; see
+    `whiten`. A projection made of an object's own images says nothing about others, so
+    training objects are in `config.folds` parts that take turns, evaluation by
+    evaluation: a part's queries see the projection that is made of the others' labels,
+    with neighbours to match. The held-out queries see that of all training labels. What
+    is given back is that of all labels, training and held out, at the numbers found.
+
     Args:
         problem: The collection.
         training: Queries to learn from.
         held_out: Queries to choose by, of other objects.
         start: Parameters to start from; parts that are not learned stay.
         learned: Parts that are learned.
-        config: Settings.
+        config: Settings; for `shrinkage` the dimensions, too.
         objective: What is made smaller; None is the one that the settings name.
         progress: Is told what is done, how far it is, and of how many steps.
         checkpoint: File to write after every evaluation, and to go on from if it is
@@ -81,9 +90,11 @@ def fit(
 
     Raises:
         ValueError: If a part that is to be learned is not there, labels contradict the
-            collection, no query asks anything, an object is in both halves, or a
-            parameter is outside its range. `CheckpointError`, one of them, if the
-            checkpoint is that of another learning.
+            collection, no query asks anything, an object is in both halves, a
+            parameter is outside its range, or `shrinkage` is there and a query has no
+            object or there are fewer than two objects to learn from.
+            `CheckpointError`, one of them, if the checkpoint is that of another
+            learning.
         OSError: If the checkpoint can't be read or written.
     """
     names = tuple(learned)
@@ -104,7 +115,7 @@ def fit(
     state = begin(setting)
     if checkpoint is not None and pathlib.Path(checkpoint).exists():
         state = load_state(checkpoint, state, fingerprint=setting.fingerprint)
-    current = problem_of(setting, state)
+    current = problems_of(setting, state)
     while state.progress.restart < config.restarts:
         state, current = advance(setting, state, current)
         if checkpoint is not None:
@@ -113,7 +124,8 @@ def fit(
             numbers = state.progress
             done = numbers.restart * config.steps + numbers.step
             progress("learning", done, config.restarts * config.steps)
-    return _finish(start, setting, state)
+    labels = images_of_objects(training, held_out)
+    return _finish(start, setting, state, problem, labels)
 
 
 def _prepare(problem, training, held_out, start, *, names, config, loss) -> Setting:
@@ -134,25 +146,30 @@ def _prepare(problem, training, held_out, start, *, names, config, loss) -> Sett
         rtol=config.rtol,
         num_images=int(ids[-1]) + 1,
         max_regions=int(np.bincount(ids).max()),
+        dim=config.dim,
     )
     static = Static(
         # What steps do not depend on asks for no other program.
         config=dataclasses.replace(
-            config, refresh_every=None, patience=1, restarts=1, seed=0
+            config, refresh_every=None, patience=1, restarts=1, seed=0, folds=2
         ),
         chain=chain,
         objective=OBJECTIVES[config.objective] if loss is None else loss,
         max_positives=int(np.asarray(tables[0].positives).sum(1).max()),
     )
+    if start.shrinkage is None:
+        parts = (Part(problem, tables[0], None),)
+        last = Part(problem, tables[1], None)
+    else:
+        parts, last = fold(problem, training, tables, config=config)
     named = (list(names), getattr(static.objective, "__name__", ""))
-    content = fingerprint_of(config, named, raw, problem, tables)
+    content = fingerprint_of(config, named, raw, parts, last)
     return Setting(
         start=raw,
         names=names,
         config=config,
-        problem=problem,
-        training=tables[0],
-        held_out=tables[1],
+        training=parts,
+        held_out=last,
         static=static,
         fingerprint=content,
     )
@@ -172,11 +189,20 @@ def _moved(problem, tables, projection):
     return problem._replace(views=tuple(views), edges=total), tables
 
 
-def _finish(start: Parameters, setting: Setting, state: State) -> Fitted:
+def _finish(
+    start: Parameters,
+    setting: Setting,
+    state: State,
+    problem: Problem,
+    labels: Mapping[str, Int[np.ndarray, " _"]],
+) -> Fitted:
     numbers, found = state.progress, start
     # The maps there and back round: what did not move is given as it came.
     if numbers.best_step or numbers.best_restart:
         made = present(constrain(setting.start._replace(**state.best)))
         found = start._replace(**{name: made[name] for name in setting.names})
+    if found.shrinkage is not None:
+        measured = scatters(problem, tuple(labels.values()))
+        found = whiten(found, measured, dim=setting.config.dim)
     ended: Ending = numbers.ended[numbers.best_restart]  # pyright: ignore[reportAssignmentType] - JSON keeps no Literal.
     return Fitted(found, state.history, numbers.best_step, ended, numbers.num_solves)

@@ -111,6 +111,45 @@ def make_table(name: str, labelled: Labelled, problem: Problem) -> Table:
     )
 
 
+def images_of_objects(*labelled: Labelled) -> dict[str, Int[np.ndarray, " _"]]:
+    """Lists the images that show an object, by its name, if they are two or more."""
+    shown: dict[str, np.ndarray] = {}
+    for each in labelled:
+        positives = np.asarray(each.positives)
+        for query, name in enumerate(each.objects):
+            shown[name] = (
+                shown.get(name, np.zeros(len(positives), bool)) | (positives[:, query])
+            )
+    images = {name: np.flatnonzero(shown[name]) for name in sorted(shown)}
+    return {name: each for name, each in images.items() if each.size > 1}
+
+
+def split_table(table: Table, parts: Int[np.ndarray, " q"]) -> tuple[Table, ...]:
+    """Splits the queries of a table; all parts have one shape.
+
+    Args:
+        table: The table.
+        parts: Part of every query, from 0 upwards, each with one at least.
+
+    Returns:
+        The parts. Places that are left over ask nothing and have no positive.
+    """
+    size = int(np.bincount(parts).max())
+
+    def part(number):
+        own = np.flatnonzero(parts == number)
+        chosen = np.pad(own, (0, size - own.size))
+        real = jnp.arange(size)[:, None] < own.size
+        return table._replace(
+            rows=jnp.where(real, table.rows[chosen], -1),
+            positives=table.positives[chosen] & real,
+            used=table.used[chosen] & real,
+            numbers=table.numbers[chosen],
+        )
+
+    return tuple(part(number) for number in range(int(parts.max()) + 1))
+
+
 def take(table: Table, chosen: Int[Array, " b"]) -> Queries:
     """Takes some queries out of a table, in a shape that depends on their number only.
 

@@ -12,22 +12,26 @@ from diffjax.evaluation import evaluate
 from diffjax.ranking import rank
 
 from ._config import FitConfig
-from ._labelled import Table, answers
-from ._parameters import Parameters, constrain, present
+from ._labelled import answers
+from ._parameters import Parameters, present
 from ._problem import Problem, places, refresh, with_places
 from ._state import Progress, State
 from ._steps import (
     Carry,
     Chain,
     Learned,
+    Part,
     Static,
     Trace,
     batch_scores,
     optimizer,
+    resolve,
     run_steps,
 )
 from ._trouble import find_trouble
 
+# The collection with its neighbours: one, or one a part and the one that is evaluated.
+Problems = tuple[Problem, ...]
 Ending = Literal["steps", "no gain", "diverged"]
 
 
@@ -38,9 +42,9 @@ class Setting(NamedTuple):
         start: Unconstrained numbers of all parameters.
         names: Parts that are learned.
         config: Settings.
-        problem: The collection, with the neighbours it came with.
-        training: Queries to learn from.
-        held_out: Queries to choose by.
+        training: The collection, with the neighbours it came with, and queries to learn
+            from: all of them, or parts that take turns.
+        held_out: The same of the queries to choose by.
         static: What programs are compiled for.
         fingerprint: Of all that.
     """
@@ -48,9 +52,8 @@ class Setting(NamedTuple):
     start: Parameters
     names: tuple[str, ...]
     config: FitConfig
-    problem: Problem
-    training: Table
-    held_out: Table
+    training: tuple[Part, ...]
+    held_out: Part
     static: Static
     fingerprint: str
 
@@ -88,7 +91,7 @@ def begin(setting: Setting, before: State | None = None) -> State:
     )
 
 
-def problem_of(setting: Setting, state: State) -> Problem:
+def problems_of(setting: Setting, state: State) -> Problems:
     """Finds the neighbours again that there were when a state was written.
 
     Args:
@@ -96,27 +99,47 @@ def problem_of(setting: Setting, state: State) -> Problem:
         state: The state.
 
     Returns:
-        The collection, in the same shapes, too.
+        The collections, in the same shapes, too.
     """
+    first = _first_problems(setting)
     if not state.progress.places:
-        return setting.problem
-    roomy = with_places(setting.problem, state.progress.places)
+        return first
+    roomy = tuple(with_places(each, state.progress.places) for each in first)
     return _refreshed(setting, roomy, state.refreshed)
 
 
-def _refreshed(setting, problem, learned) -> Problem:
-    made = constrain(setting.start._replace(**learned))
-    k = min(setting.config.k, problem.edges.num_nodes)
-    return refresh(problem, made, k=k)
+def _parts(setting: Setting) -> tuple[Part, ...]:
+    """Those whose neighbours are searched apart, the one that is evaluated last."""
+    if setting.held_out.scatters is None:
+        return (setting.held_out,)
+    return (*setting.training, setting.held_out)
 
 
-def advance(setting: Setting, state: State, current: Problem) -> tuple[State, Problem]:
+def _first_problems(setting: Setting) -> Problems:
+    return tuple(part.problem for part in _parts(setting))
+
+
+def _refreshed(setting: Setting, problems: Problems, learned: Learned) -> Problems:
+    raw = setting.start._replace(**learned)
+    k = min(setting.config.k, problems[0].edges.num_nodes)
+    found = [
+        refresh(problem, resolve(raw, part.scatters, dim=setting.config.dim), k=k)
+        for part, problem in zip(_parts(setting), problems, strict=True)
+    ]
+    # One shape for all, so that one program serves them.
+    sizes = [max(each) for each in zip(*map(places, found), strict=True)]
+    return tuple(with_places(each, sizes) for each in found)
+
+
+def advance(
+    setting: Setting, state: State, current: Problems
+) -> tuple[State, Problems]:
     """Goes on to the next evaluation, which for a new start is at step 0.
 
     Args:
         setting: What stays the same.
         state: Where learning stands.
-        current: The collection, with the neighbours of that state.
+        current: The collections, with the neighbours of that state.
 
     Returns:
         Both after it; after the last one of a start, at the next start.
@@ -142,10 +165,8 @@ def advance(setting: Setting, state: State, current: Problem) -> tuple[State, Pr
             ended=(*numbers.ended, ending),
             places=(),
         )
-        state, current = (
-            begin(setting, state._replace(progress=numbers)),
-            (setting.problem),
-        )
+        state = begin(setting, state._replace(progress=numbers))
+        current = _first_problems(setting)
     return state, current
 
 
@@ -153,6 +174,9 @@ def _chunk(setting, state, current) -> tuple[State, Ending | None]:
     """Runs the steps to the next evaluation, and looks for trouble in them."""
     config, numbers = setting.config, state.progress
     key = jax.random.fold_in(jax.random.key(config.seed), numbers.restart)
+    turn = numbers.step // config.evaluate_every % len(setting.training)
+    part = setting.training[turn]
+    part = part._replace(problem=current[min(turn, len(current) - 1)])
     carry, trace = run_steps(
         Carry(
             step=jnp.asarray(numbers.step, jnp.int32),
@@ -162,8 +186,7 @@ def _chunk(setting, state, current) -> tuple[State, Ending | None]:
         # Apart from the numbers that starts are drawn with.
         jax.random.fold_in(key, len(Parameters._fields)),
         setting.start,
-        current,
-        setting.training,
+        part,
         static=setting.static,
     )
     trace = jax.tree.map(np.asarray, trace)
@@ -181,7 +204,7 @@ def _chunk(setting, state, current) -> tuple[State, Ending | None]:
     )
     if trouble is None:
         return state, None
-    queries = np.sort(np.asarray(setting.training.numbers)[trace.batch[trouble.step]])
+    queries = np.sort(np.asarray(part.table.numbers)[trace.batch[trouble.step]])
     warnings.warn(
         f"learning stopped in step {numbers.step + trouble.step} (queries "
         f"{', '.join(map(str, queries))}): {trouble.what}. The best parameters so far "
@@ -213,11 +236,16 @@ def _appended(history, rows):
     return history | added
 
 
-def _maybe_refresh(setting, state, current) -> tuple[State, Problem]:
+def _maybe_refresh(setting, state, current) -> tuple[State, Problems]:
     """Searches neighbours anew where it is time for it."""
-    every, numbers = setting.config.refresh_every, state.progress
-    moves = "projection" in setting.names
-    if every is None or not moves or numbers.step % every:
+    every, step = setting.config.refresh_every, state.progress.step
+    numbers, scatters = state.progress, setting.held_out.scatters
+    moves = "projection" in setting.names or {"shrinkage", "emphasis"} & {
+        *setting.names
+    }
+    due = moves and every is not None and step % every == 0
+    # What the collection came with are not the neighbours of a closed form.
+    if not due and (scatters is None or step):
         return state, current
     current = _refreshed(setting, current, state.learned)
     rows = {
@@ -225,7 +253,7 @@ def _maybe_refresh(setting, state, current) -> tuple[State, Problem]:
         "refreshed_step": np.array([numbers.step]),
     }
     state = state._replace(
-        progress=numbers._replace(places=tuple(places(current))),
+        progress=numbers._replace(places=tuple(places(current[-1]))),
         refreshed=state.learned,
         history=_appended(state.history, rows),
     )
@@ -238,8 +266,7 @@ def _evaluated(setting, state, current) -> State:
     value = held_out_precision(
         state.learned,
         setting.start,
-        current,
-        setting.held_out,
+        setting.held_out._replace(problem=current[-1]),
         batch=setting.config.batch,
         chain=setting.static.chain,
     )
@@ -252,7 +279,7 @@ def _evaluated(setting, state, current) -> State:
     numbers = numbers._replace(
         own_best=max(value, numbers.own_best),
         waited=0 if gain else numbers.waited + 1,
-        num_solves=numbers.num_solves + setting.held_out.rows.shape[0],
+        num_solves=numbers.num_solves + setting.held_out.table.rows.shape[0],
     )
     best = state.best
     if value > numbers.best:
@@ -268,36 +295,35 @@ def _evaluated(setting, state, current) -> State:
 def held_out_precision(
     learned: Learned,
     start: Parameters,
-    problem: Problem,
-    table: Table,
+    part: Part,
     *,
     batch: int,
     chain: Chain,
 ) -> float:
-    """Mean average precision of the real rankings of all queries of a table.
+    """Mean average precision of the real rankings of all queries of a part.
 
     Args:
         learned: Unconstrained numbers of what is learned.
         start: The numbers of all parameters.
-        problem: The collection.
-        table: Queries.
+        part: The collection, and the queries.
         batch: Most queries that are scored at once.
         chain: What scoring is compiled for.
     """
-    count = table.rows.shape[0]
+    count = part.table.rows.shape[0]
     batch = min(batch, count)
     chosen = np.pad(np.arange(count), (0, -count % batch), constant_values=-1)
     scores: list[Array] = [
         batch_scores(
             learned,
             start,
-            problem,
-            table,
+            part,
             jnp.asarray(each, jnp.int32),
             chain=chain,
         )
         for each in chosen.reshape(-1, batch)
     ]
     rankings = rank(jnp.concatenate(scores, axis=1)[:, :count])
-    report = evaluate(np.asarray(rankings), answers(table), num_images=chain.num_images)
+    report = evaluate(
+        np.asarray(rankings), answers(part.table), num_images=chain.num_images
+    )
     return report.mean_average_precision

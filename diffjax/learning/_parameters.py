@@ -15,6 +15,8 @@ from diffjax._arguments import is_concrete
 _END = 13.8
 _END_OF_TANH = _END / 2
 _LOW, _HIGH = 1e-6, 1e6
+# What is shares of a whole.
+_SHARES = "mixture", "shrinkage"
 # Rounding in a sum of weights that are to make 1.
 _ROUNDING = 1e-5
 
@@ -34,6 +36,10 @@ class Parameters(NamedTuple):
         projection: P of x -> P x / |P x|, on database and query vectors; None leaves
             them as they are.
         mixture: Weights of several graphs, above 0, of sum 1; None where there is one.
+        shrinkage: Weights of the kinds of differences that a projection in closed form
+            shrinks, above 0, of sum 1; None is no such projection. See `whiten`.
+        emphasis: Exponent that tells how much more its first directions count, above 0;
+            None is 0.
     """
 
     alpha: Float[Array, ""]
@@ -44,6 +50,8 @@ class Parameters(NamedTuple):
     scale_weights: Float[Array, " s"] | None = None
     projection: Float[Array, "p d"] | None = None
     mixture: Float[Array, " g"] | None = None
+    shrinkage: Float[Array, " s"] | None = None
+    emphasis: Float[Array, ""] | None = None
 
 
 PARAMETER_NAMES = Parameters._fields
@@ -61,6 +69,8 @@ def parameters(
     dim: int | None = None,
     rank: int | None = None,
     graphs: int | None = None,
+    kinds: int = 4,
+    emphasis: float = 0.1,
 ) -> Parameters:
     """Makes parameters to start from: the paper's, with the parts that are named.
 
@@ -75,6 +85,9 @@ def parameters(
         dim: Dimensions d of the vectors; the projection starts at identity.
         rank: Dimensions p it projects to, the first of d; None is all.
         graphs: Number of graphs, of equal weight at the start.
+        kinds: Kinds of differences to shrink, of equal weight at the start; see
+            `scatters`.
+        emphasis: Its start.
 
     Returns:
         Parameters in JAX's floating-point type, of double precision if that is on.
@@ -90,6 +103,7 @@ def parameters(
         "scale_weights": ("scales", scales),
         "projection": ("dim", dim),
         "mixture": ("graphs", graphs),
+        "shrinkage": ("kinds", kinds),
     }
     for part, (name, size) in sizes.items():
         if part in names and (size is None or size < 1):
@@ -104,6 +118,8 @@ def parameters(
         "scale_weights": np.ones(scales or 1),
         "projection": np.eye(rank or dim or 1, dim),
         "mixture": np.full(count, 1 / count),
+        "shrinkage": np.full(kinds, 1 / max(kinds, 1)),
+        "emphasis": emphasis,
     }
     chosen = {name: start for name, start in starts.items() if name in names}
     chosen |= {"alpha": alpha, "gamma": gamma, "lam": lam}
@@ -125,13 +141,16 @@ def check_parameters(parameters: Parameters) -> None:
     positive = f"in [{_LOW:g}, {_HIGH:g}]"
     rules: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
         name: (positive, lambda x: (x >= _LOW) & (x <= _HIGH))
-        for name in ("gamma", "lam", "query_gamma", "scale_weights")
+        for name in ("gamma", "lam", "query_gamma", "scale_weights", "emphasis")
     }
     rules["alpha"] = "in (0, 1)", lambda x: (x > 0) & (x < 1)
     rules["bias"] = "in (-1, 1)", lambda x: (x > -1) & (x < 1)
     rules["projection"] = "finite", np.isfinite
-    rules["mixture"] = "in (0, 1]", lambda x: (x > 0) & (x <= 1 + _ROUNDING)
-    ranks = {"scale_weights": 1, "mixture": 1, "projection": 2}
+    for name in _SHARES:
+        rules[name] = "in (0, 1]", lambda x: (x > 0) & (x <= 1 + _ROUNDING)
+    if parameters.emphasis is not None and parameters.shrinkage is None:
+        raise ValueError("emphasis must be None without shrinkage.")
+    ranks = {"scale_weights": 1, "mixture": 1, "shrinkage": 1, "projection": 2}
     for name, value in present(parameters).items():
         if jnp.ndim(value) != ranks.get(name, 0):
             raise ValueError(
@@ -145,8 +164,8 @@ def check_parameters(parameters: Parameters) -> None:
         bad = host[~holds(host)]
         if bad.size:
             raise ValueError(f"{name} must be {rule}, got {bad[0]}.")
-        if name == "mixture" and abs(host.sum() - 1) > _ROUNDING:
-            raise ValueError(f"mixture must sum to 1, got {host.sum()}.")
+        if name in _SHARES and abs(host.sum() - 1) > _ROUNDING:
+            raise ValueError(f"{name} must sum to 1, got {host.sum()}.")
 
 
 def unconstrain(parameters: Parameters) -> Parameters:
@@ -176,8 +195,8 @@ def unconstrain(parameters: Parameters) -> Parameters:
 def constrain(raw: Parameters) -> Parameters:
     r"""Maps any finite numbers to parameters strictly inside their ranges.
 
-    The inverse of `unconstrain`, to 1e-6: sigmoid, tanh, exp, and softmax for the
-    mixture, kept off the ends that single precision would round to. At an end the
+    The inverse of `unconstrain`, to 1e-6: sigmoid, tanh, exp, and softmax for mixture
+    and shrinkage, kept off the ends that single precision would round to. At an end the
     derivative is 0; see `at_end`.
 
     Args:
@@ -190,8 +209,7 @@ def constrain(raw: Parameters) -> Parameters:
         "alpha": lambda x: jax.nn.sigmoid(jnp.clip(x, -_END, _END)),
         "bias": lambda x: jnp.tanh(jnp.clip(x, -_END_OF_TANH, _END_OF_TANH)),
         "projection": lambda x: x,
-        # Relative to the largest, which softmax does not see.
-        "mixture": lambda x: jax.nn.softmax(jnp.maximum(x - jnp.max(x), -_END)),
+        **dict.fromkeys(_SHARES, _shares),
     }
     return _map(maps, lambda x: jnp.exp(jnp.clip(x, -_END, _END)), raw)
 
@@ -204,7 +222,7 @@ def at_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
 
     Returns:
         A flag for each parameter that is there; the projection has no end, and at an
-        end of the mixture a graph is left out, which is a good answer.
+        end of a mixture something is left out, which is a good answer.
     """
 
     def never(x):
@@ -213,7 +231,7 @@ def at_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
     maps = {
         "bias": lambda x: jnp.abs(x) >= _END_OF_TANH,
         "projection": never,
-        "mixture": never,
+        **dict.fromkeys(_SHARES, never),
     }
     flags = _map(maps, lambda x: jnp.any(jnp.abs(x) >= _END), raw)
     return present(flags)
@@ -223,6 +241,11 @@ def present(parameters: Parameters) -> dict[str, Array]:
     """The parts that are there, by name."""
     parts = parameters._asdict()
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _shares(x: Array) -> Array:
+    # Relative to the largest, which softmax does not see.
+    return jax.nn.softmax(jnp.maximum(x - jnp.max(x), -_END))
 
 
 def _map(

@@ -64,6 +64,10 @@ def score_images(
         chain at the paper's parameters. The other parts are ours.
     """
     check_parameters(parameters)
+    if parameters.shrinkage is not None:
+        raise ValueError(
+            "shrinkage must have become a projection: give what whiten returns."
+        )
     _check_fit(parameters, problem, queries)
     images = problem.image_ids
     many = count_ids("image_ids", images, count=num_images, count_name="num_images")

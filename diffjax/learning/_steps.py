@@ -16,6 +16,7 @@ from ._objectives import Objective
 from ._parameters import Parameters, at_end, constrain, present
 from ._problem import Problem
 from ._scores import score_images
+from ._whitened import Scatters, whiten
 
 # Unconstrained numbers of the parameters that are learned, by name.
 Learned = dict[str, Array]
@@ -30,6 +31,7 @@ class Chain(NamedTuple):
         rtol: Relative residual at which a query is solved.
         num_images: Number of images.
         max_regions: Most regions of any image.
+        dim: Dimensions that shrinkage projects to; None for all.
     """
 
     query_k: int
@@ -37,6 +39,7 @@ class Chain(NamedTuple):
     rtol: float
     num_images: int
     max_regions: int
+    dim: int | None
 
 
 class Static(NamedTuple):
@@ -53,6 +56,20 @@ class Static(NamedTuple):
     chain: Chain
     objective: Objective
     max_positives: int
+
+
+class Part(NamedTuple):
+    """What a step or an evaluation looks at.
+
+    Attributes:
+        problem: The collection.
+        table: Queries.
+        scatters: What a projection in closed form is made of; None if there is none.
+    """
+
+    problem: Problem
+    table: Table
+    scatters: Scatters | None
 
 
 class Carry(NamedTuple):
@@ -120,15 +137,17 @@ def optimizer(config: FitConfig) -> optax.GradientTransformation:
     )
 
 
+def resolve(
+    raw: Parameters, scatters: Scatters | None, *, dim: int | None
+) -> Parameters:
+    """Maps unconstrained numbers to parameters that images are scored with."""
+    made = constrain(raw)
+    return made if scatters is None else whiten(made, scatters, dim=dim)
+
+
 @functools.partial(jax.jit, static_argnames="static")
 def run_steps(
-    carry: Carry,
-    key: Array,
-    start: Parameters,
-    problem: Problem,
-    table: Table,
-    *,
-    static: Static,
+    carry: Carry, key: Array, start: Parameters, part: Part, *, static: Static
 ) -> tuple[Carry, Trace]:
     """Runs the steps from one evaluation to the next.
 
@@ -136,8 +155,7 @@ def run_steps(
         carry: Where learning stands.
         key: Of the batches; a step's batch depends on it and its number only.
         start: Unconstrained numbers to start from, also of what is not learned.
-        problem: The collection.
-        table: Queries to learn from.
+        part: The collection, and the queries to learn from.
         static: What the program is compiled for.
 
     Returns:
@@ -145,18 +163,17 @@ def run_steps(
     """
     config = static.config
     adam, rate = optimizer(config), schedule(config)
-    count = table.rows.shape[0]
+    # Of a part some places may be left over: they are drawn last and teach nothing.
+    left_over = (part.table.rows < 0).all(1)
+    count = left_over.shape[0]
 
     def step(carry, _):
         number = carry.step
-        chosen = jax.random.choice(
-            jax.random.fold_in(key, number),
-            count,
-            (min(config.batch, count),),
-            replace=False,
-        ).astype(jnp.int32)
+        drawn = jax.random.permutation(jax.random.fold_in(key, number), count)
+        drawn = drawn[jnp.argsort(left_over[drawn], stable=True)]
+        chosen = drawn[: min(config.batch, count)].astype(jnp.int32)
         loss, slope = jax.value_and_grad(_loss)(
-            carry.learned, start, problem, table, chosen, static=static
+            carry.learned, start, part, chosen, static=static
         )
         # Integer counts meet floating-point decay rates in there.
         with jax.numpy_dtype_promotion("standard"):
@@ -184,8 +201,7 @@ def run_steps(
 def batch_scores(
     learned: Learned,
     start: Parameters,
-    problem: Problem,
-    table: Table,
+    part: Part,
     chosen: Int[Array, " b"],
     *,
     chain: Chain,
@@ -195,26 +211,28 @@ def batch_scores(
     Args:
         learned: Unconstrained numbers of what is learned.
         start: The numbers of all parameters, for what is not learned.
-        problem: The collection.
-        table: Queries.
-        chosen: Rows of the table, -1 for none.
+        part: The collection, and queries.
+        chosen: Rows of their table, -1 for none.
         chain: What the program is compiled for.
 
     Returns:
         Image scores, one column per query.
     """
+    settings = chain._asdict()
+    dim = settings.pop("dim")
     return score_images(
-        constrain(start._replace(**learned)),
-        problem,
-        take(table, chosen),
+        resolve(start._replace(**learned), part.scatters, dim=dim),
+        part.problem,
+        take(part.table, chosen),
         num_queries=chosen.shape[0],
-        **chain._asdict(),
+        **settings,
     )
 
 
-def _loss(learned, start, problem, table, chosen, *, static):
+def _loss(learned, start, part, chosen, *, static):
     """The objective of a batch, and what draws the projection to its start."""
-    scores = batch_scores(learned, start, problem, table, chosen, chain=static.chain)
+    scores = batch_scores(learned, start, part, chosen, chain=static.chain)
+    table = part.table
     loss = static.objective(
         scores,
         table.positives[chosen].T,

@@ -36,10 +36,11 @@ def test_the_start_is_the_papers_and_its_parts_change_nothing():
     np.testing.assert_array_equal(made.scale_weights, 1)
     np.testing.assert_array_equal(made.projection, [[1, 0, 0, 0], [0, 1, 0, 0]])
     np.testing.assert_array_equal(made.mixture, 0.5)
+    np.testing.assert_array_equal(made.shrinkage, 0.25)
 
 
 def test_what_is_not_named_is_not_there():
-    assert parameters()[3:] == (None,) * 5
+    assert parameters()[3:] == (None,) * 7
     assert len(jax.tree.leaves(parameters(("bias",)))) == 4
 
 
@@ -68,8 +69,8 @@ def test_there_and_back_is_the_same(share, **values):
     st.lists(
         st.floats(allow_nan=False, allow_infinity=False, width=32)
         | st.floats(-30, 30, width=32),
-        min_size=18,
-        max_size=18,
+        min_size=23,
+        max_size=23,
     )
 )
 def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):

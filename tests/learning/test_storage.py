@@ -58,7 +58,7 @@ def test_what_is_saved_is_loaded_bit_by_bit(everything, stored):
 def test_parts_that_are_not_there_stay_away(tmp_path):
     save_parameters(tmp_path / "few", parameters(), fingerprint="f")
     got = load_parameters(tmp_path / "few")
-    assert got.parameters[3:] == (None,) * 5
+    assert got.parameters[3:] == (None,) * 7
     assert got.notes == {}
 
 

@@ -1,10 +1,9 @@
-"""One split of a benchmark's objects, and every way to learn on it."""
+"""One split of a benchmark's objects, and what is learned and judged on it."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +13,13 @@ from jaxtyping import Array, Bool, Float
 from configs.learn import LearnConfig
 from diffjax.evaluation import evaluate
 from diffjax.learning import (
+    FitConfig,
     Labelled,
     Parameters,
     Problem,
     Queries,
     Split,
-    fit,
-    grid_search,
-    parameters,
     problem,
-    random_search,
     refresh,
     score_images,
 )
@@ -31,8 +27,9 @@ from diffjax.ranking import rank
 from diffjax.regions import fit_supervised_whitening, pairs_of_labels
 from experiments._collections import Collection
 
+T = TypeVar("T")
+
 _AT_ONCE = 64  # Queries that are scored together, so that one program serves all.
-_SCALARS = "alpha", "gamma", "lam"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,11 @@ class Task:
     collection: Collection
     split: Split
     config: LearnConfig
+
+    @property
+    def learns(self) -> Bool[np.ndarray, " q"]:
+        """Queries that are not tested."""
+        return self.split.train | self.split.held_out
 
     @property
     def dim(self) -> int:
@@ -66,10 +68,15 @@ class Task:
             ),
         )
 
+    def made(self, name: str, make: Callable[[], T]) -> T:
+        """Makes something of the split once, and finds it the next time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
     @functools.cached_property
-    def scalars(self) -> "Learned":
-        """alpha, gamma and lambda by gradient; what searches may cost as much as."""
-        return by_gradient(self)
+    def _made(self) -> dict[str, Any]:
+        return {}
 
     def labelled(self, chosen: Bool[np.ndarray, " q"]) -> Labelled:
         """Some of the queries with their answers."""
@@ -112,21 +119,31 @@ class Task:
         everywhere[numbers] = np.asarray(found.average_precision)
         return everywhere
 
-    def supervised(self) -> Float[Array, "p d"]:
-        """The closed form: directions in which pictures of one object differ least."""
+    def images_of(self, chosen: Bool[np.ndarray, " q"]) -> dict[str, np.ndarray]:
+        """Pictures of each object of some queries, if they are two or more."""
         truth = self.collection.truth
-        learns = self.split.train | self.split.held_out
-        names = sorted({str(truth.objects[query]) for query in np.flatnonzero(learns)})
-        labels = np.full(self.collection.index.num_images, -1)
-        for query in np.flatnonzero(learns):
-            own = np.asarray(truth.positives[query], int)
-            labels[own] = names.index(str(truth.objects[query]))
-        known = np.flatnonzero(labels >= 0)
+        shown: dict[str, set[int]] = {}
+        for query in np.flatnonzero(chosen):
+            own = shown.setdefault(str(truth.objects[query]), set())
+            own.update(np.asarray(truth.positives[query], int).tolist())
+        return {
+            name: np.array(sorted(shown[name]), int)
+            for name in sorted(shown)
+            if len(shown[name]) > 1
+        }
+
+    def supervised(
+        self, chosen: Bool[np.ndarray, " q"], *, shrinkage: float
+    ) -> Float[Array, "p d"]:
+        """The closed form: directions in which pictures of one object differ least."""
+        images = self.images_of(chosen)
+        known = np.concatenate(list(images.values()))
+        labels = np.repeat(np.arange(len(images)), [len(i) for i in images.values()])
         fitted = fit_supervised_whitening(
             self.collection.whole,
-            known[pairs_of_labels(labels[known])],
+            known[pairs_of_labels(labels)],
             dim=self.config.rank,
-            shrinkage=self.config.shrinkage,
+            shrinkage=shrinkage,
         )
         projection = jnp.asarray(fitted.projection).T
         # Lengths are made 1 after it; entries as large as identity's learn as fast.
@@ -138,111 +155,11 @@ class _Answers(NamedTuple):
     junk: list[Any]
 
 
-class Learned(NamedTuple):
-    """What a way of learning found.
-
-    Attributes:
-        parameters: The parameters.
-        solves: Diffusions that were solved for it.
-    """
-
-    parameters: Parameters
-    solves: int
-
-
-def default(task: Task, /) -> Learned:
-    """The paper's parameters."""
-    del task
-    return Learned(parameters(), 0)
-
-
-def by_gradient(
-    task: Task,
-    /,
-    *,
-    learned: tuple[str, ...] = _SCALARS,
-    start: Callable[[Task], Parameters] = lambda _: parameters(),
-) -> Learned:
-    """Parameters by gradient, stopped on the held-out objects."""
-    first = start(task)
-    where, settings = task.problem, task.config.fit
-    if first.projection is not None:
-        where = refresh(where, first, k=task.config.k)
-    if "projection" not in learned:
-        settings = dataclasses.replace(settings, refresh_every=None)
-    found = fit(
-        where,
-        task.labelled(task.split.train),
-        task.labelled(task.split.held_out),
-        first,
-        learned=learned,
-        config=dataclasses.replace(settings, k=task.config.k),
-    )
-    return Learned(found.parameters, found.num_solves)
-
-
-def by_search(task: Task, /, *, search: Callable[..., Any]) -> Learned:
-    """The best of some settings on all objects to learn on, at the gradient's cost."""
-    learns = task.split.train | task.split.held_out
-    cost = task.scalars.solves
-    each = int(learns.sum())
-    found = search(
-        lambda one: float(np.nanmean(task.precision(one, learns))),
-        parameters(),
-        budget=max(2, cost // each),
-        solves_per_setting=each,
-    )
-    return Learned(found.parameters, found.solves)
-
-
-def _with(projection: Float[Array, "p d"]) -> Parameters:
-    names = (*_SCALARS, "projection")
-    made = parameters(names, dim=projection.shape[1], rank=projection.shape[0])
-    return made._replace(projection=projection.astype(made.alpha.dtype))
-
-
-def first_dimensions(task: Task, /) -> Parameters:
-    """The first dimensions of the whitened vectors: PCA-whitening to fewer."""
-    return _with(jnp.eye(min(task.config.rank, task.dim), task.dim))
-
-
-def closed_form(task: Task, /) -> Parameters:
-    """Supervised whitening of as many dimensions."""
-    return _with(task.supervised())
-
-
-def _plain(start: Callable[[Task], Parameters]) -> Callable[[Task], Learned]:
-    return lambda task: Learned(start(task), 0)
-
-
-def _more(task: Task, /) -> Parameters:
-    del task
-    return parameters((*_SCALARS, "query_gamma", "bias"))
-
-
-# What is compared, by what the tables call it.
-WAYS: Mapping[str, Callable[[Task], Learned]] = MappingProxyType(
-    {
-        "defaults": default,
-        "grid": functools.partial(by_search, search=grid_search),
-        "random": functools.partial(by_search, search=random_search),
-        "gradient": lambda task: task.scalars,
-        "gradient, five parameters": functools.partial(
-            by_gradient, learned=(*_SCALARS, "query_gamma", "bias"), start=_more
-        ),
-        "PCA-whitening": _plain(first_dimensions),
-        "supervised whitening": _plain(closed_form),
-        "supervised whitening, gradient": functools.partial(
-            by_gradient, start=closed_form
-        ),
-        "projection from PCA-whitening": functools.partial(
-            by_gradient, learned=(*_SCALARS, "projection"), start=first_dimensions
-        ),
-        "projection from supervised whitening": functools.partial(
-            by_gradient, learned=(*_SCALARS, "projection"), start=closed_form
-        ),
-    }
-)
+def told(config: FitConfig) -> str:
+    """Settings that differ from the usual ones, in words."""
+    usual = dataclasses.asdict(FitConfig())
+    own = dataclasses.asdict(config).items()
+    return ", ".join(f"{key} {value}" for key, value in own if value != usual[key])
 
 
 def _score(

@@ -12,11 +12,21 @@ from diffjax.evaluation import bootstrap_interval, paired_bootstrap
 from diffjax.learning import object_splits, pool_splits
 from diffjax.progress import progress_bars
 from experiments._benchmarks import load
-from experiments._learning import WAYS, Task
+from experiments._learning import Task, told
 from experiments._main import Findings, recorded, run_card
+from experiments._ways import WAYS
 
 _PARTS = "alpha", "gamma", "lam", "query_gamma", "bias"
-_AGAINST = "defaults", "supervised whitening"
+# What each is compared with; all others with the defaults alone.
+_AGAINST = {
+    "gradient": ("defaults", "grid", "random"),
+    "mixed whitening, gradient": (
+        *("defaults", "PCA-whitening", "supervised whitening"),
+        *("supervised whitening, shrinkage chosen", "mixed whitening"),
+        "mixed whitening, random",
+    ),
+    "free projection, gradient": ("defaults", "supervised whitening"),
+}
 
 
 def measure(
@@ -73,15 +83,17 @@ def measure(
                         pooled[name], pooled[other], **drawing
                     )._asdict(),
                 }
-                for other in _AGAINST
+                for other in _AGAINST.get(name, ("defaults",))
                 if other != name and other in pooled
             ],
         }
         results.append(entry)
     # One value a line of the record: what is nested is told in words.
-    fitted = {k: v for k, v in dataclasses.asdict(config.fit).items() if v is not None}
-    words = ", ".join(f"{key} {value}" for key, value in fitted.items())
-    more = {"fit": words, "ways": len(config.ways)}
+    more = {
+        "fit": told(config.fit),
+        "whitening": told(config.whitening),
+        "ways": len(config.ways),
+    }
     return Findings(collection, results, more=more, seed=config.seed)
 
 
@@ -105,7 +117,9 @@ def _learn(name: str, number: int, task: Task) -> dict[str, np.ndarray]:
         "rank": config.rank,
         "shrinkage": config.shrinkage,
         "k": config.k,
+        "shrinkages": config.shrinkages,
         "fit": dataclasses.asdict(config.fit),
+        "whitening": dataclasses.asdict(config.whitening),
     }
     return dict(task.collection.remembered(f"learn, {name}", settings, compute))
 

@@ -1,14 +1,17 @@
 """Ways of learning at their quick settings, on a few composed scenes."""
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from configs import learn as card
+from configs import learn_path as path_card
 from diffjax.learning import object_splits, parameters
 from diffjax.report import read_records
-from experiments import learn
+from experiments import learn, learn_path
 from experiments._benchmarks import load
-from experiments._learning import WAYS, Task
+from experiments._learning import Task
+from experiments._ways import WAYS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
@@ -48,7 +51,8 @@ def test_what_is_tested_is_in_no_other_part(task):
 
 def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
     truth = task.collection.truth
-    own = task.supervised()
+    own = task.supervised(task.learns, shrinkage=0.1)
+    known = task.images_of(task.learns)
     # Other answers to the queries of the test part change nothing.
     positives = tuple(
         np.array([0]) if tested else row
@@ -65,7 +69,11 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         task.split,
         task.config,
     )
-    np.testing.assert_array_equal(other.supervised(), own)
+    np.testing.assert_array_equal(other.supervised(task.learns, shrinkage=0.1), own)
+    assert other.images_of(task.learns).keys() == known.keys()
+    shown = set(np.concatenate(list(known.values())).tolist())
+    for query in np.flatnonzero(task.split.test):
+        assert not shown & set(np.asarray(truth.positives[query]).tolist())
 
 
 @pytest.mark.slow
@@ -82,3 +90,26 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
     again = learn.run(card.quick(), workdir, records=tmp_path / "again")
     assert again["results"] == record["results"]
+
+
+@pytest.mark.slow
+def test_every_way_runs(task):
+    learned = {name: way(task) for name, way in WAYS.items()}
+    assert learned["mixed whitening, random"].solves > 0
+    for name, found in learned.items():
+        precision = task.precision(found.parameters, task.split.test)
+        assert np.isfinite(precision[task.split.test]).all(), name
+        assert np.isnan(precision[~task.split.test]).all(), name
+
+
+@pytest.mark.slow
+def test_paths_are_drawn_on_the_surface(workdir, tmp_path):
+    record = learn_path.run(path_card.quick(), workdir, records=tmp_path)
+    assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
+    points = {each["point"]: each for each in record["results"]}
+    assert list(points) == ["best of the grid", "path 1 begins", "path 1 ends"]
+    assert points["path 1 begins"]["alpha"] == pytest.approx(0.9)
+    assert points["path 1 ends"]["alpha"] != points["path 1 begins"]["alpha"]
+    with PIL.Image.open(next(tmp_path.glob("*.png"))) as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100

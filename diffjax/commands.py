@@ -41,7 +41,16 @@ from diffjax.report import (
     text_table,
 )
 
-Part = Literal["alpha", "gamma", "lam", "query_gamma", "bias", "projection"]
+Part = Literal[
+    "alpha",
+    "gamma",
+    "lam",
+    "query_gamma",
+    "bias",
+    "projection",
+    "shrinkage",
+    "emphasis",
+]
 
 
 class UsageError(ValueError):
@@ -299,7 +308,8 @@ def learn(
         index: Folder that `diffjax index` made.
         queries: The labels.
         out: Where the parameters go.
-        parts: What is learned.
+        parts: What is learned. Shrinkage (with emphasis) whitens the vectors by the
+            labels, and gains the most; a free projection needs many labels.
         steps: Most steps, a multiple of 20.
         seed: Of the batches and of what is held out.
         weights: Where the network's weights lie now, if they were moved.

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -60,7 +60,8 @@ def learn_on_labels(
         index: The index, of pictures.
         truth: Labels of pictures of the index, see `data.read_labels`.
         learned: Parts of `learning.Parameters` that are learned, of one graph without
-            weights of scales.
+            weights of scales. With shrinkage the labelled pictures also make the
+            projection, in closed form.
         config: Settings; k and query_k are the index's.
         weights: Where the network's file of weights lies now; see `Index.describe`.
         checkpoint: As for `learning.fit`.
@@ -162,13 +163,12 @@ def learn_to_file(
     Returns:
         What to tell the user, line by line.
     """
-    usual = FitConfig()
     config = FitConfig(
         steps=steps,
         seed=seed,
         k=index.neighbors.indices.shape[1],
         query_k=min(index.config.query_k, len(index.vectors)),
-        refresh_every=usual.evaluate_every if "projection" in learned else None,
+        **_pace(learned),
     )
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     found = learn_on_labels(
@@ -200,6 +200,22 @@ def learn_to_file(
         ", ".join(f"{name} {float(value):.4g}" for name, value in values.items()),
         f"Search with them: diffjax search INDEX PICTURE --params {out}",
     ]
+
+
+def _pace(learned: Sequence[str]) -> dict[str, Any]:
+    """How often to look: neighbours move with the vectors, parts take turns."""
+    usual = FitConfig().evaluate_every
+    if "shrinkage" in learned:
+        # A few numbers, and turns that are short enough for the parts to agree.
+        turn = usual // 4
+        return {
+            "evaluate_every": turn,
+            "refresh_every": turn,
+            "patience": 6,
+            "learning_rate": 0.1,
+            "batch": 16,
+        }
+    return {"refresh_every": usual if "projection" in learned else None}
 
 
 def _hold_out(truth: GroundTruth, *, seed: int) -> Bool[np.ndarray, " q"]:

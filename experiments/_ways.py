@@ -140,18 +140,20 @@ def by_shrinkage(task: Task, /) -> Learned:
 
 
 def by_mixed_search(task: Task, /) -> Learned:
-    """Random settings of what is learned through the diffusion, at its cost.
+    """Random settings of what is learned through the diffusion.
 
-    Weights are uniform among shares, the others in the logarithm. The start is tried,
-    too; the held-out objects choose, and see a projection of the training labels.
+    As many as there are searches for neighbours in that learning, which cost more than
+    solves there. Weights are uniform among shares, the others in the logarithm. The
+    start is tried, too; the held-out objects choose, and see a projection of the
+    training labels.
     """
     split, rank = task.split, task.config.rank
-    cost = MIXED(task).solves
+    searches = len(MIXED(task).history["refreshed_step"])
+    tried = searches * (task.config.whitening.folds + 1)
     each = int(split.held_out.sum())
     train = scatters(task.problem, list(task.images_of(split.train).values()))
     draw = np.random.default_rng(task.config.seed)
     best, value = mixed(task), -1.0
-    tried = max(2, cost // each)
     for number in range(tried):
         one = _drawn(draw) if number else mixed(task)
         found = task.precision(whiten(one, train, dim=rank), split.held_out)

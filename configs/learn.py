@@ -5,9 +5,10 @@ Data: any benchmark at hand with four objects or more.
 Protocol: objects are split by `learning.object_splits`, seeds 0, 1, 2, ...; all
 pictures stay in the database. Of the objects to learn on a quarter tells when to stop;
 nothing is chosen on the test part. Searches try as many settings as the gradient's
-solves pay for, those of a whitening as many as it searches for neighbours. Whitening in closed form sees the database pictures of the objects to
-learn on. "No labels" learns from what large and small regions of the database agree
-on, or from how regions of one picture differ; the test is by labels there, too.
+solves pay for, those of a whitening as many as it searches for neighbours. Whitening in
+closed form sees the database pictures of the objects to learn on. "No labels" learns
+from what large and small regions of the database agree on, or from how regions of one
+picture differ; the test is by labels there, too.
 The kinds of differences that a mixed whitening shrinks, and how it is learned, were
 chosen while looking at splits 0 to 3 of grocery, the tests among them; no other
 benchmark was looked at.
@@ -50,18 +51,23 @@ class LearnConfig(Setup):
     """Neighbours in the graph."""
     fit: FitConfig = dataclasses.field(
         default_factory=lambda: FitConfig(
-            steps=60, evaluate_every=20, patience=2, refresh_every=20
+            steps=60,
+            evaluate_every=20,
+            patience=2,
+            refresh_every=20,
+            search_steps=20,
         )
     )
     """How parameters are learned; neighbours are refreshed for projections only."""
     whitening: FitConfig = dataclasses.field(
         default_factory=lambda: FitConfig(
             steps=48,
-            evaluate_every=6,
-            refresh_every=12,
+            evaluate_every=8,
+            refresh_every=8,
             patience=4,
             batch=16,
             learning_rate=0.1,
+            search_steps=20,
         )
     )
     """How a mixed whitening is learned."""

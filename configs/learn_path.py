@@ -5,9 +5,8 @@ Data: any benchmark at hand with four objects or more.
 Protocol: the training queries of the first split of `learning.object_splits`. Alpha and
 gamma are learned from the paper's values and from far away; every step is followed to
 the end. The surface is the mean average precision of the same queries on a grid.
-Recorded: where each path began, ended and stood at its best, with mAP there and at the
+Recorded: where each path began and was before its last step, with mAP there and at the
 best point of the grid; a picture of surface, paths, losses and parameters.
-Expected: paths go up on the surface; see experiments/RESULTS.md.
 Cost: ten minutes on 2 cores after the pictures are described.
 Command: python -m experiments learn_path --benchmark grocery
 """

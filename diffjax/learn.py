@@ -9,19 +9,28 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from diffjax.data import GroundTruth
-from diffjax.index import Index
+from diffjax.evaluation import evaluate
+from diffjax.index import Index, IndexConfig
 from diffjax.learning import (
+    Answers,
     FitConfig,
     Fitted,
     Labelled,
+    Parameters,
+    Problem,
     Queries,
     fit,
+    hold_out,
     parameters,
     problem,
     save_parameters,
+    score_images,
 )
+from diffjax.ranking import rank
 
-_HELD_OUT_ONE_IN = 4
+# Settings that make a search another one than what is differentiated.
+_FOLLOWED = {"pooling": "gmp", "rule": "paper", "cut": "early"}
+_NOT_FOLLOWED = "shortlist", "offline"
 
 
 class LearnedOnLabels(NamedTuple):
@@ -30,7 +39,8 @@ class LearnedOnLabels(NamedTuple):
     Attributes:
         fitted: The parameters, and how they were found.
         before: mAP on the held-out queries at the index's own settings.
-        after: The same with the parameters, which were chosen there.
+        after: The same at the numbers that were learned, which were chosen there; with
+            shrinkage the projection there is that of the other labels alone.
         held_out: Objects that were held out.
     """
 
@@ -54,7 +64,10 @@ def learn_on_labels(
 
     Every row of the labels is a query; right are the pictures with its label, its own
     does not count, and pictures that are not named count as wrong. A quarter of the
-    objects, drawn by the seed, is held out and tells when to stop.
+    objects, drawn by the seed, is held out and tells when to stop. Regions of the
+    query's own picture stay in the graph, as in a search for what is in the index.
+    Where nothing is better on the held-out objects than the index's own settings, these
+    are what is given.
 
     Args:
         index: The index, of pictures.
@@ -62,7 +75,7 @@ def learn_on_labels(
         learned: Parts of `learning.Parameters` that are learned, of one graph without
             weights of scales. With shrinkage the labelled pictures also make the
             projection, in closed form.
-        config: Settings; k and query_k are the index's.
+        config: Settings; k, query_k and search_steps are to be the index's.
         weights: Where the network's file of weights lies now; see `Index.describe`.
         checkpoint: As for `learning.fit`.
         progress: Is told what is done, how far it is, and of how many.
@@ -72,8 +85,8 @@ def learn_on_labels(
 
     Raises:
         ValueError: If the labels name pictures that the index does not hold, all of
-            them listed; if there are fewer than two objects with two pictures; or as
-            `learning.fit`.
+            them listed; if there are fewer than two objects with two pictures; if the
+            index searches in a way that learning does not follow; or as `learning.fit`.
     """
     if index.pictures is None:
         raise ValueError(
@@ -87,6 +100,7 @@ def learn_on_labels(
             f"labels must be of pictures in the index, got {len(absent)} of "
             f"{len(truth.database)} that it does not hold: {', '.join(absent)}."
         )
+    _check_followed(index.config)
     held_out = _hold_out(truth, seed=config.seed)
     folder = pathlib.Path(index.pictures.folder)
     described = index.describe(
@@ -111,15 +125,23 @@ def learn_on_labels(
         )
         for part in (~held_out, held_out)
     )
+    own = index.config
+    # Parts of the index's search that are not learned stay as they are, too.
+    given = {"query_gamma": own.query_gamma is not None, "bias": own.bias != 0}
     start = parameters(
-        tuple(learned),
-        alpha=index.config.alpha,
-        gamma=index.config.gamma,
-        lam=index.config.lam,
+        (*learned, *(name for name, there in given.items() if there)),
+        alpha=own.alpha,
+        gamma=own.gamma,
+        lam=own.lam,
+        query_gamma=own.query_gamma,
+        bias=own.bias,
         dim=int(index.vectors.shape[1]),
     )
+    collection = problem(
+        index.vectors, index.image_ids, k=index.neighbors.indices.shape[1]
+    )
     found = fit(
-        problem(index.vectors, index.image_ids, k=index.neighbors.indices.shape[1]),
+        collection,
         train,
         chosen,
         start,
@@ -129,10 +151,18 @@ def learn_on_labels(
         checkpoint=checkpoint,
     )
     scores = found.history["held_out"]
+    before, after = float(scores[0]), float(np.nanmax(scores))
+    if start.shrinkage is not None:
+        # Where that starts is no longer the index as it is.
+        plain = start._replace(shrinkage=None, emphasis=None)
+        before = _precision(plain, collection, chosen, config)
+        if before >= after:
+            found = found._replace(parameters=plain, best_step=0)
+            after = before
     return LearnedOnLabels(
         fitted=found,
-        before=float(scores[0]),
-        after=float(np.nanmax(scores)),
+        before=before,
+        after=after,
         held_out=tuple(sorted(set(chosen.objects))),
     )
 
@@ -168,6 +198,7 @@ def learn_to_file(
         seed=seed,
         k=index.neighbors.indices.shape[1],
         query_k=min(index.config.query_k, len(index.vectors)),
+        search_steps=index.config.max_steps,
         **_pace(learned),
     )
     checkpoint = out.with_name(f"{out.name}.checkpoint")
@@ -218,22 +249,52 @@ def _pace(learned: Sequence[str]) -> dict[str, Any]:
     return {"refresh_every": usual if "projection" in learned else None}
 
 
-def _hold_out(truth: GroundTruth, *, seed: int) -> Bool[np.ndarray, " q"]:
-    """Draws a quarter of the objects that have an answer, at least one of two."""
-    names = sorted(
-        {
-            label
-            for label, own in zip(truth.objects, truth.positives, strict=True)
-            if len(own)
-        }
+def _check_followed(config: IndexConfig) -> None:
+    """Refuses an index that searches in another way than what learning follows."""
+    own = {name: getattr(config, name) for name in (*_FOLLOWED, *_NOT_FOLLOWED)}
+    other = [
+        f"{name} {value}" for name, value in own.items() if value != _FOLLOWED.get(name)
+    ]
+    if other:
+        raise ValueError(
+            "learning follows a search of the whole graph with the paper's rule and "
+            f"generalised max pooling, got an index with {', '.join(other)}: build one "
+            "without."
+        )
+
+
+def _precision(
+    parameters: Parameters, problem: Problem, asked: Labelled, config: FitConfig
+) -> float:
+    """Mean average precision of labelled queries at some parameters."""
+    scores = score_images(
+        parameters,
+        problem,
+        asked.queries,
+        query_k=min(config.query_k, len(problem.image_ids)),
+        max_steps=config.search_steps or config.max_steps,
+        rtol=config.rtol,
     )
+    positives, used = np.asarray(asked.positives), np.asarray(asked.used)
+    truth = Answers(
+        [np.flatnonzero(column) for column in positives.T],
+        [np.flatnonzero(~column) for column in used.T],
+    )
+    report = evaluate(rank(scores), truth, num_images=len(positives))
+    return report.mean_average_precision
+
+
+def _hold_out(truth: GroundTruth, *, seed: int) -> Bool[np.ndarray, " q"]:
+    """Draws the objects to stop by among those that have an answer."""
+    pairs = zip(truth.objects, truth.positives, strict=True)
+    names = sorted({label for label, own in pairs if len(own)})
     if len(names) < 2:
         raise ValueError(
             "labels must be of two objects or more that several pictures show, one to "
             f"learn from and one to stop by, got {len(names)}."
         )
-    drawn = np.random.default_rng(seed).permutation(len(names))
-    away = {names[i] for i in drawn[: max(1, len(names) // _HELD_OUT_ONE_IN)]}
+    chosen = hold_out(names, seed=seed)
+    away = {name for name, drawn in zip(names, chosen, strict=True) if drawn}
     return np.array([label in away for label in truth.objects])
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from jaxtyping import Array, Bool, Float
 from configs.learn import LearnConfig
 from diffjax.evaluation import evaluate
 from diffjax.learning import (
+    Answers,
     FitConfig,
     Labelled,
     Parameters,
     Problem,
     Queries,
     Split,
+    images_of_objects,
     problem,
     refresh,
     score_images,
@@ -40,11 +42,18 @@ class Task:
         collection: The benchmark.
         split: Which queries learn, choose and test.
         config: Settings.
+        number: Of the split.
     """
 
     collection: Collection
     split: Split
     config: LearnConfig
+    number: int = 0
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn anew for every split."""
+        return self.config.seed + self.number
 
     @property
     def learns(self) -> Bool[np.ndarray, " q"]:
@@ -112,33 +121,24 @@ class Task:
         }
         found = evaluate(
             rank(scores),
-            _Answers(**own),
+            Answers(**own),
             num_images=self.collection.index.num_images,
         )
         everywhere = np.full(len(chosen), np.nan)
         everywhere[numbers] = np.asarray(found.average_precision)
         return everywhere
 
-    def images_of(self, chosen: Bool[np.ndarray, " q"]) -> dict[str, np.ndarray]:
+    def images_of(self, chosen: Bool[np.ndarray, " q"]) -> list[np.ndarray]:
         """Pictures of each object of some queries, if they are two or more."""
-        truth = self.collection.truth
-        shown: dict[str, set[int]] = {}
-        for query in np.flatnonzero(chosen):
-            own = shown.setdefault(str(truth.objects[query]), set())
-            own.update(np.asarray(truth.positives[query], int).tolist())
-        return {
-            name: np.array(sorted(shown[name]), int)
-            for name in sorted(shown)
-            if len(shown[name]) > 1
-        }
+        return list(images_of_objects(self.labelled(chosen)).values())
 
     def supervised(
         self, chosen: Bool[np.ndarray, " q"], *, shrinkage: float
     ) -> Float[Array, "p d"]:
         """The closed form: directions in which pictures of one object differ least."""
         images = self.images_of(chosen)
-        known = np.concatenate(list(images.values()))
-        labels = np.repeat(np.arange(len(images)), [len(i) for i in images.values()])
+        known = np.concatenate(images)
+        labels = np.repeat(np.arange(len(images)), [len(each) for each in images])
         fitted = fit_supervised_whitening(
             self.collection.whole,
             known[pairs_of_labels(labels)],
@@ -148,11 +148,6 @@ class Task:
         projection = jnp.asarray(fitted.projection).T
         # Lengths are made 1 after it; entries as large as identity's learn as fast.
         return projection * jnp.sqrt(self.config.rank / jnp.sum(projection**2))
-
-
-class _Answers(NamedTuple):
-    positives: list[Any]
-    junk: list[Any]
 
 
 def told(config: FitConfig) -> str:
@@ -190,7 +185,7 @@ def _score(
             where,
             asked,
             query_k=config.fit.query_k,
-            max_steps=20,
+            max_steps=config.fit.search_steps or config.fit.max_steps,
             num_images=collection.index.num_images,
             num_queries=_AT_ONCE,
             max_regions=int(np.bincount(ids).max()),

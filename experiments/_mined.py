@@ -7,13 +7,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from diffjax.graph import knn
-from diffjax.learning import Labelled, MinedLabels, Queries, mine_positives
+from diffjax.learning import (
+    Labelled,
+    MinedLabels,
+    Queries,
+    hold_out,
+    mine_positives,
+)
 from diffjax.regions import global_descriptors
 from experiments._collections import Collection
 
 _LISTED, _AGREED = 50, 5  # Neighbours that each view lists, and that must agree.
 _MOST = 200  # Queries.
-_HELD_OUT_ONE_IN = 4
 
 
 class Mined(NamedTuple):
@@ -21,7 +26,7 @@ class Mined(NamedTuple):
 
     Attributes:
         training: To learn from.
-        held_out: To choose by: every fourth set of pictures that agree.
+        held_out: To choose by: a quarter of the sets of pictures that agree.
     """
 
     training: Labelled
@@ -32,7 +37,10 @@ def mine(collection: Collection, *, seed: int) -> Mined:
     """Takes pictures of the database as queries, by `learning.mine_positives`.
 
     The two views are the sums of a picture's large regions, of more than half the area
-    of its largest one, and of all its smaller ones.
+    of its largest one, and of all its smaller ones. They share network and picture, so
+    that they are less independent than one would wish. A query's own picture does not
+    count as an answer, but its regions are nodes that the diffusion starts from, which
+    those of a new picture are not.
 
     Args:
         collection: Pictures with boxes of regions of several sizes.
@@ -42,7 +50,8 @@ def mine(collection: Collection, *, seed: int) -> Mined:
         Queries with all regions of their pictures.
 
     Raises:
-        ValueError: If there are no boxes, or a picture has regions of one size only.
+        ValueError: If there are no boxes, a picture has regions of one size only, or
+            all pictures that agree are one set.
     """
     index = collection.index
     if index.boxes is None:
@@ -59,10 +68,7 @@ def mine(collection: Collection, *, seed: int) -> Mined:
     ]
     agreed = min(_AGREED, listed - 1)
     found = mine_positives(views, k=agreed, max_queries=_MOST, seed=seed)
-    names = sorted(set(found.objects))
-    order = np.random.default_rng(seed).permutation(len(names))
-    away = {names[i] for i in order[: max(1, len(names) // _HELD_OUT_ONE_IN)]}
-    held_out = np.array([name in away for name in found.objects])
+    held_out = hold_out(found.objects, seed=seed)
     vectors = np.asarray(index.vectors)
     return Mined(
         *(_labelled(vectors, ids, found, part) for part in (~held_out, held_out))

@@ -72,6 +72,12 @@ def closed_form(task: Task, /) -> Parameters:
     return _with(task.supervised(task.learns, shrinkage=shrinkage))
 
 
+def closed_form_of_training(task: Task, /) -> Parameters:
+    """The same of the objects that do not tell when to stop."""
+    shrinkage = task.config.shrinkage
+    return _with(task.supervised(task.split.train, shrinkage=shrinkage))
+
+
 def without_labels(task: Task, /) -> Parameters:
     """What differs between regions of one image is shrunken."""
     start = parameters(("shrinkage",), kinds=2)
@@ -80,7 +86,7 @@ def without_labels(task: Task, /) -> Parameters:
 
 def mixed_closed_form(task: Task, /) -> Parameters:
     """What learning through the diffusion starts from."""
-    images = list(task.images_of(task.learns).values())
+    images = task.images_of(task.learns)
     return whiten(mixed(task), scatters(task.problem, images), dim=task.config.rank)
 
 
@@ -115,13 +121,13 @@ def by_gradient(
 
 
 def by_search(task: Task, /, *, search: Callable[..., Any]) -> Learned:
-    """The best of some settings on all objects to learn on, at the gradient's cost."""
-    cost = SCALARS(task).solves
-    each = int(task.learns.sum())
+    """The best of some settings on the held-out objects, at the gradient's cost."""
+    asked = task.split.held_out
+    each = int(asked.sum())
     found = search(
-        lambda one: float(np.nanmean(task.precision(one, task.learns))),
+        lambda one: float(np.nanmean(task.precision(one, asked))),
         parameters(),
-        budget=max(2, cost // each),
+        budget=max(1, SCALARS(task).solves // each),
         solves_per_setting=each,
     )
     return Learned(found.parameters, found.solves)
@@ -151,15 +157,15 @@ def by_mixed_search(task: Task, /) -> Learned:
     searches = len(MIXED(task).history["refreshed_step"])
     tried = searches * (task.config.whitening.folds + 1)
     each = int(split.held_out.sum())
-    train = scatters(task.problem, list(task.images_of(split.train).values()))
-    draw = np.random.default_rng(task.config.seed)
+    train = scatters(task.problem, task.images_of(split.train))
+    draw = np.random.default_rng(task.seed)
     best, value = mixed(task), -1.0
     for number in range(tried):
         one = _drawn(draw) if number else mixed(task)
         found = task.precision(whiten(one, train, dim=rank), split.held_out)
         if np.nanmean(found) > value:
             best, value = one, float(np.nanmean(found))
-    everything = scatters(task.problem, list(task.images_of(task.learns).values()))
+    everything = scatters(task.problem, task.images_of(task.learns))
     return Learned(whiten(best, everything, dim=rank), tried * each)
 
 
@@ -210,7 +216,9 @@ WAYS: Mapping[str, Way] = MappingProxyType(
     {
         "defaults": at(default),
         "grid": functools.partial(by_search, search=grid_search),
-        "random": functools.partial(by_search, search=random_search),
+        "random": lambda task: by_search(
+            task, search=functools.partial(random_search, seed=task.seed)
+        ),
         "gradient": SCALARS,
         "gradient, no labels": once(
             "scalars", functools.partial(by_gradient, unlabelled=True)
@@ -226,7 +234,7 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "mixed whitening, random": by_mixed_search,
         "mixed whitening, gradient": MIXED,
         "free projection, gradient": functools.partial(
-            by_gradient, start=closed_form, learned=_FREE
+            by_gradient, start=closed_form_of_training, learned=_FREE
         ),
     }
 )

@@ -57,7 +57,7 @@ def measure(
     with progress_bars() as progress:
         for number, split in enumerate(splits):
             progress("learning on splits", number, len(splits))
-            task = Task(collection, split, config)
+            task = Task(collection, split, config, number)
             for name in config.ways:
                 found[name].append(_learn(name, number, task))
         progress("learning on splits", len(splits), len(splits))

@@ -81,7 +81,7 @@ def measure(
         }
     ]
     for number, path in enumerate(paths, start=1):
-        for point, step in (("begins", 0), ("ends", -1)):
+        for point, step in (("begins", 0), ("before its last step", -1)):
             alpha, gamma = float(path.alpha[step]), float(path.gamma[step])
             results.append(
                 {

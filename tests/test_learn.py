@@ -1,6 +1,7 @@
 """`diffjax learn` and `search --params`, on a few composed scenes."""
 
 import csv
+import dataclasses
 import sys
 
 import numpy as np
@@ -66,6 +67,21 @@ def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
+def test_shrinkage_is_searched_with_as_a_projection(home, tmp_path, monkeypatch):
+    out = tmp_path / "params.safetensors"
+    words = home / "index", "--queries", home / "labels.csv", "--out", out
+    parts = "--parts", "alpha", "shrinkage", "emphasis", "--steps", 20
+    assert run(monkeypatch, "learn", *words, *parts) == 0
+    stored = load_parameters(out).parameters
+    assert stored.shrinkage is None
+    # Of so few pictures it may be no better than the index, which is then kept.
+    assert stored.projection is None or stored.projection.shape == (8, 8)
+    picture = home / "scenes" / "database" / "scene_00000.jpg"
+    assert run(monkeypatch, "search", home / "index", picture, "--params", out) == 0
+
+
 def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, capsys):
     out = tmp_path / "params.safetensors"
     labels = home / "labels.csv"
@@ -113,6 +129,19 @@ def test_labels_that_teach_nothing_are_refused(home, tmp_path, change, message):
     path.write_text(change((home / "labels.csv").read_text()))
     with pytest.raises(ValueError, match=message):
         learn_on_labels(Index.load(home / "index"), read_labels(path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"shortlist": 4}, {"pooling": "sum"}, {"rule": "official"}]
+)
+def test_an_index_of_another_search_is_refused(home, changes):
+    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
+    other = dataclasses.replace(
+        index, config=dataclasses.replace(index.config, **changes)
+    )
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ValueError, match=f"an index with {name} {value}"):
+        learn_on_labels(other, truth)
 
 
 def test_an_index_of_vectors_has_no_pictures_to_learn_from(home):

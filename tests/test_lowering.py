@@ -26,6 +26,14 @@ from diffjax.graph import (
     shortlist,
     truncate,
 )
+from diffjax.learning import (
+    Queries,
+    parameters,
+    problem,
+    scatters,
+    score_images,
+    whiten,
+)
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import nearest_neighbors, r_match, rank
 from diffjax.regions import reduce_regions
@@ -82,6 +90,17 @@ def cases():
         )
 
     yield "reduce_regions", reduced, (VECTORS, IDS, jax.random.key(0))
+    made = problem(VECTORS, IDS, k=4)
+    asked = Queries((QUERIES,), QUERY_IDS)
+    settings = {**COUNTS, "query_k": 3, "max_regions": 2}
+    projected = parameters(("projection",), dim=4, rank=3)
+    yield "score_images", part(score_images, **settings), (projected, made, asked)
+    measured = scatters(made, [np.array([0, 1]), np.array([2, 3])])
+    yield (
+        "gradient of whiten",
+        jax.grad(lambda p: jnp.sum(jax.tree.leaves(whiten(p, measured, dim=2))[-1])),
+        (parameters(("shrinkage", "emphasis")),),
+    )
     yield (
         "gradient of a search",
         jax.grad(lambda x, y: diffuse(s, y * x, alpha=x).value.sum()),

@@ -3,7 +3,9 @@
 from ._config import FitConfig as FitConfig
 from ._fit import Fitted as Fitted
 from ._fit import fit as fit
+from ._labelled import Answers as Answers
 from ._labelled import Labelled as Labelled
+from ._labelled import images_of_objects as images_of_objects
 from ._mining import MinedLabels as MinedLabels
 from ._mining import mine_positives as mine_positives
 from ._objectives import OBJECTIVES as OBJECTIVES
@@ -30,6 +32,7 @@ from ._searches import Trial as Trial
 from ._searches import grid_search as grid_search
 from ._searches import random_search as random_search
 from ._splits import Split as Split
+from ._splits import hold_out as hold_out
 from ._splits import object_splits as object_splits
 from ._splits import pool_splits as pool_splits
 from ._state import CheckpointError as CheckpointError

@@ -47,6 +47,8 @@ class FitConfig:
     """Neighbours of each query region."""
     max_steps: int = 50
     """Most iterations of the solver; below 50 gradients are wrong near alpha 1."""
+    search_steps: int | None = None
+    """The same when held-out queries are ranked, as the search has; None is as many."""
     rtol: float = 1e-6
     """Relative residual at which a query is solved."""
     seed: int = 0
@@ -56,18 +58,15 @@ class FitConfig:
         """Refuses settings outside their range."""
         for name in (
             *("steps", "batch", "evaluate_every", "patience", "restarts"),
-            *("k", "query_k", "max_steps"),
+            *("k", "query_k", "max_steps", "dim", "search_steps"),
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.folds < _FEWEST_FOLDS:
             raise ValueError(
                 f"folds must be at least {_FEWEST_FOLDS}, got {self.folds}."
             )
-        if self.dim is not None and self.dim < 1:
-            raise ValueError(f"dim must be at least 1 or None, got {self.dim}.")
         for name in ("learning_rate", "projection_rate", "clip"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
         for name in ("projection_decay", "spread"):
@@ -78,9 +77,9 @@ class FitConfig:
             check_in_range(name, value, low=0, high=1, closed_low=True)
         for name, value in (
             ("steps", self.steps),
-            ("refresh_every", self.refresh_every or self.evaluate_every),
+            ("refresh_every", self.refresh_every),
         ):
-            if value < 1 or value % self.evaluate_every:
+            if value is not None and (value < 1 or value % self.evaluate_every):
                 raise ValueError(
                     f"{name} must be a multiple of evaluate_every, "
                     f"{self.evaluate_every}, got {value}."

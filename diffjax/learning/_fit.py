@@ -92,7 +92,8 @@ def fit(
         ValueError: If a part that is to be learned is not there, labels contradict the
             collection, no query asks anything, an object is in both halves, a
             parameter is outside its range, or `shrinkage` is there and a query has no
-            object or there are fewer than two objects to learn from.
+            object or fewer than two objects, each of two images or more, are to learn
+            from.
             `CheckpointError`, one of them, if the checkpoint is that of another
             learning.
         OSError: If the checkpoint can't be read or written.
@@ -151,7 +152,13 @@ def _prepare(problem, training, held_out, start, *, names, config, loss) -> Sett
     static = Static(
         # What steps do not depend on asks for no other program.
         config=dataclasses.replace(
-            config, refresh_every=None, patience=1, restarts=1, seed=0, folds=2
+            config,
+            refresh_every=None,
+            patience=1,
+            restarts=1,
+            seed=0,
+            folds=2,
+            search_steps=None,
         ),
         chain=chain,
         objective=OBJECTIVES[config.objective] if loss is None else loss,
@@ -171,6 +178,7 @@ def _prepare(problem, training, held_out, start, *, names, config, loss) -> Sett
         training=parts,
         held_out=last,
         static=static,
+        searching=chain._replace(max_steps=config.search_steps or config.max_steps),
         fingerprint=content,
     )
 

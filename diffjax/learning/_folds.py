@@ -45,7 +45,8 @@ def fold(
         The parts; the held-out queries see the scatters of all training objects.
 
     Raises:
-        ValueError: If a query has no object or there are fewer than two.
+        ValueError: If a query has no object, or there are fewer than two objects that
+            two images or more show.
     """
     own, held_out = tables
     if not training.objects:
@@ -64,6 +65,11 @@ def fold(
     def measured(left_out):
         # An object of which no query asks anything has no turn and is always seen.
         seen = [name for name in images if turns.get(name, -1) != left_out]
+        if not seen:
+            raise ValueError(
+                "training must have two objects that two images or more show for "
+                f"shrinkage, got {sorted(images)}."
+            )
         return scatters(problem, [images[name] for name in seen])
 
     parts = [

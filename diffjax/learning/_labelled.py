@@ -112,7 +112,14 @@ def make_table(name: str, labelled: Labelled, problem: Problem) -> Table:
 
 
 def images_of_objects(*labelled: Labelled) -> dict[str, Int[np.ndarray, " _"]]:
-    """Lists the images that show an object, by its name, if they are two or more."""
+    """Lists the images that show an object, if they are two or more.
+
+    Args:
+        labelled: Queries with objects; several are put together.
+
+    Returns:
+        By the object's name, sorted, the images that are right for any of its queries.
+    """
     shown: dict[str, np.ndarray] = {}
     for each in labelled:
         positives = np.asarray(each.positives)

@@ -46,6 +46,7 @@ class Setting(NamedTuple):
             from: all of them, or parts that take turns.
         held_out: The same of the queries to choose by.
         static: What programs are compiled for.
+        searching: How held-out queries are ranked.
         fingerprint: Of all that.
     """
 
@@ -55,6 +56,7 @@ class Setting(NamedTuple):
     training: tuple[Part, ...]
     held_out: Part
     static: Static
+    searching: Chain
     fingerprint: str
 
 
@@ -268,7 +270,7 @@ def _evaluated(setting, state, current) -> State:
         setting.start,
         setting.held_out._replace(problem=current[-1]),
         batch=setting.config.batch,
-        chain=setting.static.chain,
+        chain=setting.searching,
     )
     rows = {
         "evaluated_restart": np.array([numbers.restart]),

@@ -81,6 +81,30 @@ def object_splits(
     return tuple(made)
 
 
+def hold_out(objects: Sequence[str], *, seed: int = 0) -> Bool[np.ndarray, " q"]:
+    """Draws a quarter of the objects, rounded down but at least one, to stop by.
+
+    Args:
+        objects: What each query shows.
+        seed: Of the draw from the sorted list of different objects.
+
+    Returns:
+        Which queries are held out.
+
+    Raises:
+        ValueError: If there are fewer than two different objects.
+    """
+    names = sorted(set(objects))
+    if len(names) < 2:
+        raise ValueError(
+            "objects must be at least 2, one to learn from and one to stop by, got "
+            f"{len(names)}."
+        )
+    drawn = np.random.default_rng(seed).permutation(len(names))
+    away = {names[i] for i in drawn[: max(1, len(names) // _HELD_OUT_ONE_IN)]}
+    return np.array([name in away for name in objects])
+
+
 def pool_splits(
     precision: Sequence[Float[np.ndarray, " q"]], splits: Sequence[Split]
 ) -> Float[np.ndarray, " q"]:

@@ -1,5 +1,6 @@
 """A projection in closed form whose few settings are learned: scatters, mixed."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -149,17 +150,16 @@ def whiten(
 def _closed_form(scatters, weights, emphasis, *, dim):
     kind = scatters.within.dtype
     weights, emphasis = weights.astype(kind), emphasis.astype(kind)
-    with jax.default_matmul_precision("highest"):
-        within = jnp.tensordot(weights, scatters.within, 1)
-        root = jnp.linalg.cholesky(within)
+    within = jnp.tensordot(weights, scatters.within, 1, precision="highest")
+    root = jnp.linalg.cholesky(within)
 
-        def left(matrix):
-            return jax.scipy.linalg.solve_triangular(root, matrix, lower=True)
+    def left(matrix):
+        return jax.scipy.linalg.solve_triangular(root, matrix, lower=True)
 
-        middle = left(left(scatters.between).T)
-        values, vectors = _eigh((middle + middle.T) / 2)
-        values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
-        rows = jax.scipy.linalg.solve_triangular(root.T, vectors, lower=False).T
+    middle = left(left(scatters.between).T)
+    values, vectors = _eigh((middle + middle.T) / 2)
+    values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
+    rows = jax.scipy.linalg.solve_triangular(root.T, vectors, lower=False).T
     # Rounding makes zeros negative, of which there is no power.
     share = jnp.maximum(values / values[0], jnp.finfo(kind).eps)
     rows *= (share**emphasis)[:, None]
@@ -180,11 +180,12 @@ def _eigh_jvp(primals, tangents):
     # among themselves without changing a similarity: their turn is taken to be 0.
     (matrix,), (change,) = primals, tangents
     values, vectors = _eigh(matrix)
-    inner = vectors.T @ change @ vectors
+    product = functools.partial(jnp.matmul, precision="highest")
+    inner: Array = product(product(vectors.T, change), vectors)
     gap = values[None, :] - values[:, None]
     equal = jnp.abs(gap) <= _EQUAL * jnp.max(jnp.abs(values))
-    turn = jnp.where(equal, 0, inner / jnp.where(equal, 1, gap))
-    return (values, vectors), (jnp.diagonal(inner), vectors @ turn)
+    turn = inner / (gap + equal.astype(gap.dtype)) * (~equal).astype(gap.dtype)
+    return (values, vectors), (jnp.diagonal(inner), product(vectors, turn))
 
 
 def _scatter(

@@ -26,8 +26,9 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
             where it gives none, and `paper_cited`, whether the paper cites it from
             another publication; of a collection that the paper does not have,
             `instre_map`, its value on INSTRE, which nothing is subtracted from. Of a
-            method that was tuned, `first_mean_ap`, at the settings tried first, and
-            `chosen`, the settings in words. Of its first answers, `precision_at_10` and
+            method that was tuned, `first_mean_ap`, at the settings tried first,
+            `chosen`, the settings in words, and `solves`, the diffusions that it took
+            to find them. Of its first answers, `precision_at_10` and
             `recall_at_100`; and `expected_ap`, mean average precision with ties broken
             at random, shown where that differs from `mean_ap` for any method.
 
@@ -51,6 +52,7 @@ def mean_ap_table(results: Sequence[Mapping[str, Any]]) -> Table:
         "recall@100, %": lambda result: _percent(result, "recall_at_100"),
         "ours - paper": _from_paper,
         "time a query": format_query_time,
+        "solves": _solves,
         "settings": lambda result: str(result.get("chosen", "")),
     }
     if not any(_ties_matter(result) for result in results):
@@ -86,6 +88,10 @@ def difference_table(results: Sequence[Mapping[str, Any]]) -> Table:
                 text += f", p {difference['p']:.2g}"
             rows.append((method, text))
     return Table(("method", "difference in mAP, % [95 % interval]"), tuple(rows))
+
+
+def _solves(result: Mapping[str, Any]) -> str:
+    return f"{result['solves']:,.0f}" if "solves" in result else ""
 
 
 def measurement_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:

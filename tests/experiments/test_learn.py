@@ -52,7 +52,7 @@ def test_what_is_tested_is_in_no_other_part(task):
 def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
     truth = task.collection.truth
     own = task.supervised(task.learns, shrinkage=0.1)
-    known = task.images_of(task.learns)
+    known = np.concatenate(task.images_of(task.learns))
     # Other answers to the queries of the test part change nothing.
     positives = tuple(
         np.array([0]) if tested else row
@@ -70,8 +70,8 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         task.config,
     )
     np.testing.assert_array_equal(other.supervised(task.learns, shrinkage=0.1), own)
-    assert other.images_of(task.learns).keys() == known.keys()
-    shown = set(np.concatenate(list(known.values())).tolist())
+    np.testing.assert_array_equal(np.concatenate(other.images_of(task.learns)), known)
+    shown = set(known.tolist())
     for query in np.flatnonzero(task.split.test):
         assert not shown & set(np.asarray(truth.positives[query]).tolist())
 
@@ -85,8 +85,8 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     assert card.full().ways == tuple(WAYS)
     assert all(r["low"] <= r["mean_ap"] <= r["high"] for r in ways.values())
     assert ways["defaults"]["solves"] == 0
-    # A search costs what the gradient costs, or a setting's worth less.
-    assert ways["random"]["solves"] > 0
+    # A search costs no more than the gradient, and a setting's worth less at most.
+    assert 0 < ways["random"]["solves"] <= ways["gradient"]["solves"]
     assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
     again = learn.run(card.quick(), workdir, records=tmp_path / "again")
     assert again["results"] == record["results"]
@@ -107,9 +107,10 @@ def test_paths_are_drawn_on_the_surface(workdir, tmp_path):
     record = learn_path.run(path_card.quick(), workdir, records=tmp_path)
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
     points = {each["point"]: each for each in record["results"]}
-    assert list(points) == ["best of the grid", "path 1 begins", "path 1 ends"]
-    assert points["path 1 begins"]["alpha"] == pytest.approx(0.9)
-    assert points["path 1 ends"]["alpha"] != points["path 1 begins"]["alpha"]
+    first, last = "path 1 begins", "path 1 before its last step"
+    assert list(points) == ["best of the grid", first, last]
+    assert points[first]["alpha"] == pytest.approx(0.9)
+    assert points[last]["alpha"] != points[first]["alpha"]
     with PIL.Image.open(next(tmp_path.glob("*.png"))) as drawn:
         pixels = np.asarray(drawn.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffjax.evaluation import paired_bootstrap
-from diffjax.learning import Split, object_splits, pool_splits
+from diffjax.learning import Split, hold_out, object_splits, pool_splits
 
 lists = st.lists(st.sampled_from("abcdefghijkl"), min_size=4, max_size=40).filter(
     lambda names: len(set(names)) >= 4
@@ -125,3 +125,20 @@ def test_precision_must_fit_the_splits():
         pool_splits([], ())
     with pytest.raises(ValueError, match=r"one number per query, 4, got \(3,\)"):
         pool_splits([np.zeros(3)], (split_for(0),))
+
+
+@given(lists, st.integers(0, 100))
+def test_a_quarter_of_the_objects_is_held_out(objects, seed):
+    names = sorted(set(objects))
+    away = {objects[i] for i in np.flatnonzero(hold_out(objects, seed=seed))}
+    assert len(away) == max(1, len(names) // 4)
+    order = np.random.default_rng(seed).permutation(len(names))
+    assert away == {names[i] for i in order[: len(away)]}
+    np.testing.assert_array_equal(
+        hold_out(objects, seed=seed), [name in away for name in objects]
+    )
+
+
+def test_one_object_can_not_be_held_out():
+    with pytest.raises(ValueError, match="at least 2, one to learn from"):
+        hold_out(["a", "a"])

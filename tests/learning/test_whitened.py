@@ -163,6 +163,7 @@ def test_each_part_sees_what_the_others_labels_say(noisy):
     for number, part in enumerate(parts):
         others = [i for i in range(6) if i % 4 != number]
         expected = scatters(made, [np.flatnonzero(owner == i) for i in others])
+        assert part.scatters is not None
         np.testing.assert_array_equal(part.scatters.within, expected.within)
         real = np.asarray(part.table.rows >= 0).any(1)
         objects = [training.objects[i] for i in np.asarray(part.table.numbers)[real]]
@@ -171,6 +172,7 @@ def test_each_part_sees_what_the_others_labels_say(noisy):
         asked += objects
     assert sorted(asked) == sorted(training.objects)
     everything = scatters(made, [np.flatnonzero(owner == i) for i in range(6)])
+    assert last.scatters is not None
     np.testing.assert_array_equal(last.scatters.within, everything.within)
     assert {part.table.rows.shape for part in parts} == {(4, 1)}
 
@@ -265,7 +267,12 @@ def test_rejects_what_can_not_be_whitened(noisy, pictures):
     )
     with pytest.raises(ValueError, match="two objects or more for shrinkage"):
         fit(made, one, held_out, start, config=dataclasses.replace(CONFIG, folds=2))
+    single = training._replace(
+        positives=training.positives & (np.arange(90) < 11)[:, None]
+    )
+    with pytest.raises(ValueError, match=r"two images or more show.*\['object 0'\]"):
+        fit(made, single, held_out, start, config=CONFIG)
     with pytest.raises(ValueError, match="folds must be at least 2"):
         FitConfig(folds=1)
-    with pytest.raises(ValueError, match="dim must be at least 1 or None"):
+    with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
         FitConfig(dim=0)

@@ -304,3 +304,9 @@ def test_ties_are_shown_where_they_change_what_is_shown():
         f"{100 * near:.1f}",
         f"{100 * apart['expected_ap']:.1f}",
     ]
+
+
+def test_what_learning_took_is_a_whole_number_of_solves():
+    table = mean_ap_table([{**KNN, "solves": 1243.5, "chosen": "alpha 0.98"}])
+    assert table.header[-2:] == ("solves", "settings")
+    assert table.rows[0][-2:] == ("1,244", "alpha 0.98")

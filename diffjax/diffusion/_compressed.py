@@ -19,6 +19,7 @@ from diffjax.types import Graph
 # XLA's own kernel for compressed rows is reached from eight columns on; below, its
 # generic path takes longer for one column than the kernel for eight.
 _XLA_COLUMNS = 8
+_XLA_DTYPES = jnp.float32, jnp.float64
 
 _product_p = Primitive("diffjax_csr_product")
 
@@ -42,6 +43,9 @@ def multiply_compressed(
 
     Returns:
         The product, one column per query.
+
+    Raises:
+        ValueError: If sizes do not match.
     """
     dtype = jnp.promote_types(weights.dtype, x.dtype)
     arguments = weights.astype(dtype), indices, starts, x.astype(dtype)
@@ -67,7 +71,15 @@ _product_p.def_impl(_compiled)
 
 @_product_p.def_abstract_eval
 def _shape(weights, indices, starts, x, *, transposed):
-    del weights, indices, starts, transposed
+    del transposed
+    n = starts.shape[0] - 1
+    if x.ndim != 2 or x.shape[0] != n:
+        raise ValueError(f"x must have one row per node, {n}, got {list(x.shape)}.")
+    if weights.shape != indices.shape:
+        raise ValueError(
+            f"graph must have one weight per index, {list(indices.shape)}, got "
+            f"{list(weights.shape)}."
+        )
     return x.update(weak_type=False)
 
 
@@ -77,10 +89,11 @@ def _shape(weights, indices, starts, x, *, transposed):
 def _on_cpu(weights, indices, starts, x, *, transposed):
     if x.size and has_kernel(weights, indices, starts, x):
         return csr_product(weights, indices, starts, x, transposed=transposed)
-    if transposed:
+    if transposed or x.dtype not in _XLA_DTYPES:
         return _in_segments(weights, indices, starts, x, transposed=transposed)
     n, q = x.shape
-    matrix = sparse.BCSR((weights, indices, starts), shape=(n, n))
+    # That kernel is for indices and starts of one type, which 2^31 entries make wide.
+    matrix = sparse.BCSR((weights, indices.astype(starts.dtype), starts), shape=(n, n))
     missing = max(_XLA_COLUMNS - q, 0)
     return (matrix @ jnp.pad(x, ((0, 0), (0, missing))))[:, :q]
 
@@ -146,12 +159,13 @@ ad.primitive_transposes[_product_p] = _transpose
 
 def _batch(arguments, axes, *, transposed):
     product = functools.partial(multiply_compressed, transposed=transposed)
-    *graph, x = arguments
+    weights, indices, starts, x = arguments
     *of_graph, of_x = axes
     if all(axis is None for axis in of_graph):
         # One graph: more columns, which is what is fast.
         together = jnp.moveaxis(x, of_x, 1)
-        y = product(*graph, together.reshape(together.shape[0], -1))
+        flat = together.reshape(together.shape[0], -1)
+        y = product(weights, indices, starts, flat)
         return y.reshape(together.shape), 1
     own = [
         None if axis is None else jnp.moveaxis(argument, axis, 0)

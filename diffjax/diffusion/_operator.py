@@ -27,6 +27,9 @@ def multiply(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
 
     Returns:
         The product, one column per query.
+
+    Raises:
+        ValueError: If `x` has not one row per node of a compressed graph.
     """
     if graph.starts is None:
         return multiply_rows(graph.indices, graph.weights, x)

@@ -84,9 +84,9 @@ def csr_product(
     Returns:
         The product.
     """
-    call = jax.ffi.ffi_call(
-        target_name("csr_product", x.dtype.name), _like(x, x.shape, x.dtype)
-    )
+    # A matrix that is square gives what it takes, down to where it differs between
+    # devices inside shard_map.
+    call = jax.ffi.ffi_call(target_name("csr_product", x.dtype.name), jax.typeof(x))
     return call(weights, indices, starts, x, transposed=transposed, best=best)
 
 
@@ -125,16 +125,15 @@ def csr_cg(
     References:
         Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
     """
-    columns = y.shape[1:]
+    # Inside shard_map what comes out differs between devices as y does, of which its
+    # type knows.
+    value = jax.typeof(y)
+    row = value.update(shape=(1, *y.shape[1:]))
     call = jax.ffi.ffi_call(
         target_name("csr_cg", y.dtype.name),
-        (
-            _like(y, y.shape, y.dtype),
-            _like(y, columns, y.dtype),
-            _like(y, columns, jnp.int32),
-        ),
+        (value, row, row.update(dtype=jnp.dtype("int32"))),
     )
-    found = call(
+    solution, residual, num_steps = call(
         weights,
         indices,
         starts,
@@ -145,9 +144,4 @@ def csr_cg(
         keep_best=keep_best,
         best=best,
     )
-    return CGCall(*found)
-
-
-def _like(x, shape, dtype):
-    """A result that differs between devices as an argument does, in shard_map."""
-    return jax.ShapeDtypeStruct(shape, dtype, vma=jax.typeof(x).vma)
+    return CGCall(solution, residual[0], num_steps[0])

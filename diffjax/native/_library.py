@@ -26,7 +26,7 @@ class Library(NamedTuple):
 
     Attributes:
         usable: Whether they are there to be called.
-        description: In words: what they were made for, or why they are not used.
+        description: In words: which are used, or why JAX's own are.
     """
 
     usable: bool
@@ -41,12 +41,12 @@ def find_library() -> Library:
     what was built does not fit this version of the package or of JAX, with a warning.
     """
     if os.environ.get(SWITCH) == "0":
-        return Library(usable=False, description=f"switched off by {SWITCH}=0")
+        return Library(usable=False, description=f"JAX's own: {SWITCH} is 0")
     path = library_path()
     if not path.is_file():
         return Library(
             usable=False,
-            description="not built: install diffjax where there is a C++ compiler",
+            description="JAX's own: no C++ compiler when diffjax was installed",
         )
     try:
         return _register(ctypes.CDLL(str(path)))
@@ -59,7 +59,7 @@ def find_library() -> Library:
         f"or set {SWITCH}=0 to go without.",
         stacklevel=2,
     )
-    return Library(usable=False, description=f"not usable: {what}")
+    return Library(usable=False, description=f"JAX's own: {what}")
 
 
 def library_path() -> pathlib.Path:
@@ -89,4 +89,4 @@ def _register(library: ctypes.CDLL) -> Library:
         )
     library.diffjax_instructions.restype = ctypes.c_char_p
     instructions = library.diffjax_instructions().decode()
-    return Library(usable=True, description=f"native, {instructions}")
+    return Library(usable=True, description=f"native kernels, {instructions}")

@@ -166,8 +166,8 @@ ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
               ffi::BufferR1<Type> weights, ffi::BufferR1<ffi::S32> indices,
               ffi::AnyBuffer starts, ffi::BufferR2<Type> alpha, ffi::BufferR2<Type> y,
               ffi::BufferR0<Type> rtol_squared, ffi::BufferR0<ffi::S32> most_steps,
-              ffi::ResultBufferR2<Type> value, ffi::ResultBufferR1<Type> residual,
-              ffi::ResultBufferR1<ffi::S32> steps) try {
+              ffi::ResultBufferR2<Type> value, ffi::ResultBufferR2<Type> residual,
+              ffi::ResultBufferR2<ffi::S32> steps) try {
   using T = Number<Type>;
   const Csr<T> a = read_matrix(weights, indices, starts);
   const int64_t columns = y.dimensions()[1];
@@ -224,8 +224,8 @@ auto bind_cg() {
       .template Arg<ffi::BufferR0<Type>>()
       .template Arg<ffi::BufferR0<ffi::S32>>()
       .template Ret<ffi::BufferR2<Type>>()
-      .template Ret<ffi::BufferR1<Type>>()
-      .template Ret<ffi::BufferR1<ffi::S32>>();
+      .template Ret<ffi::BufferR2<Type>>()
+      .template Ret<ffi::BufferR2<ffi::S32>>();
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 """The native kernels as tests see them: there, or a plain word why not."""
 
+import functools
+import operator
 import re
 
 import jax
@@ -22,17 +24,22 @@ needed = pytest.mark.skipif(
 
 
 def switch(monkeypatch, usable: bool) -> None:
-    """Makes the choice for a test, and forgets what was compiled after another."""
+    """Makes the choice for a test."""
     library = find_library() if usable else Library(usable=False, description="test")
     monkeypatch.setattr(_calls, "find_library", lambda: library)
-    _diffuse._diffuse.clear_cache()
-    _compressed._compiled.clear_cache()
+    forget()
+
+
+def forget() -> None:
+    """Forgets what was compiled: what depends on the choice is compiled again."""
+    for compiled in (_diffuse._diffuse, _compressed._compiled):
+        operator.methodcaller("clear_cache")(compiled)
 
 
 def calls(function, *arguments) -> list[str]:
     """Names of the kernels that a program calls, each as often as it is written."""
     # Through a new function, as programs of an old one are remembered.
-    text = jax.jit(lambda *given: function(*given)).lower(*arguments).as_text()
+    text = jax.jit(functools.partial(function)).lower(*arguments).as_text()
     return [
         re.sub(r"_abi\d+$", "", name)
         for name in re.findall(r"custom_call @(\w+)", text)

@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import jax
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from diffjax.diffusion import _compressed, _diffuse, diffuse
+from diffjax.diffusion import diffuse
+from diffjax.diffusion._compressed import multiply_compressed
 from diffjax.graph import normalize
 from diffjax.native import Library, _library, find_library
 from diffjax.types import Graph
@@ -16,16 +18,11 @@ from diffjax.types import Graph
 @pytest.fixture
 def afresh():
     """Looks for the library as a new process would."""
-    forget = (
-        find_library.cache_clear,
-        _compressed._compiled.clear_cache,
-        _diffuse._diffuse.clear_cache,
-    )
-    for each in forget:
-        each()
+    find_library.cache_clear()
+    kernels.forget()
     yield
-    for each in forget:
-        each()
+    find_library.cache_clear()
+    kernels.forget()
 
 
 def diffuse_on_an_edge():
@@ -108,7 +105,7 @@ def test_a_library_may_be_found_twice():
 @kernels.needed
 def test_programs_name_the_version_of_the_kernel_they_were_made_for():
     # They are kept between runs: another version must not answer to the name.
-    text = jax.jit(lambda *a: _compressed.multiply_compressed(*a)).lower(
+    text = jax.jit(functools.partial(multiply_compressed)).lower(
         jnp.ones(1), jnp.zeros(1, jnp.int32), jnp.array([0, 1]), jnp.ones((1, 1))
     )
     assert f"@diffjax_csr_product_float32_abi{_library.ABI}" in text.as_text()

@@ -83,8 +83,10 @@ def test_products_and_their_derivatives(monkeypatch, graph):
             "grad of grad": jax.grad(slope, (0, 1))(weights, x[0]),
         }
 
-    # Compiled together, and once for each.
-    native, own = both_paths(monkeypatch, lambda: jax.jit(functools.partial(make))())
+    def compiled_together():
+        return jax.jit(functools.partial(make))()
+
+    native, own = both_paths(monkeypatch, compiled_together)
     tolerance = TOLERANCES[dtype.name]
     for name, got in native.items():
         agree(got, own[name], tolerance)

@@ -46,6 +46,28 @@ def test_gradients_match_finite_differences_in_edges_and_columns(graph):
     )
 
 
+def test_derivatives_are_those_of_a_matrix_that_need_not_be_symmetric(graph):
+    # Weights of the two directions of an edge are changed one at a time.
+    rng = np.random.default_rng(1)
+    uneven = graph.weights * rng.uniform(size=graph.weights.shape)
+    change = graph.weights * rng.uniform(size=graph.weights.shape)
+    x, back = (jnp.asarray(rng.normal(size=(86, 3))) for _ in range(2))
+    a, d_a = (
+        graph._replace(weights=weights).to_scipy().toarray()
+        for weights in (uneven, change)
+    )
+
+    def backward(weights):
+        def product(x):
+            return multiply(graph._replace(weights=weights), x)
+
+        return jax.vjp(product, x)[1](back)[0]
+
+    got, d_got = jax.jvp(backward, (uneven,), (change,))
+    np.testing.assert_allclose(got, a.T @ back, atol=1e-13)
+    np.testing.assert_allclose(d_got, d_a.T @ back, atol=1e-13)
+
+
 def test_lowers_for_every_kind_of_device(graph):
     x = jnp.zeros((graph.num_nodes, 3))
     exported = jax.export.export(

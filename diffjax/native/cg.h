@@ -57,8 +57,9 @@ class ConjugateGradient {
         totals_(parts_ * width_) {}
 
   void solve(const T* alpha, const T* y, Answers<T> answers) {
-    T alphas[kMostColumns] = {}, size[kMostColumns], start_sq[kMostColumns], resid_sq[kMostColumns];
-    T goal[kMostColumns], step[kMostColumns], turn[kMostColumns], least[kMostColumns];
+    T alphas[kMostColumns] = {}, size[kMostColumns], start_sq[kMostColumns];
+    T resid_sq[kMostColumns], goal[kMostColumns], least[kMostColumns];
+    T step[kMostColumns], turn[kMostColumns];
     int32_t steps[kMostColumns] = {};
     std::copy_n(alpha, columns_, alphas);
     largest(y, size);

@@ -40,7 +40,8 @@ namespace ffi = xla::ffi;
 // Whether this processor, not that of the build, has AVX2 and FMA.
 bool has_avx2() {
 #if defined(__x86_64__)
-  static const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool has =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return has;
 #else
   return false;
@@ -94,7 +95,7 @@ void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
     const int64_t width = loops.width, count = std::min(columns - done, width);
     const std::vector<int64_t> cuts = cut_rows(a, width);
     const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
-    const T* from = x + done;
+    const T* from = x + done;  // The block, in rows of all columns.
     // Whole vectors are read: a block that is no number of them is filled up.
     Numbers<T> filled(count == width ? 0 : a.rows * width);
     if (count != width) {
@@ -109,8 +110,8 @@ void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
     const T* read = count == width ? from : filled.get();
     const int64_t read_stride = count == width ? columns : width;
     workers.for_each(parts, [&](int64_t part) {
-      loops.multiply(a, cuts[part], cuts[part + 1], read, read_stride, y + done, columns,
-                     count);
+      loops.multiply(a, cuts[part], cuts[part + 1], read, read_stride, y + done,
+                     columns, count);
     });
     done += count;
   }
@@ -231,10 +232,10 @@ auto bind_cg() {
 }  // namespace
 }  // namespace diffjax
 
-#define DIFFJAX_HANDLER(symbol, function, binding)                    \
-  DIFFJAX_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame) {    \
+#define DIFFJAX_HANDLER(symbol, function, binding)                           \
+  DIFFJAX_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame) {           \
     static auto* handler = diffjax::binding.To(diffjax::function).release(); \
-    return handler->Call(frame);                                      \
+    return handler->Call(frame);                                             \
   }
 
 using xla::ffi::F32;

@@ -50,7 +50,9 @@ struct Rows {
     Vector sums[kSums][Units] = {};
     for (; entry + kSums <= last; entry += kSums) {
       if (entry + kAhead + kSums <= a.entries) {
-        for (int i = 0; i < kSums; ++i) fetch(x + a.indices[entry + kAhead + i] * stride);
+        for (int i = 0; i < kSums; ++i) {
+          fetch(x + a.indices[entry + kAhead + i] * stride);
+        }
       }
       for (int i = 0; i < kSums; ++i) add(a, entry + i, x, stride, sums[i]);
     }
@@ -123,7 +125,8 @@ struct Rows {
       for (int64_t row = block; row < std::min(block + kBlock, last); ++row) {
         const int64_t at = row * kWidth;
         for (int unit = 0; unit < Units; ++unit) {
-          const Vector left = load(r + at, unit) - load(step, unit) * load(q + at, unit);
+          const Vector far = load(step, unit);
+          const Vector left = load(r + at, unit) - far * load(q + at, unit);
           store(r + at, unit, left);
           dot[unit] += left * left;
         }
@@ -147,7 +150,7 @@ struct Rows {
   DIFFJAX_INLINE static void add_up(const Vector* dot, double* total) {
     T numbers[kWidth];
     for (int unit = 0; unit < Units; ++unit) store(numbers, unit, dot[unit]);
-    for (int64_t column = 0; column < kWidth; ++column) total[column] += numbers[column];
+    for (int64_t c = 0; c < kWidth; ++c) total[c] += numbers[c];
   }
 };
 

@@ -33,6 +33,7 @@ from diffjax.index import (
     index_folder,
     verify,
 )
+from diffjax.native import find_library
 from diffjax.progress import progress_bars
 from diffjax.report import (
     caption,
@@ -337,7 +338,7 @@ def info(
     *,
     verify_: Annotated[bool, arg(name="verify")] = False,
 ) -> None:
-    """Say what is in an index.
+    """Say what is in an index, and what computes here: native kernels or JAX's own.
 
     Args:
         index: Folder that `diffjax index` made.
@@ -348,6 +349,8 @@ def info(
     rows = list(describe_file(index).items())
     if verify_:
         rows.append(("verified", "every byte"))
+    # Not of the index: of this machine, where it would be searched.
+    rows.append(("products here", find_library().description))
     width = max(len(name) for name, _ in rows)
     _say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

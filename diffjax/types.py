@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax import dtypes
 from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float, Int
 
@@ -101,7 +102,8 @@ class Graph(NamedTuple):
                 as it is.
 
         Raises:
-            ValueError: If the matrix is none of that, with what was found.
+            ValueError: If the matrix is none of that, with what was found, or there
+                are more entries than `row_starts` can count.
         """
         csr = scipy.sparse.csr_array(matrix, copy=True)
         rows, columns = csr.shape or (0, 0)
@@ -126,8 +128,30 @@ class Graph(NamedTuple):
         return cls(
             indices=jnp.asarray(csr.indices.astype(np.int32)),
             weights=jnp.asarray(csr.data),
-            starts=jnp.asarray(csr.indptr.astype(np.int32)),
+            starts=row_starts(csr.indptr),
         )
+
+
+def row_starts(starts: np.ndarray) -> Int[Array, " starts"]:
+    """Puts the row starts of a compressed matrix on the device, as narrow as they fit.
+
+    Args:
+        starts: Where each row starts, and the end: n + 1.
+
+    Returns:
+        The same in int32 or, from 2^31 entries on, in int64.
+
+    Raises:
+        ValueError: If they need 64 bits and JAX is set to halve those.
+    """
+    if starts[-1] <= np.iinfo(np.int32).max:
+        return jnp.asarray(starts.astype(np.int32))
+    if dtypes.canonicalize_dtype(np.int64) != np.int64:
+        raise ValueError(
+            f"graph must have fewer than 2^31 stored edges here, got {starts[-1]}: use "
+            "a smaller k, or turn on jax_enable_x64 to count beyond."
+        )
+    return jnp.asarray(starts.astype(np.int64))
 
 
 class Solution(NamedTuple):

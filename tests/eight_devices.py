@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion import _sharded, diffuse
+from diffjax.diffusion import _sharded, diffuse, multiply
 from diffjax.features import PictureBatch
-from diffjax.graph import affinity, knn, normalize
+from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.index import DescriptorConfig
 from diffjax.index._describer import Describer
 from diffjax.types import Graph
@@ -50,6 +50,35 @@ def batched(y, graph, mesh):
         return found.value[:, 0]
 
     return jax.vmap(one, in_axes=1, out_axes=1)(y)
+
+
+def compressed() -> dict[str, float]:
+    """Columns shared among all devices, each inside a kernel at the same time."""
+    graph, mesh = compress(make_graph("float32")), make_mesh(8)
+    y = np.random.default_rng(3).uniform(size=(N, 64)).astype(np.float32)
+    columns = jax.P(None, "rows")
+
+    def solve(graph, y):
+        return diffuse(graph, y, alpha=0.9, rtol=1e-7, max_steps=100).value
+
+    def slope(graph, y):
+        return jax.grad(lambda y: (multiply(graph, y) ** 2).sum())(y)
+
+    found = {}
+    for name, function in {"product": multiply, "cg": solve, "slope": slope}.items():
+        shared = jax.shard_map(
+            function, mesh=mesh, in_specs=(jax.P(), columns), out_specs=columns
+        )
+        alone = function(graph, jnp.asarray(y))
+        for _ in range(3):
+            found[f"compressed {name}"] = apart(jax.jit(shared)(graph, y), alone)
+    found["compressed eager"] = apart(
+        jax.shard_map(
+            multiply, mesh=mesh, in_specs=(jax.P(), columns), out_specs=columns
+        )(graph, jnp.asarray(y)),
+        multiply(graph, jnp.asarray(y)),
+    )
+    return found
 
 
 def described() -> dict[str, float]:
@@ -97,7 +126,7 @@ def main() -> None:
         found[f"gradient on {count}"] = max(apart(*pair) for pair in pairs)
         alone = diffuse(graph, y, alpha=0.9, **LONG).value
         found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
-    found |= described()
+    found |= described() | compressed()
     product = _sharded.sharded_product(make_mesh(8))
     program = jax.make_jaxpr(product)(make_graph("float64"), jnp.asarray(y64))
     (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")

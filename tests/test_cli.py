@@ -10,6 +10,7 @@ from PIL import Image
 from diffjax.cli import main
 from diffjax.commands import UsageError
 from diffjax.data import PictureError
+from diffjax.native import find_library
 
 
 @pytest.fixture
@@ -101,6 +102,8 @@ def test_info_says_what_is_in_an_index(run, photograph_index):
     assert code == 0
     assert "images" in out
     assert "verified" not in out
+    (computed,) = [line for line in out.splitlines() if "products here" in line]
+    assert computed.endswith(find_library().description)
     code, out, _ = run("info", photograph_index, "--verify")
     assert code == 0
     assert "verified" in out

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import kernels
 import numpy as np
 import pytest
 
@@ -115,10 +116,8 @@ CASES: dict[str, Any] = {name: rest for name, *rest in cases()}
 def test_lowers_for_every_kind_of_device(name):
     function, arguments = CASES[name]
     arguments = jax.tree.map(jnp.asarray, arguments)
-    # The CPU kernel's name comes without a promise; only lowering counts here.
-    kernel = jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")
     exported = jax.export.export(
-        jax.jit(function), platforms=PLATFORMS, disabled_checks=[kernel]
+        jax.jit(function), platforms=PLATFORMS, disabled_checks=kernels.UNPROMISED
     )
     assert set(exported(*arguments).platforms) == set(PLATFORMS)
 

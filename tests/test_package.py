@@ -1,8 +1,10 @@
 import ast
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 import diffjax
 
 ROOT = pathlib.Path(diffjax.__file__).parents[1]
+COMPILER = os.environ.get("CXX") or sysconfig.get_config_var("CXX")
+NOT_SOURCES = shutil.ignore_patterns("__pycache__", "_kernels.*")
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -47,18 +51,42 @@ def test_what_type_checkers_see_is_what_resolves():
     assert seen == set(diffjax.__all__) == set(diffjax._HOMES)
 
 
-def test_the_wheel_runs_from_an_empty_folder(tmp_path):
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path]
-    subprocess.run([*pip, ROOT], check=True, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("diffjax-*.whl")
+def build_wheel(folder, **variables) -> pathlib.Path:
+    """The wheel of this tree, from a copy, as a build leaves things behind."""
+    source = folder / "source"
+    shutil.copytree(ROOT / "diffjax", source / "diffjax", ignore=NOT_SOURCES)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # In this environment, which has what the build wants: setuptools and jaxlib.
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
+    subprocess.run(
+        [*pip, "--no-build-isolation", "-w", folder, source],
+        env=os.environ | variables,
+        check=True,
+        cwd=folder,
+    )
+    (wheel,) = folder.glob("diffjax-*.whl")
+    return wheel
+
+
+@pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no compiler"])
+def test_the_wheel_runs_from_an_empty_folder(tmp_path, compiler):
+    if compiler and not (COMPILER and shutil.which(COMPILER.split()[0])):
+        pytest.skip(f"there is no C++ compiler here ({COMPILER}) to build kernels with")
+    nothing = str(tmp_path / "no-compiler")
+    variables = {} if compiler else {"CC": nothing, "CXX": nothing}
+    wheel = build_wheel(tmp_path, **variables)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     assert {"diffjax/py.typed", "diffjax/report/page.css"} <= set(names)
+    kernels = [n for n in names if n.startswith("diffjax/native/_kernels.")]
+    assert len(kernels) == compiler
     assert not [n for n in names if n.startswith(("tests", "experiments", "configs"))]
     (tmp_path / "empty").mkdir()
     code = (
         "import diffjax, sys; assert 'site' in diffjax.__file__; "
+        "from diffjax.native import find_library; print(find_library()); "
         "sys.argv = ['diffjax', 'info', '--help']; "
         "from diffjax.cli import main; main()"
     )
@@ -71,3 +99,4 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path):
         check=True,
     )
     assert "usage: diffjax info" in done.stdout
+    assert f"Library(usable={compiler}, description=" in done.stdout

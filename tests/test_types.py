@@ -11,7 +11,7 @@ from diffjax.diffusion import diffuse, query_vectors
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.pooling import pool
 from diffjax.ranking import rank
-from diffjax.types import Graph, Neighbors, SearchResult
+from diffjax.types import Graph, Neighbors, SearchResult, row_starts
 
 
 @pytest.fixture
@@ -205,3 +205,17 @@ def test_a_scipy_matrix_keeps_double_precision_where_jax_does():
     third = np.array([[0, 1 / 3], [1 / 3, 0]])
     graph = Graph.from_scipy(scipy.sparse.csr_array(third))
     np.testing.assert_array_equal(graph.weights, [1 / 3, 1 / 3])
+
+
+def test_row_starts_are_as_narrow_as_they_fit(x64):
+    assert row_starts(np.array([0, 2, 2**31 - 1])).dtype == jnp.int32
+    wide = row_starts(np.array([0, 2, 2**31]))
+    assert wide.dtype == jnp.int64
+    np.testing.assert_array_equal(wide, [0, 2, 2**31])
+
+
+def test_row_starts_that_would_be_halved_are_refused():
+    with pytest.raises(
+        ValueError, match=r"fewer than 2\^31 stored edges here, got 214"
+    ):
+        row_starts(np.array([0, 2**31]))

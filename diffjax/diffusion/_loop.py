@@ -88,7 +88,8 @@ def run_loop(
             )
         return state, resid_sq, num_steps + go.astype(jnp.int32), best
 
-    num_steps = jnp.zeros((1, rhs.shape[1]), jnp.int32)
+    # Like the residuals: inside shard_map it must differ between devices as they do.
+    num_steps = jnp.zeros_like(rhs_sq, jnp.int32)
     best = (state[0], rhs_sq) if keep_best else ()
     carry = state, rhs_sq, num_steps, best
     ended: Any = jax.lax.while_loop(cond, body, carry)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
+from diffjax.native import csr_cg, has_kernel
 from diffjax.types import Graph, Solution
 
 from ._cg import cg_loop
 from ._implicit import Loop, implicit_solve
 from ._iteration import iteration_loop
-from ._loop import Stop
-from ._operator import Product
+from ._loop import LoopResult, Stop
+from ._operator import Product, multiply
 
 SolverName = Literal[
     "cg", "cg-bcoo", "iterate", "unnormalized", "unnormalized-jacobi", "direct"
@@ -54,9 +55,23 @@ def solve_cg(
 ) -> Solution:
     """Conjugate gradient on all columns at once, each with its own steps."""
 
-    def loop(graph, stop, alpha, rhs):
+    def step_by_step(graph, stop, alpha, rhs):
         matvec = functools.partial(_minus_spread, product, graph, alpha)
         return cg_loop(matvec, rhs, stop, keep_best=keep_best)
+
+    def at_once(graph, stop, alpha, rhs):
+        matrix = graph.weights, graph.indices, graph.starts
+        return LoopResult(
+            *csr_cg(*matrix, alpha, rhs, **stop._asdict(), keep_best=keep_best)
+        )
+
+    def loop(graph, stop, alpha, rhs):
+        arguments = graph, stop, alpha, rhs
+        matrix = graph.weights, graph.indices, graph.starts
+        if product is not multiply or not rhs.size or not has_kernel(*matrix, rhs):
+            return step_by_step(*arguments)
+        # The same iteration with one call for all of its steps.
+        return jax.lax.platform_dependent(*arguments, cpu=at_once, default=step_by_step)
 
     return _solve(product, loop, graph, y, alpha, stop=stop)
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.types import Graph
+from diffjax.types import Graph, row_starts
 
 from ._check import check_graph, remember_good
 
@@ -22,21 +22,16 @@ def compress(graph: Graph) -> Graph:
 
     Raises:
         ValueError: If weights are negative, not finite or not symmetric, or there are
-            more edges than 32-bit positions can count.
+            2^31 edges or more and jax_enable_x64 is off.
     """
     check_graph("graph", graph)
     matrix = graph.to_scipy()
     matrix.sort_indices()
-    if matrix.nnz > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"graph must have fewer than 2^31 stored edges, got {matrix.nnz}: use a "
-            "smaller k."
-        )
     return remember_good(
         Graph(
             indices=jnp.asarray(matrix.indices.astype(np.int32)),
             weights=jnp.asarray(matrix.data),
-            starts=jnp.asarray(matrix.indptr.astype(np.int32)),
+            starts=row_starts(matrix.indptr),
             degrees=graph.degrees,
         )
     )

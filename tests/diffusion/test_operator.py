@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import kernels
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -14,7 +15,7 @@ def graph(request, collection, x64):
     return padded if request.param == "padded" else compress(padded)
 
 
-# Seven columns are padded to the native kernel's eight, nine are not.
+# Seven columns are padded to the eight of XLA's kernel, nine are not.
 @pytest.mark.parametrize("columns", [0, 1, 7, 8, 9, 33])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_agrees_with_the_dense_product(graph, columns, dtype):
@@ -45,11 +46,40 @@ def test_gradients_match_finite_differences_in_edges_and_columns(graph):
     )
 
 
+def test_derivatives_are_those_of_a_matrix_that_need_not_be_symmetric(graph):
+    # Weights of the two directions of an edge are changed one at a time.
+    rng = np.random.default_rng(1)
+    uneven = graph.weights * rng.uniform(size=graph.weights.shape)
+    change = graph.weights * rng.uniform(size=graph.weights.shape)
+    x, back = (jnp.asarray(rng.normal(size=(86, 3))) for _ in range(2))
+    a, d_a = (
+        graph._replace(weights=weights).to_scipy().toarray()
+        for weights in (uneven, change)
+    )
+
+    def backward(weights):
+        def product(x):
+            return multiply(graph._replace(weights=weights), x)
+
+        return jax.vjp(product, x)[1](back)[0]
+
+    got, d_got = jax.jvp(backward, (uneven,), (change,))
+    np.testing.assert_allclose(got, a.T @ back, atol=1e-13)
+    np.testing.assert_allclose(d_got, d_a.T @ back, atol=1e-13)
+
+
 def test_lowers_for_every_kind_of_device(graph):
     x = jnp.zeros((graph.num_nodes, 3))
-    # The CPU kernel's name comes without a promise; only lowering counts here.
-    kernel = jax.export.DisabledSafetyCheck.custom_call("cpu_csr_sparse_dense_ffi")
     exported = jax.export.export(
-        jax.jit(multiply), platforms=["cpu", "cuda", "tpu"], disabled_checks=[kernel]
+        jax.jit(multiply),
+        platforms=["cpu", "cuda", "tpu"],
+        disabled_checks=kernels.UNPROMISED,
     )
     assert set(exported(graph, x).platforms) == {"cpu", "cuda", "tpu"}
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("graph", ["compressed"], indirect=True)
+def test_a_block_of_another_size_is_refused(graph, transform):
+    with pytest.raises(ValueError, match="x must have one row per node, 86, got"):
+        transform(multiply)(graph, jnp.ones((85, 2)))

@@ -1,0 +1,147 @@
+"""Calls of the native kernels. None has a derivative or a batch of its own."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ._library import find_library, target_name
+
+DTYPES = frozenset({"float32", "float64"})
+
+
+class CGCall(NamedTuple):
+    """What `csr_cg` found, one entry per column.
+
+    Attributes:
+        value: Solutions.
+        residual: Relative residuals, 0 for a right-hand side of 0.
+        num_steps: Iterations spent.
+    """
+
+    value: Float[Array, "n q"]
+    residual: Float[Array, " q"]
+    num_steps: Int[Array, " q"]
+
+
+def has_kernel(
+    weights: Float[Array, "..."],
+    indices: Int[Array, "..."],
+    starts: Int[Array, " starts"] | None,
+    x: Float[Array, "n q"],
+) -> bool:
+    """Whether there are native kernels for these arrays: where the choice is made.
+
+    On other devices than processors there are none, which is for the caller to mind:
+    where a program will run is known when it is lowered.
+
+    Args:
+        weights: Weights of a graph.
+        indices: Its columns.
+        starts: Where its rows start, n + 1; None in the padded form, for which there
+            is no kernel.
+        x: What it is multiplied by, or solved for.
+
+    Returns:
+        Whether `csr_product` and `csr_cg` may be called.
+    """
+    return (
+        starts is not None
+        and weights.dtype == x.dtype
+        and x.dtype.name in DTYPES
+        # Starts count entries, which may be more than columns.
+        and indices.dtype == jnp.int32
+        and find_library().usable
+    )
+
+
+def csr_product(
+    weights: Float[Array, " e"],
+    indices: Int[Array, " e"],
+    starts: Int[Array, " starts"],
+    x: Float[Array, "n q"],
+    *,
+    transposed: bool = False,
+    best: bool = True,
+) -> Float[Array, "n q"]:
+    r"""Multiplies a matrix in compressed rows by a block: Y = A X, or Y = A^T X.
+
+    Every sum is taken by one thread and in the order of the entries, so that an answer
+    does not depend on how many threads there are.
+
+    Args:
+        weights: Entries of A, float32 or float64.
+        indices: Their columns, int32. One outside 0..n-1 does no harm but is read as
+            another.
+        starts: Where each row starts, and the end: n + 1, int32 or int64.
+        x: The block, of the dtype of `weights`.
+        transposed: Whether to multiply by A^T: several times slower, for derivatives
+            of a matrix that may not be symmetric. A Python bool.
+        best: Whether to use the best instructions of the processor, such as AVX2, or
+            those that every processor of its kind has. A Python bool.
+
+    Returns:
+        The product.
+    """
+    # A matrix that is square gives what it takes, down to where it differs between
+    # devices inside shard_map.
+    call = jax.ffi.ffi_call(target_name("csr_product", x.dtype.name), jax.typeof(x))
+    return call(weights, indices, starts, x, transposed=transposed, best=best)
+
+
+def csr_cg(
+    weights: Float[Array, " e"],
+    indices: Int[Array, " e"],
+    starts: Int[Array, " starts"],
+    alpha: Float[Array, "1 q"],
+    y: Float[Array, "n q"],
+    *,
+    rtol: float | Float[Array, ""],
+    max_steps: int | Int[Array, ""],
+    keep_best: bool = False,
+    best: bool = True,
+) -> CGCall:
+    r"""Solves (I - alpha A) F = Y for every column by conjugate gradient, in one call.
+
+    The iteration is that of `diffjax.diffusion.cg_solve`, formula by formula; only sums
+    are taken in another order.
+
+    Args:
+        weights: Entries of A, symmetric, float32 or float64.
+        indices: Their columns, int32.
+        starts: Where each row starts, and the end: n + 1, int32 or int64.
+        alpha: For every column its own.
+        y: Right-hand sides, of the dtype of `weights`.
+        rtol: Relative residual at which a column stops.
+        max_steps: Most iterations of a column.
+        keep_best: Whether to give the iterate of smallest residual, not the last. A
+            Python bool.
+        best: As for `csr_product`.
+
+    Returns:
+        Solutions and diagnostics.
+
+    References:
+        Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
+    """
+    # Inside shard_map what comes out differs between devices as y does, of which its
+    # type knows.
+    value = jax.typeof(y)
+    row = value.update(shape=(1, *y.shape[1:]))
+    call = jax.ffi.ffi_call(
+        target_name("csr_cg", y.dtype.name),
+        (value, row, row.update(dtype=jnp.dtype("int32"))),
+    )
+    solution, residual, num_steps = call(
+        weights,
+        indices,
+        starts,
+        alpha,
+        y,
+        jnp.asarray(rtol**2, y.dtype),
+        jnp.asarray(max_steps, jnp.int32),
+        keep_best=keep_best,
+        best=best,
+    )
+    return CGCall(solution, residual[0], num_steps[0])

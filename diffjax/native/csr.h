@@ -1,0 +1,88 @@
+// A matrix in compressed rows, and how its rows are shared out.
+
+#ifndef DIFFJAX_NATIVE_CSR_H_
+#define DIFFJAX_NATIVE_CSR_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace diffjax {
+
+// Row i of an n x n matrix holds the entries starts[i] .. starts[i + 1] - 1.
+template <typename T>
+struct Csr {
+  const T* weights;
+  const int32_t* indices;
+  const int32_t* starts32;  // Row starts are in one of the two: 64 bits are
+  const int64_t* starts64;  // needed from 2^31 entries on.
+  int64_t rows;
+  int64_t entries;
+
+  // Bad starts must not lead out of the arrays: a crash would take Python along.
+  int64_t start(int64_t row) const {
+    const int64_t at = starts64 != nullptr ? starts64[row] : starts32[row];
+    return std::clamp<int64_t>(at, 0, entries);
+  }
+
+  int64_t column(int64_t entry) const {
+    const auto at = static_cast<uint32_t>(indices[entry]);
+    return std::min<uint32_t>(at, static_cast<uint32_t>(rows - 1));
+  }
+};
+
+// Cuts the rows into parts of about the same work, which is entries, and rows
+// themselves where there are few. Depends on the matrix and not on the threads, so that
+// sums over parts are the same however many there are.
+template <typename T>
+std::vector<int64_t> cut_rows(const Csr<T>& a, int64_t columns) {
+  // A part smaller than this takes about as long as handing it out; more parts than
+  // this gain nothing in balance.
+  constexpr int64_t kLeastWork = 1 << 16;
+  constexpr int64_t kMostParts = 128;
+  const int64_t work = (a.entries + a.rows) * columns;
+  const int64_t parts =
+      std::clamp<int64_t>(work / kLeastWork, 1, std::min(kMostParts, a.rows));
+  std::vector<int64_t> cuts(parts + 1, 0);
+  for (int64_t part = 1; part < parts; ++part) {
+    const int64_t goal = (a.entries + a.rows) / parts * part;
+    int64_t low = cuts[part - 1], high = a.rows;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (a.start(middle) + middle < goal) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    cuts[part] = low;
+  }
+  cuts[parts] = a.rows;
+  return cuts;
+}
+
+// The innermost loops for blocks of `width` columns, which rows.h has for each
+// instruction set. Each takes the first row and the one past the last.
+template <typename T>
+struct Loops {
+  int64_t width;
+  // Y = A X.
+  void (*multiply)(const Csr<T>& a, int64_t first, int64_t last, const T* x,
+                   int64_t x_stride, T* y, int64_t y_stride, int64_t columns);
+  // Q = P - alpha A P and the sums of P Q.
+  void (*curve)(const Csr<T>& a, int64_t first, int64_t last, const T* alpha,
+                const T* p, T* q, double* total);
+  // R -= step Q and the sums of R^2.
+  void (*reduce)(int64_t first, int64_t last, const T* step, const T* q, T* r,
+                 double* total);
+  // X += step P, then P = R + turn P.
+  void (*move)(int64_t first, int64_t last, const T* step, const T* turn, const T* r,
+               T* p, T* x);
+};
+
+// The widest loops that there are.
+constexpr int64_t kMostColumns = 64;
+
+}  // namespace diffjax
+
+#endif  // DIFFJAX_NATIVE_CSR_H_

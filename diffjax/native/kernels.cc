@@ -1,0 +1,260 @@
+// What XLA calls: the product with a matrix in compressed rows, and conjugate gradient.
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <stdexcept>
+#include <vector>
+
+#include "cg.h"
+#include "csr.h"
+#include "numbers.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+#define DIFFJAX_ISA baseline
+#define DIFFJAX_TARGET
+#define DIFFJAX_BYTES 16
+#include "rows.h"
+#undef DIFFJAX_ISA
+#undef DIFFJAX_TARGET
+#undef DIFFJAX_BYTES
+
+#if defined(__x86_64__)
+#define DIFFJAX_ISA avx2
+#define DIFFJAX_TARGET __attribute__((target("avx2,fma")))
+#define DIFFJAX_BYTES 32
+#include "rows.h"
+#undef DIFFJAX_ISA
+#undef DIFFJAX_TARGET
+#undef DIFFJAX_BYTES
+#endif
+
+#define DIFFJAX_EXPORT __attribute__((visibility("default")))
+
+namespace diffjax {
+namespace {
+
+namespace ffi = xla::ffi;
+
+// Whether this processor, not that of the build, has AVX2 and FMA.
+bool has_avx2() {
+#if defined(__x86_64__)
+  static const bool has =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return has;
+#else
+  return false;
+#endif
+}
+
+// The loops for the best instructions of this processor or, if not `best`, for those
+// that every processor has.
+template <typename T>
+const Loops<T>& loops_for(int64_t columns, bool best) {
+#if defined(__x86_64__)
+  if (best && has_avx2()) return avx2::loops_for<T>(columns);
+#endif
+  return baseline::loops_for<T>(columns);
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+template <ffi::DataType Type>
+using Number = ffi::NativeType<Type>;
+
+template <ffi::DataType Type>
+Csr<Number<Type>> read_matrix(ffi::BufferR1<Type> weights,
+                              ffi::BufferR1<ffi::S32> indices, ffi::AnyBuffer starts) {
+  require(indices.element_count() == weights.element_count(),
+          "indices and weights must be of one length");
+  require(starts.dimensions().size() == 1 && starts.element_count() > 0,
+          "starts must have one entry more than there are rows");
+  Csr<Number<Type>> a{};
+  a.weights = weights.typed_data();
+  a.indices = indices.typed_data();
+  a.rows = static_cast<int64_t>(starts.element_count()) - 1;
+  a.entries = static_cast<int64_t>(weights.element_count());
+  if (starts.element_type() == ffi::S64) {
+    a.starts64 = starts.typed_data<int64_t>();
+  } else {
+    require(starts.element_type() == ffi::S32, "starts must be int32 or int64");
+    a.starts32 = starts.typed_data<int32_t>();
+  }
+  return a;
+}
+
+// Y = A X for X of any number of columns, a block of them after the other.
+template <typename T>
+void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
+              Workers& workers) {
+  for (int64_t done = 0; done < columns;) {
+    const Loops<T>& loops = loops_for<T>(columns - done, best);
+    const int64_t width = loops.width, count = std::min(columns - done, width);
+    const std::vector<int64_t> cuts = cut_rows(a, width);
+    const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
+    const T* from = x + done;  // The block, in rows of all columns.
+    // Whole vectors are read: a block that is no number of them is filled up.
+    Numbers<T> filled(count == width ? 0 : a.rows * width);
+    if (count != width) {
+      workers.for_each(parts, [&](int64_t part) {
+        for (int64_t row = cuts[part]; row < cuts[part + 1]; ++row) {
+          T* to = filled.get() + row * width;
+          std::copy_n(from + row * columns, count, to);
+          std::fill(to + count, to + width, T{0});
+        }
+      });
+    }
+    const T* read = count == width ? from : filled.get();
+    const int64_t read_stride = count == width ? columns : width;
+    workers.for_each(parts, [&](int64_t part) {
+      loops.multiply(a, cuts[part], cuts[part + 1], read, read_stride, y + done,
+                     columns, count);
+    });
+    done += count;
+  }
+}
+
+// Y = A^T X. Every part owns some rows of Y and goes through all of A, in its order:
+// nothing is added by two threads, and how many there are changes no sum.
+template <typename T>
+void multiply_transposed(const Csr<T>& a, int64_t columns, const T* x, T* y,
+                         Workers& workers) {
+  const int64_t parts = std::min(workers.threads(), a.rows);
+  workers.for_each(parts, [&](int64_t part) {
+    const int64_t first = a.rows * part / parts, last = a.rows * (part + 1) / parts;
+    std::fill(y + first * columns, y + last * columns, T{0});
+    for (int64_t row = 0; row < a.rows; ++row) {
+      const T* from = x + row * columns;
+      for (int64_t entry = a.start(row); entry < a.start(row + 1); ++entry) {
+        const int64_t to = a.column(entry);
+        if (to < first || to >= last) continue;
+        const T weight = a.weights[entry];
+        for (int64_t c = 0; c < columns; ++c) y[to * columns + c] += weight * from[c];
+      }
+    }
+  });
+}
+
+template <ffi::DataType Type>
+ffi::Error product(ffi::ThreadPool pool, bool transposed, bool best,
+                   ffi::BufferR1<Type> weights, ffi::BufferR1<ffi::S32> indices,
+                   ffi::AnyBuffer starts, ffi::BufferR2<Type> x,
+                   ffi::ResultBufferR2<Type> y) try {
+  const auto a = read_matrix(weights, indices, starts);
+  const auto shape = x.dimensions();
+  require(shape[0] == a.rows, "x must have one row for every row of the matrix");
+  require(shape == y->dimensions(), "the result must have the shape of x");
+  if (x.element_count() == 0) return ffi::Error::Success();
+  Workers workers(pool);
+  if (transposed) {
+    multiply_transposed(a, shape[1], x.typed_data(), y->typed_data(), workers);
+  } else {
+    multiply(a, shape[1], best, x.typed_data(), y->typed_data(), workers);
+  }
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+// Columns that are solved for side by side.
+constexpr int64_t kColumnsOfCg = 32;
+
+template <ffi::DataType Type>
+ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
+              ffi::BufferR1<Type> weights, ffi::BufferR1<ffi::S32> indices,
+              ffi::AnyBuffer starts, ffi::BufferR2<Type> alpha, ffi::BufferR2<Type> y,
+              ffi::BufferR0<Type> rtol_squared, ffi::BufferR0<ffi::S32> most_steps,
+              ffi::ResultBufferR2<Type> value, ffi::ResultBufferR2<Type> residual,
+              ffi::ResultBufferR2<ffi::S32> steps) try {
+  using T = Number<Type>;
+  const Csr<T> a = read_matrix(weights, indices, starts);
+  const int64_t columns = y.dimensions()[1];
+  require(y.dimensions()[0] == a.rows, "y must have one row for every row of A");
+  require(y.dimensions() == value->dimensions(), "value must have the shape of y");
+  require(static_cast<int64_t>(alpha.element_count()) == columns &&
+              static_cast<int64_t>(residual->element_count()) == columns &&
+              static_cast<int64_t>(steps->element_count()) == columns,
+          "alpha, residual and steps must have one entry per column of y");
+  if (y.element_count() == 0) return ffi::Error::Success();
+  const Stop<T> stop{*rtol_squared.typed_data(), *most_steps.typed_data(), keep_best};
+  Workers workers(pool);
+  // Columns do not know of each other: a block of some keeps the working set small and
+  // still reads the matrix seldom.
+  for (int64_t done = 0; done < columns;) {
+    const int64_t count = std::min(columns - done, kColumnsOfCg);
+    const Loops<T>& loops = loops_for<T>(count, best);
+    const int64_t taken = std::min(count, loops.width);
+    const Answers<T> answers{value->typed_data() + done, residual->typed_data() + done,
+                             steps->typed_data() + done};
+    ConjugateGradient<T>(a, loops, columns, taken, stop, workers)
+        .solve(alpha.typed_data() + done, y.typed_data() + done, answers);
+    done += taken;
+  }
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+template <ffi::DataType Type>
+auto bind_product() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<bool>("transposed")
+      .Attr<bool>("best")
+      .Arg<ffi::BufferR1<Type>>()
+      .template Arg<ffi::BufferR1<ffi::S32>>()
+      .template Arg<ffi::AnyBuffer>()
+      .template Arg<ffi::BufferR2<Type>>()
+      .template Ret<ffi::BufferR2<Type>>();
+}
+
+template <ffi::DataType Type>
+auto bind_cg() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<bool>("keep_best")
+      .Attr<bool>("best")
+      .Arg<ffi::BufferR1<Type>>()
+      .template Arg<ffi::BufferR1<ffi::S32>>()
+      .template Arg<ffi::AnyBuffer>()
+      .template Arg<ffi::BufferR2<Type>>()
+      .template Arg<ffi::BufferR2<Type>>()
+      .template Arg<ffi::BufferR0<Type>>()
+      .template Arg<ffi::BufferR0<ffi::S32>>()
+      .template Ret<ffi::BufferR2<Type>>()
+      .template Ret<ffi::BufferR2<Type>>()
+      .template Ret<ffi::BufferR2<ffi::S32>>();
+}
+
+}  // namespace
+}  // namespace diffjax
+
+#define DIFFJAX_HANDLER(symbol, function, binding)                           \
+  DIFFJAX_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame) {           \
+    static auto* handler = diffjax::binding.To(diffjax::function).release(); \
+    return handler->Call(frame);                                             \
+  }
+
+using xla::ffi::F32;
+using xla::ffi::F64;
+
+extern "C" {
+
+DIFFJAX_HANDLER(diffjax_csr_product_float32, product<F32>, bind_product<F32>())
+DIFFJAX_HANDLER(diffjax_csr_product_float64, product<F64>, bind_product<F64>())
+DIFFJAX_HANDLER(diffjax_csr_cg_float32, cg<F32>, bind_cg<F32>())
+DIFFJAX_HANDLER(diffjax_csr_cg_float64, cg<F64>, bind_cg<F64>())
+
+// Counts up with every change of what is exported here or of what a call takes and
+// gives; diffjax/native/_library.py holds the same number.
+DIFFJAX_EXPORT int diffjax_abi() { return 1; }
+
+// The best instructions of this processor that there are loops for.
+DIFFJAX_EXPORT const char* diffjax_instructions() {
+  return diffjax::has_avx2() ? "AVX2" : "baseline";
+}
+
+}  // extern "C"

@@ -1,0 +1,179 @@
+// The innermost loops, on a range of rows. Included once for every instruction set,
+// with DIFFJAX_ISA naming it, DIFFJAX_TARGET making the compiler use it, and vectors of
+// at most DIFFJAX_BYTES: hence no include guard.
+//
+// All blocks of columns here are W wide, W = Lanes * Units: one row of a block is Units
+// vectors of Lanes numbers, held in registers while the entries of a matrix row are
+// gone through.
+
+namespace diffjax::DIFFJAX_ISA {
+
+#define DIFFJAX_INLINE DIFFJAX_TARGET __attribute__((always_inline)) inline
+
+// A vector of numbers that may lie anywhere; arithmetic on it is the compiler's.
+template <typename T, int Lanes>
+struct VectorOf {
+  typedef T Type
+      __attribute__((vector_size(sizeof(T) * Lanes), aligned(alignof(T)), may_alias));
+};
+template <typename T>
+struct VectorOf<T, 1> {
+  typedef T Type;
+};
+
+template <typename T, int Lanes, int Units>
+struct Rows {
+  using Vector = typename VectorOf<T, Lanes>::Type;
+  static constexpr int64_t kWidth = Lanes * Units;
+  // Sums of one block of rows are in T, sums of blocks in double: about the error of
+  // adding pairwise, at no cost.
+  static constexpr int64_t kBlock = 64;
+  // Entries between asking for a row of X and using it.
+  static constexpr int64_t kAhead = 16;
+  // Sums side by side: as many as there are registers for.
+  static constexpr int kSums = Units <= 2 ? 4 : Units <= 6 ? 2 : 1;
+
+  DIFFJAX_INLINE static Vector load(const T* from, int unit) {
+    return *reinterpret_cast<const Vector*>(from + unit * Lanes);
+  }
+
+  DIFFJAX_INLINE static void store(T* to, int unit, Vector value) {
+    *reinterpret_cast<Vector*>(to + unit * Lanes) = value;
+  }
+
+  // One row of A X. X has `stride` numbers a row.
+  DIFFJAX_INLINE static void multiply_row(const Csr<T>& a, int64_t row, const T* x,
+                                          int64_t stride, Vector* sum) {
+    const int64_t last = a.start(row + 1);
+    int64_t entry = a.start(row);
+    // Several sums, because one would wait for itself at every entry.
+    Vector sums[kSums][Units] = {};
+    for (; entry + kSums <= last; entry += kSums) {
+      if (entry + kAhead + kSums <= a.entries) {
+        for (int i = 0; i < kSums; ++i) {
+          fetch(x + a.indices[entry + kAhead + i] * stride);
+        }
+      }
+      for (int i = 0; i < kSums; ++i) add(a, entry + i, x, stride, sums[i]);
+    }
+    for (; entry < last; ++entry) add(a, entry, x, stride, sums[0]);
+    for (int unit = 0; unit < Units; ++unit) {
+      sum[unit] = sums[0][unit];
+      for (int i = 1; i < kSums; ++i) sum[unit] += sums[i][unit];
+    }
+  }
+
+  DIFFJAX_INLINE static void add(const Csr<T>& a, int64_t entry, const T* x,
+                                 int64_t stride, Vector* sum) {
+    const T* from = x + a.column(entry) * stride;
+    const T weight = a.weights[entry];
+    for (int unit = 0; unit < Units; ++unit) sum[unit] += weight * load(from, unit);
+  }
+
+  // What is gathered lies anywhere: it is asked for some entries ahead, those of the
+  // next rows included. Of less than a cache line the processor keeps enough in flight
+  // by itself.
+  DIFFJAX_INLINE static void fetch(const T* row) {
+    constexpr int64_t kBytes = kWidth * sizeof(T);
+    if (kBytes < 64) return;
+    for (int64_t byte = 0; byte < kBytes; byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
+    }
+  }
+
+  // Rows of Y = A X; Y takes the first `columns` of the block.
+  DIFFJAX_TARGET static void multiply(const Csr<T>& a, int64_t first, int64_t last,
+                                      const T* x, int64_t x_stride, T* y,
+                                      int64_t y_stride, int64_t columns) {
+    for (int64_t row = first; row < last; ++row) {
+      Vector sum[Units];
+      multiply_row(a, row, x, x_stride, sum);
+      T numbers[kWidth];
+      T* to = columns == kWidth ? y + row * y_stride : numbers;
+      for (int unit = 0; unit < Units; ++unit) store(to, unit, sum[unit]);
+      if (to == numbers) std::copy_n(numbers, columns, y + row * y_stride);
+    }
+  }
+
+  // Q = P - alpha A P and, column by column, the sum of P Q over these rows.
+  DIFFJAX_TARGET static void curve(const Csr<T>& a, int64_t first, int64_t last,
+                                   const T* alpha, const T* p, T* q, double* total) {
+    std::fill(total, total + kWidth, 0.0);
+    for (int64_t block = first; block < last; block += kBlock) {
+      Vector dot[Units] = {};
+      for (int64_t row = block; row < std::min(block + kBlock, last); ++row) {
+        Vector sum[Units];
+        multiply_row(a, row, p, kWidth, sum);
+        const T* p_row = p + row * kWidth;
+        for (int unit = 0; unit < Units; ++unit) {
+          const Vector own = load(p_row, unit);
+          const Vector made = own - load(alpha, unit) * sum[unit];
+          store(q + row * kWidth, unit, made);
+          dot[unit] += own * made;
+        }
+      }
+      add_up(dot, total);
+    }
+  }
+
+  // R -= step Q and, column by column, the sum of R^2 over these rows.
+  DIFFJAX_TARGET static void reduce(int64_t first, int64_t last, const T* step,
+                                    const T* q, T* r, double* total) {
+    std::fill(total, total + kWidth, 0.0);
+    for (int64_t block = first; block < last; block += kBlock) {
+      Vector dot[Units] = {};
+      for (int64_t row = block; row < std::min(block + kBlock, last); ++row) {
+        const int64_t at = row * kWidth;
+        for (int unit = 0; unit < Units; ++unit) {
+          const Vector far = load(step, unit);
+          const Vector left = load(r + at, unit) - far * load(q + at, unit);
+          store(r + at, unit, left);
+          dot[unit] += left * left;
+        }
+      }
+      add_up(dot, total);
+    }
+  }
+
+  // X += step P, then P = R + turn P: side by side, so that P is read once for both.
+  DIFFJAX_TARGET static void move(int64_t first, int64_t last, const T* step,
+                                  const T* turn, const T* r, T* p, T* x) {
+    for (int64_t at = first * kWidth; at < last * kWidth; at += kWidth) {
+      for (int unit = 0; unit < Units; ++unit) {
+        const Vector old = load(p + at, unit);
+        store(x + at, unit, load(x + at, unit) + load(step, unit) * old);
+        store(p + at, unit, load(r + at, unit) + load(turn, unit) * old);
+      }
+    }
+  }
+
+  DIFFJAX_INLINE static void add_up(const Vector* dot, double* total) {
+    T numbers[kWidth];
+    for (int unit = 0; unit < Units; ++unit) store(numbers, unit, dot[unit]);
+    for (int64_t c = 0; c < kWidth; ++c) total[c] += numbers[c];
+  }
+};
+
+template <typename T, int Lanes, int Units>
+constexpr Loops<T> kLoops = {
+    Rows<T, Lanes, Units>::kWidth, Rows<T, Lanes, Units>::multiply,
+    Rows<T, Lanes, Units>::curve, Rows<T, Lanes, Units>::reduce,
+    Rows<T, Lanes, Units>::move};
+
+// The narrowest loops that take so many columns, or else the widest.
+template <typename T>
+const Loops<T>& loops_for(int64_t columns) {
+  constexpr int kNarrow = 16 / sizeof(T), kWide = DIFFJAX_BYTES / sizeof(T);
+  if (columns == 1) return kLoops<T, 1, 1>;
+  if (columns <= kNarrow) return kLoops<T, kNarrow, 1>;
+  if (columns <= kWide) return kLoops<T, kWide, 1>;
+  if (columns <= 2 * kWide) return kLoops<T, kWide, 2>;
+  if (columns <= 3 * kWide) return kLoops<T, kWide, 3>;
+  if (columns <= 4 * kWide) return kLoops<T, kWide, 4>;
+  if (columns <= 6 * kWide) return kLoops<T, kWide, 6>;
+  return kLoops<T, kWide, 8>;
+}
+
+#undef DIFFJAX_INLINE
+
+}  // namespace diffjax::DIFFJAX_ISA

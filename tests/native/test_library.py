@@ -1,0 +1,111 @@
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import kernels
+import numpy as np
+import pytest
+import scipy.sparse
+
+from diffjax.diffusion import diffuse
+from diffjax.diffusion._compressed import multiply_compressed
+from diffjax.graph import normalize
+from diffjax.native import Library, _library, find_library
+from diffjax.types import Graph
+
+
+@pytest.fixture
+def afresh():
+    """Looks for the library as a new process would."""
+    find_library.cache_clear()
+    kernels.forget()
+    yield
+    find_library.cache_clear()
+    kernels.forget()
+
+
+def diffuse_on_an_edge():
+    """Scores on two nodes that share an edge, and the kernels they came from."""
+    edge = scipy.sparse.csr_array(np.array([[0, 1], [1, 0]], np.float32))
+    graph = normalize(Graph.from_scipy(edge))
+    y = jnp.array([[1.0], [0]])
+
+    def scores(graph, y):
+        return diffuse(graph, y, alpha=0.5).value
+
+    # f = (I - a S)^-1 e1 = (1, a) / (1 - a^2).
+    got = scores(graph, y)
+    np.testing.assert_allclose(got[:, 0], np.array([1, 0.5]) / 0.75, rtol=1e-6)
+    return kernels.calls(scores, graph, y)
+
+
+@pytest.mark.usefixtures("afresh")
+def test_an_environment_variable_switches_the_kernels_off(monkeypatch):
+    monkeypatch.setenv("DIFFJAX_NATIVE", "0")
+    assert find_library() == Library(False, "JAX's own: DIFFJAX_NATIVE is 0")
+    # A warning would be an error here: it is what was asked for.
+    assert set(diffuse_on_an_edge()) == {kernels.XLA_KERNEL}
+
+
+@pytest.mark.usefixtures("afresh")
+def test_without_a_library_everything_is_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.setattr(_library, "library_path", lambda: tmp_path / "nothing.so")
+    assert not find_library().usable
+    assert "no C++ compiler" in find_library().description
+    assert set(diffuse_on_an_edge()) == {kernels.XLA_KERNEL}
+
+
+def check_one_warning(what):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        called = diffuse_on_an_edge()
+        again = find_library()
+    assert set(called) == {kernels.XLA_KERNEL}
+    assert [str(w.message).partition(" (")[0] for w in said] == [
+        "native kernels are not used"
+    ]
+    assert what in str(said[0].message)
+    assert "install diffjax again" in str(said[0].message)
+    assert "\n" not in str(said[0].message)
+    assert not again.usable
+    assert what in again.description
+
+
+@kernels.needed
+@pytest.mark.usefixtures("afresh")
+def test_a_library_of_another_version_is_left_alone_with_one_warning(monkeypatch):
+    monkeypatch.setattr(_library, "ABI", 99)
+    check_one_warning("built for ABI 1, where this version has 99")
+
+
+@pytest.mark.usefixtures("afresh")
+def test_a_file_that_is_no_library_is_left_alone_with_one_warning(
+    monkeypatch, tmp_path
+):
+    broken = tmp_path / "broken.so"
+    broken.write_text("Half a download.")
+    monkeypatch.setattr(_library, "library_path", lambda: broken)
+    check_one_warning("broken.so")
+
+
+@kernels.needed
+@pytest.mark.usefixtures("afresh")
+def test_the_library_is_found_and_used():
+    assert find_library().description.startswith("native kernels, ")
+    assert diffuse_on_an_edge() == ["diffjax_csr_cg_float32"]
+
+
+@kernels.needed
+def test_a_library_may_be_found_twice():
+    # Two threads may both be the first.
+    assert find_library.__wrapped__() == find_library.__wrapped__() == find_library()
+
+
+@kernels.needed
+def test_programs_name_the_version_of_the_kernel_they_were_made_for():
+    # They are kept between runs: another version must not answer to the name.
+    text = jax.jit(functools.partial(multiply_compressed)).lower(
+        jnp.ones(1), jnp.zeros(1, jnp.int32), jnp.array([0, 1]), jnp.ones((1, 1))
+    )
+    assert f"@diffjax_csr_product_float32_abi{_library.ABI}" in text.as_text()

@@ -6,9 +6,10 @@ import pytest
 
 from configs import learn as card
 from configs import learn_path as path_card
+from configs import learn_settings as settings_card
 from diffjax.learning import object_splits, parameters
 from diffjax.report import read_records
-from experiments import learn, learn_path
+from experiments import learn, learn_path, learn_settings
 from experiments._benchmarks import load
 from experiments._learning import Task
 from experiments._ways import WAYS
@@ -88,6 +89,9 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     # A search costs no more than the gradient, and a setting's worth less at most.
     assert 0 < ways["random"]["solves"] <= ways["gradient"]["solves"]
     assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
+    settings = settings_card.quick()
+    searched = learn_settings.run(settings, workdir, records=tmp_path / "settings")
+    assert [result["method"] for result in searched["results"]] == list(settings.ways)
     again = learn.run(card.quick(), workdir, records=tmp_path / "again")
     assert again["results"] == record["results"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from configs import learn_path as card
@@ -22,7 +23,7 @@ from experiments._main import Findings, recorded, run_card
 
 _LEARNED = "alpha", "gamma"
 _INK, _COLORS = "#1d2430", ("#d7191c", "#2a5ca8", "#12894a", "#8a4fbf")
-_DPI = 160
+_DPI, _LEVELS = 160, 12
 
 
 class Path(NamedTuple):
@@ -69,8 +70,25 @@ def measure(
         at = parameters(alpha=alpha, gamma=gamma)
         return float(np.nanmean(task.precision(at, split.train)))
 
-    surface = np.array([[judge(a, g) for a in config.alphas] for g in config.gammas])
-    paths = [_follow(task, alpha, gamma) for alpha, gamma in config.starts]
+    settings = {"seed": config.seed, "k": config.k, "fit": told(config.fit)}
+    grid = {"alphas": config.alphas, "gammas": config.gammas}
+
+    def judge_all():
+        rows = [[judge(a, g) for a in config.alphas] for g in config.gammas]
+        return {"mean_ap": np.array(rows)}
+
+    kept = collection.remembered("learn_path, surface", settings | grid, judge_all)
+    surface = kept["mean_ap"]
+    paths = [
+        Path(
+            **collection.remembered(
+                "learn_path, path",
+                {**settings, "alpha": alpha, "gamma": gamma},
+                lambda start=(alpha, gamma): _follow(task, *start)._asdict(),
+            )
+        )
+        for alpha, gamma in config.starts
+    ]
     row, column = np.unravel_index(surface.argmax(), surface.shape)
     results = [
         {
@@ -171,11 +189,10 @@ def _draw_surface(
 ) -> None:
     """Contours of mAP over 1 - alpha and gamma, both by their logarithm."""
     spread = 1 - np.asarray(config.alphas)
-    light = mpl.colormaps["YlGnBu"](np.linspace(0.05, 0.7, 12))
-    axes.contourf(spread, config.gammas, 100 * surface, 12, colors=[*map(tuple, light)])
-    lines = axes.contour(
-        spread, config.gammas, 100 * surface, 12, colors="#1d243055", linewidths=0.5
-    )
+    light = ListedColormap(mpl.colormaps["YlGnBu"](np.linspace(0.05, 0.7, 256)))
+    place = spread, np.asarray(config.gammas), 100 * surface
+    axes.contourf(*place, _LEVELS, cmap=light)
+    lines = axes.contour(*place, _LEVELS, colors="#1d243055", linewidths=0.5)
     axes.clabel(lines, fontsize=7, fmt="%g", colors=_INK)
     for number, (path, color) in enumerate(zip(paths, _COLORS, strict=False), start=1):
         axes.plot(1 - path.alpha, path.gamma, color=color, lw=1.6, label=f"{number}")

@@ -95,6 +95,13 @@ def quick() -> LearnConfig:
         splits=2,
         rank=6,
         k=20,
-        fit=FitConfig(steps=4, evaluate_every=2, batch=2, query_k=10, refresh_every=2),
+        fit=FitConfig(
+            steps=4,
+            evaluate_every=2,
+            batch=2,
+            query_k=10,
+            refresh_every=2,
+            search_steps=20,
+        ),
         whitening=FitConfig(steps=2, evaluate_every=2, batch=2, query_k=10),
     )

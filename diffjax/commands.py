@@ -209,13 +209,12 @@ def _with_preset(config: FolderConfig, preset: Preset | None) -> FolderConfig:
     """Takes the graph's settings from a preset, all but the dimensions."""
     if preset is None:
         return config
-    dim = config.index.dim
-    if dataclasses.replace(FolderConfig().index, dim=dim) != config.index:
+    if dataclasses.replace(FolderConfig().index, dim=config.index.dim) != config.index:
         raise UsageError(
             f"--preset must go without other settings of the graph, got {preset!r} and "
             "some: leave out one or the other."
         )
-    chosen = dataclasses.replace(PRESETS[preset], dim=dim)
+    chosen = dataclasses.replace(PRESETS[preset], dim=config.index.dim)
     return dataclasses.replace(config, index=chosen)
 
 
@@ -261,9 +260,93 @@ def search(
     if json_:
         _say(json.dumps({"query": str(picture), "box": wanted, "answers": answers}))
     else:
-        rows = list(describe_file(index).items())
-    rows.append(("products here", find_library().description))
+        rows = [
+            (
+                str(answer["rank"]),
+                f"{answer['score']:.4g}",
+                ",".join(map(str, answer["box"] or ())),
+                answer["picture"],
+            )
+            for answer in answers
+        ]
+        _say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
+    if html is not None:
+        write_answers(html, loaded, picture, wanted, found)
+        if not json_:
+            _say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
+
+
+def _load(path: pathlib.Path, params: pathlib.Path | None) -> Index:
+    loaded = Index.load(path)
+    if params is None:
+        return loaded
+    # Learning takes optax and rax along, which other commands do without.
+    from diffjax.learning import load_parameters  # noqa: PLC0415
+
+    stored = load_parameters(params, fingerprint=loaded.fingerprint)
+    return loaded.with_parameters(stored.parameters)
+
+
+def learn(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    *,
+    queries: Annotated[pathlib.Path, arg(metavar="CSV")],
+    out: Annotated[pathlib.Path, arg(metavar="FILE")],
+    parts: tuple[Part, ...] = ("alpha", "gamma", "lam"),
+    steps: int = 200,
+    seed: int = 0,
+    weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+) -> None:
+    """Learn the settings of a search from boxes and labels in pictures of its index.
+
+    The file names pictures of the index, what each shows and where, in columns
+    picture,x0,y0,x1,y1,label. Each row is a query, right are the pictures of its label.
+    A quarter of the labels is held out and tells when to stop. What was learned is used
+    by `diffjax search --params`. Learning that was stopped goes on where it was.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        queries: The labels.
+        out: Where the parameters go.
+        parts: What is learned; shrinkage and emphasis whiten vectors by the labels.
+        steps: Most steps, a multiple of 20.
+        seed: Of the batches and of what is held out.
+        weights: Where the network's weights lie now, if they were moved.
+    """
+    from diffjax.learn import learn_to_file  # noqa: PLC0415 - See `_load`.
+
+    keep_compiled_programs()
+    _check_writable(out)
+    with progress_bars() as progress:
+        lines = learn_to_file(
+            Index.load(index),
+            read_labels(queries),
+            out,
+            learned=parts,
+            steps=steps,
+            seed=seed,
+            weights=weights,
+            progress=progress,
+        )
+    _say("\n".join(lines))
+
+
+def info(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    *,
+    verify_: Annotated[bool, arg(name="verify")] = False,
+) -> None:
+    """Say what is in an index, and what computes here: native kernels or JAX's own.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        verify_: Also compare every byte with its hash.
+    """
+    if verify_:
+        verify(index)
+    rows = list(describe_file(index).items())
     rows += [("verified", "every byte")] if verify_ else []
+    rows.append(("products here", find_library().description))
     width = max(len(name) for name, _ in rows)
     _say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
 

@@ -11,7 +11,7 @@ from diffjax import cli
 from diffjax.data import ScenesConfig, compose_scenes, read_labels
 from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
 from diffjax.learn import learn_on_labels
-from diffjax.learning import FitConfig, load_parameters
+from diffjax.learning import FitConfig, Fitted, load_parameters, parameters
 
 SCENES = ScenesConfig(
     objects=4, scenes_per_object=3, empty_scenes=2, queries_per_object=1
@@ -80,6 +80,29 @@ def test_shrinkage_is_searched_with_as_a_projection(home, tmp_path, monkeypatch)
     assert stored.projection is None or stored.projection.shape == (8, 8)
     picture = home / "scenes" / "database" / "scene_00000.jpg"
     assert run(monkeypatch, "search", home / "index", picture, "--params", out) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
+@pytest.mark.parametrize(("held_out", "kept"), [(0.0, False), (1.1, True)])
+def test_a_whitening_that_is_no_better_than_the_index_is_not_kept(
+    home, monkeypatch, held_out, kept
+):
+    # Learning ends as it is told to; what the index itself finds is judged in earnest.
+    whitened = parameters(("projection",), dim=8, alpha=0.5)
+    ended = Fitted(whitened, {"held_out": np.array([held_out])}, 5, "steps", 1)
+    monkeypatch.setattr("diffjax.learn.fit", lambda *_, **__: ended)
+    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
+    found = learn_on_labels(
+        index,
+        truth,
+        learned=("alpha", "shrinkage", "emphasis"),
+        config=FitConfig(k=20, query_k=10),
+    )
+    assert 0 < found.before <= 1
+    assert found.after == (held_out if kept else found.before)
+    own = found.fitted.parameters
+    assert (own.projection is not None) == kept
+    assert float(own.alpha) == pytest.approx(0.5 if kept else index.config.alpha)
 
 
 def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, capsys):

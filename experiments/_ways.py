@@ -96,6 +96,7 @@ def by_gradient(
     *,
     start: Start = default,
     learned: tuple[str, ...] = _SCALARS,
+    objective: str = "smooth-ap",
     unlabelled: bool = False,
 ) -> Learned:
     """Parameters by gradient, stopped on the held-out objects.
@@ -110,6 +111,7 @@ def by_gradient(
         where = refresh(where, first, k=own.k)
         if "projection" in learned:
             settings = dataclasses.replace(own.fit, k=own.k)
+    settings = dataclasses.replace(settings, objective=objective)
     split = task.split
     training, held_out = (
         mine(task.collection, seed=own.seed)
@@ -207,9 +209,8 @@ def _with(projection: Float[Array, "p d"]) -> Parameters:
 
 
 SCALARS = once_a_split("scalars", by_gradient)
-MIXED = once_a_split(
-    "mixed", functools.partial(by_gradient, start=mixed, learned=_WHITENED)
-)
+_MIXED = functools.partial(by_gradient, start=mixed, learned=_WHITENED)
+MIXED = once_a_split("mixed", _MIXED)
 _FREE = (*_SCALARS, "projection")
 
 WAYS: Mapping[str, Way] = MappingProxyType(
@@ -233,6 +234,8 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         "mixed whitening": at(mixed_closed_form),
         "mixed whitening, random": by_mixed_search,
         "mixed whitening, gradient": MIXED,
+        "mixed whitening, softmax": functools.partial(_MIXED, objective="softmax"),
+        "mixed whitening, hinge": functools.partial(_MIXED, objective="hinge"),
         "free projection, gradient": functools.partial(
             by_gradient, start=closed_form_of_training, learned=_FREE
         ),

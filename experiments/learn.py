@@ -23,7 +23,8 @@ _AGAINST = {
     "mixed whitening, gradient": (
         *("defaults", "PCA-whitening", "supervised whitening"),
         *("supervised whitening, shrinkage chosen", "mixed whitening"),
-        "mixed whitening, random",
+        *("mixed whitening, random", "mixed whitening, softmax"),
+        "mixed whitening, hinge",
     ),
     "free projection, gradient": ("defaults", "supervised whitening"),
 }

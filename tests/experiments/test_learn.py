@@ -6,10 +6,10 @@ import pytest
 
 from configs import learn as card
 from configs import learn_path as path_card
-from configs import learn_settings as settings_card
+from configs import learn_whitening as whitening_card
 from diffjax.learning import object_splits, parameters
 from diffjax.report import read_records
-from experiments import learn, learn_path, learn_settings
+from experiments import learn, learn_path, learn_whitening
 from experiments._benchmarks import load
 from experiments._learning import Task
 from experiments._ways import WAYS
@@ -83,15 +83,16 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
     ways = {result["method"]: result for result in record["results"]}
     assert tuple(ways) == card.quick().ways
-    assert card.full().ways == tuple(WAYS)
+    assert {*card.full().ways, *whitening_card.full().ways} == set(WAYS)
     assert all(r["low"] <= r["mean_ap"] <= r["high"] for r in ways.values())
     assert ways["defaults"]["solves"] == 0
     # A search costs no more than the gradient, and a setting's worth less at most.
     assert 0 < ways["random"]["solves"] <= ways["gradient"]["solves"]
     assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
-    settings = settings_card.quick()
-    searched = learn_settings.run(settings, workdir, records=tmp_path / "settings")
-    assert [result["method"] for result in searched["results"]] == list(settings.ways)
+    whole = whitening_card.quick()
+    assert whole.rank == whole.dim
+    kept = learn_whitening.run(whole, workdir, records=tmp_path / "whole")
+    assert [result["method"] for result in kept["results"]] == list(whole.ways)
     again = learn.run(card.quick(), workdir, records=tmp_path / "again")
     assert again["results"] == record["results"]
 

@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from diffjax.diffusion import _compressed, _diffuse
+from diffjax.diffusion import _compressed, _diffuse, _local
 from diffjax.native import Library, _calls, find_library
 from diffjax.native._library import HANDLERS, target_name
 
@@ -32,7 +32,11 @@ def switch(monkeypatch, usable: bool) -> None:
 
 def forget() -> None:
     """Forgets what was compiled: what depends on the choice is compiled again."""
-    for compiled in (_diffuse._diffuse, _compressed._compiled):
+    for compiled in (
+        _diffuse.diffuse_until,
+        _local._diffuse_local,
+        _compressed._compiled,
+    ):
         operator.methodcaller("clear_cache")(compiled)
 
 

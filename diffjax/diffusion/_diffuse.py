@@ -5,7 +5,7 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_in_range, check_matrix, check_not_halved
 from diffjax.graph import check_graph
@@ -91,7 +91,7 @@ def diffuse(
             "first; a ready-made S gets them by ._replace(degrees=jnp.ones(n))."
         )
     check_graph("graph", graph)
-    return _diffuse(
+    return diffuse_until(
         graph,
         y,
         alpha,
@@ -103,7 +103,30 @@ def diffuse(
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "keep_best", "mesh"))
-def _diffuse(graph, y, alpha, stop, *, solver, keep_best, mesh):
+def diffuse_until(
+    graph: Graph,
+    y: Float[Array, "n q"],
+    alpha: Scalar | Int[Array, ""],
+    stop: Stop,
+    *,
+    solver: SolverName = "cg",
+    keep_best: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Solution:
+    """As `diffuse`, of arguments that were checked, and `stop` may be traced.
+
+    Args:
+        graph: The normalised graph.
+        y: Right-hand sides.
+        alpha: How far scores spread.
+        stop: When a query is done.
+        solver: See `diffuse`.
+        keep_best: See `diffuse`.
+        mesh: See `diffuse`.
+
+    Returns:
+        What `diffuse` gives.
+    """
     product = multiply if mesh is None else sharded_product(mesh)
     return SOLVERS[solver](
         product,

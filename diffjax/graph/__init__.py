@@ -15,5 +15,6 @@ from ._recall import recall as recall
 from ._released import read_knn_graph as read_knn_graph
 from ._shortlist import Shortlist as Shortlist
 from ._shortlist import shortlist as shortlist
+from ._truncate import padded_rows as padded_rows
 from ._truncate import row_width as row_width
 from ._truncate import truncate as truncate

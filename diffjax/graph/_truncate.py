@@ -1,16 +1,20 @@
 """A part of a graph: some of its nodes and the edges between them."""
 
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_not_halved, is_concrete
 from diffjax.types import Graph
 
 from ._check import check_graph, remember_good
+
+# The most entries of any row, for row starts that were looked at.
+_WIDTHS: dict[int, tuple[weakref.ref[Array], int]] = {}
 
 
 def truncate(
@@ -84,20 +88,29 @@ def row_width(graph: Graph, max_degree: int | None) -> int:
                 "max_degree must be given under jit, where the graph has no values."
             )
         return max_degree
-    most = int(np.diff(np.asarray(graph.starts)).max(initial=0))
+    most = _most_entries(graph.starts)
     if max_degree is not None and max_degree < most:
         raise ValueError(f"max_degree must be at least {most}, got {max_degree}.")
     return most if max_degree is None else max_degree
+
+
+def _most_entries(starts: Array) -> int:
+    # Arrays don't change, so each is looked at once, not for every query.
+    known = _WIDTHS.get(id(starts))
+    if known is not None and known[0]() is starts:
+        return known[1]
+    most = int(np.diff(np.asarray(starts)).max(initial=0))
+    key = id(starts)
+    gone = weakref.ref(starts, lambda _: _WIDTHS.pop(key, None))
+    _WIDTHS[key] = gone, most
+    return most
 
 
 @functools.partial(jax.jit, static_argnames="width")
 def _truncate(graph: Graph, nodes: Int[Array, " t"], *, width: int) -> Graph:
     here = nodes >= 0
     row = jnp.maximum(nodes, 0)
-    if graph.starts is None:
-        columns, weights = graph.indices[row], graph.weights[row]
-    else:
-        columns, weights = _padded_rows(graph, row, graph.starts, width=width)
+    columns, weights = padded_rows(graph, row, width=width)
     # Where each node went; padding goes nowhere.
     n, t = graph.num_nodes, nodes.shape[0]
     position = jnp.full(n, -1, nodes.dtype)
@@ -117,11 +130,26 @@ def _truncate(graph: Graph, nodes: Int[Array, " t"], *, width: int) -> Graph:
     )
 
 
-def _padded_rows(graph, row, starts, *, width):
-    """Rows of a compressed graph, filled up with empty slots: ([t, w], [t, w])."""
-    places = starts[row][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
-    filled = places < starts[row + 1][:, None]
-    # One entry more, so that a graph without edges has something to gather from.
-    columns = jnp.pad(graph.indices, (0, 1))[jnp.where(filled, places, 0)]
-    weights = jnp.pad(graph.weights, (0, 1))[jnp.where(filled, places, 0)]
+def padded_rows(
+    graph: Graph, nodes: Int[Array, " t"], *, width: int
+) -> tuple[Int[Array, "t w"], Float[Array, "t w"]]:
+    """Rows of a graph in either form, filled up with empty slots.
+
+    Args:
+        graph: The graph.
+        nodes: Whose rows.
+        width: Most entries of any row of a compressed graph; see `row_width`.
+
+    Returns:
+        Columns, -1 in empty slots, and weights, which say nothing there.
+    """
+    if graph.starts is None:
+        return graph.indices[nodes], graph.weights[nodes]
+    starts = graph.starts
+    places = starts[nodes][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
+    filled = places < starts[nodes + 1][:, None]
+    # An entry of a graph without any is none.
+    places = jnp.where(filled, places, 0)
+    columns = graph.indices.at[places].get(mode="fill", fill_value=-1)
+    weights = graph.weights.at[places].get(mode="fill", fill_value=0)
     return jnp.where(filled, columns, -1), weights

@@ -25,11 +25,27 @@ class CGCall(NamedTuple):
     num_steps: Int[Array, " q"]
 
 
+class LocalCall(NamedTuple):
+    """What `csr_local` found, one row or entry per query.
+
+    Attributes:
+        nodes: The nodes that it reached, in ascending order, -1 in empty places.
+        values: Solutions there, 0 in empty places.
+        residual: Relative residuals in the whole graph, 0 for a right-hand side of 0.
+        num_steps: Iterations spent.
+    """
+
+    nodes: Int[Array, "q l"]
+    values: Float[Array, "q l"]
+    residual: Float[Array, " q"]
+    num_steps: Int[Array, " q"]
+
+
 def has_kernel(
     weights: Float[Array, "..."],
     indices: Int[Array, "..."],
     starts: Int[Array, " starts"] | None,
-    x: Float[Array, "n q"],
+    x: Float[Array, "a b"],
 ) -> bool:
     """Whether there are native kernels for these arrays: where the choice is made.
 
@@ -44,7 +60,7 @@ def has_kernel(
         x: What it is multiplied by, or solved for.
 
     Returns:
-        Whether `csr_product` and `csr_cg` may be called.
+        Whether the functions of this module may be called.
     """
     return (
         starts is not None
@@ -145,3 +161,63 @@ def csr_cg(
         best=best,
     )
     return CGCall(solution, residual[0], num_steps[0])
+
+
+def csr_local(
+    weights: Float[Array, " e"],
+    indices: Int[Array, " e"],
+    starts: Int[Array, " starts"],
+    nodes: Int[Array, "q s"],
+    values: Float[Array, "q s"],
+    *,
+    alpha: Float[Array, " q"],
+    size: int,
+    grow_steps: int | Int[Array, ""],
+    rtol: float | Float[Array, ""],
+    max_steps: int | Int[Array, ""],
+) -> LocalCall:
+    r"""Solves (I - alpha A) f = y on the nodes that each query reaches, in one call.
+
+    What it does is written down at `diffjax.diffusion.diffuse_local`. Queries are
+    shared out among the threads.
+
+    Args:
+        weights: Entries of A, symmetric, float32 or float64.
+        indices: Their columns, int32.
+        starts: Where each row starts, and the end: n + 1, int32 or int64.
+        nodes: Where right-hand sides are not 0, int32; below 0 in empty places. What
+            is named twice adds up, and no node counts that the graph has not.
+        values: Right-hand sides there, of the dtype of `weights`.
+        alpha: For every query its own.
+        size: Most nodes of an answer, at least s. A Python number.
+        grow_steps: Iterations before nodes join.
+        rtol: Relative residual inside at which a query stops.
+        max_steps: Most iterations once all nodes are there.
+
+    Returns:
+        Solutions and diagnostics.
+    """
+    count, dtype = nodes.shape[0], values.dtype
+    call = jax.ffi.ffi_call(
+        target_name("csr_local", dtype.name),
+        (
+            jax.ShapeDtypeStruct((count, size), jnp.int32),
+            jax.ShapeDtypeStruct((count, size), dtype),
+            jax.ShapeDtypeStruct((count,), dtype),
+            jax.ShapeDtypeStruct((count,), jnp.int32),
+        ),
+        vmap_method="sequential",
+    )
+    return LocalCall(
+        *call(
+            weights,
+            indices,
+            starts,
+            alpha,
+            nodes,
+            values,
+            jnp.asarray(rtol**2, dtype),
+            jnp.asarray(grow_steps, jnp.int32),
+            jnp.asarray(max_steps, jnp.int32),
+        )
+    )

@@ -12,11 +12,11 @@ import jax
 
 # Counts up with every change of what the library exports or of what a call takes and
 # gives; kernels.cc holds the same number.
-ABI = 1
+ABI = 2
 SWITCH = "DIFFJAX_NATIVE"
 HANDLERS = tuple(
     f"diffjax_{kernel}_{dtype}"
-    for kernel in ("csr_product", "csr_cg")
+    for kernel in ("csr_product", "csr_cg", "csr_local")
     for dtype in ("float32", "float64")
 )
 

@@ -1,4 +1,5 @@
-// What XLA calls: the product with a matrix in compressed rows, and conjugate gradient.
+// What XLA calls: the product with a matrix in compressed rows, conjugate gradient, and
+// the same on the nodes that a query reaches.
 
 #include <algorithm>
 #include <cstdint>
@@ -8,6 +9,7 @@
 
 #include "cg.h"
 #include "csr.h"
+#include "local.h"
 #include "numbers.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -199,6 +201,62 @@ ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
 }
 
 template <ffi::DataType Type>
+ffi::Error local(ffi::ThreadPool pool, ffi::BufferR1<Type> weights,
+                 ffi::BufferR1<ffi::S32> indices, ffi::AnyBuffer starts,
+                 ffi::BufferR1<Type> alpha, ffi::BufferR2<ffi::S32> seeds,
+                 ffi::BufferR2<Type> values, ffi::BufferR0<Type> rtol_squared,
+                 ffi::BufferR0<ffi::S32> grow_steps, ffi::BufferR0<ffi::S32> most_steps,
+                 ffi::ResultBufferR2<ffi::S32> nodes, ffi::ResultBufferR2<Type> value,
+                 ffi::ResultBufferR1<Type> residual,
+                 ffi::ResultBufferR1<ffi::S32> steps) try {
+  using T = Number<Type>;
+  const Csr<T> a = read_matrix(weights, indices, starts);
+  const int64_t queries = seeds.dimensions()[0], places = seeds.dimensions()[1];
+  const int64_t most = nodes->dimensions()[1];
+  require(seeds.dimensions() == values.dimensions(),
+          "seeds and values must be of one shape");
+  require(nodes->dimensions() == value->dimensions() &&
+              nodes->dimensions()[0] == queries && most >= places,
+          "answers must have a row for every query, and no fewer places");
+  require(static_cast<int64_t>(alpha.element_count()) == queries &&
+              static_cast<int64_t>(residual->element_count()) == queries &&
+              static_cast<int64_t>(steps->element_count()) == queries,
+          "alpha, residual and steps must have one entry per query");
+  const Reach<T> reach{most, *grow_steps.typed_data(), *most_steps.typed_data(),
+                       *rtol_squared.typed_data()};
+  Workers workers(pool);
+  workers.for_each(queries, [&](int64_t query) {
+    LocalDiffusion<T>(a, alpha.typed_data()[query], reach)
+        .solve(places, seeds.typed_data() + query * places,
+               values.typed_data() + query * places, nodes->typed_data() + query * most,
+               value->typed_data() + query * most, residual->typed_data() + query,
+               steps->typed_data() + query);
+  });
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+template <ffi::DataType Type>
+auto bind_local() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::BufferR1<Type>>()
+      .template Arg<ffi::BufferR1<ffi::S32>>()
+      .template Arg<ffi::AnyBuffer>()
+      .template Arg<ffi::BufferR1<Type>>()
+      .template Arg<ffi::BufferR2<ffi::S32>>()
+      .template Arg<ffi::BufferR2<Type>>()
+      .template Arg<ffi::BufferR0<Type>>()
+      .template Arg<ffi::BufferR0<ffi::S32>>()
+      .template Arg<ffi::BufferR0<ffi::S32>>()
+      .template Ret<ffi::BufferR2<ffi::S32>>()
+      .template Ret<ffi::BufferR2<Type>>()
+      .template Ret<ffi::BufferR1<Type>>()
+      .template Ret<ffi::BufferR1<ffi::S32>>();
+}
+
+template <ffi::DataType Type>
 auto bind_product() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -247,10 +305,12 @@ DIFFJAX_HANDLER(diffjax_csr_product_float32, product<F32>, bind_product<F32>())
 DIFFJAX_HANDLER(diffjax_csr_product_float64, product<F64>, bind_product<F64>())
 DIFFJAX_HANDLER(diffjax_csr_cg_float32, cg<F32>, bind_cg<F32>())
 DIFFJAX_HANDLER(diffjax_csr_cg_float64, cg<F64>, bind_cg<F64>())
+DIFFJAX_HANDLER(diffjax_csr_local_float32, local<F32>, bind_local<F32>())
+DIFFJAX_HANDLER(diffjax_csr_local_float64, local<F64>, bind_local<F64>())
 
 // Counts up with every change of what is exported here or of what a call takes and
 // gives; diffjax/native/_library.py holds the same number.
-DIFFJAX_EXPORT int diffjax_abi() { return 1; }
+DIFFJAX_EXPORT int diffjax_abi() { return 2; }
 
 // The best instructions of this processor that there are loops for.
 DIFFJAX_EXPORT const char* diffjax_instructions() {

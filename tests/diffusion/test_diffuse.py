@@ -148,7 +148,7 @@ def test_gradient_to_the_similarity_of_an_edge_matches_finite_differences(raw, y
 
 def test_compiles_once_for_all_values_of_alpha(graph, y):
     diffuse(graph, y, alpha=0.5)
-    count = operator.attrgetter("_cache_size")(_diffuse._diffuse)
+    count = operator.attrgetter("_cache_size")(_diffuse.diffuse_until)
     before = count()
     for alpha in (0.6, 0.7):
         diffuse(graph, y, alpha=alpha)

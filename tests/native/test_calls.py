@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from diffjax.native import csr_cg, csr_product
+from diffjax.native import csr_cg, csr_local, csr_product
 
 pytestmark = kernels.needed
 
@@ -142,3 +142,60 @@ def test_conjugate_gradient_solves_the_dense_system(dtype, best):
                 np.testing.assert_allclose(got.value[:, i], exact, rtol=tolerance)
             assert (got.num_steps > 3).all()
             assert (got.residual < 1e-5).all()
+
+
+def reach_from(matrix, nodes, **changes):
+    """Scores around some nodes, each with 1."""
+    nodes = jnp.asarray(nodes, jnp.int32)
+    given = {
+        "alpha": jnp.full(nodes.shape[:1], 0.01),
+        "size": 8,
+        "grow_steps": 2,
+        "rtol": 0.0,
+        "max_steps": 3,
+    }
+    weights, indices, starts = matrix
+    ones = jnp.ones(nodes.shape)
+    return csr_local(weights, indices, starts, nodes, ones, **given | changes)
+
+
+def test_nodes_that_there_are_not_are_not_followed():
+    matrix = arguments(make_matrix(np.float32, 50))
+    weights, indices, starts = matrix
+    known = reach_from(matrix, [[1, 2, 3]])
+    more = reach_from(matrix, [[-1, 1, 2, 3]])
+    far = reach_from(matrix, [[2**30, 1, 50, 2, 3, -(2**31)]])
+    assert set(np.asarray(more.nodes)[0]) >= {1, 2, 3}
+    assert np.isin(np.asarray(far.nodes), np.arange(-1, 50)).all()
+    assert (np.asarray(known.nodes)[0, 3:] >= 0).any()
+    for bad in (indices.at[0].set(-1), indices.at[:].set(2**30)):
+        found = reach_from((weights, bad, starts), [[1, 2, 3]])
+        assert np.isin(np.asarray(found.nodes), np.arange(-1, 50)).all()
+    for bad in (starts.at[1].set(-(2**30)), starts.at[2].set(2**30)):
+        found = reach_from((weights, indices, bad), [[1, 2, 3]])
+        assert np.isin(np.asarray(found.nodes), np.arange(-1, 50)).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_queries_that_do_not_fit_are_an_error_and_no_crash():
+    matrix = arguments(make_matrix(np.float32, 50))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no fewer places"):
+        jax.block_until_ready(reach_from(matrix, [[1, 2, 3]], size=2))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="one entry per query"):
+        jax.block_until_ready(reach_from(matrix, [[1, 2, 3]], alpha=jnp.zeros(3)))
+
+
+def test_answers_do_not_depend_on_who_else_asks():
+    """Many queries at once, of which each thread takes some, and one at a time."""
+    symmetric = make_matrix(np.float64, 700)
+    symmetric = scipy.sparse.csr_array(abs(symmetric) + abs(symmetric).T)
+    symmetric = symmetric * (1 / abs(symmetric).sum(1).max())
+    matrix = arguments(symmetric.tocsr().astype(np.float32))
+    nodes = np.random.default_rng(0).integers(700, size=(64, 5))
+    together = reach_from(matrix, nodes, size=100)
+    for query in range(0, 64, 7):
+        alone = reach_from(matrix, nodes[query : query + 1], size=100)
+        for name in together._fields:
+            np.testing.assert_array_equal(
+                getattr(alone, name)[0], getattr(together, name)[query]
+            )

@@ -8,7 +8,16 @@ from sources import Module, imported, read_modules
 
 # Every module and stage of the package; each may import what stands before it.
 ORDER = (
-    *("_arguments", "_files", "_transfer", "downloads", "caches", "matlab", "progress"),
+    *(
+        "_arguments",
+        "_files",
+        "_once",
+        "_transfer",
+        "downloads",
+        "caches",
+        "matlab",
+        "progress",
+    ),
     *("native", "types"),
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
     *(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_in_range, check_not_halved, is_concrete
+from diffjax._once import once_per_array
 from diffjax.graph import check_graph, row_width
 from diffjax.native import csr_local, has_kernel
 from diffjax.types import Graph, Scalar
@@ -26,18 +27,21 @@ class LocalSolution(NamedTuple):
 
     Attributes:
         nodes: The nodes that it reached, in ascending order; -1 in empty places.
-        values: Their scores, 0 in empty places. All other nodes have none.
-        missed: Share of the exact scores that is not in `values`, 0 to 1, each score
-            weighted by the root of its node's degree; see `diffuse_local`. What is
-            missed lies thin and far away: half of it may be, and the first hundred
-            nodes be right.
-        residual: Relative residual |y - (I - alpha S) f| / |y| in the whole graph.
+        values: Their scores, 0 in empty places.
+        background: The score of every other node, divided by the root of its degree.
+        missed: Share of the exact scores that these nodes do not account for, 0 to 1,
+            and that the background spreads over all nodes, each score weighted by the
+            root of its node's degree. It lies thin: half of the scores may be missed,
+            and the first hundred nodes be right.
+        residual: Relative residual |y - (I - alpha S) f| / |y| in the whole graph,
+            before the background is added.
         num_steps: Iterations spent, those between growths included.
         converged: Whether `residual` reached the tolerance.
     """
 
     nodes: Int[Array, "q l"]
     values: Float[Array, "q l"]
+    background: Float[Array, " q"]
     missed: Float[Array, " q"]
     residual: Float[Array, " q"]
     num_steps: Int[Array, " q"]
@@ -84,11 +88,13 @@ def diffuse_local(
     and the nodes outside with the largest residual, (alpha S f)_j, join until there are
     2 s, 4 s, ... or `size` of them, or all that have a residual. Then `max_steps` more
     iterations, from where they are.
-    S_LL is cut out of S as it is: what leads out of L is lost, and how much is told.
-    For sqrt(d), the roots of the degrees, S sqrt(d) = sqrt(d), so the exact scores have
-    sqrt(d)' f = sqrt(d)' y / (1 - alpha), and
+    S_LL is cut out of S as it is: what leads out of L is lost. How much is known, and
+    where most of it goes. The roots v of the degrees are the leading eigenvector, S v =
+    v, so the exact scores have v' f = v' y / (1 - alpha). What is left of it,
+    c = (v' y / (1 - alpha) - v_L' f_L) / v' v of v, is the projection of the error on
+    v, and is added:
 
-        missed = 1 - (1 - alpha) sqrt(d)_L' f_L / sqrt(d)' y.
+        values = f_L + c v_L, background = c, missed = 1 - (1 - alpha) v_L' f_L / v' y.
 
     Differentiable in alpha, the values and the graph's weights, by a second solve on
     the nodes that were reached; which those are has no derivative.
@@ -138,9 +144,11 @@ def diffuse_local(
             "graph must be normalised, got one without degrees: give it to normalize."
         )
     check_graph("graph", graph)
-    width = row_width(graph, max_degree)
+    shape = _Shape(size, row_width(graph, max_degree))
     steps = _Steps(grow_steps, Stop(rtol, max_steps))
-    return _diffuse_local(graph, nodes, values, alpha, steps, size=size, width=width)
+    degrees = graph.degrees
+    total = _sum_of(degrees) if is_concrete(degrees) else jnp.sum(degrees)
+    return _diffuse_local(graph, (nodes, values), alpha, steps, total, shape=shape)
 
 
 def _check_seeds(graph, nodes, values, size) -> None:
@@ -163,31 +171,38 @@ def _check_seeds(graph, nodes, values, size) -> None:
             )
 
 
-@functools.partial(jax.jit, static_argnames=("size", "width"))
-def _diffuse_local(graph, nodes, values, alpha, steps, *, size, width):
+@once_per_array
+def _sum_of(degrees: Float[Array, " n"]) -> float:
+    return float(np.asarray(degrees).sum(dtype=np.float64))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _diffuse_local(graph, seeds, alpha, steps, total, *, shape):
     dtype = graph.weights.dtype
-    nodes, values = jnp.asarray(nodes, jnp.int32), jnp.asarray(values, dtype)
-    alpha = jnp.asarray(alpha, dtype)
-    found = _solve(_Shape(size, width), graph, _Seeds(nodes, values), alpha, steps)
+    nodes, values = seeds
+    seeds = _Seeds(jnp.asarray(nodes, jnp.int32), jnp.asarray(values, dtype))
+    alpha, total = jnp.asarray(alpha, dtype), jnp.asarray(total, dtype)
+    found = _solve(shape, graph, seeds, alpha, steps)
+
+    def roots(nodes):
+        own = jnp.sqrt(graph.degrees[jnp.maximum(nodes, 0)])
+        return jnp.where(nodes >= 0, own, jnp.zeros_like(own))
+
+    v = roots(found.nodes)
+    due = jnp.sum(roots(seeds.nodes) * seeds.values, axis=1)
+    left = due - (1 - alpha) * jnp.sum(v * found.values, axis=1)
+    background = left / ((1 - alpha) * or_one(total))
     residual = jax.lax.stop_gradient(found.residual)
     return LocalSolution(
         found.nodes,
-        found.values,
-        jax.lax.stop_gradient(_missed(graph, nodes, values, alpha, found)),
+        found.values + background[:, None] * v,
+        background,
+        # Rounding may leave less than nothing.
+        jax.lax.stop_gradient(jnp.maximum(left / or_one(due), 0)),
         residual,
         found.num_steps,
         residual <= steps.stop.rtol,
     )
-
-
-def _missed(graph, nodes, values, alpha, found):
-    def weigh(nodes, values):
-        root = jnp.sqrt(graph.degrees[jnp.maximum(nodes, 0)])
-        return jnp.sum(values * root, axis=1, where=nodes >= 0)
-
-    total, held = weigh(nodes, values), weigh(found.nodes, found.values)
-    share = (1 - alpha) * held / or_one(total)
-    return jnp.where(total > 0, jnp.maximum(1 - share, 0), jnp.zeros_like(total))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

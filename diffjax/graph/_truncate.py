@@ -1,7 +1,6 @@
 """A part of a graph: some of its nodes and the edges between them."""
 
 import functools
-import weakref
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_not_halved, is_concrete
+from diffjax._once import once_per_array
 from diffjax.types import Graph
 
 from ._check import check_graph, remember_good
-
-# The most entries of any row, for row starts that were looked at.
-_WIDTHS: dict[int, tuple[weakref.ref[Array], int]] = {}
 
 
 def truncate(
@@ -94,16 +91,9 @@ def row_width(graph: Graph, max_degree: int | None) -> int:
     return most if max_degree is None else max_degree
 
 
-def _most_entries(starts: Array) -> int:
-    # Arrays don't change, so each is looked at once, not for every query.
-    known = _WIDTHS.get(id(starts))
-    if known is not None and known[0]() is starts:
-        return known[1]
-    most = int(np.diff(np.asarray(starts)).max(initial=0))
-    key = id(starts)
-    gone = weakref.ref(starts, lambda _: _WIDTHS.pop(key, None))
-    _WIDTHS[key] = gone, most
-    return most
+@once_per_array
+def _most_entries(starts: Int[Array, " starts"]) -> int:
+    return int(np.diff(np.asarray(starts)).max(initial=0))
 
 
 @functools.partial(jax.jit, static_argnames="width")

@@ -1,0 +1,27 @@
+import gc
+import weakref
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax._once import once_per_array
+
+
+def test_each_array_is_looked_at_once_and_not_kept():
+    seen = []
+
+    @once_per_array
+    def total(array):
+        seen.append(1)
+        return float(np.asarray(array).sum())
+
+    one, other = jnp.arange(3.0), jnp.arange(4.0)
+    assert [total(one), total(other), total(one), total(other)] == [3, 6, 3, 6]
+    assert len(seen) == 2
+    alive = weakref.ref(one)
+    del one
+    gc.collect()
+    assert alive() is None
+    # What comes to lie in its place is looked at again.
+    others = [jnp.full(3, i) for i in range(20)]
+    assert [total(each) for each in others] == [3 * i for i in range(20)]

@@ -22,22 +22,28 @@ _FIRST = 2_000  # Vectors of the search that everything is compiled by.
 _ROWS = 4_096  # Vectors drawn at a time.
 
 
-def mixture(n: int, dim: int, *, seed: int) -> Float[np.ndarray, "n d"]:
+def mixture(
+    n: int, dim: int, *, seed: int, spread: int = 24, noise: float = 1.0
+) -> Float[np.ndarray, "n d"]:
     """Draws unit vectors in clusters, about 100 in each, of very different sizes.
 
-    A cluster is a centre, 24 directions along which its members spread, and noise in
+    A cluster is a centre, some directions along which its members spread, and noise in
     all directions; sizes follow a power law (Pareto, exponent 1.2).
 
     Args:
         n: How many vectors.
         dim: Their dimensions.
         seed: Of the drawing.
+        spread: Directions of a cluster; with few of them, and little noise, it is a
+            manifold on which vectors have near neighbours.
+        noise: Standard deviation of the noise in every direction, where that of the
+            centres is 1.
 
     Returns:
         Vectors of float32.
     """
     rng = np.random.default_rng(seed)
-    clusters, spread = max(n // 100, 1), min(24, dim)
+    clusters, spread = max(n // 100, 1), min(spread, dim)
     share = rng.pareto(1.2, size=clusters) + 0.05
     owner = rng.choice(clusters, size=n, p=share / share.sum())
 
@@ -45,7 +51,7 @@ def mixture(n: int, dim: int, *, seed: int) -> Float[np.ndarray, "n d"]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     centres, directions = normal(clusters, dim), normal(clusters, spread, dim)
-    vectors = normal(n, dim)
+    vectors = normal(n, dim) * np.float32(noise)
     for start in range(0, n, _ROWS):
         own = owner[start : start + _ROWS]
         along = np.einsum("ns,nsd->nd", normal(len(own), spread), directions[own])

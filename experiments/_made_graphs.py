@@ -1,0 +1,107 @@
+"""Made graphs with queries, on which solvers are timed."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float, Int
+
+from configs.benchmark import BenchmarkConfig
+from diffjax.diffusion import diffuse
+from diffjax.graph import affinity, compress, kernel, knn, normalize
+from diffjax.types import Graph
+from experiments._neighbor_searches import mixture
+
+# Directions of a cluster and noise, by name.
+KINDS = {"manifolds": (6, 0.33), "clouds": (24, 1.0)}
+_TOP = 100
+_EXACT = {"rtol": 1e-6, "max_steps": 300}
+_AT_ONCE = 16
+# How far a query lies beside a vector of the database, in every direction.
+_BESIDE = 0.03
+
+
+class MadeGraph(NamedTuple):
+    """A graph, and queries that start near some of its nodes.
+
+    Attributes:
+        graph: Normalised, in compressed rows.
+        matrix: I - alpha S for SciPy.
+        nodes: Where right-hand sides are not 0.
+        values: What they are there.
+        best: The first nodes of every query by the exact scores.
+        seconds: What making it took: the search for neighbours, and all after it.
+    """
+
+    graph: Graph
+    matrix: scipy.sparse.csr_array
+    nodes: Int[np.ndarray, "q s"]
+    values: Float[np.ndarray, "q s"]
+    best: list[set[int]]
+    seconds: tuple[float, float]
+
+    def dense(self, query: int | slice) -> Float[Array, "n q"]:
+        """Right-hand sides with all their zeros."""
+        nodes, values = np.atleast_2d(self.nodes[query]), self.values[query]
+        y = np.zeros((self.graph.num_nodes, len(nodes)), np.float32)
+        np.put_along_axis(y, nodes.T, np.atleast_2d(values).T, axis=0)
+        return jnp.asarray(y)
+
+    def overlap(self, query: int, scores: Float[np.ndarray, " n"]) -> float:
+        """Share of the first nodes that are among those of the exact scores."""
+        own = np.argsort(-scores, kind="stable")[: len(self.best[query])]
+        return len(self.best[query].intersection(own.tolist())) / len(own)
+
+
+def make_graph(config: BenchmarkConfig, kind: str) -> MadeGraph:
+    """Draws vectors, makes their graph and asks it queries, exactly.
+
+    Args:
+        config: How large.
+        kind: Of `KINDS`.
+
+    Returns:
+        The graph with as many queries as there are rounds, or in a batch.
+    """
+    spread, noise = KINDS[kind]
+    shape = {"seed": config.seed, "spread": spread, "noise": noise}
+    vectors = mixture(config.nodes, config.dim, **shape)
+    graph, *took = _build(vectors, config.k)
+    draw = np.random.default_rng(config.seed + 1)
+    count = max(config.rounds + 1, config.batch)
+    near = vectors[draw.choice(config.nodes, count, replace=False)]
+    asked = near + draw.normal(0, _BESIDE, near.shape).astype(np.float32)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    found, nodes = jax.lax.top_k(jnp.asarray(asked @ vectors.T), config.query_k)
+    spread_out = config.alpha * graph.to_scipy()
+    matrix = scipy.sparse.eye_array(config.nodes, dtype=np.float32) - spread_out
+    made = MadeGraph(
+        graph,
+        scipy.sparse.csr_array(matrix.astype(np.float32)),
+        np.asarray(nodes),
+        np.asarray(kernel(found, 3.0)),
+        [],
+        (took[0], took[1]),
+    )
+    for start in range(0, count, _AT_ONCE):
+        y = made.dense(slice(start, start + _AT_ONCE))
+        scores = np.asarray(diffuse(graph, y, alpha=config.alpha, **_EXACT).value)
+        first = np.argsort(-scores, axis=0, kind="stable")[:_TOP]
+        made.best.extend(map(set, first.T.tolist()))
+    return made
+
+
+def _build(vectors, k):
+    start = time.perf_counter()
+    lists = jax.block_until_ready(knn(vectors, k))
+    search = time.perf_counter() - start
+
+    def finish():
+        return jax.block_until_ready(normalize(compress(affinity(lists, gamma=3.0))))
+
+    finish()  # Compiling is not what is timed.
+    start = time.perf_counter()
+    return finish(), search, time.perf_counter() - start

@@ -1,0 +1,315 @@
+"""Speed, claim by claim: `python -m experiments benchmark`."""
+
+import functools
+import os
+import pathlib
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+import tyro
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.semi_supervised import LabelSpreading
+
+from configs import benchmark as card
+from configs.benchmark import BenchmarkConfig
+from diffjax.caches import keep_compiled_programs
+from diffjax.diffusion import diffuse, diffuse_local, multiply
+from diffjax.native import find_library
+from diffjax.report import (
+    Chart,
+    Line,
+    append_record,
+    caption,
+    make_record,
+    measured,
+    measurement_tables,
+    text_table,
+    write_chart,
+)
+from experiments._made_graphs import KINDS, MadeGraph, make_graph
+from experiments._rounds import faster, take_turns
+from experiments.evaluate import RECORDS
+
+_SCIPY, _ONCE = "scipy.sparse.linalg.cg", "reading the operands once"
+_SPREADING = "sklearn LabelSpreading"
+
+
+def run(
+    config: BenchmarkConfig, workdir: pathlib.Path, *, records: pathlib.Path
+) -> dict[str, Any]:
+    """Times everything, draws, and appends a record to `benchmark.jsonl`.
+
+    Args:
+        config: The graphs and how they are asked.
+        workdir: Not used: nothing is kept.
+        records: Folder of the record files and charts.
+
+    Returns:
+        The record.
+    """
+    del workdir
+    results, entries = [], {}
+    with measured() as cost:
+        for kind in KINDS:
+            made = make_graph(config, kind)
+            results += _claims(made, config, kind)
+            curves = _curves(made, config)
+            results += [{"graph": kind, **point} for point in curves]
+            _draw(curves, kind, records)
+            entries[f"entries of {kind}"] = int(made.graph.weights.size)
+    record = make_record(
+        "benchmark",
+        settings={
+            **{
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in vars(config).items()
+            },
+            **entries,
+            "products": find_library().description,
+        },
+        results=results,
+        seed=config.seed,
+        seconds=cost.seconds,
+        peak_memory=cost.peak_bytes,
+    )
+    append_record(records / "benchmark.jsonl", record)
+    return record
+
+
+def _claims(
+    made: MadeGraph, config: BenchmarkConfig, kind: str
+) -> list[dict[str, Any]]:
+    search, rest = made.seconds
+    found = [
+        {
+            "claim": f"affinity to normalised graph, {kind}",
+            "against": "the search for neighbours",
+            "times_faster": search / rest,
+            "least": search / rest,
+            "largest": search / rest,
+            "seconds": rest,
+            "seconds_against": search,
+        }
+    ]
+    if kind == next(iter(KINDS)):
+        found += _of_products(made, config) + _of_solves(made, config)
+    times = take_turns(
+        {_SCIPY: _by_scipy(made, config), "local": _by_nodes(made, config)},
+        rounds=config.rounds,
+    )
+    claim = f"one query, {config.size} nodes, {kind}"
+    return [*found, faster(claim, times, than=_SCIPY, by="local")]
+
+
+def _of_products(made: MadeGraph, config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """One product with one column, by SciPy and as a share of what memory gives."""
+    y = made.dense(0)
+    column = np.asarray(y[:, 0])
+    matrix = made.graph.to_scipy()
+    product = jax.jit(multiply)
+    calls: dict[str, Callable[[int], Any]] = {
+        "scipy": lambda _: matrix @ column,
+        "ours": lambda _: product(made.graph, y),
+        _ONCE: _reader([matrix.data, matrix.indices, matrix.indptr, column, column]),
+    }
+    times = take_turns(calls, rounds=config.rounds)
+    claim = "one product, one column"
+    return [
+        faster(claim, times, than="scipy", by="ours") | {"against": "scipy"},
+        faster(claim, times, than=_ONCE, by="ours"),
+    ]
+
+
+def _reader(arrays: list[np.ndarray]) -> Callable[[int], Any]:
+    """Reads all of some arrays on all cores, as BLAS adds up products."""
+    cores = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(cores)
+    parts = [
+        part
+        for array in arrays
+        for part in np.array_split(array.view(np.float32), cores)
+    ]
+
+    def read(_: int) -> list[Any]:
+        return list(pool.map(lambda part: np.dot(part, part), parts))
+
+    # Column numbers are no numbers as floats, which is nothing to a sum.
+    return functools.wraps(read)(np.errstate(all="ignore")(read))
+
+
+def _of_solves(made: MadeGraph, config: BenchmarkConfig) -> list[dict[str, Any]]:
+    solve = functools.partial(
+        diffuse, made.graph, alpha=config.alpha, rtol=0.0, max_steps=config.steps
+    )
+    every = made.dense(slice(0, config.batch))
+    asked = [made.dense(number) for number in range(config.rounds + 1)]
+    batch = slice(0, config.batch)
+    local = functools.partial(diffuse_local, made.graph, size=config.size)
+    times = take_turns(
+        {
+            _SCIPY: _by_scipy(made, config),
+            _SPREADING: _by_spreading(made, config),
+            "one": lambda number: solve(asked[number]).value,
+            "batch": lambda _: solve(every).value,
+            "local batch": lambda _: local(made.nodes[batch], made.values[batch]),
+        },
+        rounds=config.rounds,
+    )
+    # A query of a batch.
+    for name in ("batch", "local batch"):
+        times = {**times, name: [each / config.batch for each in times[name]]}
+    one = f"one query, {config.steps} iterations"
+    many = f"one of {config.batch} queries, {config.steps} iterations"
+    few = f"one of {config.batch} queries, {config.size} nodes"
+    return [
+        faster(one, times, than=_SCIPY, by="one"),
+        faster(one, times, than=_SPREADING, by="one"),
+        faster(many, times, than=_SCIPY, by="batch"),
+        faster(few, times, than=_SCIPY, by="local batch"),
+    ]
+
+
+def _by_scipy(made: MadeGraph, config: BenchmarkConfig) -> Callable[[int], Any]:
+    asked = [
+        np.asarray(made.dense(number)[:, 0]) for number in range(config.rounds + 1)
+    ]
+
+    def solve(number: int) -> Any:
+        return scipy.sparse.linalg.cg(
+            made.matrix, asked[number], rtol=0.0, maxiter=config.steps
+        )[0]
+
+    return solve
+
+
+def _by_spreading(made: MadeGraph, config: BenchmarkConfig) -> Callable[[int], Any]:
+    """The classic iteration, as many steps, with its own normalisation of the graph."""
+    affinity = scipy.sparse.coo_matrix(made.graph.to_scipy())
+    places = np.zeros((made.graph.num_nodes, 1), np.float32)
+
+    def spread(number: int) -> Any:
+        labels = np.full(made.graph.num_nodes, -1)
+        labels[made.nodes[number]] = 0
+        model = LabelSpreading(
+            kernel=lambda *_: affinity,  # pyright: ignore[reportArgumentType]
+            alpha=config.alpha,
+            max_iter=config.steps,
+            tol=0.0,
+        )
+        with warnings.catch_warnings():
+            # That it did not converge, which is what is asked for; and that scores
+            # that did not arrive anywhere are divided by their sum.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return model.fit(places, labels).label_distributions_
+
+    return spread
+
+
+def _by_nodes(
+    made: MadeGraph, config: BenchmarkConfig, **changes: Any
+) -> Callable[[int], Any]:
+    settings = {"size": config.size, "alpha": config.alpha} | changes
+
+    def solve(number: int) -> Any:
+        own = slice(number, number + 1)
+        return diffuse_local(made.graph, made.nodes[own], made.values[own], **settings)
+
+    return solve
+
+
+def _curves(made: MadeGraph, config: BenchmarkConfig) -> list[dict[str, Any]]:
+    """How right each solver is after how long, one query at a time."""
+    asked = [made.dense(number) for number in range(config.rounds + 1)]
+
+    def solving(solver: Any, steps: int) -> Callable[[int], Any]:
+        settings = {"alpha": config.alpha, "rtol": 0.0, "max_steps": steps}
+        return lambda number: diffuse(
+            made.graph, asked[number], solver=solver, **settings
+        ).value[:, 0]
+
+    roots = np.sqrt(np.asarray(made.graph.degrees))
+
+    def scores(found: Any) -> np.ndarray:
+        if isinstance(found, jax.Array):
+            return np.asarray(found)
+        everywhere = roots * float(found.background[0])
+        here = np.asarray(found.nodes[0])
+        everywhere[here[here >= 0]] = np.asarray(found.values[0])[here >= 0]
+        return everywhere
+
+    calls = {
+        (solver, steps): solving(name, steps)
+        for solver, name in (
+            ("conjugate gradient", "cg"),
+            ("classic iteration", "iterate"),
+        )
+        for steps in config.curve_steps
+    } | {
+        ("local", size): _by_nodes(made, config, size=size)
+        for size in config.curve_sizes
+    }
+    times = take_turns(
+        {str(key): call for key, call in calls.items()}, rounds=config.rounds
+    )
+    points = []
+    for (solver, setting), call in calls.items():
+        shares = [
+            made.overlap(number, scores(call(number)))
+            for number in range(config.rounds + 1)
+        ]
+        points.append(
+            {
+                "solver": solver,
+                "iterations_or_nodes": setting,
+                "overlap": float(np.mean(shares)),
+                "milliseconds": 1000 * float(np.median(times[str((solver, setting))])),
+            }
+        )
+    return points
+
+
+def _draw(points: list[dict[str, Any]], kind: str, records: pathlib.Path) -> None:
+    lines = []
+    for solver in dict.fromkeys(point["solver"] for point in points):
+        own = sorted(
+            (p for p in points if p["solver"] == solver),
+            key=lambda point: point["milliseconds"],
+        )
+        lines.append(
+            Line(
+                solver,
+                x=[point["milliseconds"] for point in own],
+                y=[100 * point["overlap"] for point in own],
+                labels=[str(point["iterations_or_nodes"]) for point in own],
+            )
+        )
+    chart = Chart(
+        title=f"One query on {kind}",
+        x_label="milliseconds",
+        y_label="first 100 nodes that are right, %",
+        lines=lines,
+        log_x=True,
+    )
+    write_chart(records / f"benchmark_{kind}", chart)
+
+
+def main() -> None:
+    """Reads the command line and prints what was found."""
+    keep_compiled_programs()
+    config = tyro.cli(
+        BenchmarkConfig,
+        default=card.full(),
+        description=card.__doc__,
+        prog="python -m experiments benchmark",
+    )
+    record = run(config, pathlib.Path(), records=RECORDS)
+    for table in measurement_tables(record["results"]):
+        print(text_table(*table))
+    print(caption(record))

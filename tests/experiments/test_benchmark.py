@@ -1,0 +1,64 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import benchmark as card
+from diffjax.diffusion import diffuse
+from diffjax.report import read_records
+from experiments import benchmark
+from experiments._made_graphs import KINDS, make_graph
+from experiments._rounds import faster, take_turns
+
+
+def test_calls_take_turns_after_one_that_is_not_counted():
+    asked = []
+    calls = {name: lambda number, n=name: asked.append((n, number)) for name in "ab"}
+    times = take_turns(calls, rounds=2)
+    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert [len(each) for each in times.values()] == [2, 2]
+    found = faster("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
+    assert (found["least"], found["times_faster"], found["largest"]) == (2, 3, 5)
+    assert (found["seconds"], found["seconds_against"]) == (2, 6)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return dataclasses.replace(card.quick(), rounds=1)
+
+
+def test_made_graphs_hold_their_queries(config):
+    made = make_graph(config, "manifolds")
+    y = made.dense(slice(0, 2))
+    assert y.shape == (600, 2)
+    assert ((y > 0).sum(0) == config.query_k).all()
+    np.testing.assert_allclose(y[made.nodes[1], 1], made.values[1])
+    exact = np.linalg.solve(made.matrix.toarray().astype(float), np.asarray(y))
+    assert made.overlap(1, exact[:, 1]) == 1
+    assert made.overlap(1, -exact[:, 1]) < 0.5
+    ours = diffuse(made.graph, y, alpha=config.alpha, max_steps=200).value
+    np.testing.assert_allclose(ours, exact, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_every_claim_has_its_ratio(config, tmp_path):
+    record = benchmark.run(config, tmp_path, records=tmp_path)
+    assert read_records(tmp_path / "benchmark.jsonl") == [record]
+    claims = [r for r in record["results"] if "claim" in r]
+    assert len({(r["claim"], r["against"]) for r in claims}) == len(claims) == 10
+    for found in claims:
+        assert 0 < found["least"] <= found["times_faster"] <= found["largest"]
+    points = [r for r in record["results"] if "solver" in r]
+    assert {point["graph"] for point in points} == set(KINDS)
+    for kind in KINDS:
+        right = {
+            (p["solver"], p["iterations_or_nodes"]): p["overlap"]
+            for p in points
+            if p["graph"] == kind
+        }
+        for solver in ("conjugate gradient", "classic iteration"):
+            assert right[solver, 2] < right[solver, 20]
+        assert right["local", 40] < right["local", 100]
+        assert right["conjugate gradient", 20] > 0.99
+        for suffix in ("png", "svg"):
+            assert (tmp_path / f"benchmark_{kind}.{suffix}").is_file()

@@ -77,7 +77,7 @@ def make_graph(config: BenchmarkConfig, kind: str) -> MadeGraph:
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     found, nodes = jax.lax.top_k(jnp.asarray(asked @ vectors.T), config.query_k)
     spread_out = config.alpha * graph.to_scipy()
-    matrix = scipy.sparse.eye_array(config.nodes, dtype=np.float32) - spread_out
+    matrix = scipy.sparse.eye_array(config.nodes) - spread_out
     made = MadeGraph(
         graph,
         scipy.sparse.csr_array(matrix.astype(np.float32)),

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffjax import evaluation as evaluation
     from diffjax.diffusion import DiffusionRows as DiffusionRows
+    from diffjax.diffusion import LocalSolution as LocalSolution
     from diffjax.diffusion import combine_rows as combine_rows
     from diffjax.diffusion import diffuse as diffuse
     from diffjax.diffusion import diffuse_conventional as diffuse_conventional
+    from diffjax.diffusion import diffuse_local as diffuse_local
     from diffjax.diffusion import offline_rows as offline_rows
     from diffjax.diffusion import query_vectors as query_vectors
     from diffjax.graph import Shortlist as Shortlist
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from diffjax.graph import compress as compress
     from diffjax.graph import edge_similarities as edge_similarities
     from diffjax.graph import insert as insert
+    from diffjax.graph import kernel as kernel
     from diffjax.graph import knn as knn
     from diffjax.graph import knn_dense as knn_dense
     from diffjax.graph import normalize as normalize
@@ -51,6 +54,7 @@ _HOMES = {
     "Graph": "types",
     "Index": "index",
     "IndexConfig": "index",
+    "LocalSolution": "diffusion",
     "Neighbors": "types",
     "SearchResult": "types",
     "Shortlist": "graph",
@@ -60,12 +64,14 @@ _HOMES = {
     "compress": "graph",
     "diffuse": "diffusion",
     "diffuse_conventional": "diffusion",
+    "diffuse_local": "diffusion",
     "edge_similarities": "graph",
     "evaluation": "",
     "extract_folder": "index",
     "gmp_weights": "pooling",
     "index_folder": "index",
     "insert": "graph",
+    "kernel": "graph",
     "knn": "graph",
     "knn_dense": "graph",
     "normalize": "graph",
@@ -88,6 +94,7 @@ __all__ = [
     "Graph",
     "Index",
     "IndexConfig",
+    "LocalSolution",
     "Neighbors",
     "SearchResult",
     "Shortlist",
@@ -97,12 +104,14 @@ __all__ = [
     "compress",
     "diffuse",
     "diffuse_conventional",
+    "diffuse_local",
     "edge_similarities",
     "evaluation",
     "extract_folder",
     "gmp_weights",
     "index_folder",
     "insert",
+    "kernel",
     "knn",
     "knn_dense",
     "normalize",

@@ -30,7 +30,7 @@ from diffjax.ranking import rank
 
 # Settings that make a search another one than what is differentiated.
 _FOLLOWED = {"pooling": "gmp", "rule": "paper", "cut": "early"}
-_NOT_FOLLOWED = "shortlist", "offline"
+_NOT_FOLLOWED = "shortlist", "offline", "reach"
 
 
 class LearnedOnLabels(NamedTuple):

@@ -60,8 +60,10 @@ class IndexConfig:
     """Images outside the short list: by global descriptor, or all with score 0."""
     offline: int | None = None
     """Solve beforehand, for each region on so many of its nearest; None when asked."""
+    reach: int | None = None
+    """Diffuse over so many regions only, those that a query reaches; None for all."""
     warn_residual: float = 0.05
-    """Relative residual above which a search warns."""
+    """Relative residual above which a search warns; not with reach, which cuts it."""
 
     @property
     def exponent_of_queries(self) -> float:
@@ -72,7 +74,7 @@ class IndexConfig:
         """Refuses settings outside their range."""
         for name in ("k", "query_k", "max_steps"):
             at_least_one(name, getattr(self, name))
-        for name in ("dim", "shortlist", "offline"):
+        for name in ("dim", "shortlist", "offline", "reach"):
             if getattr(self, name) is not None:
                 at_least_one(name, getattr(self, name))
         for name in ("gamma", "lam"):
@@ -95,16 +97,32 @@ class IndexConfig:
         one_of("neighbors", self.neighbors, get_args(Method))
         one_of("cut", self.cut, get_args(Cut))
         one_of("tail", self.tail, get_args(Tail))
-        if self.offline is not None and self.shortlist is not None:
-            raise ValueError(
-                f"offline and shortlist must not both be set, got {self.offline} and "
-                f"{self.shortlist}: rows are solved before any query is there."
-            )
-        if self.offline is not None and self.cut == "early":
-            raise ValueError(
-                "cut must be 'late' with offline, which cuts a graph that is "
-                "normalised, got 'early'."
-            )
+        _check_ways(self)
+
+
+def _check_ways(config: IndexConfig) -> None:
+    """Refuses two ways to answer at once."""
+    if config.offline is not None and config.shortlist is not None:
+        raise ValueError(
+            f"offline and shortlist must not both be set, got {config.offline} and "
+            f"{config.shortlist}: rows are solved before any query is there."
+        )
+    if config.offline is not None and config.cut == "early":
+        raise ValueError(
+            "cut must be 'late' with offline, which cuts a graph that is "
+            "normalised, got 'early'."
+        )
+    if config.reach is not None:
+        for name, value in (
+            ("shortlist", None),
+            ("offline", None),
+            ("solver", "cg"),
+        ):
+            if getattr(config, name) != value:
+                raise ValueError(
+                    f"{name} must be {value} with reach, which is another way to "
+                    f"solve, got {getattr(config, name)}."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The three ways to answer: on the whole graph, on short lists, from stored rows."""
+"""The ways to answer: on the whole graph, around queries, on lists, from rows."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax.diffusion import DiffusionRows, combine_rows, diffuse, query_vectors
+from diffjax.diffusion import (
+    DiffusionRows,
+    LocalSolution,
+    combine_rows,
+    diffuse,
+    diffuse_local,
+    query_vectors,
+)
 from diffjax.graph import normalize, shortlist, truncate
 from diffjax.pooling import pool
 from diffjax.ranking import pad_shortlist, scatter_shortlist
@@ -104,10 +111,12 @@ def score_images(
         rule=config.rule,
         num_queries=num_queries,
     )
-    if collection.rows is None:
-        solution = diffuse(collection.graph, y, alpha=config.alpha, **_solving(config))
-    else:
+    if collection.rows is not None:
         solution = _from_rows(collection.rows, y, k=k, rtol=config.rtol)
+    elif config.reach is not None:
+        solution = _around(collection.graph, y, k=k, config=config)
+    else:
+        solution = diffuse(collection.graph, y, alpha=config.alpha, **_solving(config))
     scores = pool(
         solution.value,
         collection.image_ids,
@@ -124,6 +133,34 @@ def _solving(config):
         "solver": config.solver,
         "keep_best": config.keep_best,
     }
+
+
+def _around(graph: Graph, y: Array, *, k: int, config: IndexConfig) -> Solution:
+    """Diffuses over what each query reaches; other nodes have the background alone."""
+    values, nodes = jax.lax.top_k(y.T, k)
+    found = diffuse_local(
+        graph,
+        jnp.where(values > 0, nodes, -1),
+        values,
+        size=max(config.reach or 0, k),
+        alpha=config.alpha,
+        rtol=config.rtol,
+        max_steps=config.max_steps,
+    )
+    return Solution(
+        value=_everywhere(found, graph.degrees),
+        residual=found.residual,
+        num_steps=found.num_steps,
+        converged=found.converged,
+    )
+
+
+@jax.jit
+def _everywhere(found: LocalSolution, degrees: Float[Array, " n"]) -> Array:
+    n, q = degrees.shape[0], found.nodes.shape[0]
+    scores = jnp.sqrt(degrees)[:, None] * found.background[None, :]
+    places = jnp.where(found.nodes >= 0, found.nodes, n)
+    return scores.at[places, jnp.arange(q)[:, None]].set(found.values, mode="drop")
 
 
 @functools.partial(jax.jit, static_argnames=("k", "rtol"))

@@ -93,7 +93,7 @@ def test_the_solution_of_a_short_list_stands_on_its_own_nodes(collection):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"shortlist": 10}, {"offline": 20, "cut": "late"}]
+    "settings", [{"shortlist": 10}, {"offline": 20, "cut": "late"}, {"reach": 30}]
 )
 def test_a_query_alone_gets_the_answers_that_it_gets_in_a_batch(collection, settings):
     index = build(collection, **settings)
@@ -112,6 +112,24 @@ def test_offline_rows_on_all_nodes_answer_like_a_solve(collection):
     np.testing.assert_allclose(offline.scores, whole.scores, rtol=1e-7)
     assert (offline.solution.residual < 1e-9).all()
     np.testing.assert_array_equal(offline.solution.num_steps, 0)
+
+
+def test_a_reach_of_all_regions_answers_like_a_solve(collection):
+    settings = {"k": 30, "max_steps": 200, "rtol": 1e-9}
+    whole = search(build(collection, **settings), collection)
+    around = search(build(collection, reach=999, **settings), collection)
+    np.testing.assert_array_equal(around.images, whole.images)
+    np.testing.assert_allclose(around.scores, whole.scores, rtol=1e-6)
+
+
+def test_regions_that_are_not_reached_have_the_background(collection):
+    # Its residuals are large, and no reason to warn: a warning would be an error here.
+    index = build(collection, reach=12, query_k=6)
+    found = np.asarray(search(index, collection).solution.value)
+    shares = found / np.sqrt(np.asarray(index.graph.degrees))[:, None]
+    for column in shares.T:
+        values, counts = np.unique(column.round(12), return_counts=True)
+        assert counts[values == values.min()] >= len(column) - 12
 
 
 def test_rows_and_recall_are_kept_on_disk(collection, tmp_path):
@@ -192,6 +210,9 @@ def test_presets_are_what_their_sources_say():
         ({"tail": "long"}, "tail must be one of"),
         ({"neighbors": "psychic"}, "neighbors must be one of"),
         ({"offline": 5}, "cut must be 'late' with offline"),
+        ({"reach": 0}, "reach must be at least 1, got 0"),
+        ({"reach": 5, "shortlist": 5}, "shortlist must be None with reach"),
+        ({"reach": 5, "solver": "direct"}, "solver must be cg with reach.*got direct"),
         ({"offline": 5, "shortlist": 5, "cut": "late"}, "offline and shortlist must"),
     ],
 )

@@ -42,8 +42,8 @@ _SPREADING = "sklearn LabelSpreading"
 
 def run(
     config: BenchmarkConfig, workdir: pathlib.Path, *, records: pathlib.Path
-) -> dict[str, Any]:
-    """Times everything, draws, and appends a record to `benchmark.jsonl`.
+) -> list[dict[str, Any]]:
+    """Times everything, draws, and appends `benchmark` and `benchmark_curves`.
 
     Args:
         config: The graphs and how they are asked.
@@ -51,35 +51,36 @@ def run(
         records: Folder of the record files and charts.
 
     Returns:
-        The record.
+        Both records.
     """
     del workdir
-    results, entries = [], {}
+    settings: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(config).items()
+    }
+    settings["products"] = find_library().description
+    claims, points = [], []
     with measured() as cost:
         for kind in KINDS:
             made = make_graph(config, kind)
-            results += _claims(made, config, kind)
+            settings[f"entries of {kind}"] = int(made.graph.weights.size)
+            claims += _claims(made, config, kind)
             curves = _curves(made, config)
-            results += [{"graph": kind, **point} for point in curves]
+            points += [{"graph": kind, **point} for point in curves]
             _draw(curves, kind, records)
-            entries[f"entries of {kind}"] = int(made.graph.weights.size)
-    record = make_record(
-        "benchmark",
-        settings={
-            **{
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in vars(config).items()
-            },
-            **entries,
-            "products": find_library().description,
-        },
-        results=results,
-        seed=config.seed,
-        seconds=cost.seconds,
-        peak_memory=cost.peak_bytes,
-    )
-    append_record(records / "benchmark.jsonl", record)
-    return record
+    found = []
+    for name, results in {"benchmark": claims, "benchmark_curves": points}.items():
+        record = make_record(
+            name.replace("_", ", "),
+            settings=settings,
+            results=results,
+            seed=config.seed,
+            seconds=cost.seconds,
+            peak_memory=cost.peak_bytes,
+        )
+        append_record(records / f"{name}.jsonl", record)
+        found.append(record)
+    return found
 
 
 def _claims(
@@ -309,7 +310,7 @@ def main() -> None:
         description=card.__doc__,
         prog="python -m experiments benchmark",
     )
-    record = run(config, pathlib.Path(), records=RECORDS)
-    for table in measurement_tables(record["results"]):
-        print(text_table(*table))
-    print(caption(record))
+    for record in run(config, pathlib.Path(), records=RECORDS):
+        for table in measurement_tables(record["results"]):
+            print(text_table(*table))
+        print(caption(record))

@@ -42,13 +42,13 @@ def test_made_graphs_hold_their_queries(config):
 
 @pytest.mark.slow
 def test_every_claim_has_its_ratio(config, tmp_path):
-    record = benchmark.run(config, tmp_path, records=tmp_path)
+    record, curves = benchmark.run(config, tmp_path, records=tmp_path)
     assert read_records(tmp_path / "benchmark.jsonl") == [record]
-    claims = [r for r in record["results"] if "claim" in r]
+    assert read_records(tmp_path / "benchmark_curves.jsonl") == [curves]
+    claims, points = record["results"], curves["results"]
     assert len({(r["claim"], r["against"]) for r in claims}) == len(claims) == 10
     for found in claims:
         assert 0 < found["least"] <= found["times_faster"] <= found["largest"]
-    points = [r for r in record["results"] if "solver" in r]
     assert {point["graph"] for point in points} == set(KINDS)
     for kind in KINDS:
         right = {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffjax.diffusion import diffuse_local as diffuse_local
     from diffjax.diffusion import offline_rows as offline_rows
     from diffjax.diffusion import query_vectors as query_vectors
+    from diffjax.diffusion import spread_local as spread_local
     from diffjax.graph import Shortlist as Shortlist
     from diffjax.graph import affinity as affinity
     from diffjax.graph import compress as compress
@@ -85,6 +86,7 @@ _HOMES = {
     "reduce_regions": "regions",
     "scatter_shortlist": "ranking",
     "shortlist": "graph",
+    "spread_local": "diffusion",
     "truncate": "graph",
 }
 __all__ = [
@@ -125,6 +127,7 @@ __all__ = [
     "reduce_regions",
     "scatter_shortlist",
     "shortlist",
+    "spread_local",
     "truncate",
 ]
 

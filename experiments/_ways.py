@@ -96,7 +96,7 @@ def by_gradient(
     *,
     start: Start = default,
     learned: tuple[str, ...] = _SCALARS,
-    objective: str = "smooth-ap",
+    objective: str | None = None,
     unlabelled: bool = False,
 ) -> Learned:
     """Parameters by gradient, stopped on the held-out objects.
@@ -111,7 +111,8 @@ def by_gradient(
         where = refresh(where, first, k=own.k)
         if "projection" in learned:
             settings = dataclasses.replace(own.fit, k=own.k)
-    settings = dataclasses.replace(settings, objective=objective)
+    if objective is not None:
+        settings = dataclasses.replace(settings, objective=objective)
     split = task.split
     training, held_out = (
         mine(task.collection, seed=own.seed)

@@ -25,3 +25,11 @@ def test_each_array_is_looked_at_once_and_not_kept():
     # What comes to lie in its place is looked at again.
     others = [jnp.full(3, i) for i in range(20)]
     assert [total(each) for each in others] == [3 * i for i in range(20)]
+
+
+def test_what_may_change_is_looked_at_again():
+    total = once_per_array(lambda given: float(given[0].sum()), of=lambda g: g[0])
+    array = np.ones(3)
+    assert total((array, "what it is kept with")) == 3
+    array *= 2
+    assert total((array, "what it is kept with")) == 6

@@ -6,6 +6,7 @@ from ._conventional import diffuse_conventional as diffuse_conventional
 from ._diffuse import diffuse as diffuse
 from ._local import LocalSolution as LocalSolution
 from ._local import diffuse_local as diffuse_local
+from ._local import spread_local as spread_local
 from ._offline import DiffusionRows as DiffusionRows
 from ._offline import combine_rows as combine_rows
 from ._offline import offline_rows as offline_rows

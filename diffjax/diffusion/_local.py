@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_in_range, check_not_halved, is_concrete
@@ -18,6 +19,10 @@ from ._diffuse import diffuse_until
 from ._loop import Stop
 from ._reach import Reached, cut_graph, or_one, place_values, reach
 
+# How near the roots of the degrees are to an eigenvector, of the largest of them:
+# single precision and rows of a thousand entries.
+_NEAR = 1e-3
+
 # Queries side by side where there is no kernel: each holds its rows of the graph.
 _AT_ONCE = 8
 
@@ -28,15 +33,18 @@ class LocalSolution(NamedTuple):
     Attributes:
         nodes: The nodes that it reached, in ascending order; -1 in empty places.
         values: Their scores, 0 in empty places.
-        background: The score of every other node, divided by the root of its degree.
+        background: The score of every other node that is connected with the query,
+            divided by the root of its degree; see `spread_local`.
         missed: Share of the exact scores that these nodes do not account for, 0 to 1,
-            and that the background spreads over all nodes, each score weighted by the
-            root of its node's degree. It lies thin: half of the scores may be missed,
-            and the first hundred nodes be right.
+            and that the background spreads, each score weighted by the root of its
+            node's degree: what tells how local a query is. It lies thin: half of the
+            scores may be missed, and the first hundred nodes be right. Has no
+            derivative.
         residual: Relative residual |y - (I - alpha S) f| / |y| in the whole graph,
-            before the background is added.
+            before the background is added. Has no derivative.
         num_steps: Iterations spent, those between growths included.
-        converged: Whether `residual` reached the tolerance.
+        converged: Whether `residual` reached the tolerance, which it seldom does where
+            anything is cut off.
     """
 
     nodes: Int[Array, "q l"]
@@ -89,10 +97,10 @@ def diffuse_local(
     2 s, 4 s, ... or `size` of them, or all that have a residual. Then `max_steps` more
     iterations, from where they are.
     S_LL is cut out of S as it is: what leads out of L is lost. How much is known, and
-    where most of it goes. The roots v of the degrees are the leading eigenvector, S v =
-    v, so the exact scores have v' f = v' y / (1 - alpha). What is left of it,
-    c = (v' y / (1 - alpha) - v_L' f_L) / v' v of v, is the projection of the error on
-    v, and is added:
+    where most of it goes. The roots v of the degrees, on the components of the graph in
+    which the query starts, are a leading eigenvector, S v = v, so the exact scores have
+    v' f = v' y / (1 - alpha). What is left of it, c = (v' y / (1 - alpha) - v_L' f_L) /
+    v' v of v, is the projection of the error on v, and is added:
 
         values = f_L + c v_L, background = c, missed = 1 - (1 - alpha) v_L' f_L / v' y.
 
@@ -100,12 +108,13 @@ def diffuse_local(
     the nodes that were reached; which those are has no derivative.
 
     Args:
-        graph: The normalised graph S, in either form; see `normalize`. Symmetric, as
-            that gives it; the compressed form is the faster one.
+        graph: The normalised graph S, in either form, whole as `normalize` gives it;
+            the compressed form is the faster one. Its components are found once; a
+            graph that is traced is taken for connected.
         nodes: Nodes where the right-hand side of each query is not 0, such as its
             nearest neighbours; -1 in empty places. What is named twice adds up.
-        values: Right-hand sides there, such as similarities that `kernel` has raised.
-            Taken in the precision of the graph's weights.
+        values: Right-hand sides there, at least 0, such as similarities that `kernel`
+            has raised. Taken in the precision of the graph's weights.
         size: Most nodes to reach, at least s. Memory and time of a query grow with the
             entries of their rows. A Python number.
         alpha: How far scores spread, in [0, 1); may be traced and differentiated.
@@ -123,9 +132,10 @@ def diffuse_local(
 
     Raises:
         ValueError: If `alpha` or `rtol` is outside [0, 1), a count is below 1, `size`
-            below s, sizes do not match, a node is not in the graph, the graph is not
-            normalised or has weights that are negative, not finite or not symmetric, or
-            `max_degree` is missing under jit or too small.
+            below s, sizes do not match, a node is not in the graph, a value is below 0,
+            the graph is not normalised, was cut after it was, or has weights that are
+            negative, not finite or not symmetric, or `max_degree` is missing under jit
+            or too small.
 
     References:
         The system of Iscen et al., CVPR 2017, eq. 4, https://arxiv.org/abs/1611.05113;
@@ -144,11 +154,37 @@ def diffuse_local(
             "graph must be normalised, got one without degrees: give it to normalize."
         )
     check_graph("graph", graph)
-    shape = _Shape(size, row_width(graph, max_degree))
+    shape = _Shape(size, max(row_width(graph, max_degree), 1))
     steps = _Steps(grow_steps, Stop(rtol, max_steps))
-    degrees = graph.degrees
-    total = _sum_of(degrees) if is_concrete(degrees) else jnp.sum(degrees)
-    return _diffuse_local(graph, (nodes, values), alpha, steps, total, shape=shape)
+    components = _components_of(graph)
+    return _diffuse_local(graph, (nodes, values), alpha, steps, components, shape=shape)
+
+
+def spread_local(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
+    """Scores of all nodes, as `diffuse` gives them.
+
+    Args:
+        found: From `diffuse_local`.
+        graph: The graph that it was given.
+
+    Returns:
+        The scores of what each query reached, and the background of all other nodes
+        that are connected with it.
+    """
+    return _spread_local(found, graph, _components_of(graph))
+
+
+@jax.jit
+def _spread_local(found, graph, components):
+    n, q = graph.num_nodes, found.nodes.shape[0]
+    here, column = found.nodes >= 0, jnp.arange(q)[:, None]
+    places = jnp.where(here, found.nodes, n)
+    # Which components each query is in.
+    own = jnp.where(here, components.labels[jnp.maximum(found.nodes, 0)], n)
+    connected = jnp.zeros((n, q), bool).at[own, column].set(here, mode="drop")
+    scores = jnp.sqrt(graph.degrees)[:, None] * found.background[None, :]
+    scores = scores * connected[components.labels].astype(scores.dtype)
+    return scores.at[places, column].set(found.values, mode="drop")
 
 
 def _check_seeds(graph, nodes, values, size) -> None:
@@ -163,6 +199,8 @@ def _check_seeds(graph, nodes, values, size) -> None:
             f"size must be at least the places of a query, {nodes.shape[1]}, got "
             f"{size}."
         )
+    if is_concrete(values) and values.size and (low := float(values.min())) < 0:
+        raise ValueError(f"values must be at least 0, got {low}.")
     if is_concrete(nodes) and nodes.size:
         low, high = int(nodes.min()), int(nodes.max())
         if not -1 <= low <= high < graph.num_nodes:
@@ -171,24 +209,58 @@ def _check_seeds(graph, nodes, values, size) -> None:
             )
 
 
-@once_per_array
-def _sum_of(degrees: Float[Array, " n"]) -> float:
-    return float(np.asarray(degrees).sum(dtype=np.float64))
+class _Components(NamedTuple):
+    """For every node its component, and the sum of the degrees there."""
+
+    labels: Array
+    totals: Array
+
+
+def _components_of(graph: Graph) -> _Components:
+    if all(is_concrete(leaf) for leaf in jax.tree.leaves(graph)):
+        return _Components(*map(jnp.asarray, _find_components(graph)))
+    degrees = jnp.asarray(graph.degrees)
+    labels = jnp.zeros(graph.num_nodes, jnp.int32)
+    return _Components(labels, jnp.full_like(degrees, jnp.sum(degrees)))
+
+
+def _search_components(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    """On the host, with a look whether the roots of the degrees are an eigenvector."""
+    matrix, degrees = graph.to_scipy(), np.asarray(graph.degrees)
+    root = np.sqrt(degrees.astype(np.float64))
+    furthest = np.abs(matrix @ root - root).max(initial=0)
+    if not furthest <= _NEAR * root.max(initial=0):
+        raise ValueError(
+            "graph must be whole as normalize gives it, got one whose degrees are not "
+            "those of its edges: cut before it is normalised."
+        )
+    _, labels = scipy.sparse.csgraph.connected_components(matrix, directed=False)
+    sums = np.bincount(labels, weights=degrees, minlength=1)
+    return labels.astype(np.int32), sums[labels].astype(degrees.dtype)
+
+
+_find_components = once_per_array(_search_components, of=lambda graph: graph.weights)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _diffuse_local(graph, seeds, alpha, steps, total, *, shape):
-    dtype = graph.weights.dtype
+def _diffuse_local(graph, seeds, alpha, steps, components, *, shape):
+    dtype, n = graph.weights.dtype, graph.num_nodes
     nodes, values = seeds
-    seeds = _Seeds(jnp.asarray(nodes, jnp.int32), jnp.asarray(values, dtype))
-    alpha, total = jnp.asarray(alpha, dtype), jnp.asarray(total, dtype)
+    nodes = jnp.asarray(nodes, jnp.int32)
+    here = (nodes >= 0) & (nodes < n)
+    nodes = jnp.where(here, nodes, -1)
+    values = jnp.asarray(values, dtype)
+    seeds = _Seeds(nodes, jnp.where(here, values, jnp.zeros_like(values)))
+    alpha = jnp.asarray(alpha, dtype)
     found = _solve(shape, graph, seeds, alpha, steps)
+    # The root of 0 has no derivative.
+    degrees = graph.degrees
+    root = jnp.sqrt(or_one(degrees)) * (degrees > 0).astype(dtype)
 
     def roots(nodes):
-        own = jnp.sqrt(graph.degrees[jnp.maximum(nodes, 0)])
-        return jnp.where(nodes >= 0, own, jnp.zeros_like(own))
+        return root[jnp.maximum(nodes, 0)] * (nodes >= 0).astype(dtype)
 
-    v = roots(found.nodes)
+    v, total = roots(found.nodes), _total(seeds.nodes, components, n)
     due = jnp.sum(roots(seeds.nodes) * seeds.values, axis=1)
     left = due - (1 - alpha) * jnp.sum(v * found.values, axis=1)
     background = left / ((1 - alpha) * or_one(total))
@@ -203,6 +275,18 @@ def _diffuse_local(graph, seeds, alpha, steps, total, *, shape):
         found.num_steps,
         residual <= steps.stop.rtol,
     )
+
+
+def _total(nodes, components, n):
+    """Sum of the degrees in the components of each query's nodes: [q]."""
+    here = nodes >= 0
+    labels = jnp.where(here, components.labels[jnp.maximum(nodes, 0)], n)
+    order = jnp.argsort(labels, axis=1)
+    labels = jnp.take_along_axis(labels, order, axis=1)
+    nodes = jnp.take_along_axis(nodes, order, axis=1)
+    first = jnp.diff(labels, axis=1, prepend=-1) > 0
+    totals = components.totals[jnp.maximum(nodes, 0)]
+    return jnp.sum(totals, axis=1, where=first & (labels < n))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -189,7 +189,7 @@ def _cut(graph: Graph, nodes: Array, *, width: int) -> _Cut:
     there = nodes < n
     columns, weights = padded_rows(graph, jnp.where(there, nodes, 0), width=width)
     filled = (columns >= 0) & there[:, None]
-    columns = jnp.where(filled, columns, n)
+    columns = jnp.where(filled, columns, n).astype(nodes.dtype)
     places = jnp.minimum(jnp.searchsorted(nodes, columns), nodes.shape[0] - 1)
     known = (nodes[places] == columns) & filled
     return _Cut(columns, places, jnp.where(filled, weights, 0), known)

@@ -136,9 +136,14 @@ def padded_rows(
     if graph.starts is None:
         return graph.indices[nodes], graph.weights[nodes]
     starts = graph.starts
+    if not graph.indices.size:
+        # There is nothing to gather from.
+        return (
+            jnp.full((nodes.shape[0], width), -1, graph.indices.dtype),
+            jnp.zeros((nodes.shape[0], width), graph.weights.dtype),
+        )
     places = starts[nodes][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
     filled = places < starts[nodes + 1][:, None]
-    # An entry of a graph without any is none.
     places = jnp.where(filled, places, 0)
     columns = graph.indices.at[places].get(mode="fill", fill_value=-1)
     weights = graph.weights.at[places].get(mode="fill", fill_value=0)

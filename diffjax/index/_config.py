@@ -117,12 +117,17 @@ def _check_ways(config: IndexConfig) -> None:
             ("shortlist", None),
             ("offline", None),
             ("solver", "cg"),
+            ("keep_best", False),
         ):
             if getattr(config, name) != value:
                 raise ValueError(
                     f"{name} must be {value} with reach, which is another way to "
                     f"solve, got {getattr(config, name)}."
                 )
+        if config.reach < config.query_k:
+            raise ValueError(
+                f"reach must be at least query_k, {config.query_k}, got {config.reach}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -376,11 +376,11 @@ class Index:
             ) from error
 
     def _warn_of_residuals(self, solution: Solution) -> None:
-        if self.config.reach is not None:
-            return  # What is cut off leaves a residual, and is meant to.
         residual = np.asarray(solution.residual)
+        # What is cut off leaves a residual of less than 1, and is meant to.
+        most = self.config.warn_residual if self.config.reach is None else 1.0
         # Not "above": a residual that is not a number must warn, too.
-        bad = np.flatnonzero(~(residual <= self.config.warn_residual))
+        bad = np.flatnonzero(~(residual <= most))
         if bad.size:
             warnings.warn(
                 f"{bad.size} of {residual.size} queries are far from solved, the worst "

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from diffjax.diffusion import (
     DiffusionRows,
-    LocalSolution,
     combine_rows,
     diffuse,
     diffuse_local,
     query_vectors,
+    spread_local,
 )
 from diffjax.graph import normalize, shortlist, truncate
 from diffjax.pooling import pool
@@ -114,7 +114,7 @@ def score_images(
     if collection.rows is not None:
         solution = _from_rows(collection.rows, y, k=k, rtol=config.rtol)
     elif config.reach is not None:
-        solution = _around(collection.graph, y, k=k, config=config)
+        solution = _around(collection.graph, y, k=k, reach=config.reach, config=config)
     else:
         solution = diffuse(collection.graph, y, alpha=config.alpha, **_solving(config))
     scores = pool(
@@ -135,32 +135,26 @@ def _solving(config):
     }
 
 
-def _around(graph: Graph, y: Array, *, k: int, config: IndexConfig) -> Solution:
+def _around(
+    graph: Graph, y: Array, *, k: int, reach: int, config: IndexConfig
+) -> Solution:
     """Diffuses over what each query reaches; other nodes have the background alone."""
     values, nodes = jax.lax.top_k(y.T, k)
     found = diffuse_local(
         graph,
         jnp.where(values > 0, nodes, -1),
         values,
-        size=max(config.reach or 0, k),
+        size=max(reach, k),
         alpha=config.alpha,
         rtol=config.rtol,
         max_steps=config.max_steps,
     )
     return Solution(
-        value=_everywhere(found, graph.degrees),
+        value=spread_local(found, graph),
         residual=found.residual,
         num_steps=found.num_steps,
         converged=found.converged,
     )
-
-
-@jax.jit
-def _everywhere(found: LocalSolution, degrees: Float[Array, " n"]) -> Array:
-    n, q = degrees.shape[0], found.nodes.shape[0]
-    scores = jnp.sqrt(degrees)[:, None] * found.background[None, :]
-    places = jnp.where(found.nodes >= 0, found.nodes, n)
-    return scores.at[places, jnp.arange(q)[:, None]].set(found.values, mode="drop")
 
 
 @functools.partial(jax.jit, static_argnames=("k", "rtol"))

@@ -197,14 +197,16 @@ def csr_local(
     Returns:
         Solutions and diagnostics.
     """
-    count, dtype = nodes.shape[0], values.dtype
+    # Inside shard_map what comes out differs between devices as values do.
+    each, dtype, whole = jax.typeof(values), values.dtype, jnp.dtype("int32")
+    found, one = each.update(shape=(*nodes.shape[:1], size)), nodes.shape[:1]
     call = jax.ffi.ffi_call(
         target_name("csr_local", dtype.name),
         (
-            jax.ShapeDtypeStruct((count, size), jnp.int32),
-            jax.ShapeDtypeStruct((count, size), dtype),
-            jax.ShapeDtypeStruct((count,), dtype),
-            jax.ShapeDtypeStruct((count,), jnp.int32),
+            found.update(dtype=whole),
+            found,
+            each.update(shape=one),
+            each.update(shape=one, dtype=whole),
         ),
         vmap_method="sequential",
     )

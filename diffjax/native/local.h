@@ -87,7 +87,6 @@ class LocalDiffusion {
     const T size = begin(places, seeds, values);
     const double start = squares();
     const double goal = static_cast<double>(reach_.rtol_squared) * start;
-    double outside = 0;
     for (int64_t most = places; most < reach_.most_nodes;) {
       iterate(reach_.grow_steps, goal);
       spread();
@@ -95,7 +94,7 @@ class LocalDiffusion {
       if (!grow(most)) break;
     }
     iterate(reach_.most_steps, goal);
-    outside = spread();
+    const double outside = spread();
     const double left = squares() + outside;
     *residual = static_cast<T>(std::sqrt(left / (start > 0 ? start : 1)));
     *steps = steps_;
@@ -119,7 +118,7 @@ class LocalDiffusion {
       const int32_t slot = slot_of(seeds[i]);
       outside_[slot] += values[i] / safe;
     }
-    for (int32_t slot = 0, seen = slots_.count(); slot < seen; ++slot) join(slot);
+    for (int32_t slot = 0, seen = slots_.count(); slot < seen; ++slot) join(slot, true);
     return size;
   }
 
@@ -133,12 +132,13 @@ class LocalDiffusion {
     return slot;
   }
 
-  // Starts at 0, with the residual that it had outside.
-  void join(int32_t slot) {
+  // Starts at 0, with the residual that it had outside, which of a seed is all of y.
+  void join(int32_t slot, bool starts_here = false) {
     const int32_t node = slots_.node(slot);
     members_.push_back(slot);
     x_.push_back(0);
     r_.push_back(outside_[slot]);
+    y_.push_back(starts_here ? outside_[slot] : T{0});
     q_.push_back(0);
     inside_[slot] = 1;
     for (int64_t entry = a_.start(node); entry < a_.start(node + 1); ++entry) {
@@ -174,7 +174,8 @@ class LocalDiffusion {
     return sum;
   }
 
-  // The residual outside, alpha S f, and the sum of its squares.
+  // The residual outside, alpha S f, and the sum of its squares; that inside anew,
+  // y - (1 - alpha S) f, from which what the iteration carries along drifts away.
   double spread() {
     std::fill(outside_.begin(), outside_.end(), T{0});
     for (int64_t i = 0; i < members(); ++i) {
@@ -182,6 +183,9 @@ class LocalDiffusion {
       for (int64_t entry = starts_[i]; entry < starts_[i + 1]; ++entry) {
         outside_[columns_[entry]] += weights_[entry] * own;
       }
+    }
+    for (int64_t i = 0; i < members(); ++i) {
+      r_[i] = y_[i] - x_[i] + outside_[members_[i]];
     }
     double sum = 0;
     for (size_t slot = 0; slot < outside_.size(); ++slot) {
@@ -254,9 +258,9 @@ class LocalDiffusion {
   // By slot: the direction, 0 outside; the residual outside; whether it is a member.
   std::vector<T> p_, outside_;
   std::vector<char> inside_;
-  // By member: its slot, score, residual and product with the direction.
+  // By member: its slot, score, residual, product with the direction, right-hand side.
   std::vector<int32_t> members_;
-  std::vector<T> x_, r_, q_;
+  std::vector<T> x_, r_, q_, y_;
   // Rows of the members.
   std::vector<int64_t> starts_;
   std::vector<int32_t> columns_;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 
@@ -26,7 +27,9 @@ class Workers {
   // Calls body(part) for every part in 0..parts-1, in any order, and returns when all
   // calls have. The asking thread takes parts like any other and waits for nobody who
   // has not taken one, so a loop ends even if all threads of XLA are busy, or each of
-  // them is inside a loop of its own.
+  // them is inside a loop of its own. What a body throws, such as that there is no
+  // memory, is thrown here once all parts have ended: in a thread of XLA it would end
+  // the process, and here too early, while others still look at `body`.
   template <typename Body>
   void for_each(int64_t parts, const Body& body) {
     const int64_t helpers = std::min(threads_, parts) - 1;
@@ -51,7 +54,12 @@ class Workers {
     template <typename Body>
     void take(const Body& body) {
       for (int64_t part; (part = next.fetch_add(1)) < parts;) {
-        body(part);
+        try {
+          body(part);
+        } catch (...) {
+          std::lock_guard<std::mutex> lock(mutex);
+          if (!thrown) thrown = std::current_exception();
+        }
         if (done.fetch_add(1) + 1 == parts) {
           std::lock_guard<std::mutex> lock(mutex);
           finished.notify_all();
@@ -62,6 +70,7 @@ class Workers {
     void wait() {
       std::unique_lock<std::mutex> lock(mutex);
       finished.wait(lock, [this] { return done.load() == parts; });
+      if (thrown) std::rethrow_exception(thrown);
     }
 
     const int64_t parts;
@@ -69,6 +78,7 @@ class Workers {
     std::atomic<int64_t> done{0};
     std::mutex mutex;
     std::condition_variable finished;
+    std::exception_ptr thrown;
   };
 
   xla::ffi::ThreadPool pool_;

@@ -20,6 +20,7 @@ from diffjax.learning import (
 )
 from diffjax.learning._folds import fold
 from diffjax.learning._labelled import make_table
+from diffjax.learning._parameters import constrain, present, unconstrain
 from diffjax.regions import (
     fit_supervised_whitening,
     global_descriptors,
@@ -149,6 +150,33 @@ def noisy():
     """Noise in half of the dimensions: collection, training and held-out queries."""
     vectors, queries, owner, asked = noisy_dimensions()
     return problem(vectors, k=12), *halves(vectors, queries, owner, asked)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_chain_from_a_whitening_to_scores_matches_finite_differences(pictures):
+    regions, ids, owner = pictures
+    regions = regions.astype(np.float64)
+    regions /= np.linalg.norm(regions, axis=1, keepdims=True)
+    where = problem(regions, ids, k=9)
+    single = scatters(where, of_objects(owner))
+    made = Scatters(*(jnp.asarray(each, jnp.float64) for each in single))
+    queries = Queries((regions[[0, 5, 10]] + 0.1,), np.arange(3))
+    raw = unconstrain(parameters(("alpha", "gamma", "lam", *PARTS), alpha=0.9))
+
+    def total(raw):
+        own = whiten(constrain(raw), made, dim=4)
+        scores = score_images(own, where, queries, query_k=9, max_steps=300, rtol=1e-13)
+        return jnp.sum(scores * jnp.linspace(-1, 1, scores.size).reshape(scores.shape))
+
+    value, slope = jax.jit(total), jax.jit(jax.grad(total))(raw)
+    for name, start in present(raw).items():
+        to = jnp.cos(jnp.arange(start.size, dtype=start.dtype)).reshape(start.shape)
+        ends = [value(raw._replace(**{name: start + t * to})) for t in (1e-6, -1e-6)]
+        along = jnp.sum(present(slope)[name] * to)
+        assert abs(along) > 1e-6, name
+        np.testing.assert_allclose(
+            along, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, err_msg=name
+        )
 
 
 def test_each_part_sees_what_the_others_labels_say(noisy):

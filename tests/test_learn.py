@@ -156,7 +156,7 @@ def test_labels_that_teach_nothing_are_refused(home, tmp_path, change, message):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"shortlist": 4}, {"reach": 9}, {"pooling": "sum"}, {"rule": "official"}],
+    [{"shortlist": 4}, {"reach": 99}, {"pooling": "sum"}, {"rule": "official"}],
 )
 def test_an_index_of_another_search_is_refused(home, changes):
     index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")

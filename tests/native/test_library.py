@@ -16,8 +16,9 @@ from diffjax.types import Graph
 
 
 @pytest.fixture
-def afresh():
-    """Looks for the library as a new process would."""
+def afresh(monkeypatch):
+    """Looks for the library as a new process would, whatever this one was told."""
+    monkeypatch.delenv("DIFFJAX_NATIVE", raising=False)
     find_library.cache_clear()
     kernels.forget()
     yield

@@ -182,7 +182,7 @@ def _spread_local(found, graph, components):
     # Which components each query is in.
     own = jnp.where(here, components.labels[jnp.maximum(found.nodes, 0)], n)
     connected = jnp.zeros((n, q), bool).at[own, column].set(here, mode="drop")
-    scores = jnp.sqrt(graph.degrees)[:, None] * found.background[None, :]
+    scores = _root(graph.degrees)[:, None] * found.background[None, :]
     scores = scores * connected[components.labels].astype(scores.dtype)
     return scores.at[places, column].set(found.values, mode="drop")
 
@@ -218,13 +218,13 @@ class _Components(NamedTuple):
 
 def _components_of(graph: Graph) -> _Components:
     if all(is_concrete(leaf) for leaf in jax.tree.leaves(graph)):
-        return _Components(*map(jnp.asarray, _find_components(graph)))
+        return _find_components(graph)
     degrees = jnp.asarray(graph.degrees)
     labels = jnp.zeros(graph.num_nodes, jnp.int32)
     return _Components(labels, jnp.full_like(degrees, jnp.sum(degrees)))
 
 
-def _search_components(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+def _search_components(graph: Graph) -> _Components:
     """On the host, with a look whether the roots of the degrees are an eigenvector."""
     matrix, degrees = graph.to_scipy(), np.asarray(graph.degrees)
     root = np.sqrt(degrees.astype(np.float64))
@@ -236,7 +236,11 @@ def _search_components(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
         )
     _, labels = scipy.sparse.csgraph.connected_components(matrix, directed=False)
     sums = np.bincount(labels, weights=degrees, minlength=1)
-    return labels.astype(np.int32), sums[labels].astype(degrees.dtype)
+    # What is remembered must not belong to a program that is being traced.
+    with jax.ensure_compile_time_eval():
+        return _Components(
+            jnp.asarray(labels, jnp.int32), jnp.asarray(sums[labels], degrees.dtype)
+        )
 
 
 _find_components = once_per_array(_search_components, of=lambda graph: graph.weights)
@@ -253,12 +257,10 @@ def _diffuse_local(graph, seeds, alpha, steps, components, *, shape):
     seeds = _Seeds(nodes, jnp.where(here, values, jnp.zeros_like(values)))
     alpha = jnp.asarray(alpha, dtype)
     found = _solve(shape, graph, seeds, alpha, steps)
-    # The root of 0 has no derivative.
-    degrees = graph.degrees
-    root = jnp.sqrt(or_one(degrees)) * (degrees > 0).astype(dtype)
 
     def roots(nodes):
-        return root[jnp.maximum(nodes, 0)] * (nodes >= 0).astype(dtype)
+        own = graph.degrees[jnp.maximum(nodes, 0)]
+        return _root(own) * (nodes >= 0).astype(dtype)
 
     v, total = roots(found.nodes), _total(seeds.nodes, components, n)
     due = jnp.sum(roots(seeds.nodes) * seeds.values, axis=1)
@@ -275,6 +277,11 @@ def _diffuse_local(graph, seeds, alpha, steps, components, *, shape):
         found.num_steps,
         residual <= steps.stop.rtol,
     )
+
+
+def _root(degrees):
+    # The root of 0 has no derivative.
+    return jnp.sqrt(or_one(degrees)) * (degrees > 0).astype(degrees.dtype)
 
 
 def _total(nodes, components, n):

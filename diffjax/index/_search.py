@@ -144,7 +144,7 @@ def _around(
         graph,
         jnp.where(values > 0, nodes, -1),
         values,
-        size=max(reach, k),
+        size=reach,
         alpha=config.alpha,
         rtol=config.rtol,
         max_steps=config.max_steps,

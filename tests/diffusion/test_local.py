@@ -189,9 +189,8 @@ def test_nodes_elsewhere_cost_nothing(collection, form):
         made = jax.jit(run).lower(graph, NODES, values).compile()
         return (made.cost_analysis() or {})["flops"]
 
-    # Of a traced graph the degrees are added up, and their roots taken: the rest does
-    # not see n.
-    assert 0 <= flops(all_of_them) - flops(one) <= 10 * 30 * n
+    # Of a traced graph the degrees are added up: the rest does not see n.
+    assert 0 <= flops(all_of_them) - flops(one) <= 30 * n
 
 
 def test_no_program_is_compiled_for_other_numbers(graph, compiled):

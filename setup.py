@@ -20,7 +20,7 @@ def kernels() -> list[Extension]:
     return [
         Extension(
             "diffjax.native._kernels",
-            [str(NATIVE / "kernels.cc")],
+            [str(path) for path in sorted(NATIVE.glob("*.cc"))],
             depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
             language="c++",
             # No -march: which instructions are used is decided where it runs.

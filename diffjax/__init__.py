@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffjax.diffusion import offline_rows as offline_rows
     from diffjax.diffusion import query_vectors as query_vectors
     from diffjax.diffusion import spread_local as spread_local
+    from diffjax.graph import Reordered as Reordered
     from diffjax.graph import Shortlist as Shortlist
     from diffjax.graph import affinity as affinity
     from diffjax.graph import compress as compress
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from diffjax.graph import kernel as kernel
     from diffjax.graph import knn as knn
     from diffjax.graph import knn_dense as knn_dense
+    from diffjax.graph import mutual_edges as mutual_edges
     from diffjax.graph import normalize as normalize
     from diffjax.graph import recall as recall
+    from diffjax.graph import reorder as reorder
     from diffjax.graph import shortlist as shortlist
     from diffjax.graph import truncate as truncate
     from diffjax.index import DescriptorConfig as DescriptorConfig
@@ -57,6 +60,7 @@ _HOMES = {
     "IndexConfig": "index",
     "LocalSolution": "diffusion",
     "Neighbors": "types",
+    "Reordered": "graph",
     "SearchResult": "types",
     "Shortlist": "graph",
     "Solution": "types",
@@ -75,6 +79,7 @@ _HOMES = {
     "kernel": "graph",
     "knn": "graph",
     "knn_dense": "graph",
+    "mutual_edges": "graph",
     "normalize": "graph",
     "offline_rows": "diffusion",
     "pad_shortlist": "ranking",
@@ -84,6 +89,7 @@ _HOMES = {
     "read_folder_regions": "index",
     "recall": "graph",
     "reduce_regions": "regions",
+    "reorder": "graph",
     "scatter_shortlist": "ranking",
     "shortlist": "graph",
     "spread_local": "diffusion",
@@ -98,6 +104,7 @@ __all__ = [
     "IndexConfig",
     "LocalSolution",
     "Neighbors",
+    "Reordered",
     "SearchResult",
     "Shortlist",
     "Solution",
@@ -116,6 +123,7 @@ __all__ = [
     "kernel",
     "knn",
     "knn_dense",
+    "mutual_edges",
     "normalize",
     "offline_rows",
     "pad_shortlist",
@@ -125,6 +133,7 @@ __all__ = [
     "read_folder_regions",
     "recall",
     "reduce_regions",
+    "reorder",
     "scatter_shortlist",
     "shortlist",
     "spread_local",

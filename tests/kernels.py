@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from diffjax.diffusion import _compressed, _diffuse, _local
-from diffjax.native import Library, _calls, find_library
+from diffjax.graph import _affinity
+from diffjax.native import Library, _calls, _lists, find_library
 from diffjax.native._library import HANDLERS, target_name
 
 XLA_KERNEL = "cpu_csr_sparse_dense_ffi"
@@ -26,7 +27,8 @@ needed = pytest.mark.skipif(
 def switch(monkeypatch, usable: bool) -> None:
     """Makes the choice for a test."""
     library = find_library() if usable else Library(usable=False, description="test")
-    monkeypatch.setattr(_calls, "find_library", lambda: library)
+    for module in (_calls, _lists):
+        monkeypatch.setattr(module, "find_library", lambda: library)
     forget()
 
 
@@ -36,6 +38,7 @@ def forget() -> None:
         _diffuse.diffuse_until,
         _local._diffuse_local,
         _compressed._compiled,
+        _affinity._affinity,
     ):
         operator.methodcaller("clear_cache")(compiled)
 

@@ -7,12 +7,15 @@ from ._compress import compress as compress
 from ._dense import knn_dense as knn_dense
 from ._edges import edge_similarities as edge_similarities
 from ._insert import insert as insert
+from ._mutual import mutual_edges as mutual_edges
 from ._neighbors import Method as Method
 from ._neighbors import knn as knn
 from ._normalize import normalize as normalize
 from ._ready import check_neighbors as check_neighbors
 from ._recall import recall as recall
 from ._released import read_knn_graph as read_knn_graph
+from ._reorder import Reordered as Reordered
+from ._reorder import reorder as reorder
 from ._shortlist import Shortlist as Shortlist
 from ._shortlist import shortlist as shortlist
 from ._truncate import padded_rows as padded_rows

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_in_range, check_not_halved
+from diffjax.native import has_list_kernel, mutual_slots
 from diffjax.types import Graph, Neighbors, Scalar
 
 from ._check import check_graph, remember_good
@@ -92,13 +93,28 @@ def _raise_graph(graph: Graph, gamma: Scalar, bias: Scalar) -> Graph:
 def _mutual(
     indices: Int[Array, "n k"], similarities: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
-    """Similarity of every listed pair that is mutual, -infinity for the others.
+    """Similarity of every listed pair that is mutual, -infinity for the others."""
+    if has_list_kernel(indices, similarities):
+        slots = jax.lax.platform_dependent(
+            indices, cpu=mutual_slots, default=_search_slots
+        )
+    else:
+        slots = _search_slots(indices)
+    # The two directions of a pair come out of different matrix products and may
+    # differ in the last bit: eq. 6 takes the smaller, which also makes A symmetric.
+    back = similarities[jnp.maximum(indices, 0), jnp.maximum(slots, 0)]
+    smaller = jnp.minimum(similarities, back)
+    return jnp.where(slots >= 0, smaller, jnp.full_like(smaller, -jnp.inf))
 
-    Whether i is in the list of j is a binary search in j's row, sorted once: n k log k
-    gathers and nothing larger than [n, k].
+
+def _search_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
+    """Where each neighbour's list has the node, -1 where it has not.
+
+    That is a binary search in the neighbour's row, sorted once: n k log k gathers and
+    nothing larger than [n, k].
     """
     n, k = indices.shape
-    order = jnp.argsort(indices, axis=1)
+    order = jnp.argsort(indices, axis=1).astype(jnp.int32)
     columns = jnp.take_along_axis(indices, order, axis=1)
     node = jnp.arange(n, dtype=indices.dtype)[:, None]
     other = jnp.maximum(indices, 0)
@@ -111,8 +127,4 @@ def _mutual(
         high = jnp.where(right, high, middle)
     slot = jnp.minimum(low, k - 1)
     mutual = (columns[other, slot] == node) & (indices >= 0) & (other != node)
-    # The two directions of a pair come out of different matrix products and may
-    # differ in the last bit: eq. 6 takes the smaller, which also makes A symmetric.
-    back = similarities[other, order[other, slot]]
-    smaller = jnp.minimum(similarities, back)
-    return jnp.where(mutual, smaller, jnp.full_like(smaller, -jnp.inf))
+    return jnp.where(mutual, order[other, slot], -1)

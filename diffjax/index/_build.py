@@ -8,7 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffjax.diffusion import DiffusionRows, offline_rows
-from diffjax.graph import check_neighbors, knn, recall
+from diffjax.graph import (
+    Reordered,
+    affinity,
+    check_neighbors,
+    compress,
+    knn,
+    mutual_edges,
+    normalize,
+    recall,
+    reorder,
+)
 from diffjax.regions import (
     Moments,
     fit_pca,
@@ -78,6 +88,15 @@ def make_parts(
         rows=None,
         boxes=boxes,
     )
+
+
+def make_layout(
+    neighbors: Neighbors, config: IndexConfig, *, normalized: bool
+) -> Reordered:
+    """Makes S, or A, of lists of neighbours, in an order that suits the memory."""
+    edges = mutual_edges(neighbors)
+    graph = compress(affinity(edges, gamma=config.gamma, bias=config.bias))
+    return reorder(normalize(graph) if normalized else graph)
 
 
 def solve_rows(

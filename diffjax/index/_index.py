@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Int
 
 from diffjax.data import Box, PictureSource
 from diffjax.diffusion import DiffusionRows
-from diffjax.graph import affinity, compress, normalize
+from diffjax.graph import Reordered
 from diffjax.pooling import gmp_weights
 from diffjax.regions import global_descriptors
 from diffjax.types import Graph, Neighbors, SearchResult, Solution, Whitening
 
 from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
-from ._build import make_parts, solve_rows
+from ._build import make_layout, make_parts, solve_rows
 from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._learned import apply_parameters, fingerprint
@@ -41,8 +41,9 @@ class Index:
         vectors: Unit region vectors, whitened where the settings say so.
         image_ids: Image of every region, from 0 upwards.
         neighbors: The nearest of every region, with raw similarities.
-        graph: S, normalised and compressed; A where the settings cut short lists out
-            of it before they normalise.
+        layout: S, normalised and compressed, with its nodes in an order that suits the
+            memory, and that order; A where the settings cut short lists out of it
+            before they normalise.
         weights: Pooling weight of every region; None is sum pooling.
         whitening: What was fitted on the collection; None where vectors stay as given.
         config: The settings, as they were asked for.
@@ -58,7 +59,7 @@ class Index:
     vectors: Float[Array, "n p"]
     image_ids: Int[np.ndarray, " n"]
     neighbors: Neighbors
-    graph: Graph
+    layout: Reordered
     weights: Float[Array, " n"] | None
     whitening: Whitening | None
     config: IndexConfig
@@ -133,17 +134,14 @@ class Index:
     def _assemble(cls, parts: Parts) -> "Index":
         """Derives what is not stored: graph, weights and global descriptors."""
         config, vectors, ids = parts.config, parts.vectors, parts.image_ids
-        kernel = {"gamma": config.gamma, "bias": config.bias}
-        graph = compress(affinity(parts.neighbors, **kernel))
         # A list of all images would cut nothing.
         limited = config.shortlist is not None and config.shortlist <= ids[-1]
-        if not (limited and config.cut == "early"):
-            graph = normalize(graph)
+        early = limited and config.cut == "early"
         return cls(
             vectors=vectors,
             image_ids=ids,
             neighbors=parts.neighbors,
-            graph=graph,
+            layout=make_layout(parts.neighbors, config, normalized=not early),
             weights=(
                 gmp_weights(vectors, ids, lam=config.lam)
                 if config.pooling == "gmp"
@@ -163,13 +161,18 @@ class Index:
         n, dim = self.vectors.shape
         return (
             f"Index({self.num_images} images, {n} regions of {dim} dimensions, "
-            f"{self.graph.weights.size} stored edges)"
+            f"{self.layout.graph.weights.size} stored edges)"
         )
 
     @property
     def num_images(self) -> int:
         """The number of images m."""
         return int(self.image_ids[-1]) + 1
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The graph of `layout` with its nodes numbered as the regions are."""
+        return self.layout.restore()
 
     def search(
         self, queries: QueryVectors, query_ids: QueryIds | None = None, *, top: int = 10
@@ -204,7 +207,7 @@ class Index:
             Collection(
                 vectors=self.vectors,
                 image_ids=self.image_ids,
-                graph=self.graph,
+                layout=self.layout,
                 weights=self.weights,
                 descriptors=self.descriptors,
                 rows=self.rows,

@@ -18,11 +18,11 @@ from diffjax.diffusion import (
     query_vectors,
     spread_local,
 )
-from diffjax.graph import normalize, shortlist, truncate
+from diffjax.graph import Reordered, normalize, shortlist, truncate
 from diffjax.pooling import pool
 from diffjax.ranking import pad_shortlist, scatter_shortlist
 from diffjax.regions import global_descriptors
-from diffjax.types import Graph, Solution
+from diffjax.types import Solution
 
 from ._config import IndexConfig, Tail
 
@@ -39,7 +39,8 @@ class Collection(NamedTuple):
     Attributes:
         vectors: Unit region vectors.
         image_ids: Image of every region.
-        graph: S; A where short lists are cut out of it before they are normalised.
+        layout: S with its nodes in their order; A where short lists are cut out of it
+            before they are normalised.
         weights: Pooling weight of every region; None is sum pooling.
         descriptors: Global descriptors of the images, for short lists.
         rows: Solutions made beforehand, for offline diffusion.
@@ -47,7 +48,7 @@ class Collection(NamedTuple):
 
     vectors: Float[Array, "n p"]
     image_ids: Int[np.ndarray, " n"]
-    graph: Graph
+    layout: Reordered
     weights: Float[Array, " n"] | None
     descriptors: Float[Array, "m p"] | None
     rows: DiffusionRows | None
@@ -89,7 +90,7 @@ def score_images(
     """
     if collection.descriptors is not None and config.shortlist is not None:
         ids = np.asarray(collection.image_ids)
-        starts = collection.graph.starts
+        starts = collection.layout.graph.starts
         return _score_shortlisted(
             collection._replace(image_ids=jnp.asarray(ids, jnp.int32)),
             regions,
@@ -114,9 +115,12 @@ def score_images(
     if collection.rows is not None:
         solution = _from_rows(collection.rows, y, k=k, rtol=config.rtol)
     elif config.reach is not None:
-        solution = _around(collection.graph, y, k=k, reach=config.reach, config=config)
+        reach = config.reach
+        solution = _around(collection.layout, y, k=k, reach=reach, config=config)
     else:
-        solution = diffuse(collection.graph, y, alpha=config.alpha, **_solving(config))
+        into, graph = collection.layout.into(y), collection.layout.graph
+        found = diffuse(graph, into, alpha=config.alpha, **_solving(config))
+        solution = found._replace(value=collection.layout.back(found.value))
     scores = pool(
         solution.value,
         collection.image_ids,
@@ -136,13 +140,13 @@ def _solving(config):
 
 
 def _around(
-    graph: Graph, y: Array, *, k: int, reach: int, config: IndexConfig
+    layout: Reordered, y: Array, *, k: int, reach: int, config: IndexConfig
 ) -> Solution:
     """Diffuses over what each query reaches; other nodes have the background alone."""
     values, nodes = jax.lax.top_k(y.T, k)
     found = diffuse_local(
-        graph,
-        jnp.where(values > 0, nodes, -1),
+        layout.graph,
+        jnp.where(values > 0, layout.place[nodes], -1),
         values,
         size=reach,
         alpha=config.alpha,
@@ -150,7 +154,7 @@ def _around(
         max_steps=config.max_steps,
     )
     return Solution(
-        value=spread_local(found, graph),
+        value=layout.back(spread_local(found, layout.graph)),
         residual=found.residual,
         num_steps=found.num_steps,
         converged=found.converged,
@@ -190,7 +194,8 @@ def _score_shortlisted(
     max_regions,
     max_degree,
 ):
-    vectors, graph, ids = collection.vectors, collection.graph, collection.image_ids
+    vectors, ids = collection.vectors, collection.image_ids
+    layout: Reordered = collection.layout
     asked = global_descriptors(regions, query_ids, num_images=num_queries)
     similarity = jnp.matmul(
         collection.descriptors, asked.T, precision=jax.lax.Precision.HIGHEST
@@ -209,9 +214,10 @@ def _score_shortlisted(
         num_queries=num_queries,
     )
 
-    def solve(query):
+    def solve(query: tuple[Array, Array]) -> Solution:
         nodes, column = query
-        part = truncate(graph, nodes, max_degree=max_degree)
+        own = jnp.where(nodes >= 0, layout.place[nodes], jnp.full_like(nodes, -1))
+        part = truncate(layout.graph, own, max_degree=max_degree)
         part = normalize(part) if config.cut == "early" else part
         found = diffuse(part, column[:, None], alpha=config.alpha, **_solving(config))
         return jax.tree.map(lambda each: each[..., 0], found)

@@ -12,12 +12,16 @@ import jax
 
 # Counts up with every change of what the library exports or of what a call takes and
 # gives; kernels.cc holds the same number.
-ABI = 2
+ABI = 3
 SWITCH = "DIFFJAX_NATIVE"
-HANDLERS = tuple(
-    f"diffjax_{kernel}_{dtype}"
-    for kernel in ("csr_product", "csr_cg", "csr_local")
-    for dtype in ("float32", "float64")
+HANDLERS = (
+    *(
+        f"diffjax_{kernel}_{dtype}"
+        for kernel in ("csr_product", "csr_cg", "csr_local", "list_rows")
+        for dtype in ("float32", "float64")
+    ),
+    "diffjax_mutual_slots_int32",
+    "diffjax_mutual_counts_int32",
 )
 
 

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "buffers.h"
 #include "cg.h"
 #include "csr.h"
 #include "local.h"
@@ -32,23 +33,8 @@
 #undef DIFFJAX_BYTES
 #endif
 
-#define DIFFJAX_EXPORT __attribute__((visibility("default")))
-
 namespace diffjax {
 namespace {
-
-namespace ffi = xla::ffi;
-
-// Whether this processor, not that of the build, has AVX2 and FMA.
-bool has_avx2() {
-#if defined(__x86_64__)
-  static const bool has =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return has;
-#else
-  return false;
-#endif
-}
 
 // The loops for the best instructions of this processor or, if not `best`, for those
 // that every processor has.
@@ -58,34 +44,6 @@ const Loops<T>& loops_for(int64_t columns, bool best) {
   if (best && has_avx2()) return avx2::loops_for<T>(columns);
 #endif
   return baseline::loops_for<T>(columns);
-}
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
-
-template <ffi::DataType Type>
-using Number = ffi::NativeType<Type>;
-
-template <ffi::DataType Type>
-Csr<Number<Type>> read_matrix(ffi::BufferR1<Type> weights,
-                              ffi::BufferR1<ffi::S32> indices, ffi::AnyBuffer starts) {
-  require(indices.element_count() == weights.element_count(),
-          "indices and weights must be of one length");
-  require(starts.dimensions().size() == 1 && starts.element_count() > 0,
-          "starts must have one entry more than there are rows");
-  Csr<Number<Type>> a{};
-  a.weights = weights.typed_data();
-  a.indices = indices.typed_data();
-  a.rows = static_cast<int64_t>(starts.element_count()) - 1;
-  a.entries = static_cast<int64_t>(weights.element_count());
-  if (starts.element_type() == ffi::S64) {
-    a.starts64 = starts.typed_data<int64_t>();
-  } else {
-    require(starts.element_type() == ffi::S32, "starts must be int32 or int64");
-    a.starts32 = starts.typed_data<int32_t>();
-  }
-  return a;
 }
 
 // Y = A X for X of any number of columns, a block of them after the other.
@@ -290,12 +248,6 @@ auto bind_cg() {
 }  // namespace
 }  // namespace diffjax
 
-#define DIFFJAX_HANDLER(symbol, function, binding)                           \
-  DIFFJAX_EXPORT XLA_FFI_Error* symbol(XLA_FFI_CallFrame* frame) {           \
-    static auto* handler = diffjax::binding.To(diffjax::function).release(); \
-    return handler->Call(frame);                                             \
-  }
-
 using xla::ffi::F32;
 using xla::ffi::F64;
 
@@ -310,7 +262,7 @@ DIFFJAX_HANDLER(diffjax_csr_local_float64, local<F64>, bind_local<F64>())
 
 // Counts up with every change of what is exported here or of what a call takes and
 // gives; diffjax/native/_library.py holds the same number.
-DIFFJAX_EXPORT int diffjax_abi() { return 2; }
+DIFFJAX_EXPORT int diffjax_abi() { return 3; }
 
 // The best instructions of this processor that there are loops for.
 DIFFJAX_EXPORT const char* diffjax_instructions() {

@@ -1,0 +1,93 @@
+"""An order of nodes in which neighbours lie near each other in memory."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float, Int
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from diffjax.types import Graph, row_starts
+
+from ._check import check_graph, remember_good
+
+
+class Reordered(NamedTuple):
+    """A graph whose nodes are numbered anew, and the way there and back.
+
+    Attributes:
+        graph: The graph, compressed.
+        order: Old number of every new node: `y[order]` is y for `graph`.
+        place: New number of every old node: `value[place]` is what it found, as the
+            nodes were numbered before.
+    """
+
+    graph: Graph
+    order: Int[Array, " n"]
+    place: Int[Array, " n"]
+
+    def into(self, y: Float[Array, "n q"]) -> Float[Array, "n q"]:
+        """Numbers the rows of a block as the graph does."""
+        return y[self.order]
+
+    def back(self, value: Float[Array, "n q"]) -> Float[Array, "n q"]:
+        """Numbers the rows of a block as they were numbered before."""
+        return value[self.place]
+
+    def restore(self) -> Graph:
+        """Makes the graph as it was numbered before, a copy."""
+        return _renumber(self.graph.to_scipy(), self.graph, np.asarray(self.place))
+
+
+def reorder(graph: Graph) -> Reordered:
+    """Numbers the nodes of a graph so that neighbours lie near each other in memory.
+
+    What a product gathers is then in the processor's caches more often: a batch of
+    queries is solved faster, and so is what one query reaches. The matrix is the same
+    but for the order of its rows and columns, so every score is, up to rounding.
+
+    The order is reverse Cuthill-McKee's, by SciPy: breadth first from a node of few
+    neighbours, component by component. Done once per index, on the host, in far less
+    time than one search for neighbours.
+
+    Args:
+        graph: A graph, normalised or not, concrete.
+
+    Returns:
+        The graph in the new order, and the order.
+
+    Raises:
+        ValueError: If weights are not finite or not symmetric.
+
+    References:
+        Cuthill and McKee, Reducing the bandwidth of sparse symmetric matrices, ACM
+        national conference 1969, https://doi.org/10.1145/800195.805928.
+    """
+    check_graph("graph", graph, signed=True)
+    matrix = graph.to_scipy()
+    order = np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), np.int32)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order), dtype=order.dtype)
+    return Reordered(
+        _renumber(matrix, graph, order), jnp.asarray(order), jnp.asarray(place)
+    )
+
+
+def _renumber(
+    matrix: scipy.sparse.csr_array, graph: Graph, order: Int[np.ndarray, " n"]
+) -> Graph:
+    """Makes the graph of which node i is node order[i] of this one."""
+    moved = scipy.sparse.csr_array(matrix[order][:, order])
+    moved.sort_indices()
+    degrees = graph.degrees
+    result = Graph(
+        indices=jnp.asarray(moved.indices.astype(np.int32)),
+        weights=jnp.asarray(moved.data),
+        starts=row_starts(moved.indptr),
+        degrees=None if degrees is None else jnp.asarray(np.asarray(degrees)[order]),
+    )
+    # Looked at already, but raw similarities may be below 0.
+    if moved.nnz and moved.data.min() < 0:
+        return result
+    return remember_good(result)

@@ -1,0 +1,129 @@
+// What XLA calls: from lists of neighbours to compressed rows.
+
+#include <cstdint>
+#include <exception>
+
+#include "buffers.h"
+#include "csr.h"
+#include "lists.h"
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+#define DIFFJAX_ISA baseline
+#define DIFFJAX_TARGET
+#define DIFFJAX_BYTES 16
+#include "find.h"
+#undef DIFFJAX_ISA
+#undef DIFFJAX_TARGET
+#undef DIFFJAX_BYTES
+
+#if defined(__x86_64__)
+#define DIFFJAX_ISA avx2
+#define DIFFJAX_TARGET __attribute__((target("avx2")))
+#define DIFFJAX_BYTES 32
+#include "find.h"
+#undef DIFFJAX_ISA
+#undef DIFFJAX_TARGET
+#undef DIFFJAX_BYTES
+#endif
+
+namespace diffjax {
+namespace {
+
+// With the search for the best instructions of this processor.
+Lists lists_of(ffi::BufferR2<ffi::S32> indices) {
+  const auto shape = indices.dimensions();
+  Lists lists{indices.typed_data(), shape[0], shape[1], baseline::find_place};
+#if defined(__x86_64__)
+  if (has_avx2()) lists.find = avx2::find_place;
+#endif
+  return lists;
+}
+
+ffi::Error slots_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices,
+                           ffi::ResultBufferR2<ffi::S32> back) try {
+  require(indices.dimensions() == back->dimensions(), "back must have a slot for each");
+  Workers workers(pool);
+  mutual_slots(lists_of(indices), workers, back->typed_data());
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+ffi::Error counts_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices,
+                            ffi::ResultBufferR1<ffi::S32> counts) try {
+  require(indices.dimensions()[0] == counts->dimensions()[0],
+          "counts must have one entry per list");
+  Workers workers(pool);
+  mutual_counts(lists_of(indices), workers, counts->typed_data());
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+template <ffi::DataType Type>
+ffi::Error rows(ffi::ThreadPool pool, bool mutual, ffi::BufferR2<ffi::S32> indices,
+                ffi::BufferR2<Type> numbers, ffi::AnyBuffer starts,
+                ffi::ResultBufferR1<ffi::S32> columns,
+                ffi::ResultBufferR1<Type> weights) try {
+  using T = Number<Type>;
+  require(indices.dimensions() == numbers.dimensions(),
+          "there must be one number per index");
+  const Csr<T> made = matrix_of(weights->typed_data(), columns->typed_data(),
+                                columns->element_count(), starts);
+  require(columns->element_count() == weights->element_count(),
+          "columns and weights must be of one length");
+  const Lists lists = lists_of(indices);
+  require(made.rows == lists.nodes, "starts must have one entry more than lists");
+  const RowWriter<T> writer(made, columns->typed_data(), weights->typed_data());
+  Workers workers(pool);
+  if (mutual) {
+    mutual_rows(lists, numbers.typed_data(), writer, workers);
+  } else {
+    compress_rows(lists, numbers.typed_data(), writer, workers);
+  }
+  return ffi::Error::Success();
+} catch (const std::exception& error) {
+  return ffi::Error::Internal(error.what());
+}
+
+auto bind_slots() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::BufferR2<ffi::S32>>()
+      .Ret<ffi::BufferR2<ffi::S32>>();
+}
+
+auto bind_counts() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<ffi::BufferR2<ffi::S32>>()
+      .Ret<ffi::BufferR1<ffi::S32>>();
+}
+
+template <ffi::DataType Type>
+auto bind_rows() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Attr<bool>("mutual")
+      .Arg<ffi::BufferR2<ffi::S32>>()
+      .template Arg<ffi::BufferR2<Type>>()
+      .template Arg<ffi::AnyBuffer>()
+      .template Ret<ffi::BufferR1<ffi::S32>>()
+      .template Ret<ffi::BufferR1<Type>>();
+}
+
+}  // namespace
+}  // namespace diffjax
+
+using xla::ffi::F32;
+using xla::ffi::F64;
+
+extern "C" {
+
+DIFFJAX_HANDLER(diffjax_list_rows_float32, rows<F32>, bind_rows<F32>())
+DIFFJAX_HANDLER(diffjax_list_rows_float64, rows<F64>, bind_rows<F64>())
+DIFFJAX_HANDLER(diffjax_mutual_slots_int32, slots_of_mutual, bind_slots())
+DIFFJAX_HANDLER(diffjax_mutual_counts_int32, counts_of_mutual, bind_counts())
+
+}  // extern "C"

@@ -184,11 +184,15 @@ ffi::Error local(ffi::ThreadPool pool, ffi::BufferR1<Type> weights,
                        *rtol_squared.typed_data()};
   Workers workers(pool);
   workers.for_each(queries, [&](int64_t query) {
-    LocalDiffusion<T>(a, alpha.typed_data()[query], reach)
-        .solve(places, seeds.typed_data() + query * places,
-               values.typed_data() + query * places, nodes->typed_data() + query * most,
-               value->typed_data() + query * most, residual->typed_data() + query,
-               steps->typed_data() + query);
+    // Kept for the next query of this thread: most of the time of a small one would go
+    // into pages of new memory.
+    thread_local LocalDiffusion<T> diffusion;
+    diffusion.solve(a, alpha.typed_data()[query], reach, places,
+                    seeds.typed_data() + query * places,
+                    values.typed_data() + query * places,
+                    nodes->typed_data() + query * most,
+                    value->typed_data() + query * most, residual->typed_data() + query,
+                    steps->typed_data() + query);
   });
   return ffi::Error::Success();
 } catch (const std::exception& error) {

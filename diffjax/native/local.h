@@ -24,48 +24,30 @@ struct Reach {
   T rtol_squared;
 };
 
-// Numbers nodes 0, 1, 2, ... in the order in which they are asked for.
+// Numbers nodes 0, 1, 2, ... in the order in which they are asked for. Its table is as
+// long as the graph, but made once: a query cleans up what it used.
 class Slots {
  public:
-  Slots() : table_(1 << 12, Entry{-1, -1}) {}
+  void begin(int64_t nodes) {
+    for (const int32_t node : nodes_) table_[node] = -1;
+    nodes_.clear();
+    if (static_cast<int64_t>(table_.size()) < nodes) table_.resize(nodes, -1);
+  }
 
   // The number of a node, and whether it is new.
   std::pair<int32_t, bool> find(int32_t node) {
-    if (2 * (nodes_.size() + 1) > table_.size()) enlarge();
-    Entry& entry = place(node);
-    if (entry.node == node) return {entry.slot, false};
-    entry = {node, static_cast<int32_t>(nodes_.size())};
+    int32_t& slot = table_[node];
+    if (slot >= 0) return {slot, false};
+    slot = count();
     nodes_.push_back(node);
-    return {entry.slot, true};
+    return {slot, true};
   }
 
   int32_t node(int32_t slot) const { return nodes_[slot]; }
   int32_t count() const { return static_cast<int32_t>(nodes_.size()); }
 
  private:
-  struct Entry {
-    int32_t node, slot;
-  };
-
-  Entry& place(int32_t node) {
-    const size_t mask = table_.size() - 1;
-    // Neighbours often have neighbouring numbers: the product sends them far apart.
-    size_t at = (static_cast<uint32_t>(node) * uint32_t{2654435769u}) >> 7;
-    for (;; ++at) {
-      Entry& entry = table_[at & mask];
-      if (entry.node == node || entry.node < 0) return entry;
-    }
-  }
-
-  void enlarge() {
-    table_.assign(2 * table_.size(), Entry{-1, -1});
-    for (int32_t slot = 0; slot < count(); ++slot) {
-      place(nodes_[slot]) = {nodes_[slot], slot};
-    }
-  }
-
-  std::vector<Entry> table_;
-  std::vector<int32_t> nodes_;
+  std::vector<int32_t> table_, nodes_;
 };
 
 // One query. The iteration is that of cg.h, started again from where it was whenever
@@ -74,16 +56,20 @@ class Slots {
 //
 // Members are nodes that the diffusion has reached: their rows of the graph are read,
 // once, and held with slots for columns. Slots also stand for nodes outside beside them.
+//
+// It may be used for one query after the other, whose memory is then there already.
 template <typename T>
 class LocalDiffusion {
  public:
-  LocalDiffusion(const Csr<T>& a, T alpha, Reach<T> reach)
-      : a_(a), alpha_(alpha), reach_(reach), starts_(1, 0) {}
-
   // Solves for `places` seeds, of which those below 0 are empty. Answers go to
   // `most_nodes` places, ordered by node, and are -1 and 0 where there are fewer.
-  void solve(int64_t places, const int32_t* seeds, const T* values, int32_t* nodes,
-             T* value, T* residual, int32_t* steps) {
+  void solve(const Csr<T>& a, T alpha, Reach<T> reach, int64_t places,
+             const int32_t* seeds, const T* values, int32_t* nodes, T* value,
+             T* residual, int32_t* steps) {
+    a_ = a;
+    alpha_ = alpha;
+    reach_ = reach;
+    clear();
     const T size = begin(places, seeds, values);
     const double start = squares();
     const double goal = static_cast<double>(reach_.rtol_squared) * start;
@@ -103,6 +89,15 @@ class LocalDiffusion {
 
  private:
   int64_t members() const { return static_cast<int64_t>(members_.size()); }
+
+  // Also what a query that ran out of memory left behind.
+  void clear() {
+    slots_.begin(a_.rows);
+    steps_ = 0;
+    starts_.assign(1, 0);
+    for (auto* each : {&outside_, &x_, &r_, &q_, &y_, &weights_}) each->clear();
+    for (auto* each : {&member_, &members_, &columns_}) each->clear();
+  }
 
   // Seeds join with columns of size 1: squares of small numbers would vanish.
   T begin(int64_t places, const int32_t* seeds, const T* values) {
@@ -125,9 +120,8 @@ class LocalDiffusion {
   int32_t slot_of(int32_t node) {
     const auto [slot, is_new] = slots_.find(node);
     if (is_new) {
-      p_.push_back(0);
       outside_.push_back(0);
-      inside_.push_back(0);
+      member_.push_back(-1);
     }
     return slot;
   }
@@ -135,16 +129,20 @@ class LocalDiffusion {
   // Starts at 0, with the residual that it had outside, which of a seed is all of y.
   void join(int32_t slot, bool starts_here = false) {
     const int32_t node = slots_.node(slot);
+    member_[slot] = static_cast<int32_t>(members());
     members_.push_back(slot);
     x_.push_back(0);
     r_.push_back(outside_[slot]);
     y_.push_back(starts_here ? outside_[slot] : T{0});
     q_.push_back(0);
-    inside_[slot] = 1;
-    for (int64_t entry = a_.start(node); entry < a_.start(node + 1); ++entry) {
-      columns_.push_back(slot_of(static_cast<int32_t>(a_.column(entry))));
-      weights_.push_back(a_.weights[entry]);
+    const int64_t first = a_.start(node), last = std::max(first, a_.start(node + 1));
+    const size_t before = columns_.size();
+    columns_.resize(before + (last - first));
+    for (int64_t entry = first; entry < last; ++entry) {
+      columns_[before + entry - first] =
+          slot_of(static_cast<int32_t>(a_.column(entry)));
     }
+    weights_.insert(weights_.end(), a_.weights + first, a_.weights + last);
     starts_.push_back(static_cast<int64_t>(columns_.size()));
   }
 
@@ -153,7 +151,7 @@ class LocalDiffusion {
   bool grow(int64_t most) {
     std::vector<int32_t> found;
     for (int32_t slot = 0; slot < slots_.count(); ++slot) {
-      if (!inside_[slot] && outside_[slot] > 0) found.push_back(slot);
+      if (member_[slot] < 0 && outside_[slot] > 0) found.push_back(slot);
     }
     const auto before = [this](int32_t one, int32_t other) {
       if (outside_[one] != outside_[other]) return outside_[one] > outside_[other];
@@ -164,8 +162,19 @@ class LocalDiffusion {
     if (count < static_cast<int64_t>(found.size())) {
       std::nth_element(found.begin(), found.begin() + count, found.end(), before);
     }
-    for (int64_t i = 0; i < count; ++i) join(found[i]);
+    for (int64_t i = 0; i < count; ++i) {
+      if (i + 1 < count) fetch(slots_.node(found[i + 1]));
+      join(found[i]);
+    }
     return count > 0;
+  }
+
+  // The row of the next one, from anywhere in memory, while this one's is read.
+  void fetch(int32_t node) const {
+    for (int64_t at = a_.start(node); at < a_.start(node + 1); at += 64 / sizeof(T)) {
+      __builtin_prefetch(a_.indices + at);
+      __builtin_prefetch(a_.weights + at);
+    }
   }
 
   double squares() const {
@@ -189,50 +198,68 @@ class LocalDiffusion {
     }
     double sum = 0;
     for (size_t slot = 0; slot < outside_.size(); ++slot) {
-      if (!inside_[slot]) sum += double{outside_[slot]} * double{outside_[slot]};
+      if (member_[slot] < 0) sum += double{outside_[slot]} * double{outside_[slot]};
     }
     return sum;
   }
 
+  // Rows and columns of the members: elsewhere the direction is 0.
+  void cut() {
+    inner_starts_.resize(members() + 1);
+    inner_columns_.resize(columns_.size());
+    inner_weights_.resize(columns_.size());
+    int64_t kept = 0;
+    for (int64_t i = 0; i < members(); ++i) {
+      inner_starts_[i] = kept;
+      for (int64_t entry = starts_[i]; entry < starts_[i + 1]; ++entry) {
+        // Written in any case: whether it stays can't be foreseen.
+        const int32_t column = member_[columns_[entry]];
+        inner_columns_[kept] = column;
+        inner_weights_[kept] = weights_[entry];
+        kept += column >= 0;
+      }
+    }
+    inner_starts_[members()] = kept;
+  }
+
   T multiply_row(int64_t i) const {
     T sums[4] = {};
-    int64_t entry = starts_[i];
-    const int64_t last = starts_[i + 1];
+    int64_t entry = inner_starts_[i];
+    const int64_t last = inner_starts_[i + 1];
     // Several sums, because one would wait for itself at every entry.
     for (; entry + 4 <= last; entry += 4) {
       for (int j = 0; j < 4; ++j) {
-        sums[j] += weights_[entry + j] * p_[columns_[entry + j]];
+        sums[j] += inner_weights_[entry + j] * p_[inner_columns_[entry + j]];
       }
     }
-    for (; entry < last; ++entry) sums[0] += weights_[entry] * p_[columns_[entry]];
+    for (; entry < last; ++entry) {
+      sums[0] += inner_weights_[entry] * p_[inner_columns_[entry]];
+    }
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
   // Conjugate gradient on the members, whatever is outside being 0.
   void iterate(int32_t most_steps, double goal) {
     double left = squares();
-    for (int64_t i = 0; i < members(); ++i) p_[members_[i]] = r_[i];
+    cut();
+    p_ = r_;
     for (int32_t taken = 0; taken < most_steps && left > goal; ++taken) {
       double curvature = 0;
       for (int64_t i = 0; i < members(); ++i) {
-        const T own = p_[members_[i]];
-        q_[i] = own - alpha_ * multiply_row(i);
-        curvature += double{own} * double{q_[i]};
+        q_[i] = p_[i] - alpha_ * multiply_row(i);
+        curvature += double{p_[i]} * double{q_[i]};
       }
       ++steps_;
       if (curvature < std::numeric_limits<T>::min()) break;
       const T step = static_cast<T>(left / curvature);
       double now = 0;
       for (int64_t i = 0; i < members(); ++i) {
-        x_[i] += step * p_[members_[i]];
+        x_[i] += step * p_[i];
         r_[i] -= step * q_[i];
         now += double{r_[i]} * double{r_[i]};
       }
       const T turn = static_cast<T>(now / left);
-      for (int64_t i = 0; i < members(); ++i) {
-        T& own = p_[members_[i]];
-        own = r_[i] + turn * own;
-      }
+      for (int64_t i = 0; i < members(); ++i) p_[i] = r_[i] + turn * p_[i];
       left = now;
     }
   }
@@ -250,21 +277,22 @@ class LocalDiffusion {
     }
   }
 
-  const Csr<T> a_;
-  const T alpha_;
-  const Reach<T> reach_;
+  Csr<T> a_{};
+  T alpha_{};
+  Reach<T> reach_{};
   Slots slots_;
   int32_t steps_ = 0;
-  // By slot: the direction, 0 outside; the residual outside; whether it is a member.
-  std::vector<T> p_, outside_;
-  std::vector<char> inside_;
-  // By member: its slot, score, residual, product with the direction, right-hand side.
+  // By slot: the residual outside; which member it is, below 0 for none.
+  std::vector<T> outside_;
+  std::vector<int32_t> member_;
+  // By member: its slot, score, residual, direction, product with the direction,
+  // right-hand side.
   std::vector<int32_t> members_;
-  std::vector<T> x_, r_, q_, y_;
-  // Rows of the members.
-  std::vector<int64_t> starts_;
-  std::vector<int32_t> columns_;
-  std::vector<T> weights_;
+  std::vector<T> x_, r_, p_, q_, y_;
+  // Rows of the members: all of them, and what of them is inside.
+  std::vector<int64_t> starts_, inner_starts_;
+  std::vector<int32_t> columns_, inner_columns_;
+  std::vector<T> weights_, inner_weights_;
 };
 
 }  // namespace diffjax

@@ -51,7 +51,7 @@ def _compress_lists(graph: Graph) -> Graph:
     ends = starts_of(_count(graph))
     starts = row_starts(ends)
     columns, weights = list_rows(
-        graph.indices, graph.weights, starts, count=int(ends[-1]), mutual=False
+        graph.indices, graph.weights, starts, count=int(ends[-1])
     )
     return Graph(columns, weights, starts, graph.degrees)
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_not_halved
-from diffjax.native import has_list_kernel, list_rows, mutual_counts
+from diffjax.native import has_list_kernel, list_rows, mutual_slots
 from diffjax.types import Graph, Neighbors, row_starts
 
 # Entries that the search without a kernel compares at a time.
@@ -21,7 +21,8 @@ def mutual_edges(neighbors: Neighbors) -> Graph:
     `affinity(mutual_edges(lists), gamma=g)` is `compress(affinity(lists, gamma=g))`
     up to edges that the kernel makes 0, which stay as entries of weight 0.
 
-    Done on the host. Beside the lists it holds the edges and nothing of n x k.
+    Done on the host. Beside the lists it holds the edges, and for every neighbour a
+    number of four bytes.
 
     Args:
         neighbors: The k nearest of every vector, concrete.
@@ -47,16 +48,20 @@ def mutual_edges(neighbors: Neighbors) -> Graph:
         )
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu and has_list_kernel(indices, similarities):
-        starts = starts_of(mutual_counts(indices))
+        slots, counts = _search(indices)
+        ends = starts_of(counts)
+        starts = row_starts(ends)
         columns, weights = list_rows(
-            indices,
-            similarities,
-            row_starts(starts),
-            count=int(starts[-1]),
-            mutual=True,
+            indices, similarities, starts, count=int(ends[-1]), slots=slots
         )
-        return Graph(columns, weights, row_starts(starts))
+        return Graph(columns, weights, starts)
     return _by_blocks(on_host, np.asarray(similarities))
+
+
+@jax.jit
+def _search(indices: Int[Array, "n k"]) -> tuple[Int[Array, "n k"], Int[Array, " n"]]:
+    slots = mutual_slots(indices)
+    return slots, jnp.sum(slots >= 0, axis=1, dtype=jnp.int32)
 
 
 def starts_of(counts: Int[Array | np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:

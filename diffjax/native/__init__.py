@@ -10,5 +10,4 @@ from ._library import Library as Library
 from ._library import find_library as find_library
 from ._lists import has_list_kernel as has_list_kernel
 from ._lists import list_rows as list_rows
-from ._lists import mutual_counts as mutual_counts
 from ._lists import mutual_slots as mutual_slots

@@ -21,7 +21,6 @@ HANDLERS = (
         for dtype in ("float32", "float64")
     ),
     "diffjax_mutual_slots_int32",
-    "diffjax_mutual_counts_int32",
 )
 
 

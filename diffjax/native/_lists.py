@@ -43,29 +43,13 @@ def mutual_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
     return call(indices)
 
 
-def mutual_counts(indices: Int[Array, "n k"]) -> Int[Array, " n"]:
-    """Counts the mutual neighbours of every node; see `mutual_slots`.
-
-    Args:
-        indices: Neighbours of every node, int32.
-
-    Returns:
-        The counts.
-    """
-    own = jax.typeof(indices)
-    call = jax.ffi.ffi_call(
-        target_name("mutual_counts", "int32"), own.update(shape=own.shape[:1])
-    )
-    return call(indices)
-
-
 def list_rows(
     indices: Int[Array, "n k"],
     numbers: Float[Array, "n k"],
     starts: Int[Array, " starts"],
     *,
     count: int,
-    mutual: bool,
+    slots: Int[Array, "n k"] | None = None,
 ) -> tuple[Int[Array, " e"], Float[Array, " e"]]:
     """Writes the entries of lists as compressed rows, each sorted by column.
 
@@ -75,9 +59,9 @@ def list_rows(
         starts: Where each row starts, and the end: n + 1, int32 or int64. Starts that
             do not fit the lists are an error.
         count: The end, as a Python number.
-        mutual: Whether the entries are the mutual neighbours, with the smaller of the
-            two numbers of each pair; else they are the slots that are not empty and
-            have another number than 0. A Python bool.
+        slots: What `mutual_slots` gives, for rows of mutual neighbours, with the
+            smaller of the two numbers of each pair. None for rows of all slots that are
+            not empty and have another number than 0.
 
     Returns:
         Columns and numbers.
@@ -87,5 +71,7 @@ def list_rows(
         target_name("list_rows", numbers.dtype.name),
         (columns, columns.update(dtype=numbers.dtype)),
     )
-    found, kept = call(indices, numbers, starts, mutual=mutual)
+    mutual = slots is not None
+    back = jnp.zeros((0, 0), jnp.int32) if slots is None else slots
+    found, kept = call(indices, numbers, back, starts, mutual=mutual)
     return found, kept

@@ -50,25 +50,17 @@ ffi::Error slots_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices
   return ffi::Error::Internal(error.what());
 }
 
-ffi::Error counts_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices,
-                            ffi::ResultBufferR1<ffi::S32> counts) try {
-  require(indices.dimensions()[0] == counts->dimensions()[0],
-          "counts must have one entry per list");
-  Workers workers(pool);
-  mutual_counts(lists_of(indices), workers, counts->typed_data());
-  return ffi::Error::Success();
-} catch (const std::exception& error) {
-  return ffi::Error::Internal(error.what());
-}
-
 template <ffi::DataType Type>
 ffi::Error rows(ffi::ThreadPool pool, bool mutual, ffi::BufferR2<ffi::S32> indices,
-                ffi::BufferR2<Type> numbers, ffi::AnyBuffer starts,
+                ffi::BufferR2<Type> numbers, ffi::BufferR2<ffi::S32> back,
+                ffi::AnyBuffer starts,
                 ffi::ResultBufferR1<ffi::S32> columns,
                 ffi::ResultBufferR1<Type> weights) try {
   using T = Number<Type>;
   require(indices.dimensions() == numbers.dimensions(),
           "there must be one number per index");
+  require(!mutual || indices.dimensions() == back.dimensions(),
+          "there must be one slot per index");
   const Csr<T> made = matrix_of(weights->typed_data(), columns->typed_data(),
                                 columns->element_count(), starts);
   require(columns->element_count() == weights->element_count(),
@@ -78,7 +70,7 @@ ffi::Error rows(ffi::ThreadPool pool, bool mutual, ffi::BufferR2<ffi::S32> indic
   const RowWriter<T> writer(made, columns->typed_data(), weights->typed_data());
   Workers workers(pool);
   if (mutual) {
-    mutual_rows(lists, numbers.typed_data(), writer, workers);
+    mutual_rows(lists, numbers.typed_data(), back.typed_data(), writer, workers);
   } else {
     compress_rows(lists, numbers.typed_data(), writer, workers);
   }
@@ -94,13 +86,6 @@ auto bind_slots() {
       .Ret<ffi::BufferR2<ffi::S32>>();
 }
 
-auto bind_counts() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<ffi::BufferR2<ffi::S32>>()
-      .Ret<ffi::BufferR1<ffi::S32>>();
-}
-
 template <ffi::DataType Type>
 auto bind_rows() {
   return ffi::Ffi::Bind()
@@ -108,6 +93,7 @@ auto bind_rows() {
       .Attr<bool>("mutual")
       .Arg<ffi::BufferR2<ffi::S32>>()
       .template Arg<ffi::BufferR2<Type>>()
+      .template Arg<ffi::BufferR2<ffi::S32>>()
       .template Arg<ffi::AnyBuffer>()
       .template Ret<ffi::BufferR1<ffi::S32>>()
       .template Ret<ffi::BufferR1<Type>>();
@@ -124,6 +110,5 @@ extern "C" {
 DIFFJAX_HANDLER(diffjax_list_rows_float32, rows<F32>, bind_rows<F32>())
 DIFFJAX_HANDLER(diffjax_list_rows_float64, rows<F64>, bind_rows<F64>())
 DIFFJAX_HANDLER(diffjax_mutual_slots_int32, slots_of_mutual, bind_slots())
-DIFFJAX_HANDLER(diffjax_mutual_counts_int32, counts_of_mutual, bind_counts())
 
 }  // extern "C"

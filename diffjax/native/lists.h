@@ -20,15 +20,15 @@ struct Lists {
   // The first of some places that holds a node, or -1.
   int64_t (*find)(const int32_t* places, int64_t count, int32_t node);
 
-  // Calls found(slot, other, back) for each neighbour of `node` whose own list has the
-  // node, at `back`.
+  // Calls found(slot, other, back) for each neighbour of `node` that has a larger number
+  // and whose own list has the node, at `back`: each pair is met once.
   template <typename Found>
   void each_mutual(int64_t node, const Found& found) const {
     const int64_t base = node * slots;
     for (int64_t slot = 0; slot < slots; ++slot) {
-      if (slot + 2 < slots) fetch(indices[base + slot + 2]);
+      if (slot + kAhead < slots) fetch(node, indices[base + slot + kAhead]);
       const int64_t other = indices[base + slot];
-      if (other < 0 || other >= nodes || other == node) continue;
+      if (other <= node || other >= nodes) continue;
       const int64_t back =
           find(indices + other * slots, slots, static_cast<int32_t>(node));
       if (back >= 0) found(slot, other, back);
@@ -36,9 +36,11 @@ struct Lists {
   }
 
  private:
-  // The list of the next one, while this one's is searched.
-  void fetch(int64_t other) const {
-    if (other < 0 || other >= nodes) return;
+  static constexpr int64_t kAhead = 2;
+
+  // The list of one of the next, while this one's is searched.
+  void fetch(int64_t node, int64_t other) const {
+    if (other <= node || other >= nodes) return;
     const auto* list = reinterpret_cast<const char*>(indices + other * slots);
     const int64_t bytes = slots * static_cast<int64_t>(sizeof(int32_t));
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(list + byte);
@@ -61,20 +63,14 @@ void each_node(const Lists& lists, Workers& workers, const Body& body) {
 // Where each neighbour's list has the node, -1 where it has not.
 inline void mutual_slots(const Lists& lists, Workers& workers, int32_t* back) {
   each_node(lists, workers, [&](int64_t node) {
-    int32_t* own = back + node * lists.slots;
-    std::fill(own, own + lists.slots, -1);
-    lists.each_mutual(node, [&](int64_t slot, int64_t, int64_t where) {
-      own[slot] = static_cast<int32_t>(where);
-    });
+    std::fill_n(back + node * lists.slots, lists.slots, -1);
   });
-}
-
-// How many mutual neighbours every node has.
-inline void mutual_counts(const Lists& lists, Workers& workers, int32_t* counts) {
   each_node(lists, workers, [&](int64_t node) {
-    int32_t count = 0;
-    lists.each_mutual(node, [&](int64_t, int64_t, int64_t) { ++count; });
-    counts[node] = count;
+    lists.each_mutual(node, [&](int64_t slot, int64_t other, int64_t where) {
+      // Both ends at once: no other pair has either place.
+      back[node * lists.slots + slot] = static_cast<int32_t>(where);
+      back[other * lists.slots + where] = static_cast<int32_t>(slot);
+    });
   });
 }
 
@@ -112,18 +108,23 @@ class RowWriter {
   T* const weights_;
 };
 
-// The mutual neighbours of every node with the smaller of their two similarities.
+// The mutual neighbours of every node, of which `back` tells where they have it, with
+// the smaller of their two similarities.
 template <typename T>
-void mutual_rows(const Lists& lists, const T* similarities, const RowWriter<T>& rows,
-                 Workers& workers) {
+void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
+                 const RowWriter<T>& rows, Workers& workers) {
   each_node(lists, workers, [&](int64_t node) {
     thread_local std::vector<typename RowWriter<T>::Entry> entries;
     entries.clear();
-    const T* own = similarities + node * lists.slots;
-    lists.each_mutual(node, [&](int64_t slot, int64_t other, int64_t back) {
-      const T smaller = std::min(own[slot], similarities[other * lists.slots + back]);
+    for (int64_t slot = node * lists.slots; slot < (node + 1) * lists.slots; ++slot) {
+      const int64_t other = lists.indices[slot], where = back[slot];
+      if (where < 0 || where >= lists.slots || other < 0 || other >= lists.nodes) {
+        continue;
+      }
+      const T smaller =
+          std::min(similarities[slot], similarities[other * lists.slots + where]);
       entries.push_back({static_cast<int32_t>(other), smaller});
-    });
+    }
     rows.write(node, entries);
   });
 }

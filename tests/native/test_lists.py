@@ -4,19 +4,17 @@ import kernels
 import numpy as np
 import pytest
 
-from diffjax.native import list_rows, mutual_counts, mutual_slots
+from diffjax.native import list_rows, mutual_slots
 
 pytestmark = kernels.needed
 
 LISTS = jnp.array([[1, 2, -1], [0, -1, -1], [1, 0, 2]], jnp.int32)
+SLOTS = jnp.array([[0, 1, -1], [0, -1, -1], [-1, 1, -1]], jnp.int32)
 
 
-def test_slots_and_counts_of_three_lists():
-    # 0 and 1 list each other, and 0 and 2; 1 does not list 2; 2 lists itself.
-    np.testing.assert_array_equal(
-        mutual_slots(LISTS), [[0, 1, -1], [0, -1, -1], [-1, 1, -1]]
-    )
-    np.testing.assert_array_equal(mutual_counts(LISTS), [2, 1, 1])
+def test_slots_of_three_lists():
+    # 0 and 1 list each other, and 0 and 2; 2 lists 1 and itself, in vain.
+    np.testing.assert_array_equal(mutual_slots(LISTS), SLOTS)
 
 
 def test_a_batch_of_lists():
@@ -28,7 +26,9 @@ def test_a_batch_of_lists():
 
 def test_neighbours_that_are_not_there_are_not_followed():
     far = LISTS.at[0, 0].set(2**30).at[1, 0].set(-(2**30))
-    np.testing.assert_array_equal(mutual_counts(far), [1, 0, 1])
+    np.testing.assert_array_equal(
+        mutual_slots(far), [[-1, 1, -1], [-1, -1, -1], [-1, 1, -1]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,16 @@ def test_starts_of_other_lists_are_an_error_and_no_crash(starts, count):
     errors = jax.errors.JaxRuntimeError, ValueError
     with pytest.raises(errors, match="starts must be those of"):
         jax.block_until_ready(
-            list_rows(LISTS, numbers, jnp.array(starts), count=count, mutual=True)
+            list_rows(LISTS, numbers, jnp.array(starts), count=count, slots=SLOTS)
         )
+
+
+def test_slots_that_lead_nowhere_are_not_followed():
+    far = SLOTS.at[0, 0].set(2**30).at[1, 0].set(-(2**30))
+    columns, _ = list_rows(
+        LISTS, jnp.ones(LISTS.shape), jnp.array([0, 1, 1, 2]), count=2, slots=far
+    )
+    assert columns.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("starts", [jnp.int32, jnp.int64])
@@ -49,7 +57,7 @@ def test_starts_of_other_lists_are_an_error_and_no_crash(starts, count):
 def test_rows_are_sorted_and_have_the_smaller_number(starts):
     numbers = jnp.array([[0.1, 0.9, 0.0], [0.2, 0, 0], [0.3, 0.8, 1.0]], jnp.float64)
     columns, found = list_rows(
-        LISTS, numbers, jnp.array([0, 2, 3, 4], starts), count=4, mutual=True
+        LISTS, numbers, jnp.array([0, 2, 3, 4], starts), count=4, slots=SLOTS
     )
     assert columns.tolist() == [1, 2, 0, 0]
     np.testing.assert_array_equal(found, [0.1, 0.8, 0.1, 0.8])

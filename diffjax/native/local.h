@@ -88,6 +88,11 @@ class LocalDiffusion {
   }
 
  private:
+  struct Candidate {
+    T residual;
+    int32_t node, slot;
+  };
+
   int64_t members() const { return static_cast<int64_t>(members_.size()); }
 
   // Also what a query that ran out of memory left behind.
@@ -149,22 +154,30 @@ class LocalDiffusion {
   // Nodes outside with the largest residual join, until there are `most`; equal ones
   // by node. Whether there were any.
   bool grow(int64_t most) {
-    std::vector<int32_t> found;
+    candidates_.clear();
     for (int32_t slot = 0; slot < slots_.count(); ++slot) {
-      if (member_[slot] < 0 && outside_[slot] > 0) found.push_back(slot);
+      if (member_[slot] < 0 && outside_[slot] > 0) {
+        candidates_.push_back({outside_[slot], slots_.node(slot), slot});
+      }
     }
-    const auto before = [this](int32_t one, int32_t other) {
-      if (outside_[one] != outside_[other]) return outside_[one] > outside_[other];
-      return slots_.node(one) < slots_.node(other);
+    const auto before = [](const Candidate& one, const Candidate& other) {
+      if (one.residual != other.residual) return one.residual > other.residual;
+      return one.node < other.node;
     };
-    const int64_t count =
-        std::min<int64_t>(found.size(), std::max<int64_t>(most - members(), 0));
-    if (count < static_cast<int64_t>(found.size())) {
-      std::nth_element(found.begin(), found.begin() + count, found.end(), before);
+    const int64_t there = static_cast<int64_t>(candidates_.size());
+    const int64_t count = std::min(there, std::max<int64_t>(most - members(), 0));
+    if (count < there) {
+      const auto first = candidates_.begin();
+      std::nth_element(first, first + count, candidates_.end(), before);
     }
+    // In the order of the graph, so that rows that lie side by side are read so.
+    std::sort(candidates_.begin(), candidates_.begin() + count,
+              [](const Candidate& one, const Candidate& other) {
+                return one.node < other.node;
+              });
     for (int64_t i = 0; i < count; ++i) {
-      if (i + 1 < count) fetch(slots_.node(found[i + 1]));
-      join(found[i]);
+      if (i + 1 < count) fetch(candidates_[i + 1].node);
+      join(candidates_[i].slot);
     }
     return count > 0;
   }
@@ -282,6 +295,7 @@ class LocalDiffusion {
   Reach<T> reach_{};
   Slots slots_;
   int32_t steps_ = 0;
+  std::vector<Candidate> candidates_;
   // By slot: the residual outside; which member it is, below 0 for none.
   std::vector<T> outside_;
   std::vector<int32_t> member_;

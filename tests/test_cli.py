@@ -17,7 +17,7 @@ from diffjax.native import find_library
 def run(monkeypatch, capsys, tmp_path):
     """Runs the program in this process: gives exit code, output and error."""
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffjax.commands.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.showwarning", None)
     monkeypatch.chdir(tmp_path)
 

@@ -25,12 +25,13 @@ from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._learned import apply_parameters, fingerprint
 from ._pictures import PictureInfo
-from ._queries import QueryRegions, describe_queries
 from ._search import Collection, score_images
 from ._storage import IndexFileError, Parts, read_parts, write_parts
 
 if TYPE_CHECKING:
     from diffjax.learning import Parameters
+
+    from ._queries import QueryRegions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -281,7 +282,7 @@ class Index:
         boxes: Sequence[Box | None] | None = None,
         weights: str | os.PathLike[str] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> QueryRegions:
+    ) -> "QueryRegions":
         """Describes query pictures as the pictures of the index were.
 
         Args:
@@ -297,6 +298,9 @@ class Index:
             ValueError: As `search_picture`; it names the first picture that can't be
                 read.
         """
+        # With it come the networks and Flax, which searches by vectors do without.
+        from ._queries import describe_queries  # noqa: PLC0415
+
         return describe_queries(
             self.pictures,
             pictures,

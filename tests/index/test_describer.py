@@ -33,7 +33,7 @@ def pretrained():
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch, pretrained):
     """The network is the same in all tests: its programs are compiled once."""
-    monkeypatch.setattr(_describer, "load_network", lambda *_: pretrained)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: pretrained)
 
 
 @pytest.fixture(scope="module")

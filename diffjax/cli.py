@@ -9,6 +9,8 @@ import sys
 import warnings
 from types import ModuleType
 
+import diffjax.timing  # noqa: F401  # The clock of --timing runs from here on.
+
 _STOPPED = "stopped; run the same command to go on where it was."
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _FORBIDDEN = errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR

@@ -79,8 +79,12 @@ class Graph(NamedTuple):
         """Copies the graph to the host as a SciPy matrix, without its zero entries."""
         import scipy.sparse  # noqa: PLC0415
 
-        rows, columns = np.asarray(self.rows), np.asarray(self.indices)
-        weights = np.asarray(self.weights)
+        columns, weights = np.asarray(self.indices), np.asarray(self.weights)
+        nodes = np.arange(self.num_nodes, dtype=columns.dtype)
+        if self.starts is None:
+            rows = np.broadcast_to(nodes[:, None], columns.shape)
+        else:
+            rows = np.repeat(nodes, np.diff(np.asarray(self.starts)))
         kept = (columns >= 0) & (weights != 0)
         return scipy.sparse.csr_array(
             (weights[kept], (rows[kept], columns[kept])), shape=(self.num_nodes,) * 2

@@ -17,6 +17,7 @@ ORDER = (
         "caches",
         "matlab",
         "progress",
+        "timing",
     ),
     *("native", "types"),
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),

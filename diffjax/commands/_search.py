@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Annotated
 
+import jax
+import numpy as np
 from tyro.conf import Positional, arg
 
 from diffjax import caches
@@ -11,6 +13,7 @@ from diffjax.answers import places_of, write_answers
 from diffjax.data import Box
 from diffjax.index import Index
 from diffjax.report import text_table
+from diffjax.timing import stopwatch
 
 from ._usage import UsageError, check_writable, say
 
@@ -25,6 +28,7 @@ def search(
     weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
     params: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
     json_: Annotated[bool, arg(name="json")] = False,
+    timing: bool = False,
 ) -> None:
     """Find the pictures of an index that show what a picture, or a box in it, shows.
 
@@ -37,6 +41,8 @@ def search(
         weights: Where the network's weights lie now, if they were moved.
         params: Search with parameters that `diffjax learn` wrote for this index.
         json_: Print JSON.
+        timing: Also say how many seconds each step took from the start of the program,
+            and how many programs were compiled or taken from the cache.
     """
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
@@ -44,18 +50,28 @@ def search(
     caches.keep_compiled_programs()
     if html is not None:
         check_writable(html)
-    loaded = _load(index, params)
-    found = loaded.search_picture(picture, box=wanted, top=top, weights=weights)
+    with stopwatch() as watch:
+        loaded = _load(index, params)
+        watch.step("index")
+        asked = loaded.describe([picture], boxes=[wanted], weights=weights)
+        watch.step("network")
+        found = jax.block_until_ready(loaded.search(*asked, top=top))
+        watch.step("search")
     names = loaded.pictures.names if loaded.pictures else ()
     places = places_of(loaded, found)
+    # Iterating over JAX's arrays would compile programs that take them apart.
+    best, scores = np.asarray(found.images)[0], np.asarray(found.scores)[0]
     answers = [
-        {"rank": rank, "score": float(score), "picture": names[image], "box": place}
+        {"rank": rank, "score": score, "picture": names[image], "box": place}
         for rank, (image, score, place) in enumerate(
-            zip(found.images[0].tolist(), found.scores[0], places, strict=True), start=1
+            zip(best.tolist(), scores.tolist(), places, strict=True), start=1
         )
     ]
     if json_:
-        say(json.dumps({"query": str(picture), "box": wanted, "answers": answers}))
+        told = {"query": str(picture), "box": wanted, "answers": answers}
+        if timing:
+            told["timing"] = [step._asdict() for step in watch.steps]
+        say(json.dumps(told))
     else:
         rows = [
             (
@@ -67,6 +83,8 @@ def search(
             for answer in answers
         ]
         say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
+        if timing:
+            say("\n" + text_table(*watch.table()).rstrip())
     if html is not None:
         write_answers(html, loaded, picture, wanted, found)
         if not json_:

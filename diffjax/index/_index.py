@@ -236,10 +236,11 @@ class Index:
 
     def _check_queries(self, queries: QueryVectors) -> None:
         check_rows("queries", queries)
-        given = self.vectors if self.whitening is None else self.whitening.projection.T
-        if queries.shape[1] != given.shape[1]:
+        whitening = self.whitening
+        dim = self.vectors.shape[1] if whitening is None else whitening.mean.shape[0]
+        if queries.shape[1] != dim:
             raise ValueError(
-                f"queries must have the {given.shape[1]} dimensions of the index, got "
+                f"queries must have the {dim} dimensions of the index, got "
                 f"{queries.shape[1]}."
             )
         if queries.dtype != self.vectors.dtype:

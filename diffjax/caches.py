@@ -47,9 +47,10 @@ def keep_compiled_programs() -> None:
 
 def networks_folder() -> pathlib.Path | None:
     """Where networks are kept beside programs; None where `diffjax` keeps none."""
-    folder = jax.config.jax_compilation_cache_dir
-    ours = folder is not None and cache_folder() in pathlib.Path(folder).parents
-    return pathlib.Path(folder) / "networks" if ours else None
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None or cache_folder() not in pathlib.Path(folder).parents:
+        return None
+    return pathlib.Path(folder) / "networks"
 
 
 def _processor() -> str:

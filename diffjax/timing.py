@@ -81,11 +81,11 @@ class Stopwatch:
         """Takes an event of JAX."""
         self._hits += event == _HIT
 
-    def hear_duration(self, event: str, seconds: float, **_: str | int) -> None:
+    def hear_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
         """Takes an event of JAX that lasted."""
         if event in {_TRACE, _LOWER, _COMPILE}:
             now = time.perf_counter()
-            self._busy.append((now - seconds, now))
+            self._busy.append((now - duration_secs, now))
             self._ready += event == _COMPILE
 
 

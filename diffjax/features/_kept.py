@@ -172,7 +172,7 @@ def _key(fingerprint: str) -> str:
     settings = [
         jax.__version__,
         jax.default_backend(),
-        jax.config.jax_enable_x64,
+        jax.config.values["jax_enable_x64"],
         sorted(pair for pair in os.environ.items() if pair[0].startswith(_SETTINGS)),
     ]
     found = hashlib.sha256(json.dumps([fingerprint, settings]).encode())

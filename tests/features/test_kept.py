@@ -21,19 +21,25 @@ def weights(tmp_path):
     return path
 
 
+class Keeper:
+    """Keeps a network, or takes it from where it was kept; counts its loading."""
+
+    def __init__(self, network, weights, folder):
+        self.pretrained = Pretrained(network, "tiny", "mine", "0", 2.5, {})
+        self.places = weights, folder
+        self.loaded = 0
+
+    def load(self):
+        self.loaded += 1
+        return self.pretrained
+
+    def __call__(self):
+        return keep_network(self.load, *self.places)
+
+
 @pytest.fixture
 def keep(network, weights, tmp_path):
-    """Keeps the network, or takes it from where it was kept; counts its loading."""
-
-    def load():
-        keep.loaded += 1
-        return Pretrained(network, "tiny", "mine", "0", 2.5, {})
-
-    def keep():
-        return keep_network(load, weights, tmp_path / "networks")
-
-    keep.loaded = 0
-    return keep
+    return Keeper(network, weights, tmp_path / "networks")
 
 
 def pictures(side=32, *, seed=0):

@@ -24,7 +24,7 @@ def places_of(index: Index, found: SearchResult) -> list[Place | None]:
     """
     if index.boxes is None:
         return [None] * found.regions.shape[1]
-    regions = np.asarray(found.regions[0])
+    regions = np.asarray(found.regions)[0]
     boxes = np.rint(index.boxes[np.maximum(regions, 0)]).astype(int).tolist()
     pairs = zip(regions.tolist(), boxes, strict=True)
     return [(x0, y0, x1, y1) if r >= 0 else None for r, (x0, y0, x1, y1) in pairs]

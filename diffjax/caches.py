@@ -40,8 +40,17 @@ def keep_compiled_programs() -> None:
     # A program killed while it kept one leaves half of it behind; it is compiled anew.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # Also those compiled in milliseconds: a search has a dozen of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def networks_folder() -> pathlib.Path | None:
+    """Where networks are kept beside programs; None where `diffjax` keeps none."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None or cache_folder() not in pathlib.Path(folder).parents:
+        return None
+    return pathlib.Path(folder) / "networks"
 
 
 def _processor() -> str:

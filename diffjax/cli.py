@@ -9,6 +9,8 @@ import sys
 import warnings
 from types import ModuleType
 
+import diffjax.timing  # noqa: F401  # The clock of --timing runs from here on.
+
 _STOPPED = "stopped; run the same command to go on where it was."
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _FORBIDDEN = errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def _import_commands() -> ModuleType:
-    """Imports the commands; Ctrl-C meanwhile ends the program at once.
+    """Imports the command that is named; Ctrl-C meanwhile ends the program at once.
 
     An interrupted import leaves half a module behind, and other errors than Ctrl-C.
     """
@@ -48,13 +50,16 @@ def _import_commands() -> ModuleType:
         os._exit(130)
 
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
-        return importlib.import_module("diffjax.commands")
-    signal.signal(signal.SIGINT, stop)
+    usual = before is signal.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, stop)
     try:
-        return importlib.import_module("diffjax.commands")
+        commands = importlib.import_module("diffjax.commands")
+        commands.find_commands()
     finally:
-        signal.signal(signal.SIGINT, before)
+        if usual:
+            signal.signal(signal.SIGINT, before)
+    return commands
 
 
 def _fail(message: str, *, code: int) -> None:

@@ -5,16 +5,18 @@ database, m images, d dimensions, k neighbours, e stored edges, q queries, r reg
 all queries together, t answers per query.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax import dtypes
-from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_not_halved
+
+if TYPE_CHECKING:  # Slow to import, and a search in a saved index does without them.
+    import scipy.sparse
+    from jax.experimental import sparse
 
 # A setting that may be learned: a Python number, or a scalar array, traced or not.
 Scalar = float | Float[Array | np.ndarray, ""]
@@ -73,17 +75,25 @@ class Graph(NamedTuple):
         size = self.indices.shape[0]
         return jnp.repeat(nodes, jnp.diff(self.starts), total_repeat_length=size)
 
-    def to_scipy(self) -> scipy.sparse.csr_array:
+    def to_scipy(self) -> "scipy.sparse.csr_array":
         """Copies the graph to the host as a SciPy matrix, without its zero entries."""
-        rows, columns = np.asarray(self.rows), np.asarray(self.indices)
-        weights = np.asarray(self.weights)
+        import scipy.sparse  # noqa: PLC0415
+
+        columns, weights = np.asarray(self.indices), np.asarray(self.weights)
+        nodes = np.arange(self.num_nodes, dtype=columns.dtype)
+        if self.starts is None:
+            rows = np.broadcast_to(nodes[:, None], columns.shape)
+        else:
+            rows = np.repeat(nodes, np.diff(np.asarray(self.starts)))
         kept = (columns >= 0) & (weights != 0)
         return scipy.sparse.csr_array(
             (weights[kept], (rows[kept], columns[kept])), shape=(self.num_nodes,) * 2
         )
 
-    def to_bcoo(self) -> sparse.BCOO:
+    def to_bcoo(self) -> "sparse.BCOO":
         """Views the graph as JAX's coordinate matrix; empty slots become zeros."""
+        from jax.experimental import sparse  # noqa: PLC0415
+
         rows, columns = self.rows.reshape(-1), self.indices.reshape(-1)
         return sparse.BCOO(
             (self.weights.reshape(-1), jnp.stack([rows, jnp.maximum(columns, 0)], 1)),
@@ -92,7 +102,7 @@ class Graph(NamedTuple):
 
     @classmethod
     def from_scipy(
-        cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix
+        cls, matrix: "scipy.sparse.sparray | scipy.sparse.spmatrix"
     ) -> "Graph":
         """Makes the compressed form of a symmetric, non-negative SciPy matrix.
 
@@ -105,6 +115,8 @@ class Graph(NamedTuple):
             ValueError: If the matrix is none of that, with what was found, or there
                 are more entries than `row_starts` can count.
         """
+        import scipy.sparse  # noqa: PLC0415
+
         csr = scipy.sparse.csr_array(matrix, copy=True)
         rows, columns = csr.shape or (0, 0)
         if rows != columns:

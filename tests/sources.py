@@ -20,6 +20,12 @@ class Module(NamedTuple):
         return ast.parse(self.source)
 
     @property
+    def stub(self) -> ast.Module:
+        """What a package makes public; imported when it is first asked for."""
+        path = ROOT.joinpath(*self.name.split("."), "__init__.pyi")
+        return ast.parse(path.read_text(encoding="utf-8"))
+
+    @property
     def home(self) -> str:
         """The stage or module right below the package; "" for the package itself."""
         return (*self.name.split("."), "")[1]

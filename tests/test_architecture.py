@@ -17,6 +17,7 @@ ORDER = (
         "caches",
         "matlab",
         "progress",
+        "timing",
     ),
     *("native", "types"),
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
@@ -36,6 +37,11 @@ OUTSIDE = {"configs", "experiments", "tests"}
 
 MODULES = read_modules("diffjax")
 EVERYTHING = read_modules("diffjax", "experiments", "configs", "tests")
+# How a stage imports what its stub lists.
+ON_FIRST_USE = [
+    "import lazy_loader",
+    "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)",
+]
 STAGES = [m for m in MODULES if m.is_package and m.home]
 
 
@@ -135,8 +141,10 @@ def test_what_a_stage_makes_public_is_a_list_of_names_and_nothing_else():
     for stage in STAGES:
         docstring, *rest = stage.tree.body
         assert isinstance(docstring, ast.Expr), stage.name
-        for node in rest:
+        assert [ast.unparse(node) for node in rest] == ON_FIRST_USE, stage.name
+        for node in stage.stub.body:
             assert isinstance(node, ast.ImportFrom), f"{stage.name}:{node.lineno}"
+            assert node.level == 1, f"{stage.name}:{node.lineno}"
             for alias in node.names:
                 assert alias.asname == alias.name, f"{stage.name}: {alias.name}"
                 assert not alias.name.startswith("_"), f"{stage.name}: {alias.name}"

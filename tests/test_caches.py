@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from diffjax import caches
-from diffjax.caches import cache_folder, keep_compiled_programs
+from diffjax.caches import cache_folder, keep_compiled_programs, networks_folder
 
 
 @pytest.fixture
@@ -33,6 +33,16 @@ def test_programs_are_kept_in_the_cache(monkeypatch, tmp_path, updates):
     folder = pathlib.Path(updates["jax_compilation_cache_dir"])
     assert folder.parent == tmp_path / "compiled"
     assert folder.is_dir()
+
+
+def test_networks_are_kept_where_programs_are_if_that_is_in_our_cache(
+    monkeypatch, tmp_path
+):
+    programs = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
+    monkeypatch.setenv("DIFFJAX_CACHE", str(programs.parents[1]))
+    assert networks_folder() == programs / "networks"
+    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
+    assert networks_folder() is None
 
 
 def test_processors_of_other_features_keep_their_programs_apart(

@@ -4,7 +4,7 @@ import sys
 import warnings
 
 import pytest
-from photographs import SMALL_FLAGS
+from photographs import SMALL_FLAGS, Program
 from PIL import Image
 
 from diffjax.cli import main
@@ -17,7 +17,7 @@ from diffjax.native import find_library
 def run(monkeypatch, capsys, tmp_path):
     """Runs the program in this process: gives exit code, output and error."""
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffjax.commands.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
     monkeypatch.setattr("warnings.showwarning", None)
     monkeypatch.chdir(tmp_path)
 
@@ -81,6 +81,22 @@ def test_search_prints_a_table_or_json(run, photographs, photograph_index):
     assert [answer["rank"] for answer in told["answers"]] == [1, 2]
     assert told["answers"][0]["picture"] == "rocket/1.png"
     assert told["answers"][0]["box"] == [x0, y0, x1, y1]
+
+
+def test_search_says_where_the_seconds_went(run, photographs, photograph_index):
+    asked = "search", photograph_index, photographs / "rocket" / "1.png", "--top", 2
+    code, out, err = run(*asked, "--timing")
+    assert (code, err) == (0, "")
+    answers, steps = out.split("\n\n")
+    assert len(answers.splitlines()) == 4
+    named = ["Python", "imports", "index", "network", "search", "in all"]
+    heading, _, *rows = steps.splitlines()
+    assert heading.split(None, 2)[:2] == ["step", "seconds"]
+    assert [row.split("  ")[0] for row in rows] == named
+    code, out, _ = run(*asked, "--json", "--timing")
+    told = json.loads(out)["timing"]
+    assert [step["name"] for step in told] == named
+    assert "timing" not in json.loads(run(*asked, "--json")[1])
 
 
 def test_search_writes_a_page(run, photographs, photograph_index, tmp_path):
@@ -294,6 +310,37 @@ def test_ctrl_c_while_the_program_is_loading_is_one_line(program):
     ended = program.run("info", "nowhere", first=HALF_IMPORTED)
     assert ended.code == 130
     assert ended.err == "error: stopped; run the same command to go on where it was.\n"
+
+
+def test_a_second_search_compiles_nothing_anew(photographs, photograph_index, tmp_path):
+    program = Program(tmp_path)  # With nothing in its cache.
+    pictures = [photographs / "rocket" / f"{number}.png" for number in (0, 1)]
+    first, second = [
+        json.loads(
+            program.run("search", photograph_index, p, "--json", "--timing").out
+        )["timing"][-1]
+        for p in pictures
+    ]
+    assert (first["compiled"] > 0, first["cached"]) == (True, 0)
+    assert second["compiled"] == 0
+    assert second["cached"] == first["compiled"]
+
+
+def test_a_second_search_imports_no_more_than_it_needs(
+    photographs, photograph_index, tmp_path
+):
+    program = Program(tmp_path)
+    heavy = "flax", "faiss", "h5py", "loky", "matplotlib", "optax", "rich", "skimage"
+    after = (
+        "import atexit, sys\n"
+        f"told = lambda: print([m for m in {heavy} if m in sys.modules])\n"
+        "atexit.register(told)"
+    )
+    picture = photographs / "rocket" / "0.png"
+    for wanted in ("['flax'", "[]"):
+        ended = program.run("search", photograph_index, picture, first=after)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.splitlines()[-1].startswith(wanted)
 
 
 def test_a_reader_that_goes_away_is_no_error_to_speak_of(program, photograph_index):

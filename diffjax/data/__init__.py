@@ -1,51 +1,5 @@
 """Stage `data`: pictures, benchmarks and composed scenes."""
 
-from ._archives import unpack_archive as unpack_archive
-from ._benchmark import Benchmark as Benchmark
-from ._benchmark import classes_benchmark as classes_benchmark
-from ._benchmark import folder_benchmark as folder_benchmark
-from ._benchmark import scenes_benchmark as scenes_benchmark
-from ._canvas import canvas_for as canvas_for
-from ._canvas import fit_image as fit_image
-from ._canvas import fit_picture as fit_picture
-from ._canvas import fitted_sizes as fitted_sizes
-from ._datasets import DATASETS as DATASETS
-from ._datasets import DataFile as DataFile
-from ._datasets import DataSet as DataSet
-from ._datasets import fetch_dataset as fetch_dataset
-from ._datasets import picture_folder as picture_folder
-from ._fitting import Fitted as Fitted
-from ._fitting import read_fitted as read_fitted
-from ._fitting import read_several as read_several
-from ._fitting import start_reader as start_reader
-from ._gnd import read_released_truth as read_released_truth
-from ._instre import read_instre as read_instre
-from ._labels import read_labels as read_labels
-from ._manifolds import ToyManifolds as ToyManifolds
-from ._manifolds import toy_manifolds as toy_manifolds
-from ._oxford import read_oxford as read_oxford
-from ._pictures import MIN_BOX as MIN_BOX
-from ._pictures import Box as Box
-from ._pictures import PictureError as PictureError
-from ._pictures import PicturePart as PicturePart
-from ._pictures import PictureSource as PictureSource
-from ._pictures import as_picture as as_picture
-from ._pictures import find_pictures as find_pictures
-from ._pictures import load_part as load_part
-from ._pictures import read_picture as read_picture
-from ._region_file import read_regions as read_regions
-from ._released import Released as Released
-from ._released import check_against as check_against
-from ._released import read_descriptors as read_descriptors
-from ._revisited import Revisited as Revisited
-from ._revisited import read_revisited as read_revisited
-from ._revisited import revisited_names as revisited_names
-from ._scene_sets import SCENES as SCENES
-from ._scene_sets import SceneSet as SceneSet
-from ._scenes import Scene as Scene
-from ._scenes import SceneCollection as SceneCollection
-from ._scenes import ScenesConfig as ScenesConfig
-from ._scenes import compose_scenes as compose_scenes
-from ._truth import GroundTruth as GroundTruth
-from ._truth import attach as attach
-from ._truth import read_picture_list as read_picture_list
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import sparse
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
@@ -91,6 +90,8 @@ def _on_cpu(weights, indices, starts, x, *, transposed):
         return csr_product(weights, indices, starts, x, transposed=transposed)
     if transposed or x.dtype not in _XLA_DTYPES:
         return _in_segments(weights, indices, starts, x, transposed=transposed)
+    from jax.experimental import sparse  # noqa: PLC0415  # Slow, and seldom needed.
+
     n, q = x.shape
     # That kernel is for indices and starts of one type, which 2^31 entries make wide.
     matrix = sparse.BCSR((weights, indices.astype(starts.dtype), starts), shape=(n, n))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_in_range, check_not_halved, is_concrete
@@ -226,6 +225,8 @@ def _components_of(graph: Graph) -> _Components:
 
 def _search_components(graph: Graph) -> _Components:
     """On the host, with a look whether the roots of the degrees are an eigenvector."""
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415  # Slow.
+
     matrix, degrees = graph.to_scipy(), np.asarray(graph.degrees)
     root = np.sqrt(degrees.astype(np.float64))
     furthest = np.abs(matrix @ root - root).max(initial=0)
@@ -234,7 +235,7 @@ def _search_components(graph: Graph) -> _Components:
             "graph must be whole as normalize gives it, got one whose degrees are not "
             "those of its edges: cut before it is normalised."
         )
-    _, labels = scipy.sparse.csgraph.connected_components(matrix, directed=False)
+    _, labels = connected_components(matrix, directed=False)
     sums = np.bincount(labels, weights=degrees, minlength=1)
     # What is remembered must not belong to a program that is being traced.
     with jax.ensure_compile_time_eval():

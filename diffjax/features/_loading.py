@@ -5,13 +5,11 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from diffjax._files import file_digest
-from diffjax.types import Whitening
 
 from ._checkpoint import read_checkpoint
 from ._cirtorch import gem_power_of, scaling_of, whitenings_of
@@ -19,6 +17,7 @@ from ._efficientnet import EfficientNetLite0
 from ._filling import fill
 from ._names import NameTable
 from ._network import Network, PixelScaling
+from ._pretrained import Pretrained
 from ._recognition import recognise
 from ._resnet import resnet50, resnet101
 from ._state_dict import Checkpoint
@@ -32,29 +31,6 @@ _NETWORKS: Mapping[str, Callable[..., Network]] = MappingProxyType(
         "efficientnet-lite0": EfficientNetLite0,
     }
 )
-
-
-class Pretrained(NamedTuple):
-    """A network with the weights of a file, and what else the file knows.
-
-    Attributes:
-        network: The network.
-        architecture: Its name, one of `network_names`.
-        naming: Whose names the file's tensors have, such as torchvision.
-        fingerprint: SHA-256 of the file, in hexadecimal digits.
-        gem_power: Power of the generalised-mean pooling that the weights were trained
-            with; None where the file has none.
-        whitenings: Whitenings of descriptors, by name: `end-to-end` was learned with
-            the network, `DATASET/ss` and `DATASET/ms` were fitted to its descriptors of
-            one scale and of several.
-    """
-
-    network: Network
-    architecture: str
-    naming: str
-    fingerprint: str
-    gem_power: float | None
-    whitenings: dict[str, Whitening]
 
 
 def network_names() -> tuple[str, ...]:

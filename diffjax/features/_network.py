@@ -3,7 +3,14 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    ClassVar,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +19,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from diffjax._arguments import is_concrete
 
-from ._layers import ConvolutionLayer
+if TYPE_CHECKING:  # Flax takes long to import, and a kept network does without it.
+    from ._layers import ConvolutionLayer
 
 # On the device or on the host; what is computed from them lies where they do.
 Sizes = TypeVar("Sizes", Int[Array, "b 2"], Int[np.ndarray, "b 2"])
@@ -79,7 +87,7 @@ class Network(Protocol):
     multiple: ClassVar[int]
     scaling: PixelScaling
 
-    def layers(self) -> dict[str, ConvolutionLayer]:
+    def layers(self) -> "dict[str, ConvolutionLayer]":
         """Lists every layer that has weights, by its dotted name."""
         ...
 

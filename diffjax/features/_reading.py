@@ -8,8 +8,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from loky.process_executor import ProcessPoolExecutor
-
 from diffjax.data import (
     Box,
     Fitted,
@@ -128,6 +126,8 @@ def _readers(
         isinstance(s, str | os.PathLike) for s in sources
     ):
         return threads, threads
+    from loky.process_executor import ProcessPoolExecutor  # noqa: PLC0415  # Slow.
+
     # Of loky, not of the standard library, whose new processes run the user's script
     # again, up to the call that started them, unless it guards against that.
     processes = ProcessPoolExecutor(workers, initializer=start_reader)

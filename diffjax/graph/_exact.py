@@ -1,6 +1,5 @@
 """Exact nearest neighbours on the host."""
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -46,6 +45,8 @@ def faiss_search(
     vectors: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """Compares all pairs in single precision; duplicates come in any order."""
+    import faiss  # noqa: PLC0415  # Slow to import, and only new neighbours need it.
+
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)  # pyright: ignore[reportCallIssue]  # faiss patches its classes.
     similarities, indices = index.search(vectors, k)  # pyright: ignore[reportCallIssue]

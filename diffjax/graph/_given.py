@@ -1,14 +1,18 @@
 """Nearest neighbours out of a faiss index that the user has."""
 
-import faiss
+from typing import TYPE_CHECKING
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from ._candidates import rank_candidates
 
+if TYPE_CHECKING:
+    import faiss
+
 
 def given_search(
-    vectors: Float[np.ndarray, "n d"], k: int, *, index: faiss.Index
+    vectors: Float[np.ndarray, "n d"], k: int, *, index: "faiss.Index"
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """Takes an index's answers as candidates and computes their similarities anew.
 

@@ -1,8 +1,7 @@
 """Nearest neighbours by inner product, on the host: one function, several searches."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import faiss
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -16,6 +15,9 @@ from ._exact import exact_search
 from ._given import given_search
 from ._sharded import sharded_search
 
+if TYPE_CHECKING:
+    import faiss
+
 Method = Literal["exact", "nn-descent", "sharded"]
 
 
@@ -24,7 +26,7 @@ def knn(
     k: int,
     *,
     method: Method = "exact",
-    index: faiss.Index | None = None,
+    index: "faiss.Index | None" = None,
     mesh: Mesh | None = None,
     seed: int = 0,
 ) -> Neighbors:

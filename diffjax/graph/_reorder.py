@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from diffjax.types import Graph, row_starts
 
@@ -40,7 +39,9 @@ class Reordered(NamedTuple):
         return _renumber(self.graph.to_scipy(), self.graph, np.asarray(self.place))
 
 
-def reorder(graph: Graph) -> Reordered:
+def reorder(
+    graph: Graph, *, order: Int[Array | np.ndarray, " n"] | None = None
+) -> Reordered:
     """Numbers the nodes of a graph so that neighbours lie near each other in memory.
 
     What a product gathers is then in the processor's caches more often: a batch of
@@ -53,12 +54,15 @@ def reorder(graph: Graph) -> Reordered:
 
     Args:
         graph: A graph, normalised or not, concrete.
+        order: The old number of every new node, where it is known already, such as
+            `Reordered.order` of a graph of the same nodes; None to find a good one.
 
     Returns:
         The graph in the new order, and the order.
 
     Raises:
-        ValueError: If weights are not finite or not symmetric.
+        ValueError: If weights are not finite or not symmetric, or `order` does not
+            have every node once.
 
     References:
         Cuthill and McKee, Reducing the bandwidth of sparse symmetric matrices, ACM
@@ -66,10 +70,26 @@ def reorder(graph: Graph) -> Reordered:
     """
     check_graph("graph", graph, signed=True)
     matrix = graph.to_scipy()
-    order = np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), np.int32)
-    return Reordered(
-        _renumber(matrix, graph, order), jnp.asarray(order), jnp.asarray(_undo(order))
-    )
+    chosen = _cuthill_mckee(matrix) if order is None else _check(order, graph.num_nodes)
+    moved = _renumber(matrix, graph, chosen)
+    return Reordered(moved, jnp.asarray(chosen), jnp.asarray(_undo(chosen)))
+
+
+def _cuthill_mckee(matrix: scipy.sparse.csr_array) -> Int[np.ndarray, " n"]:
+    # Whoever has an order does without all that this brings along.
+    from scipy.sparse.csgraph import reverse_cuthill_mckee  # noqa: PLC0415
+
+    return np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), np.int32)
+
+
+def _check(order: Int[Array | np.ndarray, " n"], n: int) -> Int[np.ndarray, " n"]:
+    given = np.asarray(order).astype(np.int32)
+    if len(given) != n or not np.array_equal(np.sort(given), np.arange(n)):
+        raise ValueError(
+            f"order must have every node of 0..{n - 1} once, got {len(given)} numbers "
+            f"of which {len(np.unique(given))} differ."
+        )
+    return given
 
 
 def _undo(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

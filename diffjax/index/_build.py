@@ -85,18 +85,17 @@ def make_parts(
         config=config,
         pictures=pictures,
         recall=share,
+        order=None,
         rows=None,
         boxes=boxes,
     )
 
 
-def make_layout(
-    neighbors: Neighbors, config: IndexConfig, *, normalized: bool
-) -> Reordered:
+def make_layout(parts: Parts, *, normalized: bool) -> Reordered:
     """Makes S, or A, of lists of neighbours, in an order that suits the memory."""
-    edges = mutual_edges(neighbors)
+    edges, config = mutual_edges(parts.neighbors), parts.config
     graph = compress(affinity(edges, gamma=config.gamma, bias=config.bias))
-    return reorder(normalize(graph) if normalized else graph)
+    return reorder(normalize(graph) if normalized else graph, order=parts.order)
 
 
 def solve_rows(

@@ -1,6 +1,7 @@
 """Pictures to region vectors by a network, on all devices there are."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -10,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diffjax.caches import networks_folder
 from diffjax.data import fitted_sizes
 from diffjax.features import (
+    Kept,
     PictureBatch,
     Pretrained,
     RegionBatch,
     Regions,
     forward,
-    load_network,
+    keep_network,
 )
 from diffjax.regions import (
     boxes_to_cells,
@@ -36,7 +39,7 @@ from diffjax.regions import (
 from diffjax.types import Whitening
 
 from ._descriptor import AggregateName, DescriptorConfig
-from ._networks import find_weights, weights_digest
+from ._networks import WeightsFile, find_weights, weights_digest
 
 _AGGREGATES: Mapping[AggregateName, Callable[..., Array]] = MappingProxyType(
     {"mac": mac, "gem": gem, "spoc": spoc, "crow": crow}
@@ -76,6 +79,7 @@ class Describer:
         *,
         mesh: jax.sharding.Mesh | None = None,
         progress: Callable[[str, int, int], None] | None = None,
+        kept: pathlib.Path | None = None,
     ) -> None:
         """Reads the network's weights.
 
@@ -84,14 +88,28 @@ class Describer:
             mesh: Devices that compute, each its share of every batch; None is all that
                 this process has.
             progress: Told of a download.
+            kept: Folder of networks that were built before, for one device; None to
+                build it here.
 
         Raises:
             ValueError: If weights are missing, damaged or of another network, or the
                 network has no such map or whitening.
             OSError: If the weights can't be read or downloaded.
         """
+        if mesh is None:
+            mesh = jax.make_mesh(
+                (jax.local_device_count(),),
+                ("batch",),
+                axis_types=(jax.sharding.AxisType.Auto,),
+                devices=jax.local_devices(),
+            )
         found = find_weights(config, progress=progress)
-        pretrained = load_network(found.architecture, found.path)
+        load = functools.partial(_load_network, found)
+        # A whitening is of the weights' file, and what it fits of the network itself.
+        if kept is None or mesh.size > 1 or config.network_whitening is not None:
+            pretrained = load()
+        else:
+            pretrained = keep_network(load, found.path, kept)
         self.weights = pretrained.fingerprint
         self._map = _map_of(config, pretrained)
         self._stride = pretrained.network.strides[self._map]
@@ -113,13 +131,6 @@ class Describer:
         self._slots = max_regions(
             fitted_sizes(side=config.sides[0]), stride=self._stride, scales=config.grid
         )
-        if mesh is None:
-            mesh = jax.make_mesh(
-                (jax.local_device_count(),),
-                ("batch",),
-                axis_types=(jax.sharding.AxisType.Auto,),
-                devices=jax.local_devices(),
-            )
         if mesh.size > 1:
             share = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
             self._put = functools.partial(jax.device_put, device=share)
@@ -128,7 +139,11 @@ class Describer:
             # To share among one takes longer than to hand over.
             (everywhere,) = mesh.devices.flat
             self._put = functools.partial(jax.device_put, device=everywhere)
-        self._network = jax.device_put(pretrained.network, everywhere)
+        if isinstance(pretrained, Kept):
+            self._forward = pretrained.network
+        else:
+            network = jax.device_put(pretrained.network, everywhere)
+            self._forward = functools.partial(forward, network)
         # On a CPU one picture keeps all cores busy and stays in their caches.
         each = 1 if jax.default_backend() == "cpu" else 16
         self.batch_size = each * mesh.size
@@ -150,8 +165,8 @@ class Describer:
             if scale:
                 pairs = zip(boxes, sizes.tolist(), strict=True)
                 cells = _filled([self._cells(*pair) for pair in pairs], slots)
-            maps = forward(
-                self._network, self._put(images), self._put(sizes), names=(self._map,)
+            maps = self._forward(
+                self._put(images), self._put(sizes), names=(self._map,)
             )
             each = _pooled(maps[self._map], self._put(cells), self._aggregate)
             if self._whitening is not None and self._whiten_first:
@@ -188,7 +203,14 @@ def _filled(rows: list[np.ndarray], slots: int) -> np.ndarray:
     return np.stack([np.pad(row, ((0, slots - len(row)), (0, 0))) for row in rows])
 
 
-def _map_of(config: DescriptorConfig, pretrained: Pretrained) -> str:
+def _load_network(found: WeightsFile) -> Pretrained:
+    # With it comes Flax, which takes long to import; see `features.keep_network`.
+    from diffjax.features import load_network  # noqa: PLC0415
+
+    return load_network(found.architecture, found.path)
+
+
+def _map_of(config: DescriptorConfig, pretrained: Pretrained | Kept) -> str:
     names = tuple(pretrained.network.strides)
     if config.map is None:
         # The authors of R-MAC drop the last pooling.
@@ -202,9 +224,9 @@ def _map_of(config: DescriptorConfig, pretrained: Pretrained) -> str:
 
 
 def _whitening_of(
-    config: DescriptorConfig, pretrained: Pretrained, name: str
+    config: DescriptorConfig, pretrained: Pretrained | Kept, name: str
 ) -> Whitening | None:
-    if config.network_whitening is None:
+    if config.network_whitening is None or isinstance(pretrained, Kept):
         return None
     found = pretrained.whitenings.get(config.network_whitening)
     if found is None:
@@ -260,7 +282,7 @@ def describer(
 
 @functools.lru_cache(maxsize=2)
 def _described_with(config: DescriptorConfig, weights: str) -> Describer:
-    made = Describer(config)
+    made = Describer(config, kept=networks_folder())
     if made.weights != weights:
         raise ValueError(
             f"weights of {config.network} must stay as they are while they are read, "

@@ -25,12 +25,13 @@ from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._learned import apply_parameters, fingerprint
 from ._pictures import PictureInfo
-from ._queries import QueryRegions, describe_queries
 from ._search import Collection, score_images
 from ._storage import IndexFileError, Parts, read_parts, write_parts
 
 if TYPE_CHECKING:
     from diffjax.learning import Parameters
+
+    from ._queries import QueryRegions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ class Index:
             vectors=vectors,
             image_ids=ids,
             neighbors=parts.neighbors,
-            layout=make_layout(parts.neighbors, config, normalized=not early),
+            layout=make_layout(parts, normalized=not early),
             weights=(
                 gmp_weights(vectors, ids, lam=config.lam)
                 if config.pooling == "gmp"
@@ -238,10 +239,11 @@ class Index:
 
     def _check_queries(self, queries: QueryVectors) -> None:
         check_rows("queries", queries)
-        given = self.vectors if self.whitening is None else self.whitening.projection.T
-        if queries.shape[1] != given.shape[1]:
+        whitening = self.whitening
+        dim = self.vectors.shape[1] if whitening is None else whitening.mean.shape[0]
+        if queries.shape[1] != dim:
             raise ValueError(
-                f"queries must have the {given.shape[1]} dimensions of the index, got "
+                f"queries must have the {dim} dimensions of the index, got "
                 f"{queries.shape[1]}."
             )
         if queries.dtype != self.vectors.dtype:
@@ -284,7 +286,7 @@ class Index:
         boxes: Sequence[Box | None] | None = None,
         weights: str | os.PathLike[str] | None = None,
         progress: Callable[[str, int, int], None] | None = None,
-    ) -> QueryRegions:
+    ) -> "QueryRegions":
         """Describes query pictures as the pictures of the index were.
 
         Args:
@@ -300,6 +302,9 @@ class Index:
             ValueError: As `search_picture`; it names the first picture that can't be
                 read.
         """
+        # With it come the networks and Flax, which searches by vectors do without.
+        from ._queries import describe_queries  # noqa: PLC0415
+
         return describe_queries(
             self.pictures,
             pictures,
@@ -329,6 +334,7 @@ class Index:
             config=self.config,
             pictures=self.pictures,
             recall=self.recall,
+            order=self.layout.order,
             rows=self.rows,
             boxes=self.boxes,
         )

@@ -10,7 +10,6 @@ from diffjax.features import (
     KnownWeights,
     efficientnet_lite0_path,
     fetch_weights,
-    network_names,
 )
 
 from ._descriptor import DescriptorConfig
@@ -61,6 +60,8 @@ def find_weights(
 
 
 def _check_architecture(name: str) -> None:
+    from diffjax.features import network_names  # noqa: PLC0415  # Slow: Flax.
+
     if name not in network_names():
         raise ValueError(
             f"network must be one of {', '.join(network_names())}, or one whose "

@@ -52,6 +52,8 @@ class Parts(NamedTuple):
         config: Settings.
         pictures: Where the vectors came from, if from pictures.
         recall: Share of the true neighbours found, if it was measured.
+        order: Region of every node of the graph, as they lie in memory; None to find a
+            good order.
         rows: Solutions made beforehand, if any.
         boxes: What each region covers in its picture, if it is known.
     """
@@ -63,6 +65,7 @@ class Parts(NamedTuple):
     config: IndexConfig
     pictures: PictureInfo | None
     recall: float | None
+    order: Int[Array, " n"] | None
     rows: DiffusionRows | None
     boxes: Float[np.ndarray, "n 4"] | None
 
@@ -103,6 +106,8 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
         arrays |= parts.whitening._asdict()
     if parts.boxes is not None:
         arrays["boxes"] = parts.boxes
+    if parts.order is not None:
+        arrays["order"] = parts.order
     if parts.rows is not None:
         arrays |= {f"{_ROWS}{k}": v for k, v in parts.rows._asdict().items()}
     stored = write_arrays(
@@ -204,6 +209,7 @@ def read_parts(folder: pathlib.Path) -> Parts:
             config=IndexConfig(**header["config"]),
             pictures=_picture_info(header["pictures"]),
             recall=header["recall"],
+            order=_on_device(arrays["order"]) if "order" in arrays else None,
             rows=_rows(arrays),
             boxes=arrays.get("boxes"),
         )

@@ -1,46 +1,5 @@
 """Stage `learning`: parameters, objectives and fit, by gradient through the chain."""
 
-from ._config import FitConfig as FitConfig
-from ._fit import Fitted as Fitted
-from ._fit import fit as fit
-from ._labelled import Answers as Answers
-from ._labelled import Labelled as Labelled
-from ._labelled import images_of_objects as images_of_objects
-from ._mining import MinedLabels as MinedLabels
-from ._mining import mine_positives as mine_positives
-from ._objectives import OBJECTIVES as OBJECTIVES
-from ._objectives import Objective as Objective
-from ._objectives import smooth_average_precision as smooth_average_precision
-from ._parameters import PARAMETER_NAMES as PARAMETER_NAMES
-from ._parameters import Parameters as Parameters
-from ._parameters import check_parameters as check_parameters
-from ._parameters import constrain as constrain
-from ._parameters import parameters as parameters
-from ._parameters import unconstrain as unconstrain
-from ._problem import Problem as Problem
-from ._problem import Queries as Queries
-from ._problem import View as View
-from ._problem import problem as problem
-from ._problem import project as project
-from ._problem import refresh as refresh
-from ._rax_losses import listwise_softmax as listwise_softmax
-from ._rax_losses import pairwise_hinge as pairwise_hinge
-from ._scores import score_images as score_images
-from ._searches import RANGES as RANGES
-from ._searches import Searched as Searched
-from ._searches import Trial as Trial
-from ._searches import grid_search as grid_search
-from ._searches import random_search as random_search
-from ._splits import Split as Split
-from ._splits import hold_out as hold_out
-from ._splits import object_splits as object_splits
-from ._splits import pool_splits as pool_splits
-from ._state import CheckpointError as CheckpointError
-from ._storage import ParametersFileError as ParametersFileError
-from ._storage import StoredParameters as StoredParameters
-from ._storage import load_parameters as load_parameters
-from ._storage import save_parameters as save_parameters
-from ._whitened import SCATTERS as SCATTERS
-from ._whitened import Scatters as Scatters
-from ._whitened import scatters as scatters
-from ._whitened import whiten as whiten
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,5 @@
 """MATLAB's files as plain Python and NumPy values."""
 
-from ._layout import kind_text as kind_text
-from ._layout import other_layout as other_layout
-from ._layout import shape_text as shape_text
-from ._read import is_matlab as is_matlab
-from ._read import read_matlab as read_matlab
-from ._values import Unreadable as Unreadable
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

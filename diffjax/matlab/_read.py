@@ -5,9 +5,6 @@ import pathlib
 import zlib
 from typing import Any
 
-from ._hdf5 import read_hdf5
-from ._version5 import read_version_5
-
 _VERSION = slice(124, 128)  # Two bytes of version and two that tell the byte order.
 _VERSIONS_5 = (b"\x00\x01IM", b"\x01\x00MI")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -64,10 +61,11 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = pathlib.Path(path)
     with path.open("rb") as file:
         head = file.read(max(_HDF5_PLACES) + len(_HDF5_SIGNATURE))
+    # Each takes a library along that is slow to import; `is_matlab` needs neither.
     if _is_hdf5(head):
-        read = read_hdf5
+        from ._hdf5 import read_hdf5 as read  # noqa: PLC0415
     elif head[_VERSION] in _VERSIONS_5:
-        read = read_version_5
+        from ._version5 import read_version_5 as read  # noqa: PLC0415
     else:
         raise ValueError(f"{path}: no MATLAB file of version 5 to 7.3.")
     try:

@@ -1,37 +1,5 @@
 """Stage `regions`: from feature maps to one vector per region, whitened."""
 
-from ._aggregates import Aggregate as Aggregate
-from ._aggregates import gem as gem
-from ._aggregates import mac as mac
-from ._aggregates import spoc as spoc
-from ._aggregation import combine_scales as combine_scales
-from ._aggregation import global_descriptors as global_descriptors
-from ._aggregation import rmac as rmac
-from ._boxes import RegionBoxes as RegionBoxes
-from ._boxes import boxes_to_cells as boxes_to_cells
-from ._boxes import cells_to_boxes as cells_to_boxes
-from ._boxes import max_regions as max_regions
-from ._boxes import region_boxes as region_boxes
-from ._crow import crow as crow
-from ._em import Covariance as Covariance
-from ._em import Mixture as Mixture
-from ._em import improve_mixture as improve_mixture
-from ._grid import rmac_grid as rmac_grid
-from ._mixture import fit_mixture as fit_mixture
-from ._moments import Moments as Moments
-from ._moments import ledoit_wolf_shrinkage as ledoit_wolf_shrinkage
-from ._moments import merge_moments as merge_moments
-from ._moments import moments as moments
-from ._netvlad import NetVLAD as NetVLAD
-from ._netvlad import fit_netvlad as fit_netvlad
-from ._netvlad import netvlad as netvlad
-from ._pooling import aggregate_maps as aggregate_maps
-from ._pooling import l2_normalize as l2_normalize
-from ._pooling import pool_regions as pool_regions
-from ._reduction import Reduced as Reduced
-from ._reduction import reduce_regions as reduce_regions
-from ._supervised import fit_supervised_whitening as fit_supervised_whitening
-from ._supervised import pairs_of_labels as pairs_of_labels
-from ._whitening import fit_pca as fit_pca
-from ._whitening import fit_pca_whitening as fit_pca_whitening
-from ._whitening import whiten as whiten
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,32 +1,5 @@
 """Stage `report`: records, tables, result pages and figures."""
 
-from ._chart import Chart as Chart
-from ._chart import Level as Level
-from ._chart import Line as Line
-from ._chart import Mark as Mark
-from ._chart import write_chart as write_chart
-from ._cost import Cost as Cost
-from ._cost import measured as measured
-from ._figure import write_figure as write_figure
-from ._layout import Table as Table
-from ._layout import markdown_table as markdown_table
-from ._layout import text_table as text_table
-from ._page import write_page as write_page
-from ._paper import Cited as Cited
-from ._paper import paper_table as paper_table
-from ._picture import Answer as Answer
-from ._picture import Comparison as Comparison
-from ._picture import Ranking as Ranking
-from ._picture import note_precision as note_precision
-from ._readme import caption as caption
-from ._readme import fill_tables as fill_tables
-from ._records import append_record as append_record
-from ._records import environment as environment
-from ._records import make_record as make_record
-from ._records import read_records as read_records
-from ._records import versions as versions
-from ._summary import Section as Section
-from ._summary import write_report as write_report
-from ._table import difference_table as difference_table
-from ._table import mean_ap_table as mean_ap_table
-from ._table import measurement_tables as measurement_tables
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -68,3 +68,19 @@ def test_what_is_not_symmetric_is_refused():
     graph = Graph(jnp.array([1]), jnp.array([0.5]), jnp.array([0, 1, 1]))
     with pytest.raises(ValueError, match="graph must be symmetric"):
         reorder(graph)
+
+
+def test_an_order_that_is_known_is_taken():
+    graph = ring(97, 35)
+    first = reorder(graph)
+    again = reorder(graph, order=np.asarray(first.order)[::-1])
+    np.testing.assert_array_equal(again.order, first.order[::-1])
+    np.testing.assert_array_equal(
+        again.restore().to_scipy().toarray(), graph.to_scipy().toarray()
+    )
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [0, 1, 3]])
+def test_an_order_without_every_node_is_refused(order):
+    with pytest.raises(ValueError, match=r"order must have every node of 0\.\.2 once"):
+        reorder(ring(3, 1), order=np.array(order))

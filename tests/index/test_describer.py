@@ -33,7 +33,7 @@ def pretrained():
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch, pretrained):
     """The network is the same in all tests: its programs are compiled once."""
-    monkeypatch.setattr(_describer, "load_network", lambda *_: pretrained)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: pretrained)
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +145,29 @@ def test_scales_are_averaged_region_by_region(picture):
     np.testing.assert_array_equal(both.boxes, large.boxes)
 
 
+def test_a_network_that_was_kept_gives_the_same_vectors(
+    picture, pretrained, monkeypatch, tmp_path
+):
+    loaded = []
+    monkeypatch.setattr(
+        _describer, "_load_network", lambda _: loaded.append(1) or pretrained
+    )
+    wanted = Describer(CONFIG)((batch(picture),), (None,))
+    assert len(loaded) == 1
+    for _ in range(3):
+        describe = Describer(CONFIG, kept=tmp_path)
+        found = describe((batch(picture),), (None,))
+        np.testing.assert_array_equal(found.vectors, wanted.vectors)
+        assert describe.weights == pretrained.fingerprint
+        assert len(loaded) == 2
+
+
 def test_the_weights_own_whitening_is_applied(picture, pretrained, monkeypatch):
     draw = np.random.default_rng(0)
     mean, projection = draw.normal(size=80) * 0.1, draw.normal(size=(80, 7))
     own = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
     whitened = pretrained._replace(whitenings={"end-to-end": own})
-    monkeypatch.setattr(_describer, "load_network", lambda *_: whitened)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: whitened)
     config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
     found = np.asarray(Describer(config)((batch(picture),), (None,)).vectors)[0]
     plain = np.asarray(Describer(CONFIG)((batch(picture),), (None,)).vectors)[0]
@@ -163,7 +180,7 @@ def test_the_power_of_the_weights_is_used_unless_one_is_set(
     picture, pretrained, monkeypatch
 ):
     learned = pretrained._replace(gem_power=2.5)
-    monkeypatch.setattr(_describer, "load_network", lambda *_: learned)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: learned)
     config = dataclasses.replace(CONFIG, aggregate="gem")
     of_weights = Describer(config)((batch(picture),), (None,)).vectors
     set_here = dataclasses.replace(config, gem_power=2.5)
@@ -174,7 +191,7 @@ def test_the_power_of_the_weights_is_used_unless_one_is_set(
 
 def test_weights_with_a_power_are_pooled_by_it(picture, pretrained, monkeypatch):
     learned = pretrained._replace(gem_power=2.5)
-    monkeypatch.setattr(_describer, "load_network", lambda *_: learned)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: learned)
     asked = dataclasses.replace(CONFIG, aggregate="gem", gem_power=2.5)
     np.testing.assert_array_equal(
         Describer(CONFIG)((batch(picture),), (None,)).vectors,
@@ -192,7 +209,7 @@ def test_scales_meet_a_whitening_as_their_authors_have_it(
     mean, projection = draw.normal(size=80) * 0.1, draw.normal(size=(80, 7))
     own = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
     whitened = pretrained._replace(whitenings={name: own}, gem_power=2.5)
-    monkeypatch.setattr(_describer, "load_network", lambda *_: whitened)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: whitened)
     small = fit_picture(picture, side=64)
     whole = np.array([[0, 0, 1, 1]], np.float32)
     plain = [
@@ -215,7 +232,7 @@ def test_scales_meet_a_whitening_as_their_authors_have_it(
 def test_a_whitening_of_another_map_is_refused(pretrained, monkeypatch):
     own = Whitening(jnp.zeros(1280), jnp.zeros((1280, 7)))
     other = pretrained._replace(whitenings={"end-to-end": own})
-    monkeypatch.setattr(_describer, "load_network", lambda *_: other)
+    monkeypatch.setattr(_describer, "_load_network", lambda _: other)
     config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
     with pytest.raises(ValueError, match=r"of 1280 dimensions, got map 'stage4' of 80"):
         Describer(config)

@@ -1,0 +1,10 @@
+from ._demo import demo as demo
+from ._fetch import fetch as fetch
+from ._index import extract as extract
+from ._index import index as index
+from ._info import info as info
+from ._learn import learn as learn
+from ._run import find_commands as find_commands
+from ._run import run as run
+from ._search import search as search
+from ._usage import UsageError as UsageError

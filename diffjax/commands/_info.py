@@ -1,0 +1,31 @@
+"""`diffjax info`: what is in an index, and what computes here."""
+
+import pathlib
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diffjax.index import describe_file, verify
+from diffjax.native import find_library
+
+from ._usage import say
+
+
+def info(
+    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
+    *,
+    verify_: Annotated[bool, arg(name="verify")] = False,
+) -> None:
+    """Say what is in an index, and what computes here: native kernels or JAX's own.
+
+    Args:
+        index: Folder that `diffjax index` made.
+        verify_: Also compare every byte with its hash.
+    """
+    if verify_:
+        verify(index)
+    rows = list(describe_file(index).items())
+    rows += [("verified", "every byte")] if verify_ else []
+    rows.append(("products here", find_library().description))
+    width = max(len(name) for name, _ in rows)
+    say("\n".join(f"{name:<{width}}  {value}" for name, value in rows))

@@ -12,6 +12,7 @@ ORDER = (
         "_arguments",
         "_files",
         "_once",
+        "_spread",
         "_transfer",
         "downloads",
         "caches",

@@ -22,6 +22,7 @@ ORDER = (
     *("native", "types"),
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
     *(
+        "distributed",
         "evaluation",
         "learning",
         "report",

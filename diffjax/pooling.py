@@ -38,9 +38,9 @@ def pool(
         num_images: Number of images m; needed where `image_ids` is traced, or spread
             over processes.
         mesh: Devices, also those of other processes, among which the rows of all
-            arguments are shared out, n being a multiple of them. An image's rows may lie
-            on several: each adds up its own, and all of these sums are added. None is
-            one device.
+            arguments are shared out, n being a multiple of them. An image's rows may
+            lie on several: each adds up its own, and all of these sums are added. None
+            is one device.
 
     Returns:
         Image scores, one column per query; on a mesh the same on every device.

@@ -117,11 +117,10 @@ def query_vectors(
         check_spread("vectors", vectors, mesh)
     return _query_vectors(
         vectors,
-        queries,
-        ids.astype(np.int32),
-        nodes,
         where,
+        (queries, ids.astype(np.int32)),
         (gamma, bias),
+        nodes,
         k=k,
         keep=min(keep or k, size),
         rule=rule,
@@ -134,17 +133,15 @@ def query_vectors(
     jax.jit, static_argnames=("k", "keep", "rule", "num_queries", "mesh")
 )
 def _query_vectors(
-    vectors, queries, ids, nodes, where, exponent, *, mesh, num_queries, **settings
+    vectors, where, asked, exponent, nodes, *, num_queries, mesh, **settings
 ):
     if num_queries == 0:
         size = vectors.shape[0] if nodes is None else nodes.shape[1]
         return jnp.zeros((size, 0), vectors.dtype)
-    if where is None and mesh is not None:
-        where = jnp.ones(vectors.shape[0], jnp.bool_)
 
-    def build(vectors, where, queries, ids, exponent):
+    def build(vectors, where, asked, exponent):
         return _right_hand_sides(
-            *(vectors, queries, ids, nodes, where, exponent),
+            *(vectors, where, asked, exponent, nodes),
             num_queries=num_queries,
             mesh=mesh,
             **settings,
@@ -152,15 +149,16 @@ def _query_vectors(
 
     if mesh is not None:
         rows, same = by_rows(mesh), PartitionSpec()
-        spread = rows, rows, same, same, same
+        spread = rows, rows, same, same
         build = jax.shard_map(build, mesh=mesh, in_specs=spread, out_specs=rows)
-    return build(vectors, where, queries, ids, exponent)
+    return build(vectors, where, asked, exponent)
 
 
 def _right_hand_sides(
-    vectors, queries, ids, nodes, where, exponent, *, k, keep, rule, num_queries, mesh
+    vectors, where, asked, exponent, nodes, *, k, keep, rule, num_queries, mesh
 ):
     """Builds Y, or inside `shard_map` the own rows of it."""
+    queries, ids = asked
     gamma, bias = exponent
 
     def similarity(products):

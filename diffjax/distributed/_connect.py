@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from diffjax._spread import line_of
@@ -79,6 +80,22 @@ def connected(
     jax.distributed.shutdown()
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether an exception says that another process was lost, and is not one's own.
+
+    For those who turn their own errors into messages before they leave `connected`.
+
+    Args:
+        error: What was raised while devices of several processes computed.
+
+    Returns:
+        True for what JAX raises where a collective operation or the coordinator fails,
+        which may be a RuntimeError or a ValueError.
+    """
+    types = RuntimeError, ValueError
+    return isinstance(error, types) and _LOST.match(str(error)) is not None
+
+
 def row_mesh() -> Mesh:
     """Makes a mesh of all devices of all processes, one process after the other.
 
@@ -113,6 +130,9 @@ def _initialize(address, count, rank, *, patience) -> bool:
         if "should be defined" in str(error):
             return False
         raise
+    # Connections are made by the first sum of all. A process that ends before would be
+    # waited for in vain; the others notice at once when a connection breaks.
+    multihost_utils.sync_global_devices("diffjax: all processes are there")
     return True
 
 
@@ -122,7 +142,7 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
         said = "" if isinstance(error.code, int) else f"{error.code}\n"
-    elif isinstance(error, RuntimeError | ValueError) and _LOST.match(text):
+    elif is_loss(error):
         said = (
             f"error: process {jax.process_index()} of {jax.process_count()} lost "
             "another one: see there for why, then start all of them again "

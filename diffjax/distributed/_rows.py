@@ -1,5 +1,7 @@
 """Which rows of a collection a process holds, and how they become one array."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -23,18 +25,17 @@ def own_rows(n: int, mesh: Mesh) -> slice:
         A slice of the rows; an empty one, if there are more devices than rows.
 
     Raises:
-        ValueError: If n is below 1, or other processes' devices stand between.
+        ValueError: If n is out of range, or other processes' devices stand between.
 
     Example:
-        >>> import jax, numpy as np
+        >>> from diffjax.distributed import row_mesh
         >>> own_rows(10, row_mesh())  # of one process, which has them all
         slice(0, 10, None)
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
+    if not 1 <= n < 2**31:
+        raise ValueError(f"n must be in 1..2^31 - 1, got {n}.")
     own = _own_devices(mesh)
-    each = -(-n // mesh.size)
-    return slice(min(own.start * each, n), min(own.stop * each, n))
+    return _rows_of(n, own, of=mesh.size)
 
 
 def shard_rows(
@@ -54,8 +55,8 @@ def shard_rows(
         A row-sharded array of ceil(n / devices) x devices rows.
 
     Raises:
-        ValueError: If they are not as many as `own_rows` says, or float64 while JAX
-            computes in float32.
+        ValueError: If they are not as many as `own_rows` says, not finite, or float64
+            while JAX computes in float32.
     """
     check_not_halved("rows", rows)
     own = own_rows(n, mesh)
@@ -64,6 +65,13 @@ def shard_rows(
             f"rows must be rows {own.start} to {own.stop} of {n}, "
             f"{own.stop - own.start} of them, got {len(rows)}."
         )
+    if np.issubdtype(rows.dtype, np.floating):
+        bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"rows must be finite, got NaN or infinity in {bad.size} of "
+                f"{len(rows)} rows, first in row {own.start + bad[0]}."
+            )
     each = -(-n // mesh.size)
     devices = _own_devices(mesh)
     missing = each * (devices.stop - devices.start) - len(rows)
@@ -89,10 +97,21 @@ def real_rows(n: int, mesh: Mesh) -> Bool[Array, " rows"]:
     return shard_rows(np.ones(own.stop - own.start, bool), n, mesh, fill=False)
 
 
+def _rows_of(n: int, devices: range, *, of: int) -> slice:
+    """Rows of some devices in a line of them."""
+    each = -(-n // of)
+    return slice(min(devices.start * each, n), min(devices.stop * each, n))
+
+
 def _own_devices(mesh: Mesh) -> range:
     """Places of this process's devices in the mesh."""
     owners = [device.process_index for device in mesh.devices.reshape(-1)]
-    own = [place for place, owner in enumerate(owners) if owner == jax.process_index()]
+    return _places(owners, jax.process_index())
+
+
+def _places(owners: Sequence[int], process: int) -> range:
+    """Places of a process among the owners of devices."""
+    own = [place for place, owner in enumerate(owners) if owner == process]
     if not own or own != list(range(own[0], own[-1] + 1)):
         raise ValueError(
             "mesh must have the devices of a process one after the other, got those of "

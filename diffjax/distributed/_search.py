@@ -65,8 +65,13 @@ def build_graph(
     """
     if not 1 <= k <= n:
         raise ValueError(f"k must be in 1..{n} (n), got {k}.")
-    lists = knn_dense(vectors, k, where=real_rows(n, mesh), mesh=mesh)
-    return normalize(affinity(lists, gamma=gamma, bias=bias, mesh=mesh), mesh=mesh)
+
+    def weigh() -> Graph:
+        lists = knn_dense(vectors, k, where=real_rows(n, mesh), mesh=mesh)
+        return affinity(lists, gamma=gamma, bias=bias, mesh=mesh)
+
+    # The lists are forgotten before the weights are divided.
+    return normalize(weigh(), mesh=mesh)
 
 
 def search(
@@ -135,14 +140,19 @@ def search(
         )
     real = real_rows(n, mesh)
     y = query_vectors(
-        *(vectors, queries, query_ids),
-        **{"k": k, "gamma": gamma, "bias": bias, "rule": rule},
+        *(vectors, jnp.asarray(queries), query_ids),
+        k=k,
+        gamma=gamma,
+        bias=bias,
+        rule=rule,
         where=real,
         mesh=mesh,
     )
     solution = diffuse(graph, y, alpha=alpha, rtol=rtol, max_steps=max_steps, mesh=mesh)
     if image_ids is None or num_images is None:
-        found = _top_rows(solution.value, weights, real, top=min(top, n), mesh=mesh)
+        images, scores = _top_rows(
+            solution.value, weights, real, top=min(top, n), mesh=mesh
+        )
     else:
         pooled = pool(
             solution.value,
@@ -151,8 +161,8 @@ def search(
             num_images=num_images,
             mesh=mesh,
         )
-        found = _top_images(pooled, top=min(top, num_images))
-    return Answers(*found, solution)
+        images, scores = _top_images(pooled, top=min(top, num_images))
+    return Answers(images, scores, solution)
 
 
 @functools.partial(jax.jit, static_argnames=("top", "mesh"))
@@ -161,8 +171,8 @@ def _top_rows(scores, weights, real, *, top, mesh):
     rows, same = by_rows(mesh), PartitionSpec()
     weighted = scores if weights is None else weights[:, None] * scores
 
-    def best(scores, real):
-        counted = jnp.where(real[:, None], scores, -jnp.inf)
+    def best(scores: Array, real: Array) -> tuple[Array, Array]:
+        counted: Array = jnp.where(real[:, None], scores, -jnp.inf)
         values, numbers = top_of_parts(counted.T, top, mesh)
         return numbers, values
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
@@ -50,7 +51,16 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
 
     Returns:
         What `mutual_similarities` gives, row-sharded.
+
+    Raises:
+        ValueError: If a device has 2^31 pairs or more.
     """
+    pairs = neighbors.indices.size // mesh.size
+    if pairs > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"neighbors must be fewer than 2^31 on each device, got {pairs}: use more "
+            "devices."
+        )
     rows = by_rows(mesh)
 
     def look_up(indices: Int[Array, "m k"], similarities: Float[Array, "m k"]):

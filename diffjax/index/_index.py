@@ -133,8 +133,9 @@ class Index:
     def _assemble(cls, parts: Parts) -> "Index":
         """Derives what is not stored: graph, weights and global descriptors."""
         config, vectors, ids = parts.config, parts.vectors, parts.image_ids
-        kernel = {"gamma": config.gamma, "bias": config.bias}
-        graph = compress(affinity(parts.neighbors, **kernel))
+        graph = compress(
+            affinity(parts.neighbors, gamma=config.gamma, bias=config.bias)
+        )
         # A list of all images would cut nothing.
         limited = config.shortlist is not None and config.shortlist <= ids[-1]
         if not (limited and config.cut == "early"):

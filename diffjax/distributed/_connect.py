@@ -54,6 +54,7 @@ def connected(
 
     Raises:
         ValueError: If only some of the three are known.
+        RuntimeError: If something was computed before, or the others do not come.
     """
     address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number("JAX_NUM_PROCESSES") if count is None else count

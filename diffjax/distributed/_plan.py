@@ -122,7 +122,7 @@ def plan(
         ValueError: If a number is below 1.
 
     Example:
-        >>> costs = plan(10**9, d=128, k=50, devices=1024)
+        >>> costs = plan(10**9, d=128, k=50, devices=1024, images=5 * 10**7)
         >>> f"{costs.solve.sent / 1e9:.1f} GB an iteration"
         '4.0 GB an iteration'
         >>> f"{costs.memory / 1e9:.1f} GB on a device"

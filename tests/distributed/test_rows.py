@@ -110,9 +110,11 @@ def test_a_short_list_and_a_mesh_do_not_go_together():
     nodes = jnp.zeros((3, 2), jnp.int32)
     with pytest.raises(ValueError, match="nodes must be None where rows are padded or"):
         query_vectors(jnp.eye(3), jnp.eye(3), k=1, nodes=nodes, mesh=row_mesh())
-    with pytest.raises(
-        ValueError, match="where must have one entry per vector, 3, got"
-    ):
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_mask_has_an_entry_for_each_vector():
+    with pytest.raises(ValueError, match="where must have one entry per vector, 3, g"):
         query_vectors(jnp.eye(3), jnp.eye(3), k=1, where=jnp.ones(2, bool))
 
 

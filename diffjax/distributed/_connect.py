@@ -38,10 +38,11 @@ def connected(
 
     What ends a block in one process ends it in all. A process that is lost breaks what
     the others are just computing together: each writes one line to the standard error
-    that says so, and exits with code 1. One that can no longer be heard, though its
-    connections are open, is given up after `patience`, by JAX, which writes more. An
-    exception of one's own is written and exits with code 1, too, at once: JAX would
-    first wait for processes that wait for this one.
+    that says so, and exits with code 1. Two cases are JAX's, which writes more, that
+    "another task died", and aborts: the first process, which all report to, ends while
+    another one computes for itself; and one can no longer be heard for `patience`,
+    though its connections are open. An exception of one's own is written and exits with
+    code 1 at once: JAX would first wait for processes that wait for this one.
 
     Args:
         address: Host and port of the first process, as the others reach it. None reads

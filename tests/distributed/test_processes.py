@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from member import PATIENCE, slopes
-from processes import run_members
+from processes import Ended, run_members
 
 from diffjax.diffusion import diffuse, query_vectors
 from diffjax.graph import affinity, knn, normalize
@@ -139,18 +139,23 @@ def test_eight_devices_of_one_process_give_the_answer_of_one_device(tmp_path):
         )
 
 
+def end_amid_a_solve(folder: pathlib.Path, does: str, rank: int) -> list[Ended]:
+    """Ends one of two processes while both compute; the other must not wait for it."""
+    np.savez(folder / "clusters.npz", **draw("clusters")._asdict())
+    task = {"does": does, "data": ["clusters"], "k": K, "dies": rank, "fails": rank}
+    began = time.monotonic()
+    ended = run_members(task, folder, processes=2)
+    assert time.monotonic() - began < 60 + PATIENCE
+    return ended
+
+
 @pytest.mark.parametrize("does", ["cut off", "fail"])
 def test_a_process_that_ends_amid_a_solve_ends_the_other_with_one_line(tmp_path, does):
-    np.savez(tmp_path / "clusters.npz", **draw("clusters")._asdict())
-    task = {"does": does, "data": ["clusters"], "k": K, "dies": 1, "fails": 1}
-    began = time.monotonic()
-    survivor, dead = run_members(task, tmp_path, processes=2)
-    assert time.monotonic() - began < 60 + PATIENCE
+    survivor, dead = end_amid_a_solve(tmp_path, does, 1)
     lines = [line for line in survivor.errors.splitlines() if line.startswith("error")]
     assert len(lines) == 1, survivor.errors + dead.errors
-    line = lines[0]
+    assert lines[0].startswith("error: process 0 of 2 lost another one: see there for")
     assert survivor.code == 1
-    assert line.startswith("error: process 0 of 2 lost another one: see there for why")
     if does == "fail":
         assert dead.code == 1
         assert "KeyError: 'a fault of its own'" in dead.errors
@@ -158,3 +163,13 @@ def test_a_process_that_ends_amid_a_solve_ends_the_other_with_one_line(tmp_path,
         assert dead.code == 9
         assert "solving" in survivor.errors
         assert "solved" not in survivor.errors
+
+
+def test_the_first_process_that_ends_ends_the_others_too(tmp_path):
+    dead, survivor = end_amid_a_solve(tmp_path, "cut off", 0)
+    assert dead.code == 9
+    assert survivor.code != 0
+    # JAX may see it before the solve does.
+    said = "process 1 of 2 lost another one", "another task died"
+    assert any(words in survivor.errors for words in said), survivor.errors
+    assert "solved" not in survivor.errors

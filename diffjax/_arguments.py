@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax import dtypes
 from jax.core import Tracer
@@ -9,8 +10,10 @@ from jaxtyping import Array, Float, Int
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the values of `value` can be looked at, which tracing forbids."""
-    return not isinstance(value, Tracer)
+    """Whether the values of `value` can be looked at: all are here, and not traced."""
+    if isinstance(value, Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
 
 
 def check_in_range(

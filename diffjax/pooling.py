@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import (
@@ -14,6 +15,7 @@ from diffjax._arguments import (
     count_ids,
     count_most,
 )
+from diffjax._spread import by_rows, check_spread
 from diffjax.types import Scalar
 
 _IMAGES_AT_ONCE = 1024
@@ -25,6 +27,7 @@ def pool(
     *,
     weights: Float[Array, " n"] | None = None,
     num_images: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "m q"]:
     r"""Pools scores of regions into scores of images: sum over regions of w_i f_i.
 
@@ -32,14 +35,19 @@ def pool(
         scores: Scores f of all regions, one column per query.
         image_ids: Image of every region, from 0 upwards; None if each is an image.
         weights: w of `gmp_weights`; None for sum pooling, w = 1.
-        num_images: Number of images m; needed where `image_ids` is traced.
+        num_images: Number of images m; needed where `image_ids` is traced, or spread
+            over processes.
+        mesh: Devices, also those of other processes, among which the rows of all
+            arguments are shared out, n being a multiple of them. An image's rows may
+            lie on several: each adds up its own, and all of these sums are added. None
+            is one device.
 
     Returns:
-        Image scores, one column per query.
+        Image scores, one column per query; on a mesh the same on every device.
 
     Raises:
-        ValueError: If ids go back or skip, lengths differ, or `num_images` is missing
-            under jit.
+        ValueError: If ids go back or skip, lengths differ, `num_images` is missing
+            under jit, or n is no multiple of the devices of `mesh`.
 
     References:
         Iscen et al., CVPR 2017, eq. 13, https://arxiv.org/abs/1611.05113.
@@ -53,15 +61,28 @@ def pool(
         raise ValueError(
             f"weights must have one entry per region, {rows}, got {weights.shape}."
         )
-    return _pool(scores, jnp.asarray(ids, jnp.int32), weights, num_images=count)
+    if mesh is not None:
+        check_spread("scores", scores, mesh)
+    return _pool(scores, ids.astype(np.int32), weights, num_images=count, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames="num_images")
-def _pool(scores, image_ids, weights, *, num_images):
+@functools.partial(jax.jit, static_argnames=("num_images", "mesh"))
+def _pool(scores, image_ids, weights, *, num_images, mesh):
     weighted = scores if weights is None else weights[:, None] * scores
-    return jax.ops.segment_sum(
-        weighted, image_ids, num_segments=num_images, indices_are_sorted=True
-    )
+
+    def add_up(weighted, image_ids):
+        return jax.ops.segment_sum(
+            weighted, image_ids, num_segments=num_images, indices_are_sorted=True
+        )
+
+    if mesh is None:
+        return add_up(weighted, image_ids)
+    return jax.shard_map(
+        lambda *parts: jax.lax.psum(add_up(*parts), mesh.axis_names),
+        mesh=mesh,
+        in_specs=by_rows(mesh),
+        out_specs=PartitionSpec(),
+    )(weighted, image_ids)
 
 
 def gmp_weights(

@@ -127,8 +127,9 @@ def main() -> None:
         alone = diffuse(graph, y, alpha=0.9, **LONG).value
         found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
     found |= described() | compressed()
-    product = _sharded.sharded_product(make_mesh(8))
-    program = jax.make_jaxpr(product)(make_graph("float64"), jnp.asarray(y64))
+    mesh = make_mesh(8)
+    arguments = _sharded.fill_up(make_graph("float64"), jnp.asarray(y64), mesh)
+    program = jax.make_jaxpr(_sharded.sharded_product(mesh))(*arguments)
     (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")
     found["rows on each of 8"] = inner.params["jaxpr"].invars[0].aval.shape[0]
     sys.stdout.write(json.dumps(found))

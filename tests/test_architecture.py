@@ -12,6 +12,7 @@ ORDER = (
         "_arguments",
         "_files",
         "_once",
+        "_spread",
         "_transfer",
         "downloads",
         "caches",
@@ -22,6 +23,7 @@ ORDER = (
     *("native", "types"),
     *("data", "features", "regions", "graph", "diffusion", "pooling", "ranking"),
     *(
+        "distributed",
         "evaluation",
         "learning",
         "report",

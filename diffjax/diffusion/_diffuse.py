@@ -13,7 +13,7 @@ from diffjax.types import Graph, Scalar, Solution
 
 from ._loop import Stop
 from ._operator import multiply
-from ._sharded import sharded_product
+from ._sharded import cut_back, fill_up, sharded_product
 from ._solvers import SOLVERS, SolverName
 
 
@@ -51,14 +51,17 @@ def diffuse(
             gradient on a coordinate matrix, one query after the other: the reference.
         keep_best: Give the iterate of smallest residual instead of the last one, as
             MATLAB's pcg does, the start 0 among them; not for "cg-bcoo".
-        mesh: Devices to share the work, each taking an equal part of the rows of a
-            graph in the padded form; not for "direct" and "cg-bcoo". None leaves
-            everything where it is. Take gradients on a mesh inside `jit`: outside, what
-            JAX keeps for backwards may be laid out as it has no name for.
+        mesh: Devices, also those of other processes, to share the work, each taking an
+            equal part of the rows of a graph in the padded form and of `y`; an
+            iteration sends each of them the n q numbers of its search directions. Not
+            for "direct" and "cg-bcoo". None leaves everything where it is. Take
+            gradients on a mesh inside `jit`: outside, what JAX keeps for backwards may
+            be laid out as it has no name for.
 
     Returns:
-        Scores of all nodes and, per query, residual, iterations and whether the
-        tolerance was met. Trouble inside compiled code shows there.
+        Scores of all nodes, on a mesh row-sharded where n is a multiple of its devices,
+        and, per query, residual, iterations and whether the tolerance was met. Trouble
+        inside compiled code shows there.
 
     Raises:
         ValueError: If `alpha` or `rtol` is outside [0, 1), `max_steps` is below 1,
@@ -127,8 +130,12 @@ def diffuse_until(
     Returns:
         What `diffuse` gives.
     """
-    product = multiply if mesh is None else sharded_product(mesh)
-    return SOLVERS[solver](
+    n = graph.num_nodes
+    product = multiply
+    if mesh is not None:
+        product = sharded_product(mesh)
+        graph, y = fill_up(graph, y, mesh)
+    found = SOLVERS[solver](
         product,
         graph,
         y,
@@ -136,3 +143,4 @@ def diffuse_until(
         stop=stop,
         keep_best=keep_best,
     )
+    return found if mesh is None else cut_back(found, n, mesh)

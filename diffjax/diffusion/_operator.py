@@ -61,6 +61,6 @@ def multiply_rows(
     # An empty slot has weight 0, so what it gathers does not matter.
     start = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
     # Inside shard_map each device sums other rows: the sum must vary as they do.
-    spread = tuple(jax.typeof(weights).vma)
+    spread = tuple(jax.typeof(weights).vma - jax.typeof(start).vma)
     start = jax.lax.pcast(start, spread, to="varying") if spread else start
     return jax.lax.scan(add_slot, start, (indices.T, weights.T))[0]

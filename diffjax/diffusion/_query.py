@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import (
     check_ids,
@@ -14,6 +15,7 @@ from diffjax._arguments import (
     check_not_halved,
     count_ids,
 )
+from diffjax._spread import by_rows, check_spread, top_of_parts
 from diffjax.graph import kernel
 from diffjax.types import Scalar
 
@@ -35,6 +37,8 @@ def query_vectors(
     keep: int | None = None,
     nodes: Int[Array, "q t"] | None = None,
     num_queries: int | None = None,
+    where: Bool[Array, " n"] | None = None,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "n q"] | Float[Array, "t q"]:
     r"""Builds the right-hand sides Y of queries that are not in the database.
 
@@ -60,6 +64,11 @@ def query_vectors(
             places; None for all. `k` is then at most t.
         num_queries: Number of queries q; needed where `query_ids` is traced. A query
             without rows gets an all-zero column.
+        where: Which rows of `vectors` are vectors; the others are padding, nobody's
+            neighbours. None if all are.
+        mesh: Devices, also those of other processes, among which the rows of `vectors`
+            and of Y are shared out, n being a multiple of them. Each sends its own k
+            nearest of every region. None is one device.
 
     Returns:
         One column per query, at most `keep` entries above zero each; in the order of
@@ -67,7 +76,8 @@ def query_vectors(
 
     Raises:
         ValueError: If an argument is outside its range, dimensions differ, ids go back
-            or skip, or `num_queries` is missing under jit.
+            or skip, `num_queries` is missing under jit, or `nodes` come with `where` or
+            a mesh.
 
     References:
         Iscen et al., CVPR 2017, eq. 7 and 8 and section 5.1 (the cut to k),
@@ -97,23 +107,58 @@ def query_vectors(
         raise ValueError(
             f"nodes must have one row per query, {count}, got {nodes.shape[0]}."
         )
+    if nodes is not None and not (where is None and mesh is None):
+        raise ValueError("nodes must be None where rows are padded or on a mesh.")
+    if where is not None and where.shape != (size,):
+        raise ValueError(
+            f"where must have one entry per vector, {size}, got {where.shape}."
+        )
+    if mesh is not None:
+        check_spread("vectors", vectors, mesh)
     return _query_vectors(
         vectors,
-        queries,
-        jnp.asarray(ids, jnp.int32),
-        nodes,
+        where,
+        (queries, ids.astype(np.int32)),
         (gamma, bias),
+        nodes,
         k=k,
         keep=min(keep or k, size),
         rule=rule,
         num_queries=count,
+        mesh=mesh,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("k", "keep", "rule", "num_queries"))
+@functools.partial(
+    jax.jit, static_argnames=("k", "keep", "rule", "num_queries", "mesh")
+)
 def _query_vectors(
-    vectors, queries, ids, nodes, exponent, *, k, keep, rule, num_queries
+    vectors, where, asked, exponent, nodes, *, num_queries, mesh, **settings
 ):
+    if num_queries == 0:
+        size = vectors.shape[0] if nodes is None else nodes.shape[1]
+        return jnp.zeros((size, 0), vectors.dtype)
+
+    def build(vectors, where, asked, exponent):
+        return _right_hand_sides(
+            *(vectors, where, asked, exponent, nodes),
+            num_queries=num_queries,
+            mesh=mesh,
+            **settings,
+        )
+
+    if mesh is not None:
+        rows, same = by_rows(mesh), PartitionSpec()
+        spread = rows, rows, same, same
+        build = jax.shard_map(build, mesh=mesh, in_specs=spread, out_specs=rows)
+    return build(vectors, where, asked, exponent)
+
+
+def _right_hand_sides(
+    vectors, where, asked, exponent, nodes, *, k, keep, rule, num_queries, mesh
+):
+    """Builds Y, or inside `shard_map` the own rows of it."""
+    queries, ids = asked
     gamma, bias = exponent
 
     def similarity(products):
@@ -129,20 +174,33 @@ def _query_vectors(
     if rule == "official":
         early, late = above_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
-    if num_queries == 0:
-        return jnp.zeros((size, 0), vectors.dtype)
-    total = jnp.zeros((num_queries, size), vectors.dtype)
+    top = functools.partial(_top, mesh=mesh)
+    total = jnp.zeros_like(vectors, shape=(num_queries, size))
     sums = _add_regions(
-        total, vectors, queries, ids, nodes=nodes, similarity=early, k=k
+        *(total, vectors, queries, ids),
+        nodes=nodes,
+        where=where,
+        similarity=early,
+        top=functools.partial(top, k=k),
     )
-    return late(_keep_largest(sums, keep)).T
+    return late(_keep_largest(sums, functools.partial(top, k=keep))).T
+
+
+def _top(values, *, k, mesh):
+    """The k largest of each row and where they are; past the end, if elsewhere."""
+    if mesh is None:
+        return jax.lax.top_k(values, k)
+    count = values.shape[1]
+    best, numbers = top_of_parts(values, k, mesh)
+    places = numbers - jax.lax.axis_index(mesh.axis_names) * count
+    return best, jnp.where((places >= 0) & (places < count), places, count)
 
 
 def _same(values):
     return values
 
 
-def _add_regions(total, vectors, queries, ids, *, nodes, similarity, k):
+def _add_regions(total, vectors, queries, ids, *, nodes, where, similarity, top):
     """Adds the similarities to the k nearest of each region to its query: [q, n]."""
     num_queries = total.shape[0]
     rows = max(min(_REGIONS_AT_ONCE, queries.shape[0]), 1)
@@ -159,7 +217,9 @@ def _add_regions(total, vectors, queries, ids, *, nodes, similarity, k):
             listed = nodes[jnp.minimum(owner, num_queries - 1)]
             products = jnp.take_along_axis(products, jnp.maximum(listed, 0), axis=1)
             products = jnp.where(listed >= 0, products, -jnp.inf)
-        values, places = jax.lax.top_k(products, k)
+        if where is not None:
+            products = jnp.where(where[None], products, -jnp.inf)
+        values, places = top(products)
         # Of fewer than k listed ones the rest are no neighbours.
         listed = values > -jnp.inf
         terms = similarity(jnp.where(listed, values, jnp.zeros_like(values)))
@@ -170,8 +230,8 @@ def _add_regions(total, vectors, queries, ids, *, nodes, similarity, k):
     return jax.lax.scan(add_block, total, (blocks, ids.reshape(-1, rows)))[0]
 
 
-def _keep_largest(y, k):
-    """Keeps the k largest entries of every row, among equals those of lower index."""
-    values, nodes = jax.lax.top_k(y, k)
+def _keep_largest(y, top):
+    """Keeps the largest entries of every row, among equals those of lower index."""
+    values, nodes = top(y)
     rows = jnp.arange(y.shape[0])[:, None]
-    return jnp.zeros_like(y).at[rows, nodes].set(values)
+    return jnp.zeros_like(y).at[rows, nodes].set(values, mode="drop")

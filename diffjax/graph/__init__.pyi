@@ -5,7 +5,7 @@ from ._compress import compress as compress
 from ._dense import knn_dense as knn_dense
 from ._edges import edge_similarities as edge_similarities
 from ._insert import insert as insert
-from ._mutual import mutual_edges as mutual_edges
+from ._mutual_edges import mutual_edges as mutual_edges
 from ._neighbors import Method as Method
 from ._neighbors import knn as knn
 from ._normalize import normalize as normalize

@@ -1,18 +1,26 @@
 """Mutual-neighbour affinity with a monomial kernel."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from diffjax._arguments import check_in_range, check_not_halved
-from diffjax.native import has_list_kernel, mutual_slots
+from diffjax._spread import check_spread
 from diffjax.types import Graph, Neighbors, Scalar
 
 from ._check import check_graph, remember_good
+from ._mutual import mutual_similarities, ring_mutual_similarities
 
 
 def affinity(
-    neighbors: Neighbors | Graph, *, gamma: Scalar = 3.0, bias: Scalar = 0.0
+    neighbors: Neighbors | Graph,
+    *,
+    gamma: Scalar = 3.0,
+    bias: Scalar = 0.0,
+    mesh: Mesh | None = None,
 ) -> Graph:
     r"""Builds the affinity A of the graph of mutual neighbours.
 
@@ -26,6 +34,10 @@ def affinity(
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
         bias: What the kernel takes off each similarity, 0 in the paper; may be traced
             and differentiated.
+        mesh: Devices, also those of other processes, among which the lists are shared
+            out by rows, n being a multiple of them: each keeps its own and sees the
+            others' part by part. Then there is no derivative backwards to the
+            similarities. None is one device; a `Graph` needs no mesh.
 
     Returns:
         A in the padded form for `Neighbors`, in the form it came in for a `Graph`.
@@ -33,7 +45,8 @@ def affinity(
         rounding.
 
     Raises:
-        ValueError: If `gamma` is not above 0, or `bias` not finite.
+        ValueError: If `gamma` is not above 0, `bias` not finite, or n no multiple of
+            the devices of `mesh`.
 
     References:
         Iscen et al., CVPR 2017, eq. 1, 5 and 6, https://arxiv.org/abs/1611.05113.
@@ -45,7 +58,9 @@ def affinity(
         check_graph("neighbors", neighbors, signed=True)
         return remember_good(_raise_graph(neighbors, gamma, bias))
     check_not_halved("neighbors", neighbors.similarities)
-    return remember_good(_affinity(neighbors, gamma, bias))
+    if mesh is not None:
+        check_spread("neighbors", neighbors.indices, mesh)
+    return remember_good(_affinity(neighbors, gamma, bias, mesh=mesh))
 
 
 def kernel(
@@ -74,9 +89,14 @@ def kernel(
     return jnp.where(positive, base**exponent, jnp.zeros_like(above))
 
 
-@jax.jit
-def _affinity(neighbors: Neighbors, gamma: Scalar, bias: Scalar) -> Graph:
-    similarities = _mutual(neighbors.indices, neighbors.similarities)
+@functools.partial(jax.jit, static_argnames="mesh")
+def _affinity(
+    neighbors: Neighbors, gamma: Scalar, bias: Scalar, *, mesh: Mesh | None
+) -> Graph:
+    if mesh is None:
+        similarities = mutual_similarities(neighbors)
+    else:
+        similarities = ring_mutual_similarities(neighbors, mesh)
     weights = kernel(similarities, gamma, bias=bias)
     edges = similarities > jnp.asarray(bias, similarities.dtype)
     return Graph(jnp.where(edges, neighbors.indices, -1), weights)
@@ -88,43 +108,3 @@ def _raise_graph(graph: Graph, gamma: Scalar, bias: Scalar) -> Graph:
     # An empty slot holds the similarity 0, which a negative bias would make an edge.
     weights = jnp.where(graph.indices >= 0, weights, jnp.zeros_like(weights))
     return graph._replace(weights=weights, degrees=None)
-
-
-def _mutual(
-    indices: Int[Array, "n k"], similarities: Float[Array, "n k"]
-) -> Float[Array, "n k"]:
-    """Similarity of every listed pair that is mutual, -infinity for the others."""
-    if has_list_kernel(indices, similarities):
-        slots = jax.lax.platform_dependent(
-            indices, cpu=mutual_slots, default=_search_slots
-        )
-    else:
-        slots = _search_slots(indices)
-    # The two directions of a pair come out of different matrix products and may
-    # differ in the last bit: eq. 6 takes the smaller, which also makes A symmetric.
-    back = similarities[jnp.maximum(indices, 0), jnp.maximum(slots, 0)]
-    smaller = jnp.minimum(similarities, back)
-    return jnp.where(slots >= 0, smaller, jnp.full_like(smaller, -jnp.inf))
-
-
-def _search_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
-    """Where each neighbour's list has the node, -1 where it has not.
-
-    That is a binary search in the neighbour's row, sorted once: n k log k gathers and
-    nothing larger than [n, k].
-    """
-    n, k = indices.shape
-    order = jnp.argsort(indices, axis=1).astype(jnp.int32)
-    columns = jnp.take_along_axis(indices, order, axis=1)
-    node = jnp.arange(n, dtype=indices.dtype)[:, None]
-    other = jnp.maximum(indices, 0)
-    low = jnp.zeros((n, k), jnp.int32)
-    high = jnp.full((n, k), k, jnp.int32)
-    for _ in range(k.bit_length()):
-        middle = (low + high) // 2
-        right = (low < high) & (columns[other, jnp.minimum(middle, k - 1)] < node)
-        low = jnp.where(right, middle + 1, low)
-        high = jnp.where(right, high, middle)
-    slot = jnp.minimum(low, k - 1)
-    mutual = (columns[other, slot] == node) & (indices >= 0) & (other != node)
-    return jnp.where(mutual, order[other, slot], -1)

@@ -9,7 +9,7 @@ from diffjax.native import has_list_kernel, list_rows
 from diffjax.types import Graph, row_starts
 
 from ._check import check_graph, remember_good
-from ._mutual import starts_of
+from ._mutual_edges import starts_of
 
 
 def compress(graph: Graph) -> Graph:

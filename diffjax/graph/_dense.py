@@ -4,10 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from diffjax._arguments import check_not_halved
+from diffjax._spread import check_spread
 from diffjax.types import Neighbors
+
+from ._nearest import nearest
+from ._sharded import ring_search
 
 
 def knn_dense(
@@ -16,6 +21,7 @@ def knn_dense(
     *,
     where: Bool[Array, " n"] | None = None,
     block: int = 256,
+    mesh: Mesh | None = None,
 ) -> Neighbors:
     """Finds the k vectors of largest inner product with every vector, in pure JAX.
 
@@ -30,14 +36,17 @@ def knn_dense(
         where: Which rows are vectors; the others are padding, whatever is in them:
             nobody's neighbours and without any. None if all are.
         block: Rows compared with all others at a time. A Python number.
+        mesh: Devices, also those of other processes, among which the rows are shared
+            out: each keeps its own and sees the others' part by part, so that memory is
+            two parts, and its own choice of block. None is one device.
 
     Returns:
         Neighbours, most similar first, ties by lower index. Where there are fewer than
         k vectors the last slots are empty: index -1, similarity 0.
 
     Raises:
-        ValueError: If `k` is outside 1..n, `block` is below 1, or `where` does not
-            have one entry per row.
+        ValueError: If `k` is outside 1..n, `block` is below 1, `where` does not have
+            one entry per row, or n is no multiple of the devices of `mesh`.
     """
     check_not_halved("vectors", vectors)
     n = vectors.shape[0]
@@ -47,47 +56,24 @@ def knn_dense(
         raise ValueError(f"block must be at least 1, got {block}.")
     if where is not None and where.shape != (n,):
         raise ValueError(f"where must have one entry per row, {n}, got {where.shape}.")
-    return _knn_dense(vectors, where, k=k, block=block)
+    if mesh is not None:
+        check_spread("vectors", vectors, mesh)
+    return _knn_dense(vectors, where, k=k, block=block, mesh=mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "block"))
-def _knn_dense(vectors: Array, where: Array | None, *, k: int, block: int) -> Neighbors:
+@functools.partial(jax.jit, static_argnames=("k", "block", "mesh"))
+def _knn_dense(
+    vectors: Array, where: Array | None, *, k: int, block: int, mesh: Mesh | None
+) -> Neighbors:
     real = jnp.ones(vectors.shape[0], jnp.bool_) if where is None else where
     # Even a product with gradient 0 would let NaN out of the padding.
     vectors = jnp.where(real[:, None], vectors, jnp.zeros_like(vectors))
-    found = nearest(vectors, vectors, real, k=k, block=block)
+    if mesh is None:
+        found = nearest(vectors, vectors, real, k=k, block=block)
+    else:
+        found = ring_search(vectors, real, k=k, mesh=mesh)
     filled = (found.similarities > -jnp.inf) & real[:, None]
     return Neighbors(
         jnp.where(filled, found.indices, -1),
         jnp.where(filled, found.similarities, jnp.zeros_like(found.similarities)),
     )
-
-
-def nearest(
-    rows: Float[Array, "r d"],
-    vectors: Float[Array, "n d"],
-    real: Bool[Array, " n"],
-    *,
-    k: int,
-    block: int,
-) -> Neighbors:
-    """Finds the k of `vectors` that are nearest to each of `rows`.
-
-    Args:
-        rows: Whose neighbours are looked for.
-        vectors: Among what.
-        real: Which of them count.
-        k: How many, 1 to n.
-        block: Rows compared at a time.
-
-    Returns:
-        Neighbours, ties by lower index; those that do not count have similarity -inf.
-    """
-
-    def find(row):
-        products = jnp.matmul(vectors, row, precision=jax.lax.Precision.HIGHEST)
-        return jax.lax.top_k(jnp.where(real, products, -jnp.inf), k)
-
-    batch = min(block, max(rows.shape[0], 1))
-    similarities, indices = jax.lax.map(find, rows, batch_size=batch)
-    return Neighbors(indices, similarities)

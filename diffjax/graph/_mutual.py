@@ -1,95 +1,147 @@
-"""From neighbour lists straight to the mutual edges, without empty slots between."""
+"""Which listed pairs are mutual, on one device and on many."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
 
-from diffjax._arguments import check_not_halved
-from diffjax.native import has_list_kernel, list_rows, mutual_slots
-from diffjax.types import Graph, Neighbors, row_starts
+from diffjax._spread import around, by_rows, numbers_of_visitor
+from diffjax.native import has_list_kernel, mutual_slots
+from diffjax.types import Neighbors
 
-# Entries that the search without a kernel compares at a time.
-_AT_ONCE = 2**24
+# Pairs that a device looks up at a time.
+_PAIRS_AT_ONCE = 2**16
 
 
-def mutual_edges(neighbors: Neighbors) -> Graph:
-    r"""Finds the edges of the graph of mutual neighbours, with their raw similarities.
-
-    w_ij = min(x_i'x_j, x_j'x_i) where each of the two is in the other's list. The
-    kernel is not applied: `affinity` of the result does it, for every gamma anew, so
-    `affinity(mutual_edges(lists), gamma=g)` is `compress(affinity(lists, gamma=g))`
-    up to edges that the kernel makes 0, which stay as entries of weight 0.
-
-    Done on the host. Beside the lists it holds the edges, and for every neighbour a
-    number of four bytes.
+def mutual_similarities(neighbors: Neighbors) -> Float[Array, "n k"]:
+    """Similarity of every listed pair that is mutual, -infinity for the others.
 
     Args:
-        neighbors: The k nearest of every vector, concrete.
+        neighbors: The k nearest of every vector.
 
     Returns:
-        A graph in the compressed form whose weights are similarities, also those below
-        0. It is exactly symmetric.
-
-    Raises:
-        ValueError: If an index is that of no node, or there are 2^31 edges or more and
-            jax_enable_x64 is off.
-
-    References:
-        Iscen et al., CVPR 2017, eq. 5 and 6, https://arxiv.org/abs/1611.05113.
+        The smaller of the similarities of a pair's two directions, which come out of
+        different matrix products and may differ in the last bit: eq. 6. That makes the
+        affinity symmetric.
     """
     indices, similarities = neighbors
-    check_not_halved("neighbors", similarities)
-    n, on_host = len(indices), np.asarray(indices)
-    if on_host.size and not -1 <= on_host.min() <= on_host.max() < n:
+    if has_list_kernel(indices, similarities):
+        slots = jax.lax.platform_dependent(
+            indices, cpu=mutual_slots, default=search_slots
+        )
+    else:
+        slots = search_slots(indices)
+    back = similarities[jnp.maximum(indices, 0), jnp.maximum(slots, 0)]
+    smaller = jnp.minimum(similarities, back)
+    return jnp.where(slots >= 0, smaller, jnp.full_like(smaller, -jnp.inf))
+
+
+def search_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
+    """Finds what `diffjax.native.mutual_slots` does, in JAX.
+
+    Whether i is in the list of j is a binary search in j's row, sorted once: n k log k
+    gathers and nothing larger than [n, k].
+
+    Args:
+        indices: Neighbours of every node, -1 in empty slots.
+
+    Returns:
+        Where each neighbour's list has the node, -1 where it has not.
+    """
+    order = jnp.argsort(indices, axis=1).astype(jnp.int32)
+    columns = jnp.take_along_axis(indices, order, axis=1)
+    node = jnp.arange(indices.shape[0], dtype=indices.dtype)[:, None]
+    other = jnp.maximum(indices, 0)
+    place, found = _find(columns, other, jnp.broadcast_to(node, indices.shape))
+    mutual = found & (indices >= 0) & (other != node)
+    return jnp.where(mutual, order[other, place], -1)
+
+
+def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "n k"]:
+    """As `mutual_similarities`, with the rows shared out among the devices of a mesh.
+
+    Lists go around the ring, sorted by column. A device sorts its own pairs by their
+    other end once, so that those whose other end is in the visiting part lie together,
+    and looks up those alone: all visits together cost m k log k gathers for m rows a
+    device, whatever the number of devices. Memory is the pairs and two parts.
+
+    Args:
+        neighbors: The k nearest of every vector. Row-sharded.
+        mesh: The devices; all axes share the rows.
+
+    Returns:
+        What `mutual_similarities` gives, row-sharded.
+
+    Raises:
+        ValueError: If a device has 2^31 pairs or more.
+    """
+    pairs = neighbors.indices.size // mesh.size
+    if pairs > np.iinfo(np.int32).max:
         raise ValueError(
-            f"neighbors must have indices in -1..{n - 1}, got "
-            f"{on_host.min()}..{on_host.max()}."
+            f"neighbors must be fewer than 2^31 on each device, got {pairs}: use more "
+            "devices."
         )
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and has_list_kernel(indices, similarities):
-        slots, counts = _search(indices)
-        ends = starts_of(counts)
-        starts = row_starts(ends)
-        columns, weights = list_rows(
-            indices, similarities, starts, count=int(ends[-1]), slots=slots
+    rows = by_rows(mesh)
+
+    def look_up(indices: Int[Array, "m k"], similarities: Float[Array, "m k"]):
+        own = Neighbors(indices, similarities)
+        (count, k), size = indices.shape, indices.size
+        numbers = numbers_of_visitor(0, mesh, count)
+        order = jnp.argsort(indices.reshape(-1)).astype(jnp.int32)
+        ends = indices.reshape(-1)[order]
+        at_once = max(min(_PAIRS_AT_ONCE, size), 1)
+
+        def visit(step, carry):
+            visitor, back = carry
+            visiting = numbers_of_visitor(step, mesh, count)
+            first, last = jnp.searchsorted(
+                ends, jnp.stack([visiting[0], visiting[0] + count])
+            )
+
+            def some(batch, back):
+                places = first + batch * at_once + jnp.arange(at_once, dtype=jnp.int32)
+                pairs = order.at[places].get(mode="clip")
+                other = ends.at[places].get(mode="clip") - visiting[0]
+                here = places < last
+                other = jnp.where(here, other, 0)
+                columns, values = visitor
+                slot, found = _find(columns, other, numbers[pairs // k])
+                value = jnp.where(found, values[other, slot], -jnp.inf)
+                return back.at[jnp.where(here, pairs, size)].set(value, mode="drop")
+
+            batches = (last - first + at_once - 1) // at_once
+            back = jax.lax.fori_loop(0, batches, some, back)
+            return around(visitor, mesh), back
+
+        back = jnp.full_like(similarities, -jnp.inf, shape=size)
+        carry = _by_column(own), back
+        back = jax.lax.fori_loop(0, mesh.size, visit, carry)[1]
+        smaller = jnp.minimum(similarities, back.reshape(count, k))
+        return jnp.where(
+            indices != numbers[:, None], smaller, jnp.full_like(smaller, -jnp.inf)
         )
-        return Graph(columns, weights, starts)
-    return _by_blocks(on_host, np.asarray(similarities))
+
+    return jax.shard_map(look_up, mesh=mesh, in_specs=rows, out_specs=rows)(*neighbors)
 
 
-@jax.jit
-def _search(indices: Int[Array, "n k"]) -> tuple[Int[Array, "n k"], Int[Array, " n"]]:
-    slots = mutual_slots(indices)
-    return slots, jnp.sum(slots >= 0, axis=1, dtype=jnp.int32)
+def _by_column(neighbors: Neighbors) -> Neighbors:
+    """Sorts each list by the numbers in it."""
+    order = jnp.argsort(neighbors.indices, axis=1)
+    return Neighbors(*(jnp.take_along_axis(part, order, 1) for part in neighbors))
 
 
-def starts_of(counts: Int[Array | np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:
-    """Where each row starts, and the end, for rows of so many entries."""
-    return np.concatenate([[0], np.cumsum(np.asarray(counts), dtype=np.int64)])
-
-
-def _by_blocks(
-    indices: Int[np.ndarray, "n k"], similarities: Float[np.ndarray, "n k"]
-) -> Graph:
-    """Looks into every neighbour's list, for some nodes at a time."""
-    n, k = indices.shape
-    rows = max(_AT_ONCE // max(k * k, 1), 1)
-    counts, columns, weights = [], [], []
-    for first in range(0, n, rows):
-        own = indices[first : first + rows]
-        node = np.arange(first, first + len(own), dtype=own.dtype)[:, None]
-        same = indices[np.maximum(own, 0)] == node[:, :, None]
-        mutual = same.any(2) & (own >= 0) & (own != node)
-        back = similarities[np.maximum(own, 0), same.argmax(2)]
-        smaller = np.minimum(similarities[first : first + rows], back)
-        order = np.argsort(np.where(mutual, own, n), axis=1, kind="stable")
-        mutual = np.take_along_axis(mutual, order, axis=1)
-        columns.append(np.take_along_axis(own, order, axis=1)[mutual])
-        weights.append(np.take_along_axis(smaller, order, axis=1)[mutual])
-        counts.append(mutual.sum(1))
-    return Graph(
-        jnp.asarray(np.concatenate(columns).astype(np.int32)),
-        jnp.asarray(np.concatenate(weights)),
-        row_starts(starts_of(np.concatenate(counts))),
-    )
+def _find(
+    columns: Int[Array, "n k"], rows: Int[Array, "..."], wanted: Int[Array, "..."]
+) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
+    """Looks numbers up in sorted rows: at which place, and whether they are there."""
+    k = columns.shape[1]
+    low = jnp.zeros_like(rows, jnp.int32)
+    high = jnp.full_like(rows, k, jnp.int32)
+    for _ in range(k.bit_length()):
+        middle = (low + high) // 2
+        right = (low < high) & (columns[rows, jnp.minimum(middle, k - 1)] < wanted)
+        low = jnp.where(right, middle + 1, low)
+        high = jnp.where(right, high, middle)
+    slot = jnp.minimum(low, k - 1)
+    return slot, columns[rows, slot] == wanted

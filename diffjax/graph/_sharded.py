@@ -5,14 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float, Int
 
+from diffjax._spread import around, by_rows, line_of, numbers_of_visitor
 from diffjax.types import Neighbors
 
-from ._dense import nearest
+from ._nearest import nearest
 
-_AXIS = "parts"
 # Similarities that a device holds at a time: 64 MiB in single precision.
 _HELD = 2**24
 
@@ -30,18 +30,19 @@ def sharded_search(
     Returns:
         Indices and similarities, most similar first, ties by lower index.
     """
-    devices = np.asarray(jax.devices()) if mesh is None else mesh.devices.reshape(-1)
-    line = Mesh(devices, (_AXIS,), axis_types=(AxisType.Auto,))
+    line = line_of(np.asarray(jax.devices()) if mesh is None else mesh.devices)
     n = len(vectors)
-    padded = np.pad(vectors, ((0, -n % line.size), (0, 0)))
-    parts = jax.device_put(padded, NamedSharding(line, PartitionSpec(_AXIS)))
-    found = ring_search(parts, n, k=k, mesh=line)
+    missing = -n % line.size
+    in_parts = NamedSharding(line, by_rows(line))
+    parts = jax.device_put(np.pad(vectors, ((0, missing), (0, 0))), in_parts)
+    real = jax.device_put(np.arange(n + missing) < n, in_parts)
+    found = ring_search(parts, real, k=k, mesh=line)
     return np.asarray(found.indices)[:n], np.asarray(found.similarities)[:n]
 
 
-@functools.partial(jax.jit, static_argnames=("n", "k", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "mesh"))
 def ring_search(
-    vectors: Float[Array, "p d"], n: int, *, k: int, mesh: Mesh
+    vectors: Float[Array, "n d"], real: Bool[Array, " n"], *, k: int, mesh: Mesh
 ) -> Neighbors:
     """Passes the parts around a ring of devices; each compares its rows with all.
 
@@ -50,39 +51,40 @@ def ring_search(
     similarities, however many devices there are.
 
     Args:
-        vectors: Vectors, padded to a multiple of the devices. Row-sharded.
-        n: How many of them are no padding.
+        vectors: Vectors, a multiple of the devices. Row-sharded.
+        real: Which of them are no padding. Row-sharded.
         k: Neighbours per vector, 1 to n.
-        mesh: The devices, on one axis.
+        mesh: The devices; all axes share the rows.
 
     Returns:
-        Neighbours of every row, in the same sharding.
+        Neighbours of every row, in the same sharding; -infinity beyond those there are.
     """
-    size = mesh.size
-    rows = PartitionSpec(_AXIS)
-    around = [(device, (device + 1) % size) for device in range(size)]
+    rows, axes = by_rows(mesh), mesh.axis_names
 
-    def search(own: Float[Array, "m d"]) -> Neighbors:
+    def search(own: Float[Array, "m d"], own_real: Bool[Array, " m"]) -> Neighbors:
         count = own.shape[0]
-        block = max(_HELD // count, 1)
+        block = max(_HELD // max(count, 1), 1)
 
         def visit(step, carry):
-            part, best = carry
-            owner = (jax.lax.axis_index(_AXIS) - step) % size
-            numbers = owner * count + jnp.arange(count, dtype=jnp.int32)
-            found = nearest(own, part, numbers < n, k=min(k, count), block=block)
+            visitor, best = carry
+            part, part_real = visitor
+            numbers = numbers_of_visitor(step, mesh, count)
+            found = nearest(own, part, part_real, k=min(k, count), block=block)
             best = _merge(best, found._replace(indices=numbers[found.indices]), k)
-            return jax.lax.ppermute(part, _AXIS, around), best
+            return around(visitor, mesh), best
 
         nothing = Neighbors(
-            jnp.full((count, k), n, jnp.int32),
+            jnp.full((count, k), np.iinfo(np.int32).max, jnp.int32),
             jnp.full((count, k), -jnp.inf, own.dtype),
         )
         # Each device's list will be its own, though all begin alike.
-        nothing = jax.lax.pcast(nothing, _AXIS, to="varying")
-        return jax.lax.fori_loop(0, size, visit, (own, nothing))[1]
+        nothing = jax.lax.pcast(nothing, axes, to="varying")
+        visitor = own, own_real
+        return jax.lax.fori_loop(0, mesh.size, visit, (visitor, nothing))[1]
 
-    return jax.shard_map(search, mesh=mesh, in_specs=rows, out_specs=rows)(vectors)
+    return jax.shard_map(search, mesh=mesh, in_specs=rows, out_specs=rows)(
+        vectors, real
+    )
 
 
 def _merge(best: Neighbors, found: Neighbors, k: int) -> Neighbors:

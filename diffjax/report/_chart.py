@@ -71,6 +71,7 @@ class Chart(NamedTuple):
         levels: Horizontal lines to compare them with.
         marks: Single points to compare them with.
         log_x: Whether the setting's axis is logarithmic.
+        log_y: Whether the axis of what was measured is logarithmic.
     """
 
     title: str
@@ -80,6 +81,7 @@ class Chart(NamedTuple):
     levels: Sequence[Level] = ()
     marks: Sequence[Mark] = ()
     log_x: bool = False
+    log_y: bool = False
 
 
 def write_chart(path: str | os.PathLike[str], chart: Chart) -> None:
@@ -95,7 +97,7 @@ def write_chart(path: str | os.PathLike[str], chart: Chart) -> None:
     Raises:
         ValueError: If there are no lines, those of one line's numbers differ in length
             or are not finite, x decreases, an interval has one end or its ends are
-            swapped, a logarithmic axis gets a place that is not positive, or `path`
+            swapped, a logarithmic axis gets a number that is not positive, or `path`
             has a suffix already. Nothing is written then.
     """
     path = pathlib.Path(path)
@@ -114,12 +116,14 @@ def _checked(chart: Chart) -> Chart:
     if not chart.lines:
         raise ValueError("lines must hold at least one line, got none.")
     lines = tuple(map(_checked_line, chart.lines))
-    others = [level.y for level in chart.levels]
-    others += [number for mark in chart.marks for number in (mark.x, mark.y)]
-    _finite(others, "levels and marks")
+    others = [*(level.y for level in chart.levels), *(m.y for m in chart.marks)]
+    _finite([*others, *(mark.x for mark in chart.marks)], "levels and marks")
     places = [*(x for line in lines for x in line.x), *(m.x for m in chart.marks)]
     if chart.log_x and min(places) <= 0:
         raise ValueError(f"x must be above 0 where log_x is set, got {min(places)}.")
+    heights = [*others, *(y for line in lines for y in line.y)]
+    if chart.log_y and min(heights) <= 0:
+        raise ValueError(f"y must be above 0 where log_y is set, got {min(heights)}.")
     return chart._replace(lines=lines)
 
 

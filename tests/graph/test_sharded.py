@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffjax._spread import line_of
 from diffjax.graph import knn
-from diffjax.graph._sharded import _AXIS, ring_search
+from diffjax.graph._sharded import ring_search
 
 # The number of devices is fixed before the first is used: one process for all tests.
 _ON_EIGHT_DEVICES = """
@@ -96,10 +97,10 @@ def test_ties_go_by_lower_index_whichever_device_finds_them_first(found, mesh):
 
 
 def test_compiles_for_every_kind_of_device():
-    line = jax.sharding.Mesh(np.array(jax.devices()[:1]), (_AXIS,))
-    search = jax.jit(lambda v: ring_search(v, 70, k=5, mesh=line))
+    line = line_of(np.array(jax.devices()[:1]))
+    search = jax.jit(lambda *v: ring_search(*v, k=5, mesh=line))
     exported = jax.export.export(search, platforms=["cpu", "cuda", "tpu"])(
-        jax.ShapeDtypeStruct((70, 8), jnp.float32)
+        jax.ShapeDtypeStruct((70, 8), jnp.float32), jax.ShapeDtypeStruct((70,), bool)
     )
     assert exported.out_avals[0].shape == (70, 5)
 

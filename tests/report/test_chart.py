@@ -154,6 +154,12 @@ def test_whole_settings_have_whole_ticks(axes):
     assert all(tick == round(tick) for tick in drawn.get_xticks())
 
 
+def test_a_logarithmic_height_is_drawn_as_one(axes):
+    drawn = axes(Chart("t", "x", "y", [Line("a", (1, 2), (1, 100))], log_y=True))
+    assert drawn.get_yscale() == "log"
+    assert drawn.get_xscale() == "linear"
+
+
 def test_long_names_stay_on_the_paper(svg, tmp_path):
     names = [f"a rather long name of a method, the {i}th" for i in range(6)]
     lines = [LOW._replace(name=name) for name in names]
@@ -195,6 +201,7 @@ def with_line(**changed):
         (with_line(low=(60, 70, 80)), "low of line 'global' must not be above high"),
         (CHART._replace(levels=[Level("a", np.nan)]), "levels and marks must be a"),
         (CHART._replace(marks=[Mark("a", np.inf, 1)]), "levels and marks must be a"),
+        (with_line(y=(0, 1, 2))._replace(log_y=True), "y must be above 0 where log_y"),
         (with_line(x=(0, 1, 2))._replace(log_x=True), "x must be above 0 where log_x"),
         (
             CHART._replace(marks=[Mark("a", -1, 1)], log_x=True),

@@ -1,0 +1,97 @@
+"""Arrays whose rows are spread over the devices of a mesh: what all stages need.
+
+Rows are in the order of the devices, as many on each. Inside `shard_map` a device has
+its part of them; numbers of rows are those of the whole.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+
+def by_rows(mesh: Mesh) -> PartitionSpec:
+    """The layout of rows that all axes of a mesh share."""
+    return PartitionSpec(mesh.axis_names)
+
+
+def place(array: Array, mesh: Mesh, spec: PartitionSpec) -> Array:
+    """Says where an array is, which the compiler may otherwise choose."""
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+
+def check_spread(name: str, array: Any, mesh: Mesh) -> None:
+    """Refuses an array whose rows can't be shared out evenly.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    if array.shape[0] % mesh.size:
+        raise ValueError(
+            f"{name} must have a multiple of the mesh's {mesh.size} devices in rows, "
+            f"got {array.shape[0]}: fill them up, as `diffjax.distributed.shard_rows` "
+            "does."
+        )
+
+
+def check_padded(name: str, starts: Any) -> None:
+    """Refuses a graph in the compressed form, whose rows are of different lengths.
+
+    Raises:
+        ValueError: Saying how to get the other form.
+    """
+    if starts is not None:
+        raise ValueError(
+            f"{name} must be in the padded form to be spread over devices, got the "
+            "compressed one: truncate(graph, jnp.arange(n)) pads it."
+        )
+
+
+def line_of(devices: np.ndarray) -> Mesh:
+    """Puts devices on one axis, that of the rows, whatever shape they come in."""
+    return Mesh(devices.reshape(-1), ("rows",), axis_types=(AxisType.Auto,))
+
+
+def around(visitor: Any, mesh: Mesh) -> Any:
+    """Inside `shard_map`: gives arrays to the next device of the ring."""
+    ring = [(device, (device + 1) % mesh.size) for device in range(mesh.size)]
+    return jax.lax.ppermute(visitor, mesh.axis_names, ring)
+
+
+def numbers_of_visitor(
+    step: int | Array, mesh: Mesh, count: int
+) -> Int[Array, " count"]:
+    """Inside `shard_map`: numbers of the `count` rows that came `step` devices far."""
+    owner = (jax.lax.axis_index(mesh.axis_names) - step) % mesh.size
+    return owner * count + jnp.arange(count, dtype=jnp.int32)
+
+
+def top_of_parts(
+    values: Float[Array, "b m"], k: int, mesh: Mesh
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """Inside `shard_map`: finds the k largest values of rows that all devices share.
+
+    Each device sends its own k largest; no more can be among the k of all.
+
+    Args:
+        values: What the device's rows have, one column per row.
+        k: How many, at most as many as there are rows on all devices.
+        mesh: The devices.
+
+    Returns:
+        On every device the same values, largest first, and the numbers of their rows;
+        ties by lower number.
+    """
+    count = values.shape[1]
+    best, places = jax.lax.top_k(values, min(k, count))
+    numbers = numbers_of_visitor(0, mesh, count)[places]
+    # One device's after the other's: of equals, the first is that of lower number.
+    best, numbers = (
+        jax.lax.all_gather(part, mesh.axis_names, axis=1, tiled=True)
+        for part in (best, numbers)
+    )
+    best, places = jax.lax.top_k(best, k)
+    return best, jnp.take_along_axis(numbers, places, axis=1)

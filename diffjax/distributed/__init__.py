@@ -1,0 +1,5 @@
+"""Stage `distributed`: one collection on many devices of many processes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffjax.graph import _mutual_edges as module
 from diffjax.graph import affinity, compress, knn, mutual_edges
+from diffjax.graph._mutual import search_slots
 from diffjax.native import mutual_slots
 from diffjax.types import Graph, Neighbors
 

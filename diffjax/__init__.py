@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffjax import evaluation as evaluation
+    from diffjax.diffusion import Basis as Basis
     from diffjax.diffusion import DiffusionRows as DiffusionRows
     from diffjax.diffusion import LocalSolution as LocalSolution
     from diffjax.diffusion import combine_rows as combine_rows
     from diffjax.diffusion import diffuse as diffuse
     from diffjax.diffusion import diffuse_conventional as diffuse_conventional
     from diffjax.diffusion import diffuse_local as diffuse_local
+    from diffjax.diffusion import leading_eigenvectors as leading_eigenvectors
     from diffjax.diffusion import offline_rows as offline_rows
     from diffjax.diffusion import query_vectors as query_vectors
+    from diffjax.diffusion import spectral_scores as spectral_scores
     from diffjax.diffusion import spread_local as spread_local
     from diffjax.graph import Shortlist as Shortlist
     from diffjax.graph import affinity as affinity
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from diffjax.types import Solution as Solution
 
 _HOMES = {
+    "Basis": "diffusion",
     "DescriptorConfig": "index",
     "DiffusionRows": "diffusion",
     "FolderConfig": "index",
@@ -75,6 +79,7 @@ _HOMES = {
     "kernel": "graph",
     "knn": "graph",
     "knn_dense": "graph",
+    "leading_eigenvectors": "diffusion",
     "normalize": "graph",
     "offline_rows": "diffusion",
     "pad_shortlist": "ranking",
@@ -86,10 +91,12 @@ _HOMES = {
     "reduce_regions": "regions",
     "scatter_shortlist": "ranking",
     "shortlist": "graph",
+    "spectral_scores": "diffusion",
     "spread_local": "diffusion",
     "truncate": "graph",
 }
 __all__ = [
+    "Basis",
     "DescriptorConfig",
     "DiffusionRows",
     "FolderConfig",
@@ -116,6 +123,7 @@ __all__ = [
     "kernel",
     "knn",
     "knn_dense",
+    "leading_eigenvectors",
     "normalize",
     "offline_rows",
     "pad_shortlist",
@@ -127,6 +135,7 @@ __all__ = [
     "reduce_regions",
     "scatter_shortlist",
     "shortlist",
+    "spectral_scores",
     "spread_local",
     "truncate",
 ]

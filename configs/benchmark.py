@@ -9,12 +9,15 @@ Protocol: float32. Contenders take turns, a round each, after one that is not co
 a round asks one query that was not asked before, except where 32 are asked at once.
 "Overlap" is the share of the first 100 nodes that are those of the solution to a
 residual of 1e-6. Building right-hand sides belongs to no contender. Our nodes are
-numbered by `reorder`, SciPy's as the vectors are, and as ours where that is said.
+numbered by `reorder`, SciPy's as the vectors are, and as ours where that is said. A
+refined query starts from the scores of half of its neighbours. Offline rows are solved
+for the nodes that queries start from, and what all would take is estimated from those.
 Recorded: per claim the least, median and largest ratio of the rounds, and medians of
-the seconds; the work that stands against it; a chart of overlap against time.
+the seconds; the work that stands against it; a chart of overlap against time, and what
+each way to solve needs beforehand, in seconds and bytes.
 Expected, on 2 cores: a product 1.5 to 2 times as fast as SciPy's, so a query; one of a
 batch 15 to 20 times; the local solver 11 to 17 times.
-Cost: two minutes on 2 cores that have nothing else to do.
+Cost: four minutes on 2 cores that have nothing else to do.
 Command: python -m experiments benchmark
 """
 
@@ -42,6 +45,12 @@ class BenchmarkConfig:
     """Iterations in the chart."""
     curve_sizes: tuple[int, ...] = (200, 500, 1000, 2000, 4000, 8000)
     """Nodes of the local solver in the chart."""
+    curve_ranks: tuple[int, ...] = (128, 512)
+    """Leading eigenvectors in the chart."""
+    curve_steps_beside: tuple[int, ...] = (0, 1, 2, 3, 5, 8)
+    """Iterations beside eigenvectors, and from other scores, in the chart."""
+    curve_rows: tuple[int, ...] = (200, 500, 1000, 2000)
+    """Nodes of each offline solution in the chart."""
     rounds: int = 15
     seed: int = 0
     """Of vectors and queries."""
@@ -63,5 +72,8 @@ def quick() -> BenchmarkConfig:
         size=100,
         curve_steps=(2, 20),
         curve_sizes=(40, 100),
+        curve_ranks=(8, 40),
+        curve_steps_beside=(0, 3),
+        curve_rows=(40, 100),
         rounds=2,
     )

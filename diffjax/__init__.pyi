@@ -1,12 +1,15 @@
 from . import evaluation as evaluation
+from .diffusion import Basis as Basis
 from .diffusion import DiffusionRows as DiffusionRows
 from .diffusion import LocalSolution as LocalSolution
 from .diffusion import combine_rows as combine_rows
 from .diffusion import diffuse as diffuse
 from .diffusion import diffuse_conventional as diffuse_conventional
 from .diffusion import diffuse_local as diffuse_local
+from .diffusion import leading_eigenvectors as leading_eigenvectors
 from .diffusion import offline_rows as offline_rows
 from .diffusion import query_vectors as query_vectors
+from .diffusion import spectral_scores as spectral_scores
 from .diffusion import spread_local as spread_local
 from .graph import Reordered as Reordered
 from .graph import Shortlist as Shortlist

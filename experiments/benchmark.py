@@ -19,17 +19,9 @@ from sklearn.semi_supervised import LabelSpreading
 from configs import benchmark as card
 from configs.benchmark import BenchmarkConfig
 from diffjax.caches import keep_compiled_programs
-from diffjax.diffusion import (
-    LocalSolution,
-    diffuse,
-    diffuse_local,
-    multiply,
-    spread_local,
-)
+from diffjax.diffusion import diffuse, diffuse_local, multiply
 from diffjax.native import find_library
 from diffjax.report import (
-    Chart,
-    Line,
     append_record,
     caption,
     make_record,
@@ -38,6 +30,7 @@ from diffjax.report import (
     text_table,
     write_chart,
 )
+from experiments._agreement import draw_agreement, measure_agreement
 from experiments._made_graphs import (
     GRAPH,
     KINDS,
@@ -79,9 +72,9 @@ def run(
             made = make_graph(config, kind)
             settings[f"entries of {kind}"] = int(made.graph.weights.size)
             claims += _claims(made, config, kind)
-            curves = _curves(made, config)
+            curves = measure_agreement(made, config)
             points += [{"graph": kind, **point} for point in curves]
-            _draw(curves, kind, records)
+            write_chart(records / f"benchmark_{kind}", draw_agreement(curves, kind))
     found = []
     for name, results in {"benchmark": claims, "benchmark_curves": points}.items():
         record = make_record(
@@ -222,87 +215,13 @@ def _by_spreading(made: MadeGraph, config: BenchmarkConfig) -> Callable[[int], A
     return spread
 
 
-def _by_nodes(
-    made: MadeGraph, config: BenchmarkConfig, **changes: Any
-) -> Callable[[int], Any]:
-    settings = {"size": config.size, "alpha": config.alpha} | changes
-
+def _by_nodes(made: MadeGraph, config: BenchmarkConfig) -> Callable[[int], Any]:
     def solve(number: int) -> Any:
         own = slice(number, number + 1)
-        return diffuse_local(made.graph, made.nodes[own], made.values[own], **settings)
+        seeds = made.nodes[own], made.values[own]
+        return diffuse_local(made.graph, *seeds, size=config.size, alpha=config.alpha)
 
     return solve
-
-
-def _curves(made: MadeGraph, config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """How right each solver is after how long, one query at a time."""
-    asked = [made.dense(number) for number in range(config.rounds + 1)]
-
-    def solving(solver: Any, steps: int) -> Callable[[int], Any]:
-        settings = {"alpha": config.alpha, "rtol": 0.0, "max_steps": steps}
-        return lambda number: diffuse(
-            made.graph, asked[number], solver=solver, **settings
-        ).value[:, 0]
-
-    def scores(found: Any) -> np.ndarray:
-        if isinstance(found, LocalSolution):
-            found = spread_local(found, made.graph)[:, 0]
-        return np.asarray(found)
-
-    calls = {
-        (solver, steps): solving(name, steps)
-        for solver, name in (
-            ("conjugate gradient", "cg"),
-            ("classic iteration", "iterate"),
-        )
-        for steps in config.curve_steps
-    } | {
-        ("local", size): _by_nodes(made, config, size=size)
-        for size in config.curve_sizes
-    }
-    times = take_turns(
-        {str(key): call for key, call in calls.items()}, rounds=config.rounds
-    )
-    points = []
-    for (solver, setting), call in calls.items():
-        shares = [
-            made.overlap(number, scores(call(number)))
-            for number in range(config.rounds + 1)
-        ]
-        points.append(
-            {
-                "solver": solver,
-                "iterations_or_nodes": setting,
-                "overlap": float(np.mean(shares)),
-                "milliseconds": 1000 * float(np.median(times[str((solver, setting))])),
-            }
-        )
-    return points
-
-
-def _draw(points: list[dict[str, Any]], kind: str, records: pathlib.Path) -> None:
-    lines = []
-    for solver in dict.fromkeys(point["solver"] for point in points):
-        own = sorted(
-            (p for p in points if p["solver"] == solver),
-            key=lambda point: point["milliseconds"],
-        )
-        lines.append(
-            Line(
-                solver,
-                x=[point["milliseconds"] for point in own],
-                y=[100 * point["overlap"] for point in own],
-                labels=[str(point["iterations_or_nodes"]) for point in own],
-            )
-        )
-    chart = Chart(
-        title=f"One query on {kind}",
-        x_label="milliseconds",
-        y_label="first 100 nodes that are right, %",
-        lines=lines,
-        log_x=True,
-    )
-    write_chart(records / f"benchmark_{kind}", chart)
 
 
 def main() -> None:

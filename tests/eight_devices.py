@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.diffusion import _sharded, diffuse, multiply
+from diffjax.diffusion import _sharded, diffuse, leading_eigenvectors, multiply
 from diffjax.features import PictureBatch
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.index import DescriptorConfig
 from diffjax.index._describer import Describer
 from diffjax.types import Graph
 
-SOLVERS = "cg", "iterate", "unnormalized-jacobi"
+SOLVERS = "cg", "chebyshev", "iterate", "unnormalized-jacobi"
 N = 86
 CONFIG = DescriptorConfig(side=64, map="stage2")
 LONG = {"rtol": 1e-13, "max_steps": 500}
@@ -120,6 +120,11 @@ def main() -> None:
                 )
                 found[f"{solver} {dtype} on {count}"] = apart(shared.value, own.value)
         graph, y = make_graph("float64"), jnp.asarray(y64)
+        known = {"basis": leading_eigenvectors(graph, 6), "start": 2 * y}
+        own, shared = (
+            diffuse(graph, y, alpha=0.9, mesh=m, **known, **LONG) for m in (None, mesh)
+        )
+        found[f"known on {count}"] = apart(shared.value, own.value)
         gradient = jax.jit(jax.grad(total, (0, 1, 2)), static_argnums=4)
         arguments = graph.weights, jnp.asarray(0.9), y, graph
         pairs = zip(gradient(*arguments, mesh), gradient(*arguments, None), strict=True)
@@ -128,8 +133,8 @@ def main() -> None:
         found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
     found |= described() | compressed()
     mesh = make_mesh(8)
-    arguments = _sharded.fill_up(make_graph("float64"), jnp.asarray(y64), mesh)
-    program = jax.make_jaxpr(_sharded.sharded_product(mesh))(*arguments)
+    filled = _sharded.fill_up(make_graph("float64"), jnp.asarray(y64), None, None, mesh)
+    program = jax.make_jaxpr(_sharded.sharded_product(mesh))(filled.graph, filled.y)
     (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")
     found["rows on each of 8"] = inner.params["jaxpr"].invars[0].aval.shape[0]
     sys.stdout.write(json.dumps(found))

@@ -36,12 +36,13 @@ def test_rows_on_many_devices_give_the_scores_and_gradients_of_one(report):
     assert report["devices"] == 8
     tolerances = {"float32": 1e-5, "float64": 1e-12}
     for count in (2, 8):
-        for solver in ("cg", "iterate", "unnormalized-jacobi"):
+        for solver in ("cg", "chebyshev", "iterate", "unnormalized-jacobi"):
             for dtype, tolerance in tolerances.items():
                 name = f"{solver} {dtype} on {count}"
                 assert report[name] < tolerance, name
         assert report[f"gradient on {count}"] < 1e-9, count
         assert report[f"vmap on {count}"] < 1e-12, count
+        assert report[f"known on {count}"] < 1e-12, count
     for name in ("product", "cg", "slope", "eager"):
         assert report[f"compressed {name}"] < 1e-5, name
     # The programs differ in nothing but where they run.

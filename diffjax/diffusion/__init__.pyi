@@ -12,3 +12,6 @@ from ._operator import multiply as multiply
 from ._query import Rule as Rule
 from ._query import query_vectors as query_vectors
 from ._solvers import SolverName as SolverName
+from ._spectral import Basis as Basis
+from ._spectral import leading_eigenvectors as leading_eigenvectors
+from ._spectral import spectral_scores as spectral_scores

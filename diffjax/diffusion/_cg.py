@@ -87,6 +87,7 @@ def cg_loop(
     stop: Stop,
     *,
     keep_best: bool = False,
+    size: Float[Array, "1 q"] | None = None,
     diagonal: Float[Array, " n"] | None = None,
     precondition: bool = False,
 ) -> LoopResult:
@@ -97,6 +98,7 @@ def cg_loop(
         rhs: Right-hand sides B.
         stop: When a column is done.
         keep_best: Whether to give the iterate of smallest residual.
+        size: What residuals are relative to; None is |B|.
         diagonal: The diagonal D of A, above 0: residuals are then measured as those of
             the system scaled to D^-1/2 A D^-1/2, |D^-1/2 r| / |D^-1/2 b|. None is 1.
         precondition: Whether to divide search directions by D, which is Jacobi's
@@ -134,4 +136,4 @@ def cg_loop(
         z = direction(rhs)
         return (jnp.zeros_like(rhs), rhs, z, dot(rhs * z)), measure(rhs)
 
-    return run_loop(start, step, rhs, stop, keep_best=keep_best)
+    return run_loop(start, step, rhs, stop, keep_best=keep_best, size=size)

@@ -1,6 +1,8 @@
 """Derivatives and batches of iterative solves on a graph."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +10,49 @@ from jaxtyping import Array, Float
 
 from diffjax.types import Graph
 
-from ._loop import LoopResult, Stop
+from ._loop import LoopResult, Stop, column_norms
+from ._spectral import Basis
 
-# An iterative method for a linear map that depends on a graph and on alpha: takes the
-# graph, when to stop, alpha [1, q], that is one for each column, and right-hand sides.
-Loop = Callable[[Graph, Stop, Array, Array], LoopResult]
+
+class System(NamedTuple):
+    """What all queries have in common.
+
+    Attributes:
+        graph: What the map depends on.
+        basis: Leading eigenvectors of the graph, where they are known.
+    """
+
+    graph: Graph
+    basis: Basis | None = None
+
+
+class Columns(NamedTuple):
+    """What each query has of its own.
+
+    Attributes:
+        alpha: How far scores spread.
+        rhs: Right-hand sides.
+        size: What residuals are relative to; None is |rhs|.
+    """
+
+    alpha: Float[Array, "1 q"]
+    rhs: Float[Array, "n q"]
+    size: Float[Array, "1 q"] | None = None
+
+
+# An iterative method for a linear map that depends on a graph and on alpha.
+Loop = Callable[[System, Stop, Columns], LoopResult]
 
 
 def implicit_solve(
     matvec: Callable[[Graph, Array, Array], Array],
     loop: Loop,
-    graph: Graph,
+    system: System,
     alpha: Float[Array, ""],
     rhs: Float[Array, "n q"],
     *,
     stop: Stop,
+    start: Float[Array, "n q"] | None = None,
 ) -> LoopResult:
     """Solves by a loop, and differentiates by solving again, not through the loop.
 
@@ -34,26 +64,50 @@ def implicit_solve(
         matvec: The linear map (graph, alpha [1, q], X) -> A X that `loop` solves for,
             symmetric in X; where derivatives with respect to graph and alpha come from.
         loop: The method.
-        graph: What the map depends on.
+        system: What the map depends on.
         alpha: What the map depends on, too.
         rhs: Right-hand sides.
         stop: When a column is done.
+        start: Solutions to start from; None is 0. Has no derivative.
 
     Returns:
         What the loop found; only `value` has a derivative.
     """
     # Arguments, not closed over: else a batch would not see that they are the same.
     folded = fold_queries(loop)
-    columns = jnp.broadcast_to(alpha, (1, rhs.shape[1]))
+    graph = system.graph
+    alpha = jnp.broadcast_to(alpha, (1, rhs.shape[1]))
 
     def solve(_, rhs):
-        value, *rest = folded(graph, stop, columns, rhs)
+        value, *rest = folded(system, stop, Columns(alpha, rhs))
         return value, tuple(rest)
 
+    def solve_rest(_, extended):
+        # Where derivatives are solved for, the size that was given is its change, 0:
+        # their residuals are relative to their own right-hand sides.
+        rest, given = extended[:-1], extended[-1:]
+        size = jax.lax.select(given > 0, given, column_norms(rest))
+        value, *told = folded(system, stop, Columns(alpha, rest, size))
+        return jnp.concatenate([value, given]), tuple(told)
+
+    map_of = functools.partial(matvec, graph, alpha)
+    if start is None:
+        value, rest = jax.lax.custom_linear_solve(
+            map_of, rhs, solve, symmetric=True, has_aux=True
+        )
+        return LoopResult(value, *rest)
+    size: Array = column_norms(jax.lax.stop_gradient(rhs))
+    # A query of nothing has the answer 0, and nothing that residuals are relative to.
+    start = jnp.where(size > 0, jax.lax.stop_gradient(start), jnp.zeros_like(start))
+    # The size goes along as one more row, which the map leaves as it is.
     value, rest = jax.lax.custom_linear_solve(
-        lambda x: matvec(graph, columns, x), rhs, solve, symmetric=True, has_aux=True
+        lambda x: jnp.concatenate([map_of(x[:-1]), x[-1:]]),
+        jnp.concatenate([rhs - map_of(start), size]),
+        solve_rest,
+        symmetric=True,
+        has_aux=True,
     )
-    return LoopResult(value, *rest)
+    return LoopResult(start + value[:-1], *rest)
 
 
 def fold_queries(loop: Loop) -> Loop:
@@ -65,21 +119,23 @@ def fold_queries(loop: Loop) -> Loop:
     """
 
     @jax.custom_batching.custom_vmap
-    def folded(graph, stop, alpha, rhs):
-        return loop(graph, stop, alpha, rhs)
+    def folded(system, stop, columns):
+        return loop(system, stop, columns)
 
     @folded.def_vmap
     def _(size, batched, *arguments):
-        graph, stop, *columns = arguments
-        in_graph, in_stop, *in_columns = batched
-        if any(jax.tree.leaves((in_graph, in_stop))):
+        system, stop, columns = arguments
+        in_system, in_stop, in_columns = batched
+
+        def join(x, differs):
+            each = x if differs else jnp.broadcast_to(x, (size, *x.shape))
+            return _side_by_side(each)
+
+        if any(jax.tree.leaves((in_system, in_stop))):
             found = _solve_each(loop, batched, arguments)
         else:
-            columns = [
-                _side_by_side(x if differs else jnp.broadcast_to(x, (size, *x.shape)))
-                for x, differs in zip(columns, in_columns, strict=True)
-            ]
-            together = folded(graph, stop, *columns)
+            columns = jax.tree.map(join, columns, in_columns)
+            together = folded(system, stop, columns)
             found = jax.tree.map(lambda x: _apart(x, size), together)
         return found, jax.tree.map(lambda _: True, found)
 
@@ -100,7 +156,7 @@ def _solve_each(loop, batched, arguments):
         return loop(*jax.tree.unflatten(tree, merged))
 
     own = [leaf for leaf, differs in zip(leaves, different, strict=True) if differs]
-    graph = arguments[0]
+    graph = arguments[0].graph
     return jax.vmap(one)(own) if graph.starts is None else jax.lax.map(one, own)
 
 

@@ -14,6 +14,7 @@ def iteration_loop(
     stop: Stop,
     *,
     keep_best: bool = False,
+    size: Float[Array, "1 q"] | None = None,
 ) -> LoopResult:
     """Iterates f <- alpha S f + y from f = 0; the error falls as alpha^t.
 
@@ -26,6 +27,7 @@ def iteration_loop(
         stop: When a column is done.
         keep_best: Changes nothing: residuals never grow where S is symmetric with a
             spectral radius of at most 1.
+        size: What residuals are relative to; None is |Y|.
 
     Returns:
         Solutions, relative residuals and iterations.
@@ -44,4 +46,4 @@ def iteration_loop(
     def start(rhs: Array) -> tuple[tuple[Array, ...], Array]:
         return (jnp.zeros_like(rhs), rhs), jnp.sum(rhs**2, axis=0, keepdims=True)
 
-    return run_loop(start, step, rhs, stop, keep_best=keep_best)
+    return run_loop(start, step, rhs, stop, keep_best=keep_best, size=size)

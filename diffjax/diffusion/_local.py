@@ -15,8 +15,8 @@ from diffjax.native import csr_local, has_kernel
 from diffjax.types import Graph, Scalar
 
 from ._diffuse import diffuse_until
-from ._loop import Stop
-from ._reach import Reached, cut_graph, or_one, place_values, reach
+from ._loop import Stop, or_one
+from ._reach import Reached, cut_graph, place_values, reach
 
 # How near the roots of the degrees are to an eigenvector, of the largest of them:
 # single precision and rows of a thousand entries.

@@ -45,6 +45,7 @@ def run_loop(
     stop: Stop,
     *,
     keep_best: bool,
+    size: Float[Array, "1 q"] | None = None,
 ) -> LoopResult:
     """Iterates until every column has converged or had its steps.
 
@@ -56,14 +57,15 @@ def run_loop(
         stop: When a column is done.
         keep_best: Whether to give the iterate of smallest residual, not the last; the
             start, 0, is one of them.
+        size: What residuals are relative to; None is the norm of the right-hand side.
 
     Returns:
         Solutions and diagnostics.
     """
-    # Squares of small float32 numbers vanish: solve for columns of size 1.
-    size = jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0)
-    state, rhs_sq = start(rhs / jnp.where(size > 0, size, jnp.ones_like(size)))
-    goal = stop.rtol**2 * rhs_sq
+    scale = scales(rhs)
+    state, rhs_sq = start(rhs / scale)
+    total_sq = rhs_sq if size is None else (size / scale) ** 2
+    goal = stop.rtol**2 * total_sq
 
     def active(resid_sq: Array) -> Array:
         return resid_sq > goal  # Strict, so an all-zero column starts finished.
@@ -95,6 +97,57 @@ def run_loop(
     ended: Any = jax.lax.while_loop(cond, body, carry)
     state, last_sq, num_steps, best = ended
     value, resid_sq = best if keep_best else (state[0], last_sq)
-    safe = jnp.where(rhs_sq > 0, rhs_sq, jnp.ones_like(rhs_sq))
-    residual = jnp.sqrt(resid_sq / safe)
-    return LoopResult(value * size, residual[0], num_steps[0])
+    residual = relative(resid_sq, total_sq)
+    return LoopResult(value * scale, residual[0], num_steps[0])
+
+
+def scales(rhs: Float[Array, "n q"]) -> Float[Array, "1 q"]:
+    """What to divide columns by, so that squares of small float32 numbers stay.
+
+    Args:
+        rhs: Right-hand sides.
+
+    Returns:
+        The largest number of each, 1 where all are 0.
+    """
+    return or_one(jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0))
+
+
+def column_norms(x: Float[Array, "n q"]) -> Float[Array, "1 q"]:
+    """Sizes of columns, however small they are.
+
+    Args:
+        x: Columns.
+
+    Returns:
+        Their Euclidean norms.
+    """
+    scale = scales(x)
+    return scale * jnp.sqrt(jnp.sum((x / scale) ** 2, axis=0, keepdims=True))
+
+
+def relative(
+    left_sq: Float[Array, "1 q"], total_sq: Float[Array, "1 q"]
+) -> Float[Array, "1 q"]:
+    """Relative residuals from squares, 0 for a right-hand side of 0.
+
+    Args:
+        left_sq: Squared residuals.
+        total_sq: Squares of what they are relative to.
+
+    Returns:
+        Roots of the quotients.
+    """
+    return jnp.sqrt(left_sq / or_one(total_sq))
+
+
+def or_one(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What can be divided by: x, and 1 where it is 0.
+
+    Args:
+        x: Sizes, at least 0; what is no number stays so, and shows.
+
+    Returns:
+        The same without zeros.
+    """
+    return jnp.where(x == 0, jnp.ones_like(x), x)

@@ -16,7 +16,7 @@ from diffjax.graph import padded_rows
 from diffjax.types import Graph
 
 from ._cg import cg_loop
-from ._loop import Stop
+from ._loop import Stop, or_one
 
 
 class Reached(NamedTuple):
@@ -117,18 +117,6 @@ def reach(
         left / or_one(total),
         state.num_steps,
     )
-
-
-def or_one(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """What can be divided by: x where it is above 0, and 1 elsewhere.
-
-    Args:
-        x: Sizes.
-
-    Returns:
-        The same without zeros.
-    """
-    return jnp.where(x > 0, x, jnp.ones_like(x))
 
 
 def place_values(

@@ -1,5 +1,7 @@
 """The product S X with the rows of S and of X shared out among devices."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
@@ -42,9 +44,29 @@ def sharded_product(mesh: Mesh) -> Product:
     return product
 
 
+class Filled(NamedTuple):
+    """What a solve on a mesh takes, with as many rows for each device.
+
+    Attributes:
+        graph: The graph, with nodes without edges added.
+        y: Right-hand sides, 0 there, as are the others.
+        start: Scores to start from, if any.
+        vectors: Eigenvectors, if any.
+    """
+
+    graph: Graph
+    y: Float[Array, "p q"]
+    start: Float[Array, "p q"] | None
+    vectors: Float[Array, "p m"] | None
+
+
 def fill_up(
-    graph: Graph, y: Float[Array, "n q"], mesh: Mesh
-) -> tuple[Graph, Float[Array, "p q"]]:
+    graph: Graph,
+    y: Float[Array, "n q"],
+    start: Float[Array, "n q"] | None,
+    vectors: Float[Array, "n m"] | None,
+    mesh: Mesh,
+) -> Filled:
     """Adds nodes without edges until all devices have as many rows, and spreads them.
 
     Where n is a multiple of the devices nothing is added, and what is spread already
@@ -53,10 +75,12 @@ def fill_up(
     Args:
         graph: A graph in the padded form.
         y: Right-hand sides.
+        start: Scores to start from, if any.
+        vectors: Eigenvectors, if any.
         mesh: The devices.
 
     Returns:
-        The graph and the right-hand sides, 0 in the new rows, row-sharded.
+        All of it, row-sharded.
     """
     check_padded("graph", graph.starts)
     rows, missing = by_rows(mesh), -graph.num_nodes % mesh.size
@@ -72,7 +96,8 @@ def fill_up(
 
     degrees = None if graph.degrees is None else fill(graph.degrees, 0)
     filled = Graph(fill(graph.indices, -1), fill(graph.weights, 0), degrees=degrees)
-    return filled, fill(y, 0)
+    others = jax.tree.map(lambda array: fill(array, 0), (y, start, vectors))
+    return Filled(filled, *others)
 
 
 def cut_back(found: Solution, n: int, mesh: Mesh) -> Solution:

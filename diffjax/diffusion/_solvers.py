@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,39 @@ from diffjax.native import csr_cg, has_kernel
 from diffjax.types import Graph, Solution
 
 from ._cg import cg_loop
-from ._implicit import Loop, implicit_solve
+from ._chebyshev import Interval, chebyshev_loop
+from ._implicit import Columns, Loop, System, implicit_solve
 from ._iteration import iteration_loop
-from ._loop import LoopResult, Stop
+from ._loop import LoopResult, Stop, column_norms, or_one
 from ._operator import Product, multiply
+from ._spectral import Basis, spectral_guess
 
 SolverName = Literal[
-    "cg", "cg-bcoo", "iterate", "unnormalized", "unnormalized-jacobi", "direct"
+    "cg",
+    "cg-bcoo",
+    "chebyshev",
+    "iterate",
+    "unnormalized",
+    "unnormalized-jacobi",
+    "direct",
 ]
+# Those that iterate in code of ours, and so may start anywhere and on any mesh.
+OWN_SOLVERS = frozenset(get_args(SolverName)) - {"cg-bcoo", "direct"}
 
 # A dense factorisation beyond this takes gigabytes and minutes.
 MOST_DIRECT_NODES = 10_000
+
+
+class Known(NamedTuple):
+    """What is known before a solve.
+
+    Attributes:
+        basis: Leading eigenvectors of the graph.
+        start: Scores to start from.
+    """
+
+    basis: Basis | None = None
+    start: Float[Array, "n q"] | None = None
 
 
 class Solver(Protocol):
@@ -39,6 +61,7 @@ class Solver(Protocol):
         *,
         stop: Stop,
         keep_best: bool,
+        known: Known,
     ) -> Solution:
         """Returns F and its diagnostics, per column."""
         ...
@@ -52,28 +75,39 @@ def solve_cg(
     *,
     stop: Stop,
     keep_best: bool,
+    known: Known,
 ) -> Solution:
     """Conjugate gradient on all columns at once, each with its own steps."""
 
-    def step_by_step(graph, stop, alpha, rhs):
-        matvec = functools.partial(_minus_spread, product, graph, alpha)
-        return cg_loop(matvec, rhs, stop, keep_best=keep_best)
-
-    def at_once(graph, stop, alpha, rhs):
-        matrix = graph.weights, graph.indices, graph.starts
-        return LoopResult(
-            *csr_cg(*matrix, alpha, rhs, **stop._asdict(), keep_best=keep_best)
+    def step_by_step(graph, stop, columns):
+        matvec = functools.partial(_minus_spread, product, graph, columns.alpha)
+        return cg_loop(
+            matvec, columns.rhs, stop, keep_best=keep_best, size=columns.size
         )
 
-    def loop(graph, stop, alpha, rhs):
-        arguments = graph, stop, alpha, rhs
+    def at_once(graph, stop, columns):
         matrix = graph.weights, graph.indices, graph.starts
-        if product is not multiply or not rhs.size or not has_kernel(*matrix, rhs):
+        alpha, rhs, size = columns
+        share = jnp.ones((1, rhs.shape[1]), rhs.dtype)
+        if size is not None:
+            # The kernel's residuals are relative to the right-hand side.
+            share = column_norms(rhs) / or_one(size)
+            stop = stop._replace(rtol=stop.rtol / or_one(share)[0, 0])
+        found = csr_cg(*matrix, alpha, rhs, **stop._asdict(), keep_best=keep_best)
+        return LoopResult(found.value, found.residual * share[0], found.num_steps)
+
+    def loop(system, stop, columns):
+        arguments = system.graph, stop, columns
+        graph, rhs = system.graph, columns.rhs
+        # The kernel has one tolerance for all columns.
+        of_one = columns.size is None or rhs.shape[1] == 1
+        has_one = has_kernel(graph.weights, graph.indices, graph.starts, rhs)
+        if product is not multiply or not rhs.size or not has_one or not of_one:
             return step_by_step(*arguments)
         # The same iteration with one call for all of its steps.
         return jax.lax.platform_dependent(*arguments, cpu=at_once, default=step_by_step)
 
-    return _solve(product, loop, graph, y, alpha, stop=stop)
+    return _solve(product, loop, graph, y, alpha, stop=stop, known=known)
 
 
 def solve_by_iteration(
@@ -84,15 +118,48 @@ def solve_by_iteration(
     *,
     stop: Stop,
     keep_best: bool,
+    known: Known,
 ) -> Solution:
     """The classic iteration of eq. 3."""
 
-    def loop(graph, stop, alpha, rhs):
+    def loop(system, stop, columns):
         return iteration_loop(
-            lambda x: alpha * product(graph, x), rhs, stop, keep_best=keep_best
+            lambda x: columns.alpha * product(system.graph, x),
+            columns.rhs,
+            stop,
+            keep_best=keep_best,
+            size=columns.size,
         )
 
-    return _solve(product, loop, graph, y, alpha, stop=stop)
+    return _solve(product, loop, graph, y, alpha, stop=stop, known=known)
+
+
+def solve_by_chebyshev(
+    product: Product,
+    graph: Graph,
+    y: Float[Array, "n q"],
+    alpha: Float[Array, ""],
+    *,
+    stop: Stop,
+    keep_best: bool,
+    known: Known,
+) -> Solution:
+    """Chebyshev's iteration: eigenvalues of S are in [-1, 1], or below a basis."""
+    if keep_best:
+        raise ValueError(
+            "keep_best must be False for solver 'chebyshev', which looks at residuals "
+            "at the end only, got True."
+        )
+
+    def loop(system, stop, columns):
+        matvec = functools.partial(_minus_spread, product, system.graph, columns.alpha)
+        most = 1 if system.basis is None else system.basis.values[-1].astype(y.dtype)
+        within = Interval(1 - columns.alpha * most, 1 + columns.alpha)
+        return chebyshev_loop(
+            matvec, columns.rhs, stop, within=within, size=columns.size
+        )
+
+    return _solve(product, loop, graph, y, alpha, stop=stop, known=known)
 
 
 def solve_unnormalized(
@@ -103,6 +170,7 @@ def solve_unnormalized(
     *,
     stop: Stop,
     keep_best: bool,
+    known: Known,
     precondition: bool = False,
 ) -> Solution:
     """Conjugate gradient on (D - alpha A) G = D^1/2 Y, F = D^1/2 G: eq. 18.
@@ -112,25 +180,27 @@ def solve_unnormalized(
     that `rtol` means the same as for every other solver.
     """
 
-    def loop(graph, stop, alpha, rhs):
-        degrees = _degrees(graph.degrees)
+    def loop(system, stop, columns):
+        degrees = _degrees(system.graph.degrees)
         root = jnp.sqrt(degrees)[:, None]
 
         def matvec(g):
-            return degrees[:, None] * g - alpha * (root * product(graph, root * g))
+            spread = product(system.graph, root * g)
+            return degrees[:, None] * g - columns.alpha * (root * spread)
 
         found = cg_loop(
             matvec,
-            root * rhs,
+            root * columns.rhs,
             stop,
             keep_best=keep_best,
+            size=columns.size,
             diagonal=degrees,
             precondition=precondition,
         )
         return found._replace(value=root * found.value)
 
     # F depends on D through S only: the map to differentiate is that of eq. 17.
-    return _solve(product, loop, graph, y, alpha, stop=stop)
+    return _solve(product, loop, graph, y, alpha, stop=stop, known=known)
 
 
 def solve_directly(
@@ -141,9 +211,10 @@ def solve_directly(
     *,
     stop: Stop,
     keep_best: bool,
+    known: Known,
 ) -> Solution:
     """The closed form of eq. 4 by a dense factorisation, for small n."""
-    del product, keep_best
+    del product, keep_best, known
     n = graph.num_nodes
     if n > MOST_DIRECT_NODES:
         raise ValueError(
@@ -170,9 +241,10 @@ def solve_cg_bcoo(
     *,
     stop: Stop,
     keep_best: bool,
+    known: Known,
 ) -> Solution:
     """JAX's own conjugate gradient on a coordinate matrix, query by query."""
-    del product
+    del product, known
     rtol: Any = stop.rtol  # Traced, which its annotation leaves out.
     if keep_best:
         raise ValueError(
@@ -196,10 +268,30 @@ def solve_cg_bcoo(
     return Solution(value, residual, num_steps, residual <= stop.rtol)
 
 
-def _solve(product: Product, loop: Loop, graph, y, alpha, *, stop) -> Solution:
+def _solve(product, loop: Loop, graph, y, alpha, *, stop, known: Known) -> Solution:
     """Solves by a loop, differentiating (I - alpha S) F = Y whatever the loop does."""
     matvec: Callable[..., Array] = functools.partial(_minus_spread, product)
-    found = implicit_solve(matvec, loop, graph, alpha, y, stop=stop)
+
+    def from_basis(system, stop, columns):
+        alpha, rhs, size = columns
+        guess = spectral_guess(system.basis, alpha, rhs)
+        rest = Columns(
+            alpha,
+            rhs - matvec(system.graph, alpha, guess),
+            column_norms(rhs) if size is None else size,
+        )
+        found = loop(system, stop, rest)
+        return found._replace(value=guess + found.value)
+
+    found = implicit_solve(
+        matvec,
+        loop if known.basis is None else from_basis,
+        System(graph, known.basis),
+        alpha,
+        y,
+        stop=stop,
+        start=known.start,
+    )
     return Solution(*found, converged=found.residual <= stop.rtol)
 
 
@@ -222,6 +314,7 @@ SOLVERS: Mapping[SolverName, Solver] = MappingProxyType(
     {
         "cg": solve_cg,
         "cg-bcoo": solve_cg_bcoo,
+        "chebyshev": solve_by_chebyshev,
         "iterate": solve_by_iteration,
         "unnormalized": solve_unnormalized,
         "unnormalized-jacobi": functools.partial(solve_unnormalized, precondition=True),

@@ -17,6 +17,7 @@ from diffjax.types import Graph
 SOLVERS: tuple[SolverName, ...] = (
     "cg",
     "cg-bcoo",
+    "chebyshev",
     "iterate",
     "unnormalized",
     "unnormalized-jacobi",

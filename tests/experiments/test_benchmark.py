@@ -52,15 +52,32 @@ def test_every_claim_has_its_ratio(config, tmp_path):
     for found in claims:
         assert 0 < found["least"] <= found["times_faster"] <= found["largest"]
     assert {point["graph"] for point in points} == set(KINDS)
+    before = {
+        p["solver"] for p in points if p["offline_seconds"] > 0 < p["offline_bytes"]
+    }
+    assert before == {
+        "CG + 8 eigenvectors",
+        "CG + 40 eigenvectors",
+        "fast spectral ranking",
+        "offline rows",
+    }
     for kind in KINDS:
         right = {
-            (p["solver"], p["iterations_or_nodes"]): p["overlap"]
+            (p["solver"], p["setting"]): p["overlap"]
             for p in points
             if p["graph"] == kind
         }
-        for solver in ("conjugate gradient", "classic iteration"):
+        for solver in ("CG", "Chebyshev", "classic"):
             assert right[solver, 2] < right[solver, 20]
-        assert right["local", 40] < right["local", 100]
-        assert right["conjugate gradient", 20] > 0.99
+        for solver in ("local", "offline rows"):
+            assert right[solver, 40] < right[solver, 100]
+        assert right["fast spectral ranking", 8] < right["fast spectral ranking", 40]
+        for name in (
+            "CG + 8 eigenvectors",
+            "CG + 40 eigenvectors",
+            "CG, refined query",
+        ):
+            assert right[name, 3] > right["CG", 2]
+        assert right["CG", 20] > 0.99
         for suffix in ("png", "svg"):
             assert (tmp_path / f"benchmark_{kind}.{suffix}").is_file()

@@ -3,6 +3,12 @@
 from ._affinity import affinity as affinity
 from ._affinity import kernel as kernel
 from ._check import check_graph as check_graph
+from ._cluster_search import PROBES as PROBES
+from ._cluster_search import cluster_count as cluster_count
+from ._cluster_search import search_clusters as search_clusters
+from ._clusters import BLOCK_ROWS as BLOCK_ROWS
+from ._clusters import Clusters as Clusters
+from ._clusters import cluster as cluster
 from ._compress import compress as compress
 from ._dense import knn_dense as knn_dense
 from ._edges import edge_similarities as edge_similarities

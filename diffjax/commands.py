@@ -35,12 +35,8 @@ from diffjax.index import (
 )
 from diffjax.native import find_library
 from diffjax.progress import progress_bars
-from diffjax.report import (
-    caption,
-    difference_table,
-    mean_ap_table,
-    text_table,
-)
+from diffjax.report import caption, difference_table, mean_ap_table, text_table
+from diffjax.vector_commands import index_vectors, search_vectors
 
 Part = Literal[
     "alpha",
@@ -67,7 +63,8 @@ class UsageError(ValueError):
 def run() -> None:
     """Reads the command line and runs the command that it names."""
     each = demo, index, extract, search, learn, info, fetch
-    commands = {command.__name__: command for command in each}
+    of_vectors = index_vectors, search_vectors
+    commands = {c.__name__.replace("_", "-"): c for c in (*each, *of_vectors)}
     try:
         chosen = tyro.extras.subcommand_cli_from_dict(
             {name: _put_off(command) for name, command in commands.items()},
@@ -339,7 +336,7 @@ def info(
     """Say what is in an index, and what computes here: native kernels or JAX's own.
 
     Args:
-        index: Folder that `diffjax index` made.
+        index: Folder that `diffjax index` or `index-vectors` made.
         verify_: Also compare every byte with its hash.
     """
     if verify_:

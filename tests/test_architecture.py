@@ -28,6 +28,7 @@ ORDER = (
         "demo",
         "answers",
         "learn",
+        "vector_commands",
         "commands",
         "cli",
     ),

@@ -68,9 +68,9 @@ def search_clusters(
         probes: Clusters of the mean size that each vector is compared with.
         first: Cluster to begin with.
 
-    Yields:
-        For each cluster the neighbours of its members; a vector is always among its
-        own. Exact duplicates come in any order.
+    Returns:
+        Iterates over the clusters: for each the neighbours of its members; a vector is
+        always among its own. Exact duplicates come in any order.
     """
     n, starts = len(vectors), clusters.starts
     count = len(clusters.centroids)

@@ -29,7 +29,7 @@ class Clusters(NamedTuple):
     """
 
     centroids: Float[np.ndarray, "c d"]
-    starts: Int[np.ndarray, " c+1"]
+    starts: Int[np.ndarray, " starts"]
     order: Int[np.ndarray, " n"]
 
     @property

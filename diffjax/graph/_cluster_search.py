@@ -1,6 +1,8 @@
 """Approximate nearest neighbours: members of near clusters, compared exactly."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import faiss
@@ -75,7 +77,8 @@ def search_clusters(
     n, starts = len(vectors), clusters.starts
     count = len(clusters.centroids)
     wanted = min(max(round(probes * n / count), k), n)
-    for own in range(first, count):
+
+    def search(own):
         queries = np.ascontiguousarray(vectors[starts[own] : starts[own + 1]])
         # Near ones first: later candidates are then seldom among the best.
         chosen = _near(queries, clusters, own, wanted, probes)
@@ -88,7 +91,22 @@ def search_clusters(
         )
         indices = np.concatenate(slices).astype(np.int32)[places]
         _put_own(indices, similarities, queries, int(starts[own]))
-        yield Found(int(starts[own]), indices, similarities)
+        return Found(int(starts[own]), indices, similarities)
+
+    # A cluster for each core: threads that share one would wait for each other.
+    cores = faiss.omp_get_max_threads()
+    with ThreadPoolExecutor(cores, initializer=_work_alone) as pool:
+        waiting = deque[Future[Found]]()
+        for own in range(first, count):
+            waiting.append(pool.submit(search, own))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _work_alone() -> None:
+    faiss.omp_set_num_threads(1)
 
 
 def _near(queries, clusters, own, wanted, probes):
@@ -97,15 +115,15 @@ def _near(queries, clusters, own, wanted, probes):
     if wanted == len(clusters.order):
         return np.arange(count)
     centroids = clusters.centroids
-    toward = centroids @ centroids[own]
+    # Not by BLAS, whose threads would wait for each other, once for each cluster.
+    toward = np.einsum("cd,d->c", centroids, centroids[own])
     # The own one first, however its mean compares with those of others.
     toward[own] = np.inf
     near = np.argsort(-toward, kind="stable")
     some = near[: _CHOICE * probes]
     votes = np.zeros(len(some), np.int64)
     named = min(_VOTES, len(some))
-    products = queries @ centroids[some].T
-    best = np.argpartition(-products, named - 1, axis=1)[:, :named]
+    _, best = faiss.knn(queries, centroids[some], named, faiss.METRIC_INNER_PRODUCT)
     np.add.at(votes, best.reshape(-1), 1)
     votes[0] = np.iinfo(np.int64).max
     some = some[np.argsort(-votes, kind="stable")]

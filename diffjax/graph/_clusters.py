@@ -169,5 +169,6 @@ def _tour(centroids: Float[np.ndarray, "c d"]) -> Int[np.ndarray, " c"]:
         # What was visited gives its place to the last.
         left[place], points[place] = left[last], points[last]
         if last:
-            place = int(np.argmax(points[:last] @ here))
+            toward = np.einsum("cd,d->c", points[:last], here)
+            place = int(np.argmax(toward))
     return tour

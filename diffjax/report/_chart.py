@@ -71,6 +71,7 @@ class Chart(NamedTuple):
         levels: Horizontal lines to compare them with.
         marks: Single points to compare them with.
         log_x: Whether the setting's axis is logarithmic.
+        log_y: Whether the other axis is.
     """
 
     title: str
@@ -80,6 +81,7 @@ class Chart(NamedTuple):
     levels: Sequence[Level] = ()
     marks: Sequence[Mark] = ()
     log_x: bool = False
+    log_y: bool = False
 
 
 def write_chart(path: str | os.PathLike[str], chart: Chart) -> None:
@@ -120,6 +122,11 @@ def _checked(chart: Chart) -> Chart:
     places = [*(x for line in lines for x in line.x), *(m.x for m in chart.marks)]
     if chart.log_x and min(places) <= 0:
         raise ValueError(f"x must be above 0 where log_x is set, got {min(places)}.")
+    heights = [*(y for line in lines for y in line.y), *others[: len(chart.levels)]]
+    heights += [mark.y for mark in chart.marks]
+    heights += [y for line in lines if line.low is not None for y in line.low]
+    if chart.log_y and min(heights) <= 0:
+        raise ValueError(f"y must be above 0 where log_y is set, got {min(heights)}.")
     return chart._replace(lines=lines)
 
 

@@ -122,6 +122,8 @@ def _style_axes(axes: Axes, chart: Chart) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     elif all(x == round(x) for x in _places(chart)):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if chart.log_y:
+        axes.set_yscale("log")
     axes.margins(x=0.05, y=0.1)
     axes.grid(axis="y", color=_RULE, linewidth=0.7)
     axes.set_axisbelow(True)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from diffjax.index import FolderConfig as FolderConfig
     from diffjax.index import Index as Index
     from diffjax.index import IndexConfig as IndexConfig
+    from diffjax.index import MappedConfig as MappedConfig
+    from diffjax.index import MappedIndex as MappedIndex
     from diffjax.index import extract_folder as extract_folder
     from diffjax.index import index_folder as index_folder
     from diffjax.index import read_folder_regions as read_folder_regions
@@ -56,6 +58,8 @@ _HOMES = {
     "Index": "index",
     "IndexConfig": "index",
     "LocalSolution": "diffusion",
+    "MappedConfig": "index",
+    "MappedIndex": "index",
     "Neighbors": "types",
     "SearchResult": "types",
     "Shortlist": "graph",
@@ -97,6 +101,8 @@ __all__ = [
     "Index",
     "IndexConfig",
     "LocalSolution",
+    "MappedConfig",
+    "MappedIndex",
     "Neighbors",
     "SearchResult",
     "Shortlist",

@@ -3,6 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
+import faiss
+
 from diffjax.graph import BLOCK_ROWS, cluster_count
 
 from ._mapped_config import MappedConfig
@@ -85,8 +87,9 @@ def plan(
     - prepare holds the sample, 40 c p 4, twice, centroids, 3 c p 4, numbers of rows,
       n 28, and blocks, b (dim + 3 p) 4; it looks through the vectors
       given, of which it gives back what is more than 256 MiB, and writes n (p 4 + 20);
-    - neighbours holds the candidates, w p 4, members and answers, 2 n / c (p 4 + k 24),
-      and w 16; it looks through the vectors, and writes the lists, n k 8;
+    - neighbours holds for each core the candidates, w (p 4 + 16), members and answers
+      of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the vectors,
+      and writes the lists, n k 8;
     - graph holds lists of lists, 4096 k (k 5 + 24), and n 48; it looks through the
       lists, and writes at most an edge, of 12 bytes, for each of their entries, and
       n 24;
@@ -110,7 +113,7 @@ def plan(
     members = min(2 * -(-n // count), n)
     candidates = min(max(config.probes * -(-n // count), k) + members, n)
     block = min(BLOCK_ROWS, max(n, 1024))
-    rows = min(EDGE_ROWS, n)
+    rows, cores = min(EDGE_ROWS, n), faiss.omp_get_max_threads()
     vectors, lists = n * p * 4, n * k * 8
     stored = {"float32": 0, "float16": n * p * 2, "pq": n * config.code_bytes}
     phases = (
@@ -126,7 +129,10 @@ def plan(
         ),
         Phase(
             "neighbours",
-            held=candidates * (p * 4 + 16) + members * (p * 4 + k * 24) + n * 4 + _WORK,
+            held=cores * candidates * (p * 4 + 16)
+            + 4 * cores * members * (p * 4 + k * 24)
+            + n * 4
+            + _WORK,
             mapped=vectors,
             written=lists,
         ),

@@ -26,8 +26,16 @@ from ._mapped_files import RowsFile, give_back, map_array, write_array
 from ._mapped_graph import GraphFiles, build_graph
 from ._mapped_plan import check_room, plan
 from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
-from ._mapped_storage import check_mapped_destination, commit, facts_of, fingerprint
+from ._mapped_storage import (
+    check_mapped_destination,
+    commit,
+    facts_of,
+    fingerprint,
+    read_mapped_header,
+    remove_others,
+)
 from ._mapped_vectors import store_codes, store_halved
+from ._storage import MAPPED_JSON, IndexFileError
 
 # Lists that may have to be searched for again after a build was stopped.
 _KEPT_ROWS = 2**16
@@ -55,15 +63,16 @@ def build_mapped(
     found = plan(n, vectors.shape[1], given_bytes=vectors.dtype.itemsize, config=config)
     for line in found.lines():
         log(line)
-    there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
-    check_room(found, folder, there=there)
+    check_room(found, folder, there=_written(folder))
     folder.mkdir(parents=True, exist_ok=True)
 
     settings = config.index
     checked = read_all(vectors, fit=settings.dim is not None, told=told)
+    source = [checked.digest, hashlib.sha256(ids.tobytes()).hexdigest()]
+    if _is_built(folder, source, config):
+        return
     prepared = fingerprint(
-        checked.digest,
-        hashlib.sha256(ids.tobytes()).hexdigest(),
+        *source,
         *(settings.dim, settings.whitening, settings.shrinkage, min(settings.k, n)),
         *(config.clusters, config.seed),
     )
@@ -88,6 +97,7 @@ def build_mapped(
         map_array(files["vectors"]), map_array(files["similarities"]), seed=config.seed
     )
     facts = {
+        "source": source,
         "config": facts_of(config),
         "regions": n,
         "images": int(ids[-1]) + 1,
@@ -101,6 +111,28 @@ def build_mapped(
     told("measuring recall", 1, 1)
     _store(folder, prepared, files, config=config)
     commit(folder, files, facts, told)
+
+
+def _written(folder: pathlib.Path) -> int:
+    """Bytes of a build that was stopped; an index that is whole stays until the end."""
+    if not folder.is_dir() or (folder / MAPPED_JSON).exists():
+        return 0
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> bool:
+    """Whether the folder holds the index of these vectors with these settings.
+
+    If so, what else builds have left there goes away.
+    """
+    try:
+        header = read_mapped_header(folder)
+    except IndexFileError:
+        return False
+    same = (header["source"], header["config"]) == (source, facts_of(config))
+    if same:
+        remove_others(folder, header)
+    return same
 
 
 def _check_code(config: MappedConfig, dim: int) -> None:

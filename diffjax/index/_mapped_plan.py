@@ -10,7 +10,6 @@ from diffjax.graph import BLOCK_ROWS, cluster_count
 from ._mapped_config import MappedConfig
 from ._mapped_graph import EDGE_ROWS
 from ._mapped_memory import available_memory, free_disk
-from ._mapped_rows import WINDOW_BYTES
 
 # Vectors that a build holds for each centroid, see `diffjax.graph.cluster`.
 _SAMPLED = 40
@@ -86,7 +85,7 @@ def plan(
 
     - prepare holds the sample, 40 c p 4, twice, centroids, 3 c p 4, numbers of rows,
       n 28, and blocks, b (dim + 3 p) 4; it looks through the vectors
-      given, of which it gives back what is more than 256 MiB, and writes n (p 4 + 20);
+      given, and writes n (p 4 + 20);
     - neighbours holds for each core the candidates, w (p 4 + 16), members and answers
       of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the vectors,
       and writes the lists, n k 8;
@@ -124,7 +123,7 @@ def plan(
             + n * 28
             + block * (dim + 3 * p) * 4
             + _WORK,
-            mapped=min(n * dim * (given_bytes or 4), WINDOW_BYTES),
+            mapped=n * dim * (given_bytes or 4),
             written=vectors + n * 20 + count * (p * 4 + 8),
         ),
         Phase(

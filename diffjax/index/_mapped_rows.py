@@ -20,8 +20,8 @@ from ._mapped_files import give_back
 # What is handed over in an odd number is filled up to one of a few shapes.
 _SMALLEST = 1024
 # Bytes of vectors that are looked at before their pages are given back, and the least
-# that a look at a row takes.
-WINDOW_BYTES, _PAGE = 2**28, 4096
+# that a look at a row takes, if its neighbours are not mapped along.
+_WINDOW, _PAGE = 2**28, 4096
 
 Told = Callable[[str, int, int], None]
 
@@ -64,7 +64,7 @@ class PreparedRows:
         given = np.asarray(self._vectors[which], np.float32)
         rows = len(given)
         self._seen += rows * max(given.nbytes // max(rows, 1), _PAGE)
-        if self._seen > WINDOW_BYTES:
+        if self._seen > _WINDOW:
             give_back(self._vectors)
             self._seen = 0
         size = max(_SMALLEST, 1 << max(rows - 1, 0).bit_length())

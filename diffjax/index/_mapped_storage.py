@@ -92,7 +92,12 @@ def commit(
     header["fingerprint"] = _of_header(header)
     text = json.dumps(header, indent=1, sort_keys=True)
     write_whole(folder / MAPPED_JSON, (text + "\n").encode())
-    kept = {path.name for path in files.values()} | {MAPPED_JSON}
+    remove_others(folder, header)
+
+
+def remove_others(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
+    """Removes what builds have left in a folder beside the index in it."""
+    kept = {each["name"] for each in header["arrays"].values()} | {MAPPED_JSON}
     for path in folder.iterdir():
         if path.name not in kept and _is_own(path.name):
             path.unlink()

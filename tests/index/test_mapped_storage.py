@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -162,12 +163,30 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
         assert searched == []
 
 
-def test_a_finished_build_is_not_built_again(copy, monkeypatch):
-    before = contents(copy)
-    for name in "cluster", "search_clusters", "build_graph", "weigh_regions":
+@pytest.mark.parametrize("storage", ["float32", "pq"])
+def test_a_finished_build_is_not_built_again(tmp_path, monkeypatch, storage):
+    config = dataclasses.replace(CONFIG, storage=storage, code_bytes=4)
+    MappedIndex.build(tmp_path / "index", *draw(), config=config)
+    before = contents(tmp_path / "index")
+    for name in "_prepare", "_search", "_graph", "_store", "commit":
         monkeypatch.setattr(_mapped_build, name, None)
-    MappedIndex.build(copy, *draw(), config=CONFIG)
-    assert contents(copy) == before
+    MappedIndex.build(tmp_path / "index", *draw(), config=config)
+    assert contents(tmp_path / "index") == before
+
+
+def test_a_stopped_build_after_an_index_leaves_the_index(copy):
+    before = contents(copy)
+
+    def stop(task, done, of):
+        if task == "finding neighbours" and done == of:
+            raise KeyboardInterrupt
+
+    other = dataclasses.replace(CONFIG, probes=3)
+    with pytest.raises(KeyboardInterrupt):
+        MappedIndex.build(copy, *draw(), config=other, progress=stop)
+    left = contents(copy)
+    assert {name: left[name] for name in before} == before
+    assert MappedIndex.open(copy).config == CONFIG
 
 
 def test_other_vectors_are_never_taken_for_these(copy):

@@ -122,9 +122,8 @@ class MappedIndex:
             path: Folder; made if it is not there. A mapped index in it is replaced once
                 the new one is whole.
             vectors: Region vectors, float32 or float16, one row each, of any length
-                above 0: they are L2-normalised first. Any array that gives rows by
-                slice, such as `numpy.load(file, mmap_mode="r")`: it is never copied as
-                a whole.
+                above 0: they are L2-normalised first. In memory, or mapped by
+                `numpy.load(file, mmap_mode="r")`: they are never copied as a whole.
             image_ids: Image of every region: 0, 1, 2, ... without going back or
                 skipping; None if each row is an image.
             config: Settings; None for the defaults.

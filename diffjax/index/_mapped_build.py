@@ -56,6 +56,7 @@ def build_mapped(
 ) -> None:
     """Builds an index in a folder; see `MappedIndex.build`."""
     check_source("vectors", vectors)
+    vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n = len(vectors)
     ids = row_ids("image_ids", image_ids, rows=n)
     _check_code(config, vectors.shape[1])

@@ -30,6 +30,8 @@ from .index import DescriptorConfig as DescriptorConfig
 from .index import FolderConfig as FolderConfig
 from .index import Index as Index
 from .index import IndexConfig as IndexConfig
+from .index import MappedConfig as MappedConfig
+from .index import MappedIndex as MappedIndex
 from .index import extract_folder as extract_folder
 from .index import index_folder as index_folder
 from .index import read_folder_regions as read_folder_regions

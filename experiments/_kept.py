@@ -23,7 +23,8 @@ import diffjax
 from diffjax._files import write_whole
 from diffjax.report import versions
 
-_LAST = "report", "demo", "commands", "cli"  # These only show what was computed.
+# These only show what was computed.
+_LAST = "report", "demo", "vector_commands", "commands", "cli"
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 

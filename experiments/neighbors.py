@@ -2,10 +2,7 @@
 
 import dataclasses
 import importlib.metadata
-import multiprocessing
 import pathlib
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +18,7 @@ from diffjax.pooling import pool
 from diffjax.progress import progress_bars
 from diffjax.report import append_record, difference_table, make_record, text_table
 from diffjax.types import Neighbors
+from experiments._apart import apart
 from experiments._collections import Collection, load_collection
 from experiments._neighbor_searches import measure
 from experiments.evaluate import RECORDS
@@ -73,7 +71,7 @@ def _measure_all(config: NeighborsConfig) -> list[dict[str, Any]]:
     with progress_bars() as progress:
         for done, (search, n) in enumerate(cases):
             progress("searching neighbours", done, len(cases))
-            found = _apart(
+            found = apart(
                 measure,
                 search,
                 n,
@@ -85,13 +83,6 @@ def _measure_all(config: NeighborsConfig) -> list[dict[str, Any]]:
             results.append(found)
         progress("searching neighbours", len(cases), len(cases))
     return results
-
-
-def _apart(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-    """Calls a function in a process of its own, which has not computed before."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as process:
-        return process.submit(function, *arguments, **settings).result()
 
 
 def _compare_graphs(

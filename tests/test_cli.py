@@ -35,7 +35,11 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "index", "extract", "search", "info", "fetch"]
+    "command",
+    [
+        *("", "demo", "index", "extract", "search", "info", "fetch"),
+        *("index-vectors", "search-vectors"),
+    ],
 )
 def test_help_of_every_command(run, command):
     code, out, err = run(*command.split(), "--help")

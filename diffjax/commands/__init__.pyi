@@ -8,3 +8,5 @@ from ._run import find_commands as find_commands
 from ._run import run as run
 from ._search import search as search
 from ._usage import UsageError as UsageError
+from ._vectors import index_vectors as index_vectors
+from ._vectors import search_vectors as search_vectors

@@ -19,7 +19,7 @@ def info(
     """Say what is in an index, and what computes here: native kernels or JAX's own.
 
     Args:
-        index: Folder that `diffjax index` made.
+        index: Folder that `diffjax index` or `index-vectors` made.
         verify_: Also compare every byte with its hash.
     """
     if verify_:

@@ -10,7 +10,10 @@ from tyro.conf import FlagCreatePairsOff
 
 from ._usage import UsageError
 
-_NAMES = "demo", "index", "extract", "search", "learn", "info", "fetch"
+_NAMES = (
+    *("demo", "index", "extract", "search", "learn", "info", "fetch"),
+    *("index-vectors", "search-vectors"),
+)
 _SETTINGS = (FlagCreatePairsOff,)
 
 
@@ -18,7 +21,7 @@ def find_commands() -> dict[str, Callable[..., None]]:
     """Imports the command that is named, or all of them where the help needs them."""
     named = [name for name in sys.argv[1:2] if name in _NAMES]
     commands = importlib.import_module("diffjax.commands")
-    return {name: getattr(commands, name) for name in named or _NAMES}
+    return {name: getattr(commands, name.replace("-", "_")) for name in named or _NAMES}
 
 
 def run() -> None:

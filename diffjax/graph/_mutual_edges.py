@@ -1,5 +1,7 @@
 """From neighbour lists straight to the mutual edges, without empty slots between."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,27 +71,73 @@ def starts_of(counts: Int[Array | np.ndarray, " n"]) -> Int[np.ndarray, " starts
     return np.concatenate([[0], np.cumsum(np.asarray(counts), dtype=np.int64)])
 
 
+class MutualRows(NamedTuple):
+    """The mutual edges of some rows.
+
+    Attributes:
+        counts: How many each row has.
+        columns: The other end of each, ascending in a row.
+        similarities: The smaller of the two inner products.
+    """
+
+    counts: Int[np.ndarray, " r"]
+    columns: Int[np.ndarray, " e"]
+    similarities: Float[np.ndarray, " e"]
+
+
+def mutual_rows(
+    indices: Int[np.ndarray, "n k"],
+    similarities: Float[np.ndarray, "n k"],
+    start: int,
+    stop: int,
+) -> MutualRows:
+    """Finds the edges of rows start..stop-1: i and j list each other, i is not j.
+
+    Compares each row's number with all that the rows list which it names: r k k
+    comparisons, and nothing larger.
+
+    Args:
+        indices: Lists of all vectors, -1 in empty slots; may be mapped.
+        similarities: Their inner products.
+        start: First row.
+        stop: The row after the last.
+
+    Returns:
+        The edges.
+    """
+    own, k = indices[start:stop], indices.shape[1]
+    nodes = np.arange(start, stop, dtype=own.dtype)[:, None]
+    other = np.maximum(own, 0)
+    back = indices[other] == nodes[:, :, None]
+    slot = np.argmax(back, axis=2)
+    mutual = np.take_along_axis(back, slot[:, :, None], axis=2)[:, :, 0]
+    mutual &= (own >= 0) & (own != nodes)
+    del back
+    smaller = np.minimum(similarities[start:stop], similarities[other, slot])
+    columns = np.where(mutual, own, np.iinfo(own.dtype).max)
+    order = np.argsort(columns, axis=1, kind="stable")
+    counts = mutual.sum(axis=1)
+    kept = np.arange(k)[None, :] < counts[:, None]
+    return MutualRows(
+        counts,
+        np.take_along_axis(columns, order, axis=1)[kept],
+        np.take_along_axis(smaller, order, axis=1)[kept],
+    )
+
+
 def _by_blocks(
     indices: Int[np.ndarray, "n k"], similarities: Float[np.ndarray, "n k"]
 ) -> Graph:
     """Looks into every neighbour's list, for some nodes at a time."""
     n, k = indices.shape
     rows = max(_AT_ONCE // max(k * k, 1), 1)
-    counts, columns, weights = [], [], []
-    for first in range(0, n, rows):
-        own = indices[first : first + rows]
-        node = np.arange(first, first + len(own), dtype=own.dtype)[:, None]
-        same = indices[np.maximum(own, 0)] == node[:, :, None]
-        mutual = same.any(2) & (own >= 0) & (own != node)
-        back = similarities[np.maximum(own, 0), same.argmax(2)]
-        smaller = np.minimum(similarities[first : first + rows], back)
-        order = np.argsort(np.where(mutual, own, n), axis=1, kind="stable")
-        mutual = np.take_along_axis(mutual, order, axis=1)
-        columns.append(np.take_along_axis(own, order, axis=1)[mutual])
-        weights.append(np.take_along_axis(smaller, order, axis=1)[mutual])
-        counts.append(mutual.sum(1))
+    found = [
+        mutual_rows(indices, similarities, start, min(start + rows, n))
+        for start in range(0, n, rows)
+    ]
+    counts, columns, weights = map(np.concatenate, zip(*found, strict=True))
     return Graph(
-        jnp.asarray(np.concatenate(columns).astype(np.int32)),
-        jnp.asarray(np.concatenate(weights)),
-        row_starts(starts_of(np.concatenate(counts))),
+        jnp.asarray(columns.astype(np.int32)),
+        jnp.asarray(weights),
+        row_starts(starts_of(counts)),
     )

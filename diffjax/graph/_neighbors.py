@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from diffjax._arguments import check_not_halved
 from diffjax.types import Neighbors
 
+from ._cluster_search import clusters_search
 from ._descent import descent_search
 from ._exact import exact_search
 from ._given import given_search
@@ -18,7 +19,7 @@ from ._sharded import sharded_search
 if TYPE_CHECKING:
     import faiss
 
-Method = Literal["exact", "nn-descent", "sharded"]
+Method = Literal["exact", "nn-descent", "clusters", "sharded"]
 
 
 def knn(
@@ -44,14 +45,17 @@ def knn(
             devices of JAX, each of which holds a part of the vectors; "nn-descent"
             compares neighbours of neighbours, and misses a few: see `recall`. At up to
             50,000 vectors, the most that was measured, "exact" is the faster one; its
-            time grows with their square. Up to 1,024 are searched exactly instead.
+            time grows with their square. "clusters" compares the members of near
+            clusters of k-means, in time that grows with the power 3/2: the one for
+            millions. Up to 1,024 are searched exactly instead of by these two.
         index: A faiss index that holds these vectors in this order, of any type that
             compares by inner product or distance: its answers are the candidates, of
             which the similarities are computed anew from `vectors`. None to search by
             `method`.
         mesh: Devices of "sharded", whatever its axes; None for all.
-        seed: Of the random start of "nn-descent". On one thread the same seed gives the
-            same lists; on several a few neighbours may differ.
+        seed: Of the random start of "nn-descent", and of the k-means of "clusters". On
+            one thread the same seed gives the same lists; on several a few neighbours
+            of "nn-descent" may differ.
 
     Returns:
         Neighbours, most similar first. An `index` that finds fewer leaves empty slots.
@@ -84,6 +88,8 @@ def knn(
         indices, similarities = exact_search(host, k)
     elif method == "nn-descent":
         indices, similarities = descent_search(host, k, seed=seed)
+    elif method == "clusters":
+        indices, similarities = clusters_search(host, k, seed=seed)
     else:
         indices, similarities = sharded_search(host, k, mesh=mesh)
     return Neighbors(jnp.asarray(indices), jnp.asarray(similarities))

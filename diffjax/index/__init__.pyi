@@ -11,6 +11,14 @@ from ._descriptor import DescriptorConfig as DescriptorConfig
 from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder
 from ._index import Index as Index
+from ._mapped import MappedIndex as MappedIndex
+from ._mapped import MappedResult as MappedResult
+from ._mapped_config import MappedConfig as MappedConfig
+from ._mapped_plan import Phase as Phase
+from ._mapped_plan import Plan as Plan
+from ._mapped_plan import plan as plan
+from ._mapped_storage import describe_file as describe_file
+from ._mapped_storage import verify as verify
 from ._pictures import PictureInfo as PictureInfo
 from ._presets import PRESETS as PRESETS
 from ._presets import Preset as Preset
@@ -20,5 +28,3 @@ from ._region_folder import Regions as Regions
 from ._region_folder import extract_folder as extract_folder
 from ._region_folder import read_folder_regions as read_folder_regions
 from ._storage import IndexFileError as IndexFileError
-from ._storage import describe_file as describe_file
-from ._storage import verify as verify

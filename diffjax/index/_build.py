@@ -75,7 +75,7 @@ def make_parts(
     share = None
     if neighbors is None:
         neighbors = knn(units, min(config.k, n), method=config.neighbors)
-        if config.neighbors == "nn-descent":
+        if config.neighbors in {"nn-descent", "clusters"}:
             share = recall(neighbors, units)
     return Parts(
         vectors=units,

@@ -27,7 +27,7 @@ from ._extracted import Extracted, PictureRegions
 from ._index import Index
 from ._networks import weights_digest
 from ._pictures import PictureInfo
-from ._storage import check_destination, verify
+from ._storage import check_destination, verify_index
 
 _ROWS = 4096  # Regions in memory at a time before they are whitened.
 
@@ -136,7 +136,7 @@ def _current(
 ) -> Index | None:
     """Loads the index in `path` if it is the one that would be built, every byte."""
     try:
-        verify(path)
+        verify_index(path)
         index = Index.load(path)
     except ValueError:  # None, a damaged one, or one in double precision.
         return None

@@ -33,6 +33,7 @@ from ._pictures import PictureInfo
 
 _FORMAT, _VERSION = "diffjax index", 3
 _JSON, _ARRAYS = "index.json", "arrays"
+MAPPED_JSON = "mapped.json"
 REGIONS_JSON = "regions.json"
 _ROWS = "rows."  # What the arrays of `DiffusionRows` are called by, with their own.
 
@@ -137,6 +138,11 @@ def read_header(folder: pathlib.Path) -> dict[str, Any]:
         IndexFileError: If it is no index, damaged, edited, or of another version.
     """
     path = folder / _JSON
+    if not path.is_file() and (folder / MAPPED_JSON).is_file():
+        raise IndexFileError(
+            f"{folder} holds an index that is mapped from the disk: open it with "
+            "MappedIndex.open, or search it with diffjax search-vectors."
+        )
     if not path.is_file():
         raise IndexFileError(
             f"{folder} holds no index ({_JSON} is missing): build one."
@@ -172,13 +178,12 @@ def read_header(folder: pathlib.Path) -> dict[str, Any]:
     return header | {"fingerprint": fingerprint}
 
 
-def verify(folder: str | pathlib.Path) -> None:
+def verify_index(folder: pathlib.Path) -> None:
     """Compares every byte of an index with its hash.
 
     Raises:
         IndexFileError: As `read_header`, or if the arrays were changed.
     """
-    folder = pathlib.Path(folder)
     header = read_header(folder)
     path = folder / header["arrays"]["name"]
     if file_digest(path) != header["arrays"]["sha256"]:
@@ -257,7 +262,7 @@ def _fingerprint(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
-def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
+def describe_index(folder: pathlib.Path) -> dict[str, str]:
     """Says what is in an index on disk, without loading it.
 
     Args:
@@ -269,7 +274,6 @@ def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
     Raises:
         IndexFileError: As `Index.load`.
     """
-    folder = pathlib.Path(folder)
     header = read_header(folder)
     path = folder / header["arrays"]["name"]
     try:

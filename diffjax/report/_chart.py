@@ -121,7 +121,9 @@ def _checked(chart: Chart) -> Chart:
     places = [*(x for line in lines for x in line.x), *(m.x for m in chart.marks)]
     if chart.log_x and min(places) <= 0:
         raise ValueError(f"x must be above 0 where log_x is set, got {min(places)}.")
-    heights = [*others, *(y for line in lines for y in line.y)]
+    heights = [*(y for line in lines for y in line.y), *others[: len(chart.levels)]]
+    heights += [mark.y for mark in chart.marks]
+    heights += [y for line in lines if line.low is not None for y in line.low]
     if chart.log_y and min(heights) <= 0:
         raise ValueError(f"y must be above 0 where log_y is set, got {min(heights)}.")
     return chart._replace(lines=lines)

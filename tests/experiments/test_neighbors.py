@@ -27,7 +27,7 @@ def test_quick_leaves_a_record_of_every_search(tmp_path):
 
 def test_memory_is_that_of_the_search_alone():
     held = np.ones(2**26)  # 512 MiB in this process, and not in the other.
-    found = experiment._apart(measure, "exact", 50, dim=4, k=3, sample=9, seed=0)
+    found = experiment.apart(measure, "exact", 50, dim=4, k=3, sample=9, seed=0)
     assert found["largest_memory_mib"] < held.nbytes / 2**20
 
 
@@ -73,7 +73,7 @@ def test_a_search_whose_package_is_missing_is_left_out(monkeypatch):
         return {}
 
     monkeypatch.setattr(experiment, "_version", lambda: None)
-    monkeypatch.setattr(experiment, "_apart", note)
+    monkeypatch.setattr(experiment, "apart", note)
     config = dataclasses.replace(neighbors.full(), sizes=(5, 6))
     assert experiment._measure_all(config) == [{}] * 4
     assert asked == ["exact", "nn-descent, faiss"] * 2

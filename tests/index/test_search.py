@@ -162,8 +162,9 @@ def test_ready_neighbours_are_taken_as_they_are(collection):
         Index.build(collection.vectors, collection.image_ids, neighbors=bad)
 
 
-def test_approximate_neighbours_say_how_many_they_found(collection):
-    index = build(collection, neighbors="nn-descent")
+@pytest.mark.parametrize("neighbors", ["nn-descent", "clusters"])
+def test_approximate_neighbours_say_how_many_they_found(collection, neighbors):
+    index = build(collection, neighbors=neighbors)
     assert index.recall is not None
     assert 0.9 < index.recall <= 1
     assert build(collection).recall is None

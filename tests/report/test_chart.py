@@ -149,6 +149,15 @@ def test_logarithmic_axis_has_the_values_that_were_tried_as_ticks(axes):
     assert texts == ["5", "10", "20", "50", "1,000"]
 
 
+def test_both_axes_may_be_logarithmic(axes):
+    line = Line("a", (1, 10, 100), (2, 20, 200), labels=list("abc"))
+    drawn = axes(Chart("t", "x", "y", [line], log_x=True, log_y=True))
+    assert (drawn.get_xscale(), drawn.get_yscale()) == ("log", "log")
+    # A power law is a straight line.
+    shown = drawn.transData.transform(np.stack([line.x, line.y], 1))
+    np.testing.assert_allclose(shown[1], (shown[0] + shown[2]) / 2)
+
+
 def test_whole_settings_have_whole_ticks(axes):
     drawn = axes(Chart("t", "components", "y", [Line("a", (1, 2, 3), (1, 2, 3))]))
     assert all(tick == round(tick) for tick in drawn.get_xticks())
@@ -203,6 +212,8 @@ def with_line(**changed):
         (CHART._replace(marks=[Mark("a", np.inf, 1)]), "levels and marks must be a"),
         (with_line(y=(0, 1, 2))._replace(log_y=True), "y must be above 0 where log_y"),
         (with_line(x=(0, 1, 2))._replace(log_x=True), "x must be above 0 where log_x"),
+        (with_line(y=(1, 0, 2), low=None, high=None)._replace(log_y=True), "y must be"),
+        (CHART._replace(levels=[Level("a", -1)], log_y=True), "y must be above 0"),
         (
             CHART._replace(marks=[Mark("a", -1, 1)], log_x=True),
             "x must be above 0 where log_x",

@@ -1,0 +1,325 @@
+"""Phases of a build on the disk: each leaves files, and finds those of an earlier run.
+
+A file is named by all that it depends on, and has that name once it is whole. So what
+is there is never wrong, and a build that was stopped goes on where it was.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from diffjax._files import write_whole
+from diffjax.graph import BLOCK_ROWS, Clusters, cluster, cluster_count, search_clusters
+from diffjax.types import Whitening
+
+from ._build import fit_whitening
+from ._given import Ids, Vectors, row_ids
+from ._mapped_config import MappedConfig
+from ._mapped_files import RowsFile, give_back, map_array, write_array
+from ._mapped_graph import GraphFiles, build_graph
+from ._mapped_plan import check_room, plan
+from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
+from ._mapped_storage import (
+    check_mapped_destination,
+    commit,
+    facts_of,
+    fingerprint,
+    read_mapped_header,
+    remove_others,
+)
+from ._mapped_vectors import store_codes, store_halved
+from ._storage import MAPPED_JSON, IndexFileError
+
+# Lists that may have to be searched for again after a build was stopped.
+_KEPT_ROWS = 2**16
+# Vectors on which recall is measured.
+_SAMPLE = 200
+
+Files = dict[str, pathlib.Path]
+
+
+def build_mapped(
+    folder: pathlib.Path,
+    vectors: Vectors,
+    image_ids: Ids | None,
+    *,
+    config: MappedConfig,
+    log: Callable[[str], None],
+    told: Told,
+) -> None:
+    """Builds an index in a folder; see `MappedIndex.build`."""
+    check_source("vectors", vectors)
+    vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
+    n = len(vectors)
+    ids = row_ids("image_ids", image_ids, rows=n)
+    _check_code(config, vectors.shape[1])
+    check_mapped_destination(folder)
+    found = plan(n, vectors.shape[1], given_bytes=vectors.dtype.itemsize, config=config)
+    for line in found.lines():
+        log(line)
+    check_room(found, folder, there=_written(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    settings = config.index
+    checked = read_all(vectors, fit=settings.dim is not None, told=told)
+    source = [checked.digest, hashlib.sha256(ids.tobytes()).hexdigest()]
+    if _is_built(folder, source, config):
+        return
+    prepared = fingerprint(
+        *source,
+        *(settings.dim, settings.whitening, settings.shrinkage, min(settings.k, n)),
+        *(config.clusters, config.seed),
+    )
+    whitening = None
+    if checked.moments is not None:
+        whitening = fit_whitening(checked.moments, settings)
+    rows = PreparedRows(vectors, whitening)
+    files = _prepare(folder, prepared, rows, ids, config=config, told=told)
+    if settings.pooling == "gmp":
+        path = folder / f"weights-{fingerprint(prepared, settings.lam)}.npy"
+        if not path.exists():
+            own = weigh_regions(rows, ids, lam=settings.lam, told=told)
+            write_array(path, own[map_array(files["order"])])
+        files["weights"] = path
+    listed = fingerprint(prepared, config.probes)
+    _search(folder, listed, files, config=config, told=told)
+    graph = fingerprint(listed, settings.gamma, settings.bias)
+    _graph(folder, graph, files, config=config, told=told)
+    give_back(vectors)
+    told("measuring recall", 0, 1)
+    recall = measure_recall(
+        map_array(files["vectors"]), map_array(files["similarities"]), seed=config.seed
+    )
+    facts = {
+        "source": source,
+        "config": facts_of(config),
+        "regions": n,
+        "images": int(ids[-1]) + 1,
+        "dim": rows.dim,
+        "k": min(settings.k, n),
+        "recall": recall,
+        "clusters": len(map_array(files["centroids"])),
+        "edges": int(map_array(files["bounds"])[-1]),
+        "max_degree": int(np.diff(map_array(files["bounds"])).max(initial=0)),
+    }
+    told("measuring recall", 1, 1)
+    _store(folder, prepared, files, config=config)
+    commit(folder, files, facts, told)
+
+
+def _written(folder: pathlib.Path) -> int:
+    """Bytes of a build that was stopped; an index that is whole stays until the end."""
+    if not folder.is_dir() or (folder / MAPPED_JSON).exists():
+        return 0
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> bool:
+    """Whether the folder holds the index of these vectors with these settings.
+
+    If so, what else builds have left there goes away.
+    """
+    try:
+        header = read_mapped_header(folder)
+    except IndexFileError:
+        return False
+    same = (header["source"], header["config"]) == (source, facts_of(config))
+    if same:
+        remove_others(folder, header)
+    return same
+
+
+def _check_code(config: MappedConfig, dim: int) -> None:
+    p = min(config.index.dim or dim, dim)
+    if config.storage == "pq" and p % config.code_bytes:
+        raise ValueError(
+            f"code_bytes must divide the {p} dimensions, got {config.code_bytes}."
+        )
+
+
+def _prepare(
+    folder: pathlib.Path,
+    name: str,
+    rows: PreparedRows,
+    ids: Int[np.ndarray, " n"],
+    *,
+    config: MappedConfig,
+    told: Told,
+) -> Files:
+    """Clusters the vectors and writes them in the order of the clusters."""
+    roles = ["vectors", "order", "image_ids", "starts", "centroids"]
+    roles += ["image_starts", "places"]
+    roles += ["mean", "projection"] if rows.whitening is not None else []
+    files = {role: folder / f"{role}-{name}.npy" for role in roles}
+    n = len(ids)
+    if not files["order"].exists():
+        count = min(config.clusters or cluster_count(n, min(config.index.k, n)), n)
+        found = cluster(
+            rows,
+            n,
+            count=count,
+            seed=config.seed,
+            progress=lambda done: told("finding clusters", done, n),
+        )
+        if rows.whitening is not None:
+            for role, part in rows.whitening._asdict().items():
+                write_array(files[role], np.asarray(part))
+        write_array(files["starts"], found.starts.astype(np.int64))
+        write_array(files["centroids"], found.centroids)
+        write_array(files["image_ids"], ids[found.order])
+        ends = np.cumsum(np.bincount(ids))
+        write_array(files["image_starts"], np.append(0, ends).astype(np.int32))
+        places = np.empty(n, np.int32)
+        places[found.order] = np.arange(n, dtype=np.int32)
+        write_array(files["places"], places)
+        write_array(files["order"], found.order)
+    if not files["vectors"].exists():
+        order = map_array(files["order"])
+        with RowsFile(files["vectors"], np.float32, rows.dim) as file:
+            for start in range(0, n, BLOCK_ROWS):
+                file.append(rows(order[start : start + BLOCK_ROWS]))
+                told("writing vectors", min(start + BLOCK_ROWS, n), n)
+    return files
+
+
+def read_clusters(arrays: dict[str, np.ndarray]) -> Clusters:
+    """Puts the clusters of an index together."""
+    names = ("centroids", "starts", "order")
+    return Clusters(*(arrays[name] for name in names))
+
+
+def _search(
+    folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig, told: Told
+) -> None:
+    """Searches the neighbours of one cluster after the other."""
+    own = {r: folder / f"{r}-{name}.npy" for r in ("indices", "similarities")}
+    files |= own
+    if all(path.exists() for path in own.values()):
+        return
+    journal = folder / f"lists-{name}.json"
+    vectors = map_array(files["vectors"])
+    clusters = read_clusters(
+        {r: map_array(files[r]) for r in ("centroids", "starts", "order")}
+    )
+    n, k = len(vectors), min(config.index.k, len(vectors))
+    done = _kept_rows(journal, own, k)
+    first = int(np.searchsorted(clusters.starts, done))
+    with (
+        RowsFile(own["indices"], np.int32, k, rows=done) as indices,
+        RowsFile(own["similarities"], np.float32, k, rows=done) as similarities,
+    ):
+        kept = done
+        for found in search_clusters(
+            vectors, clusters, k, probes=config.probes, first=first
+        ):
+            indices.append(found.indices)
+            similarities.append(found.similarities)
+            done = found.start + len(found.indices)
+            if done - kept >= _KEPT_ROWS or done == n:
+                indices.sync()
+                similarities.sync()
+                write_whole(journal, json.dumps({"rows": done}).encode())
+                kept = done
+            told("finding neighbours", done, n)
+
+
+def _kept_rows(journal: pathlib.Path, files: Files, k: int) -> int:
+    """Rows of both lists that are on the disk for good."""
+    if not journal.exists():
+        return 0
+    rows = int(json.loads(journal.read_bytes())["rows"])
+    for path in files.values():
+        aside = path.with_name(path.name + ".part")
+        if path.exists():  # Finished, while the other list was not.
+            path.replace(aside)
+        if not aside.exists() or aside.stat().st_size < rows * k * 4:
+            return 0
+    return rows
+
+
+def _graph(
+    folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig, told: Told
+) -> None:
+    own = GraphFiles(*(folder / f"{r}-{name}.npy" for r in GraphFiles._fields))
+    if not own.bounds.exists():
+        build_graph(
+            map_array(files["indices"]),
+            map_array(files["similarities"]),
+            own,
+            gamma=config.index.gamma,
+            bias=config.index.bias,
+            told=told,
+        )
+    files |= own._asdict()
+
+
+def measure_recall(
+    vectors: Float[np.ndarray, "n p"],
+    similarities: Float[np.ndarray, "n k"],
+    *,
+    seed: int,
+) -> float:
+    """Measures the share of the true neighbours in lists, as `recall` does, by block.
+
+    Args:
+        vectors: All vectors, mapped.
+        similarities: Of the lists.
+        seed: Of the sample.
+    """
+    n, k = similarities.shape
+    drawn = np.random.default_rng(seed).choice(n, min(_SAMPLE, n), replace=False)
+    drawn.sort()
+    queries = np.ascontiguousarray(vectors[drawn])
+    best = np.full((len(drawn), 0), -np.inf, np.float32)
+    step = max(BLOCK_ROWS * 4, k)
+    for start in range(0, n, step):
+        block = np.ascontiguousarray(vectors[start : start + step])
+        near, _ = faiss.knn(
+            queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
+        )
+        both = np.concatenate([best, near], axis=1)
+        best = -np.sort(-both, axis=1)[:, :k]
+    # Unit vectors: rounding is that of a product of length 1.
+    rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
+    return float((similarities[drawn] >= best[:, -1:] - rounding).mean())
+
+
+def _store(
+    folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig
+) -> None:
+    """Writes the vectors that a search reads; whole ones are not needed any more."""
+    if config.storage == "float32":
+        return
+    vectors = map_array(files["vectors"])
+    if config.storage == "float16":
+        path = folder / f"halved-{name}.npy"
+        if not path.exists():
+            store_halved(path, vectors)
+        files["halved"] = path
+    else:
+        own = fingerprint(name, config.code_bytes)
+        files["codes"] = folder / f"codes-{own}.npy"
+        files["codebooks"] = folder / f"codebooks-{own}.npy"
+        if not files["codes"].exists():
+            store_codes(
+                files["codes"],
+                files["codebooks"],
+                vectors,
+                code_bytes=config.code_bytes,
+                seed=config.seed,
+            )
+    del files["vectors"]
+
+
+def whitening_of_arrays(arrays: dict[str, Any]) -> Whitening | None:
+    """The whitening of an index, if it has one."""
+    if "mean" not in arrays:
+        return None
+    return Whitening(*(jnp.asarray(arrays[name]) for name in Whitening._fields))

@@ -1,0 +1,187 @@
+"""What a build will take, before it is begun."""
+
+import pathlib
+from typing import NamedTuple
+
+import faiss
+
+from diffjax.graph import BLOCK_ROWS, cluster_count
+
+from ._mapped_config import MappedConfig
+from ._mapped_graph import EDGE_ROWS
+from ._mapped_memory import available_memory, free_disk
+
+# Vectors that a build holds for each centroid, see `diffjax.graph.cluster`.
+_SAMPLED = 40
+# What faiss and compiled programs hold beside blocks: products of a block.
+_WORK = 64 * 2**20
+
+
+class Phase(NamedTuple):
+    """What a phase of a build takes, in bytes.
+
+    Attributes:
+        name: The phase.
+        held: Memory that it must have.
+        mapped: Files that it looks through: in memory while there is room, and where
+            there is none, read again.
+        written: Files that it leaves, those included that a later one removes.
+    """
+
+    name: str
+    held: int
+    mapped: int
+    written: int
+
+
+class Plan(NamedTuple):
+    """What a build takes.
+
+    Attributes:
+        phases: One after the other.
+        vectors: Bytes of the prepared vectors, n p 4.
+        lists: Bytes of the neighbour lists, n k 8.
+    """
+
+    phases: tuple[Phase, ...]
+    vectors: int
+    lists: int
+
+    @property
+    def held(self) -> int:
+        """Memory that there must be."""
+        return max(phase.held for phase in self.phases)
+
+    @property
+    def written(self) -> int:
+        """Disk that there must be."""
+        return sum(phase.written for phase in self.phases)
+
+    def lines(self) -> list[str]:
+        """Says it in words, a line each."""
+        lines = [
+            f"{phase.name}: {_size(phase.held)} of memory, looks through "
+            f"{_size(phase.mapped)}, writes {_size(phase.written)}"
+            for phase in self.phases
+        ]
+        return [
+            *lines,
+            f"in all: {_size(self.held)} of memory, {_size(self.written)} of disk",
+            f"for {_size(self.vectors)} of vectors, {_size(self.lists)} of lists",
+        ]
+
+
+def plan(
+    n: int,
+    dim: int,
+    *,
+    given_bytes: int | None = None,
+    config: MappedConfig | None = None,
+) -> Plan:
+    """Computes what a build will take; nothing is ever n x n.
+
+    With p the dimensions kept, c clusters, w = probes n / c candidates of a cluster of
+    at most 2 n / c members, b rows of a block:
+
+    - prepare holds the sample, 40 c p 4, twice, centroids, 3 c p 4, numbers of rows,
+      n 28, and blocks, b (dim + 3 p) 4; it looks through the vectors
+      given, and writes n (p 4 + 20);
+    - neighbours holds for each core the candidates, w (p 4 + 16), members and answers
+      of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the vectors,
+      and writes the lists, n k 8;
+    - graph holds lists of lists, 4096 k (k 5 + 24), and n 48; it looks through the
+      lists, and writes at most an edge, of 12 bytes, for each of their entries, and
+      n 24;
+    - store holds blocks, and writes n p 2 or a byte for each of a code.
+
+    Args:
+        n: Number of vectors.
+        dim: Their dimensions, as given.
+        given_bytes: Of a number of them: 4, or 2 in half precision.
+        config: Settings.
+
+    Returns:
+        The plan.
+    """
+    config = config or MappedConfig()
+    settings = config.index
+    p = min(settings.dim or dim, dim)
+    k = min(settings.k, n)
+    count = min(config.clusters or cluster_count(n, k), n)
+    sample = min(_SAMPLED * count, n)
+    members = min(2 * -(-n // count), n)
+    candidates = min(max(config.probes * -(-n // count), k) + members, n)
+    block = min(BLOCK_ROWS, max(n, 1024))
+    rows, cores = min(EDGE_ROWS, n), faiss.omp_get_max_threads()
+    vectors, lists = n * p * 4, n * k * 8
+    stored = {"float32": 0, "float16": n * p * 2, "pq": n * config.code_bytes}
+    phases = (
+        Phase(
+            "prepare",
+            held=2 * sample * p * 4
+            + 3 * count * p * 4
+            + n * 28
+            + block * (dim + 3 * p) * 4
+            + _WORK,
+            mapped=n * dim * (given_bytes or 4),
+            written=vectors + n * 20 + count * (p * 4 + 8),
+        ),
+        Phase(
+            "neighbours",
+            held=cores * candidates * (p * 4 + 16)
+            + 4 * cores * members * (p * 4 + k * 24)
+            + n * 4
+            + _WORK,
+            mapped=vectors,
+            written=lists,
+        ),
+        Phase(
+            "graph",
+            held=rows * k * (k * 5 + 40) + n * 48 + _WORK,
+            mapped=lists + n * k * 4,
+            written=n * k * 12 + n * 24,
+        ),
+        Phase(
+            "store",
+            held=block * p * 10 + _WORK,
+            mapped=vectors if stored[config.storage] else 0,
+            written=stored[config.storage],
+        ),
+    )
+    return Plan(phases, vectors, lists)
+
+
+def check_room(found: Plan, folder: pathlib.Path, *, there: int = 0) -> None:
+    """Refuses a build that can't fit.
+
+    Args:
+        found: What it takes.
+        folder: Where it is written.
+        there: Bytes that an earlier run has written already.
+
+    Raises:
+        ValueError: With what it needs, what there is, and what to change.
+    """
+    memory = available_memory()
+    if memory is not None and found.held > memory:
+        worst = max(found.phases, key=lambda phase: phase.held)
+        raise ValueError(
+            f"the phase {worst.name!r} needs {_size(worst.held)} of memory, and there "
+            f"are {_size(memory)}: take a smaller k, fewer dimensions (dim) or fewer "
+            "vectors, or free memory."
+        )
+    free = free_disk(folder)
+    if found.written - there > free:
+        raise ValueError(
+            f"{folder} needs {_size(found.written - there)} of disk, and there are "
+            f"{_size(free)}: take a smaller k or fewer dimensions (dim), or name "
+            "another place."
+        )
+
+
+def _size(count: float) -> str:
+    for unit in "B", "KiB", "MiB":
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count = count / 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,93 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import scale as card
+from diffjax.index import MappedIndex
+from diffjax.report import measurement_tables, read_records
+from experiments import scale
+from experiments._scale_phases import PHASES, ask, build_phase, write_vectors
+
+
+def test_phases_follow_each_other_and_the_last_leaves_an_index(tmp_path):
+    vectors, index = tmp_path / "vectors.npy", tmp_path / "index"
+    write_vectors(vectors, 1200, dim=16, seed=0)
+    left = []
+    for phase in PHASES:
+        cost = build_phase(phase, vectors, index, k=10, reach=100)
+        assert cost["seconds"] > 0
+        assert cost["peak_bytes"] >= 0
+        left.append({path.name.split("-")[0] for path in index.glob("*.npy")})
+    for number, role in enumerate(("vectors", "similarities", "bounds")):
+        assert role in left[number]
+        assert all(role not in before for before in left[:number])
+    found = ask(vectors, index, queries=3, steps=50, seed=0)
+    opened = MappedIndex.open(index)
+    assert found["stored_edges"] == opened.graph.weights.size
+    assert found["recall"] == opened.recall > 0.8
+    assert found["overlap"] > 0.5
+    assert 0 < found["query_seconds"] <= found["slowest_query_seconds"]
+    assert found["whole_graph_residual"] < 1e-3
+
+
+def test_slopes_are_those_of_power_laws():
+    config = dataclasses.replace(card.full(), sizes=(10, 100, 1000), fit_from=100)
+    powers = {phase: number for number, phase in enumerate(PHASES)}
+    phases = [
+        {
+            "regions": n,
+            "phase": phase,
+            # Below the sizes that count, another law.
+            "seconds": 5.0 if n == 10 else float(n) ** power,
+            "memory_mib": 5.0 if n == 10 else 3.0 * n,
+            "written_mib": float(n),
+        }
+        for n in config.sizes
+        for phase, power in powers.items()
+    ]
+    asked = [
+        {"regions": n, "query_seconds": 0.1, "whole_graph_seconds": 2.0 * n}
+        for n in config.sizes
+    ]
+    slopes = {
+        each["cost"]: each["slope_in_log_log"]
+        for each in scale._slopes(config, phases, asked)
+    }
+    for phase, power in powers.items():
+        np.testing.assert_allclose(slopes[f"seconds, {phase}"], power, atol=1e-9)
+        np.testing.assert_allclose(slopes[f"memory, {phase}"], 1)
+    np.testing.assert_allclose(slopes["bytes on the disk"], 1)
+    np.testing.assert_allclose(slopes["seconds, local query"], 0, atol=1e-9)
+    np.testing.assert_allclose(slopes["seconds, whole graph"], 1)
+    few = dataclasses.replace(config, fit_from=1000)
+    assert scale._slopes(few, phases, asked) == []
+
+
+@pytest.mark.slow
+def test_quick_leaves_a_record_and_charts(tmp_path):
+    config = card.quick()
+    record = scale.run(config, tmp_path / "work", records=tmp_path)
+    assert read_records(tmp_path / "scale.jsonl") == [record]
+    phases = [each for each in record["results"] if "phase" in each]
+    assert [each["phase"] for each in phases] == 2 * list(PHASES)
+    assert len(measurement_tables(record["results"])) == 3
+    # Disk is given back.
+    assert not list((tmp_path / "work").iterdir())
+    for name in "memory", "seconds":
+        assert (tmp_path / f"scale_{name}.svg").is_file()
+    sizes = {
+        each["cost"]: each["slope_in_log_log"]
+        for each in record["results"]
+        if "cost" in each
+    }
+    assert 0.8 < sizes["bytes on the disk"] < 1.1
+
+
+def test_the_config_is_a_card():
+    text = card.__doc__
+    assert text
+    for heading in "Paper:", "Data:", "Expected:", "Cost:", "Command:":
+        assert heading in text
+    assert "python -m experiments scale" in text
+    assert max(card.full().sizes) == 2_200_000

@@ -1,0 +1,144 @@
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from diffjax.index import IndexConfig, MappedConfig, MappedIndex, _mapped_plan, plan
+from diffjax.index import _mapped_memory as mapped_memory
+
+GIB = 2**30
+
+
+def slope(sizes, costs):
+    return np.polyfit(np.log(sizes), np.log(costs), 1)[0]
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "pq"])
+def test_bytes_grow_with_the_number_of_vectors_and_no_faster(storage):
+    sizes = [200_000, 600_000, 2_200_000, 20_000_000]
+    plans = [plan(n, 128, config=MappedConfig(storage=storage)) for n in sizes]
+    assert slope(sizes, [found.written for found in plans]) < 1.01
+    for number in range(4):
+        held = [found.phases[number].held for found in plans]
+        assert slope(sizes, held) < 1.1
+        assert held == sorted(held)
+
+
+def test_memory_is_less_than_the_vectors_and_lists_and_half_of_them():
+    found = plan(2_200_000, 128)
+    data = found.vectors + found.lists
+    assert (found.vectors, found.lists) == (2_200_000 * 512, 2_200_000 * 400)
+    for phase in found.phases:
+        assert phase.held + phase.mapped < 1.5 * data
+
+
+def test_says_what_each_phase_takes():
+    lines = plan(2_200_000, 128).lines()
+    assert [line.split(":")[0] for line in lines[:4]] == [
+        *("prepare", "neighbours", "graph", "store"),
+    ]
+    assert "2.41 GiB" not in lines[0]
+    assert lines[-1] == "for 1.05 GiB of vectors, 839.2 MiB of lists"
+
+
+def test_the_plan_is_told_before_anything_is_done(tmp_path):
+    told = []
+    vectors = np.ones((4, 2), np.float32)
+    vectors[2] = np.nan
+    with pytest.raises(ValueError, match="row 2"):
+        MappedIndex.build(tmp_path / "index", vectors, log=told.append)
+    assert told == plan(4, 2).lines()
+
+
+@pytest.mark.parametrize("short", ["memory", "disk"])
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, short
+):
+    vectors = np.ones((4, 2), np.float32)
+    if short == "memory":
+        monkeypatch.setattr(_mapped_plan, "available_memory", lambda: 2**20)
+        message = r"needs 6\d\.\d+ MiB of memory, and there are 1 MiB: take a smaller k"
+    else:
+        monkeypatch.setattr(_mapped_plan, "free_disk", lambda _: 100)
+        message = r"of disk, and there are 100 B: take a smaller k"
+    with pytest.raises(ValueError, match=message):
+        MappedIndex.build(tmp_path / "index", vectors)
+    assert not (tmp_path / "index").exists()
+
+
+def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_mapped_plan, "available_memory", lambda: None)
+    MappedIndex.build(tmp_path / "index", np.eye(4, dtype=np.float32))
+
+
+def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
+    monkeypatch.setattr(mapped_memory, "_MEMINFO", meminfo)
+    monkeypatch.setattr(mapped_memory, "_GROUPS", tmp_path)
+    assert mapped_memory.available_memory() == 4 * GIB
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5\n")
+    assert mapped_memory.available_memory() == 4 * GIB
+    (tmp_path / "memory.max").write_text(f"{3 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{GIB}\n")
+    assert mapped_memory.available_memory() == 2 * GIB
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{GIB}\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("0\n")
+    assert mapped_memory.available_memory() == GIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the limit")
+def test_a_limit_of_the_address_space_is_seen():
+    code = (
+        "import resource; from diffjax.index._mapped_memory import available_memory; "
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36)); "
+        "resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
+        "print(available_memory())"
+    )
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 2**34
+
+
+_MEASURED = """
+    import pathlib, re, sys
+    import numpy as np
+    from diffjax.index import IndexConfig, MappedConfig, MappedIndex
+
+    def peak():
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024
+
+    vectors = np.load({path!r}, mmap_mode="r")
+    settings = IndexConfig(k=20, neighbors="clusters", reach=1000)
+    config = MappedConfig(index=settings, clusters=250, probes=4)
+    # What is imported and compiled is no part of the plan.
+    MappedIndex.build({small!r}, vectors[:3000], config=config)
+    before = peak()
+    MappedIndex.build({large!r}, vectors, config=config)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_a_build_takes_no_more_than_was_planned(tmp_path):
+    n, dim = 60_000, 32
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(500, dim))[rng.integers(500, size=n)]
+    vectors = vectors + 0.5 * rng.normal(size=vectors.shape)
+    path = tmp_path / "vectors.npy"
+    np.save(path, vectors.astype(np.float32))
+    code = textwrap.dedent(_MEASURED).format(
+        path=str(path), small=str(tmp_path / "small"), large=str(tmp_path / "large")
+    )
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    settings = IndexConfig(k=20, neighbors="clusters", reach=1000)
+    found = plan(n, dim, config=MappedConfig(index=settings, clusters=250, probes=4))
+    most = max(phase.held + phase.mapped for phase in found.phases)
+    assert int(re.findall(r"\d+", done.stdout)[-1]) < 1.2 * most

@@ -1,0 +1,240 @@
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from diffjax.index import (
+    IndexConfig,
+    IndexFileError,
+    MappedConfig,
+    MappedIndex,
+    _mapped_build,
+    describe_file,
+    verify,
+)
+from diffjax.index._mapped_files import RowsFile, give_back, map_array, write_array
+
+CONFIG = MappedConfig(
+    index=IndexConfig(k=10, query_k=10, neighbors="clusters", reach=100, dim=8),
+    clusters=20,
+    probes=6,
+)
+
+
+def draw():
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(30, 12))[rng.integers(30, size=900)]
+    vectors = vectors + 0.5 * rng.normal(size=vectors.shape)
+    return vectors.astype(np.float32), np.repeat(np.arange(300), 3)
+
+
+def contents(folder):
+    """Hash of every file of a folder, by name."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mapped") / "index"
+    MappedIndex.build(folder, *draw(), config=CONFIG)
+    return folder
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    return shutil.copytree(built, tmp_path / "index")
+
+
+def test_rows_are_there_whole_or_aside(tmp_path):
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    path = tmp_path / "rows.npy"
+    with RowsFile(path, np.float32, 2) as file:
+        file.append(rows[:4])
+        assert not path.exists()
+        file.append(rows[4:])
+    np.testing.assert_array_equal(np.load(path), rows)
+    assert map_array(path).ctypes.data % 64 == 0
+    with pytest.raises(KeyError), RowsFile(tmp_path / "no.npy", np.int32):
+        raise KeyError
+    assert not (tmp_path / "no.npy").exists()
+
+
+def test_pages_are_given_back_and_read_again(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(100_000))
+    for mode in ("r", "c"):
+        array = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        if mode == "c":
+            array[7] = -1  # Only in memory, and not to be lost.
+        give_back(array[5:])
+        assert array[7] == (7 if mode == "r" else -1)
+        np.testing.assert_array_equal(array[8:], np.arange(8, 100_000))
+    give_back(np.arange(3))
+
+
+def test_rows_go_on_after_those_that_count(tmp_path):
+    rows = np.arange(12, dtype=np.int32).reshape(6, 2)
+    path = tmp_path / "rows.npy"
+    stopped = RowsFile(path, np.int32, 2)
+    stopped.append(rows[:4])
+    stopped.append(rows[:2] + 100)  # What did not reach the disk, or half of it.
+    stopped.__exit__(KeyError, None, None)
+    with RowsFile(path, np.int32, 2, rows=4) as file:
+        file.append(rows[4:])
+    np.testing.assert_array_equal(np.load(path), rows)
+
+
+def test_an_array_without_rows_can_be_mapped(tmp_path):
+    write_array(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
+    assert map_array(tmp_path / "none.npy").shape == (0, 3)
+
+
+def test_the_same_vectors_and_settings_give_the_same_bytes(built, tmp_path):
+    MappedIndex.build(tmp_path / "again", *draw(), config=CONFIG)
+    assert contents(tmp_path / "again") == contents(built)
+
+
+_KILLED = """
+    import os, signal, sys, numpy as np
+    sys.path.insert(0, {tests!r})
+    from diffjax.index import MappedIndex, _mapped_build
+    from mapped_kill import CONFIG, draw
+
+    _mapped_build._KEPT_ROWS = 100
+
+    def progress(task, done, of):
+        if task == {task!r} and done >= {after} * of:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MappedIndex.build({folder!r}, *draw(), config=CONFIG, progress=progress)
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "after"),
+    [
+        ("reading vectors", 1),
+        ("finding clusters", 1),
+        ("writing vectors", 1),
+        ("finding neighbours", 0.6),
+        ("finding neighbours", 1),
+        ("mutual edges", 1),
+    ],
+)
+def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
+    built, tmp_path, monkeypatch, task, after
+):
+    (tmp_path / "mapped_kill.py").write_text(
+        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\n"
+        "from test_mapped_storage import CONFIG, draw\n"
+    )
+    folder = tmp_path / "index"
+    code = textwrap.dedent(_KILLED).format(
+        tests=str(tmp_path), task=task, after=after, folder=str(folder)
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (folder / "mapped.json").exists()
+    searched = []
+    search = _mapped_build.search_clusters
+
+    def note(*args, first, **settings):
+        searched.append(first)
+        return search(*args, first=first, **settings)
+
+    monkeypatch.setattr(_mapped_build, "search_clusters", note)
+    monkeypatch.setattr(_mapped_build, "_KEPT_ROWS", 100)
+    MappedIndex.build(folder, *draw(), config=CONFIG)
+    assert contents(folder) == contents(built)
+    # It went on in the middle of the lists, or did not search at all.
+    if task == "finding neighbours":
+        assert searched[0] > 5
+    if task == "mutual edges":
+        assert searched == []
+
+
+@pytest.mark.parametrize("storage", ["float32", "pq"])
+def test_a_finished_build_is_not_built_again(tmp_path, monkeypatch, storage):
+    config = dataclasses.replace(CONFIG, storage=storage, code_bytes=4)
+    MappedIndex.build(tmp_path / "index", *draw(), config=config)
+    before = contents(tmp_path / "index")
+    for name in "_prepare", "_search", "_graph", "_store", "commit":
+        monkeypatch.setattr(_mapped_build, name, None)
+    MappedIndex.build(tmp_path / "index", *draw(), config=config)
+    assert contents(tmp_path / "index") == before
+
+
+def test_a_stopped_build_after_an_index_leaves_the_index(copy):
+    before = contents(copy)
+
+    def stop(task, done, of):
+        if task == "finding neighbours" and done == of:
+            raise KeyboardInterrupt
+
+    other = dataclasses.replace(CONFIG, probes=3)
+    with pytest.raises(KeyboardInterrupt):
+        MappedIndex.build(copy, *draw(), config=other, progress=stop)
+    left = contents(copy)
+    assert {name: left[name] for name in before} == before
+    assert MappedIndex.open(copy).config == CONFIG
+
+
+def test_other_vectors_are_never_taken_for_these(copy):
+    vectors, ids = draw()
+    vectors[17, 3] += 0.5
+    MappedIndex.build(copy, vectors, ids, config=CONFIG)
+    fresh = contents(copy)
+    shutil.rmtree(copy)
+    MappedIndex.build(copy, vectors, ids, config=CONFIG)
+    assert contents(copy) == fresh
+
+
+def test_info_describes_it_and_verify_reads_every_byte(copy):
+    lines = describe_file(copy)
+    assert lines["regions"] == "900, 3.0 an image"
+    assert lines["dimensions"] == "8"
+    assert "of the true ones" in lines["neighbours"]
+    assert "(float32)" in lines["size"]
+    assert "query_probes 64" in lines["settings"]
+    verify(copy)
+    path = next(copy.glob("similarities-*"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    MappedIndex.open(copy)  # Opening reads no array.
+    with pytest.raises(IndexFileError, match=r"similarities-.* was changed"):
+        verify(copy)
+
+
+@pytest.mark.parametrize("how", ["cut", "missing", "edited", "version", "text"])
+def test_what_is_damaged_is_refused(copy, how):
+    header = copy / "mapped.json"
+    edges = next(copy.glob("edges-*"))
+    if how == "cut":
+        edges.write_bytes(edges.read_bytes()[:-4])
+    elif how == "missing":
+        edges.unlink()
+    elif how == "text":
+        header.write_text("{")
+    else:
+        stored = json.loads(header.read_text())
+        stored["version" if how == "version" else "recall"] = 0
+        header.write_text(json.dumps(stored))
+    with pytest.raises(IndexFileError, match="build the index again"):
+        MappedIndex.open(copy)
+
+
+def test_what_killed_builds_left_is_taken_away(copy):
+    (copy / "indices-0123.npy.part").write_bytes(b"half")
+    MappedIndex.build(copy, *draw(), config=CONFIG)
+    assert not list(copy.glob("*.part"))

@@ -141,7 +141,7 @@ def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> 
         header = read_mapped_header(folder)
     except IndexFileError:
         return False
-    same = (header["source"], header["config"]) == (source, facts_of(config))
+    same = (header.get("source"), header["config"]) == (source, facts_of(config))
     if same:
         remove_others(folder, header)
     return same

@@ -2,7 +2,10 @@ from ._affinity import affinity as affinity
 from ._affinity import kernel as kernel
 from ._check import check_graph as check_graph
 from ._cluster_search import PROBES as PROBES
+from ._cluster_search import REFINED as REFINED
+from ._cluster_search import Found as Found
 from ._cluster_search import cluster_count as cluster_count
+from ._cluster_search import refine_clusters as refine_clusters
 from ._cluster_search import search_clusters as search_clusters
 from ._clusters import BLOCK_ROWS as BLOCK_ROWS
 from ._clusters import Clusters as Clusters

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,7 +15,8 @@ from ._exact import exact_search, to_single
 # Fewer are compared in a fraction of a second.
 _FEW = 1024
 # Settings by measurement, see configs/scale.py.
-PROBES = 40
+PROBES = 20
+REFINED = 4000  # Candidates of a cluster when lists are gone through again.
 _CLUSTERS = 4  # For each root of the number of vectors.
 # Clusters that may be chosen, for each that is; and centroids that each member names.
 _CHOICE, _VOTES = 4, 16
@@ -74,30 +74,84 @@ def search_clusters(
         Iterates over the clusters: for each the neighbours of its members; a vector is
         always among its own. Exact duplicates come in any order.
     """
-    n, starts = len(vectors), clusters.starts
-    count = len(clusters.centroids)
+    n, count = len(vectors), len(clusters.centroids)
     wanted = min(max(round(probes * n / count), k), n)
 
-    def search(own):
-        queries = np.ascontiguousarray(vectors[starts[own] : starts[own + 1]])
+    def candidates(own, queries):
         # Near ones first: later candidates are then seldom among the best.
+        starts = clusters.starts
         chosen = _near(queries, clusters, own, wanted, probes)
-        slices = [np.arange(starts[each], starts[each + 1]) for each in chosen]
-        candidates = np.concatenate(
-            [vectors[part[0] : part[-1] + 1] for part in slices]
-        )
-        similarities, places = faiss.knn(
-            queries, candidates, k, faiss.METRIC_INNER_PRODUCT
-        )
-        indices = np.concatenate(slices).astype(np.int32)[places]
-        _put_own(indices, similarities, queries, int(starts[own]))
-        return Found(int(starts[own]), indices, similarities)
+        return np.concatenate([np.arange(*starts[c : c + 2]) for c in chosen])
 
-    # A cluster for each core: threads that share one would wait for each other.
+    return _share_out(vectors, clusters, k, candidates, first)
+
+
+def refine_clusters(
+    vectors: Float[np.ndarray, "n d"],
+    clusters: Clusters,
+    lists: Int[np.ndarray, "n k"],
+    *,
+    most: int = REFINED,
+    first: int = 0,
+) -> Iterator[Found]:
+    """Compares the members of each cluster with neighbours of their neighbours.
+
+    A cluster's candidates are all neighbours of its members and, of the neighbours of
+    those, the ones that are named most often, until there are `most`. No similarity
+    falls: what a list holds is among the candidates.
+
+    Args:
+        vectors: In the order of the clusters, float32; may be a memory map.
+        clusters: Where each starts.
+        lists: Neighbours of every vector, by places in the order; may be mapped.
+        most: Candidates of a cluster, unless its members' lists hold more.
+        first: Cluster to begin with.
+
+    Returns:
+        As `search_clusters`.
+
+    References:
+        The principle of Dong, Moses and Li, Efficient k-nearest neighbor graph
+        construction for generic similarity measures, WWW 2011, for all members of a
+        cluster at once. Cited without equation numbers, as it was not at hand.
+    """
+
+    def candidates(own, queries):
+        del queries
+        near = np.unique(lists[slice(*clusters.starts[own : own + 2])])
+        missing = most - len(near)
+        if missing <= 0:
+            return near
+        named, counts = np.unique(lists[near], return_counts=True)
+        counts[np.searchsorted(named, near)] = 0  # They are there already.
+        more = np.argsort(-counts, kind="stable")[:missing]
+        return np.concatenate([near, named[more[counts[more] > 0]]])
+
+    return _share_out(vectors, clusters, lists.shape[1], candidates, first)
+
+
+def _share_out(vectors, clusters, k, candidates, first) -> Iterator[Found]:
+    """Compares each cluster with its candidates, a cluster for each core."""
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
+    starts = clusters.starts
+
+    def search(own):
+        start = int(starts[own])
+        queries = np.ascontiguousarray(vectors[start : starts[own + 1]])
+        places = candidates(own, queries)
+        similarities, nearest = faiss.knn(
+            queries, vectors[places], k, faiss.METRIC_INNER_PRODUCT
+        )
+        indices = places.astype(np.int32)[nearest]
+        _put_own(indices, similarities, queries, start)
+        return Found(start, indices, similarities)
+
+    # Threads that share a cluster would wait for each other.
     cores = faiss.omp_get_max_threads()
     with ThreadPoolExecutor(cores, initializer=_work_alone) as pool:
         waiting = deque[Future[Found]]()
-        for own in range(first, count):
+        for own in range(first, len(clusters.centroids)):
             waiting.append(pool.submit(search, own))
             if len(waiting) > 2 * cores:
                 yield waiting.popleft().result()
@@ -106,11 +160,15 @@ def search_clusters(
 
 
 def _work_alone() -> None:
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     faiss.omp_set_num_threads(1)
 
 
 def _near(queries, clusters, own, wanted, probes):
     """Numbers of the clusters whose members are candidates, the own one first."""
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     sizes, count = np.diff(clusters.starts), len(clusters.centroids)
     if wanted == len(clusters.order):
         return np.arange(count)
@@ -167,10 +225,12 @@ def clusters_search(
     indices = np.empty((n, k), np.int32)
     similarities = np.empty((n, k), np.float32)
     ordered = single[clusters.order]
-    for found in search_clusters(ordered, clusters, k, probes=probes):
-        rows = clusters.order[found.start : found.start + len(found.indices)]
-        indices[rows] = clusters.order[found.indices]
-        similarities[rows] = found.similarities
+    found = search_clusters(ordered, clusters, k, probes=probes)
+    lists = np.concatenate([part.indices for part in found])
+    for part in refine_clusters(ordered, clusters, lists):
+        rows = clusters.order[part.start : part.start + len(part.indices)]
+        indices[rows] = clusters.order[part.indices]
+        similarities[rows] = part.similarities
     if vectors.dtype == np.float32:
         return indices, similarities
     return rank_candidates(vectors, np.arange(n), indices, k, own=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -69,6 +68,8 @@ def cluster(
         for large sparse text data using clustering, Machine Learning 42, 2001. Cited
         without equation numbers, as neither was at hand. k-means is faiss's.
     """
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     centroids = _train(rows, n, count=count, seed=seed)
     labels = np.empty(n, np.int32)
     for start in range(0, n, BLOCK_ROWS):
@@ -96,6 +97,8 @@ def cluster(
 
 
 def _train(rows: Rows, n: int, *, count: int, seed: int) -> Float[np.ndarray, "c d"]:
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     drawn = np.arange(n)
     if n > _SAMPLED * count:
         drawn = np.random.default_rng(seed).choice(n, _SAMPLED * count, replace=False)

@@ -4,19 +4,27 @@ A file is named by all that it depends on, and has that name once it is whole. S
 is there is never wrong, and a build that was stopped goes on where it was.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import faiss
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from diffjax._files import write_whole
-from diffjax.graph import BLOCK_ROWS, Clusters, cluster, cluster_count, search_clusters
+from diffjax.graph import (
+    BLOCK_ROWS,
+    Clusters,
+    Found,
+    cluster,
+    cluster_count,
+    refine_clusters,
+    search_clusters,
+)
 from diffjax.types import Whitening
 
 from ._build import fit_whitening
@@ -39,6 +47,8 @@ from ._storage import MAPPED_JSON, IndexFileError
 
 # Lists that may have to be searched for again after a build was stopped.
 _KEPT_ROWS = 2**16
+_TYPES = {"indices": np.int32, "similarities": np.float32}
+_OF_CLUSTERS = "centroids", "starts", "order"
 # Vectors on which recall is measured.
 _SAMPLE = 200
 
@@ -130,7 +140,7 @@ def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> 
         header = read_mapped_header(folder)
     except IndexFileError:
         return False
-    same = (header["source"], header["config"]) == (source, facts_of(config))
+    same = (header.get("source"), header["config"]) == (source, facts_of(config))
     if same:
         remove_others(folder, header)
     return same
@@ -191,47 +201,90 @@ def _prepare(
 
 def read_clusters(arrays: dict[str, np.ndarray]) -> Clusters:
     """Puts the clusters of an index together."""
-    names = ("centroids", "starts", "order")
-    return Clusters(*(arrays[name] for name in names))
+    return Clusters(*(arrays[name] for name in _OF_CLUSTERS))
 
 
 def _search(
     folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig, told: Told
 ) -> None:
-    """Searches the neighbours of one cluster after the other."""
-    own = {r: folder / f"{r}-{name}.npy" for r in ("indices", "similarities")}
+    """Searches the neighbours of one cluster after the other, then those of theirs."""
+    own = {role: folder / f"{role}-{name}.npy" for role in ("indices", "similarities")}
     files |= own
     if all(path.exists() for path in own.values()):
         return
-    journal = folder / f"lists-{name}.json"
     vectors = map_array(files["vectors"])
-    clusters = read_clusters(
-        {r: map_array(files[r]) for r in ("centroids", "starts", "order")}
+    clusters = read_clusters({role: map_array(files[role]) for role in _OF_CLUSTERS})
+    k = min(config.index.k, len(vectors))
+
+    def draft(first):
+        return search_clusters(vectors, clusters, k, probes=config.probes, first=first)
+
+    drafts = {"indices": folder / f"drafts-{name}.npy"}
+    if not drafts["indices"].exists():
+        _write_lists(
+            draft,
+            drafts,
+            folder / f"lists-drafts-{name}.json",
+            starts=clusters.starts,
+            k=k,
+            told=lambda done, of: told("finding neighbours", done, of),
+        )
+    lists = map_array(drafts["indices"])
+
+    def refine(first):
+        return refine_clusters(vectors, clusters, lists, first=first)
+
+    _write_lists(
+        refine,
+        own,
+        folder / f"lists-{name}.json",
+        starts=clusters.starts,
+        k=k,
+        told=lambda done, of: told("refining neighbours", done, of),
     )
-    n, k = len(vectors), min(config.index.k, len(vectors))
-    done = _kept_rows(journal, own, k)
-    first = int(np.searchsorted(clusters.starts, done))
-    with (
-        RowsFile(own["indices"], np.int32, k, rows=done) as indices,
-        RowsFile(own["similarities"], np.float32, k, rows=done) as similarities,
-    ):
-        kept = done
-        for found in search_clusters(
-            vectors, clusters, k, probes=config.probes, first=first
-        ):
-            indices.append(found.indices)
-            similarities.append(found.similarities)
+    drafts["indices"].unlink()
+
+
+def _write_lists(
+    search: Callable[[int], Iterator[Found]],
+    files: Files,
+    journal: pathlib.Path,
+    *,
+    starts: Int[np.ndarray, " starts"],
+    k: int,
+    told: Callable[[int, int], None],
+) -> None:
+    """Writes what a search finds, from the cluster on where an earlier run was.
+
+    Args:
+        search: Begins at a cluster.
+        files: Where `indices` and perhaps `similarities` go.
+        journal: Says how many rows are on the disk for good.
+        starts: Where each cluster starts.
+        k: Neighbours of each vector.
+        told: Progress.
+    """
+    n = int(starts[-1])
+    done = kept = _kept_rows(journal, files, k)
+    with contextlib.ExitStack() as stack:
+        writers = {
+            role: stack.enter_context(RowsFile(path, _TYPES[role], k, rows=done))
+            for role, path in files.items()
+        }
+        for found in search(int(np.searchsorted(starts, done))):
+            for role, writer in writers.items():
+                writer.append(getattr(found, role))
             done = found.start + len(found.indices)
             if done - kept >= _KEPT_ROWS or done == n:
-                indices.sync()
-                similarities.sync()
+                for writer in writers.values():
+                    writer.sync()
                 write_whole(journal, json.dumps({"rows": done}).encode())
                 kept = done
-            told("finding neighbours", done, n)
+            told(done, n)
 
 
 def _kept_rows(journal: pathlib.Path, files: Files, k: int) -> int:
-    """Rows of both lists that are on the disk for good."""
+    """Rows of all lists that are on the disk for good."""
     if not journal.exists():
         return 0
     rows = int(json.loads(journal.read_bytes())["rows"])
@@ -273,6 +326,8 @@ def measure_recall(
         similarities: Of the lists.
         seed: Of the sample.
     """
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     n, k = similarities.shape
     drawn = np.random.default_rng(seed).choice(n, min(_SAMPLE, n), replace=False)
     drawn.sort()

@@ -3,9 +3,7 @@
 import pathlib
 from typing import NamedTuple
 
-import faiss
-
-from diffjax.graph import BLOCK_ROWS, cluster_count
+from diffjax.graph import BLOCK_ROWS, REFINED, cluster_count
 
 from ._mapped_config import MappedConfig
 from ._mapped_graph import EDGE_ROWS
@@ -86,9 +84,10 @@ def plan(
     - prepare holds the sample, 40 c p 4, twice, centroids, 3 c p 4, numbers of rows,
       n 28, and blocks, b (dim + 3 p) 4; it looks through the vectors
       given, and writes n (p 4 + 20);
-    - neighbours holds for each core the candidates, w (p 4 + 16), members and answers
-      of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the vectors,
-      and writes the lists, n k 8;
+    - neighbours holds for each core the candidates, w (p 4 + 16) or, where lists are
+      gone through again, as many as the members name, their lists, w k 16, members and
+      answers of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the
+      vectors and the drafts of lists, and writes those, n k 4, and the lists, n k 8;
     - graph holds lists of lists, 4096 k (k 5 + 24), and n 48; it looks through the
       lists, and writes at most an edge, of 12 bytes, for each of their entries, and
       n 24;
@@ -103,6 +102,8 @@ def plan(
     Returns:
         The plan.
     """
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     config = config or MappedConfig()
     settings = config.index
     p = min(settings.dim or dim, dim)
@@ -110,7 +111,8 @@ def plan(
     count = min(config.clusters or cluster_count(n, k), n)
     sample = min(_SAMPLED * count, n)
     members = min(2 * -(-n // count), n)
-    candidates = min(max(config.probes * -(-n // count), k) + members, n)
+    candidates = max(config.probes * -(-n // count), k) + members
+    candidates = min(max(candidates, members * k, REFINED), n)
     block = min(BLOCK_ROWS, max(n, 1024))
     rows, cores = min(EDGE_ROWS, n), faiss.omp_get_max_threads()
     vectors, lists = n * p * 4, n * k * 8
@@ -130,10 +132,11 @@ def plan(
             "neighbours",
             held=cores * candidates * (p * 4 + 16)
             + 4 * cores * members * (p * 4 + k * 24)
+            + 2 * cores * candidates * k * 8
             + n * 4
             + _WORK,
-            mapped=vectors,
-            written=lists,
+            mapped=vectors + lists // 2,
+            written=lists + lists // 2,
         ),
         Phase(
             "graph",

@@ -26,18 +26,9 @@ _FORMAT, _VERSION = "diffjax mapped index", 1
 # What files of a build are called by, whole or not.
 _ROLES = (
     *("vectors", "order", "image_ids", "image_starts", "places", "starts"),
-    *("centroids", "mean", "projection"),
-    *("weights", "indices", "similarities", "lists", "columns", "edges", "bounds"),
-    *(
-        "degrees",
-        "labels",
-        "totals",
-        "members",
-        "firsts",
-        "halved",
-        "codes",
-        "codebooks",
-    ),
+    *("centroids", "mean", "projection", "weights", "lists", "drafts", "indices"),
+    *("similarities", "columns", "edges", "bounds", "degrees", "labels", "totals"),
+    *("members", "firsts", "halved", "codes", "codebooks"),
 )
 
 

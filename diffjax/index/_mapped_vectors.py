@@ -3,7 +3,6 @@
 import pathlib
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 from jaxtyping import Float, Shaped
 
@@ -65,6 +64,8 @@ def store_codes(
         TPAMI 33(1), 2011. Cited without equation numbers, as it was not at hand; the
         codebooks are faiss's.
     """
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
     n, dim = vectors.shape
     drawn = np.arange(n)
     if n > _TRAINED:

@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from diffjax.graph import (
     cluster_count,
     knn,
     recall,
+    refine_clusters,
     search_clusters,
 )
 
@@ -115,7 +117,7 @@ def test_finds_more_the_more_clusters_are_probed():
 def test_compares_no_more_than_the_clusters_that_it_probes(monkeypatch):
     # The work is counted: pairs that faiss compares.
     pairs = []
-    faiss_knn = _cluster_search.faiss.knn
+    faiss_knn = faiss.knn
 
     def count(queries, candidates, *settings):
         pairs.append(len(queries) * len(candidates))
@@ -123,10 +125,51 @@ def test_compares_no_more_than_the_clusters_that_it_probes(monkeypatch):
 
     vectors = draw(4000)
     found = clustered(vectors, 80)
-    monkeypatch.setattr(_cluster_search.faiss, "knn", count)
+    monkeypatch.setattr(faiss, "knn", count)
     list(search_clusters(vectors[found.order], found, 10, probes=5))
     mean = 4000 / len(found.centroids)
     assert sum(pairs) <= 4000 * (5 * mean + found.largest)
+
+
+def test_neighbours_of_neighbours_find_more_and_lose_nothing():
+    vectors = draw(3000)
+    found = clustered(vectors, 100)
+    ordered = vectors[found.order]
+    products = ordered @ ordered.T
+    least = -np.sort(-products, axis=1)[:, 9:10]
+    drafts = list(search_clusters(ordered, found, 10, probes=8))
+    lists = np.concatenate([part.indices for part in drafts])
+    before = np.concatenate([part.similarities for part in drafts])
+    shares = [(before >= least - 1e-6).mean()]
+    for most in (1, 100, 400):
+        parts = list(refine_clusters(ordered, found, lists, most=most))
+        after = np.concatenate([part.similarities for part in parts])
+        assert (after >= before - 1e-6).all()
+        indices = np.concatenate([part.indices for part in parts])
+        listed = np.take_along_axis(products, indices, axis=1)
+        np.testing.assert_allclose(listed, after, atol=2e-6)
+        shares.append((after >= least - 1e-6).mean())
+    assert shares == sorted(shares)
+    assert shares[3] > shares[0] + 0.4 * (1 - shares[0])
+
+
+def test_refining_compares_no_more_than_it_may(monkeypatch):
+    sizes = []
+    faiss_knn = faiss.knn
+    vectors = draw(3000)
+    found = clustered(vectors, 100)
+    ordered = vectors[found.order]
+    drafts = list(search_clusters(ordered, found, 5, probes=2))
+    lists = np.concatenate([part.indices for part in drafts])
+
+    def count(queries, candidates, *settings):
+        sizes.append(len(candidates) <= max(200, len(queries) * 5))
+        return faiss_knn(queries, candidates, *settings)
+
+    monkeypatch.setattr(faiss, "knn", count)
+    list(refine_clusters(ordered, found, lists, most=200))
+    assert len(sizes) == len(found.centroids)
+    assert all(sizes)
 
 
 def test_goes_on_at_any_cluster():

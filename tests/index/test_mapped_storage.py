@@ -128,6 +128,8 @@ _KILLED = """
         ("writing vectors", 1),
         ("finding neighbours", 0.6),
         ("finding neighbours", 1),
+        ("refining neighbours", 0.6),
+        ("refining neighbours", 1),
         ("mutual edges", 1),
     ],
 )
@@ -145,22 +147,28 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "mapped.json").exists()
-    searched = []
-    search = _mapped_build.search_clusters
+    begun = {"search_clusters": [], "refine_clusters": []}
+    for name, firsts in begun.items():
+        search = getattr(_mapped_build, name)
 
-    def note(*args, first, **settings):
-        searched.append(first)
-        return search(*args, first=first, **settings)
+        def note(*args, first, search=search, firsts=firsts, **settings):
+            firsts.append(first)
+            return search(*args, first=first, **settings)
 
-    monkeypatch.setattr(_mapped_build, "search_clusters", note)
+        monkeypatch.setattr(_mapped_build, name, note)
     monkeypatch.setattr(_mapped_build, "_KEPT_ROWS", 100)
     MappedIndex.build(folder, *draw(), config=CONFIG)
     assert contents(folder) == contents(built)
     # It went on in the middle of the lists, or did not search at all.
+    drafted, refined = begun.values()
     if task == "finding neighbours":
-        assert searched[0] > 5
-    if task == "mutual edges":
-        assert searched == []
+        assert drafted[0] > 5
+    elif task == "refining neighbours":
+        assert drafted == []
+        assert refined[0] > 5
+    elif task == "mutual edges":
+        assert drafted == refined == []
+    assert not list(folder.glob("*drafts*"))
 
 
 @pytest.mark.parametrize("storage", ["float32", "pq"])

@@ -222,6 +222,18 @@ def test_derivatives_are_those_of_the_answer(graph, y, solver, what):
 
 
 @pytest.mark.parametrize("graph", ["compressed"], indirect=True)
+def test_derivatives_are_solved_for_to_a_tolerance_of_their_own(graph, y):
+    # Of a large y: one that is relative to it would be met by no derivative at all.
+    large, start = 1e12 * y, jnp.zeros_like(y)
+
+    def total(y, **known):
+        return diffuse(graph, y, rtol=1e-9, max_steps=500, **known).value.sum()
+
+    got, plain = jax.grad(total)(large, start=start), jax.grad(total)(large)
+    np.testing.assert_allclose(got, plain, rtol=1e-7)
+
+
+@pytest.mark.parametrize("graph", ["compressed"], indirect=True)
 def test_second_derivatives_match_finite_differences(graph, y):
     known = make_known(graph, y[:, :2], "both")
 

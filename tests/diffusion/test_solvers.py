@@ -270,6 +270,7 @@ def test_a_query_that_is_not_finite_spoils_itself_only(graph, y, solver, bad):
     spoilt = y.at[0, 1].set(bad)
     got = jax.jit(lambda y: diffuse(graph, y, solver=solver, **LONG))(spoilt)
     assert not got.converged[1]
+    assert jnp.isnan(got.value[:, 1]).all()
     assert got.converged[jnp.array([0, 2, 3])].all()
     good = diffuse(graph, y, solver=solver, **LONG)
     np.testing.assert_allclose(got.value[:, 0], good.value[:, 0], rtol=1e-10)

@@ -108,11 +108,10 @@ def scales(rhs: Float[Array, "n q"]) -> Float[Array, "1 q"]:
         rhs: Right-hand sides.
 
     Returns:
-        The largest number of each, 1 where all are 0.
+        The largest number of each, 1 where all are 0; what is no number stays so, and
+        spoils all of its column.
     """
-    largest = jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0)
-    # What is no number stays so: it spoils all of its column.
-    return jnp.where(largest == 0, jnp.ones_like(largest), largest)
+    return or_one(jnp.max(jnp.abs(rhs), axis=0, keepdims=True, initial=0))
 
 
 def column_norms(x: Float[Array, "n q"]) -> Float[Array, "1 q"]:

@@ -16,8 +16,8 @@ Recorded: per claim the least, median and largest ratio of the rounds, and media
 the seconds; the work that stands against it; a chart of overlap against time, and what
 each way to solve needs beforehand, in seconds and bytes.
 Expected, on 2 cores: a product 1.5 to 2 times as fast as SciPy's, so a query; one of a
-batch 15 to 20 times; the local solver 11 to 17 times.
-Cost: four minutes on 2 cores that have nothing else to do.
+batch 17 to 27 times; the local solver 16 to 23 times.
+Cost: five minutes on 2 cores that have nothing else to do.
 Command: python -m experiments benchmark
 """
 

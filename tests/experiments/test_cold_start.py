@@ -6,6 +6,8 @@ from configs import cold_start as card
 from diffjax.report import read_records
 from experiments import cold_start
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):

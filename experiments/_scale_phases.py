@@ -12,6 +12,7 @@ import numpy as np
 
 from diffjax.index import IndexConfig, MappedConfig, MappedIndex
 from diffjax.report import measured
+from experiments._edge_recall import edge_recall
 from experiments._neighbor_searches import mixture
 
 # What a phase says first, when it begins; in the order of the phases.
@@ -22,6 +23,7 @@ PHASES = {
     "store": "measuring recall",
 }
 _PER_IMAGE = 20
+_SAMPLE = 100  # Vectors whose true edges are looked for.
 
 
 class _EndOfPhaseError(Exception):
@@ -133,6 +135,14 @@ def ask(
         "reached": float(np.median([found.reached[0] for found in local])),
         "missed": float(np.median([found.missed[0] for found in local])),
         **_ask_everywhere(index, asked, local, steps),
+        # The last: what it takes is no cost of a query.
+        "edge_recall": edge_recall(
+            opened.vectors.rows,
+            opened.graph,
+            opened.neighbors.indices.shape[1],
+            sample=_SAMPLE,
+            seed=seed,
+        ),
     }
 
 

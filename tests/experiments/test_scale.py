@@ -2,11 +2,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from configs import scale as card
+from diffjax.graph import affinity, compress, knn
 from diffjax.index import MappedIndex
 from diffjax.report import measurement_tables, read_records
+from diffjax.types import Graph
 from experiments import scale
+from experiments._edge_recall import edge_recall
 from experiments._scale_phases import PHASES, ask, build_phase, write_vectors
 
 
@@ -27,8 +31,29 @@ def test_phases_follow_each_other_and_the_last_leaves_an_index(tmp_path):
     assert found["stored_edges"] == opened.graph.weights.size
     assert found["recall"] == opened.recall > 0.8
     assert found["overlap"] > 0.5
+    assert 0.8 < found["edge_recall"] <= 1
     assert 0 < found["query_seconds"] <= found["slowest_query_seconds"]
     assert found["whole_graph_residual"] < 1e-3
+
+
+def test_edges_that_are_missing_are_counted(collection):
+    vectors = collection.vectors.astype(np.float32)
+    graph = compress(affinity(knn(vectors, 8)))
+    every = {"k": 8, "sample": 1000, "seed": 0}
+    assert edge_recall(vectors, graph, **every) == 1
+    matrix = graph.to_scipy().tocoo()
+    rows, columns = matrix.coords
+    # Without the edges between even and odd nodes.
+    kept = (rows + columns) % 2 == 0
+    few = Graph.from_scipy(
+        scipy.sparse.csr_array(
+            (matrix.data[kept], (rows[kept], columns[kept])), shape=matrix.shape
+        )
+    )
+    np.testing.assert_allclose(edge_recall(vectors, few, **every), kept.mean())
+    # Lists that hold more than the mutual ones are not asked for.
+    longer = compress(affinity(knn(vectors, 20)))
+    assert edge_recall(vectors, longer, **every) == 1
 
 
 def test_slopes_are_those_of_power_laws():

@@ -91,7 +91,8 @@ def plan(
     - graph holds lists of lists, 4096 k (k 5 + 24), and n 48; it looks through the
       lists, and writes at most an edge, of 12 bytes, for each of their entries, and
       n 24;
-    - store holds blocks, and writes n p 2 or a byte for each of a code.
+    - store holds blocks; it looks through the vectors, and writes n p 2 or a byte for
+      each of a code.
 
     Args:
         n: Number of vectors.
@@ -147,7 +148,7 @@ def plan(
         Phase(
             "store",
             held=block * p * 10 + _WORK,
-            mapped=vectors if stored[config.storage] else 0,
+            mapped=vectors,  # Recall is measured on all of them.
             written=stored[config.storage],
         ),
     )

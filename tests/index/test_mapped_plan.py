@@ -33,6 +33,8 @@ def test_memory_is_less_than_the_vectors_and_lists_and_half_of_them():
     assert (found.vectors, found.lists) == (2_200_000 * 512, 2_200_000 * 400)
     for phase in found.phases:
         assert phase.held + phase.mapped < 1.5 * data
+    # All of them are compared with a sample for recall, however they are stored.
+    assert found.phases[-1].mapped == found.vectors
 
 
 def test_says_what_each_phase_takes():

@@ -34,7 +34,7 @@ of the true neighbours that are missed were looked at: they are near by chance (
 0.6), anywhere in the collection, of vectors whose cluster is smaller than k. Hence the
 recall of edges, which are mutual: 0.88 and 0.93 on two small samples.
 
-Cost: half an hour on 2 cores; 5 GB of disk while 2.2 million are built.
+Cost: seven minutes on 2 quiet cores; 5 GB of disk while 2.2 million are built.
 Command: python -m experiments scale
 """
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 from typing import NamedTuple
 
 # Before jax is imported: its C++ side reads this once.
@@ -11,6 +12,8 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+
+from diffjax.cli import main
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -113,3 +116,24 @@ def program(tmp_path_factory):
     from photographs import Program
 
     return Program(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the program in this process: gives exit code, output and error."""
+    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffjax", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

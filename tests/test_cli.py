@@ -7,31 +7,9 @@ import pytest
 from photographs import SMALL_FLAGS, Program
 from PIL import Image
 
-from diffjax.cli import main
 from diffjax.commands import UsageError
 from diffjax.data import PictureError
 from diffjax.native import find_library
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs the program in this process: gives exit code, output and error."""
-    monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
-    monkeypatch.setattr("warnings.showwarning", None)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffjax", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,9 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from diffjax.cli import main
 from diffjax.index import MappedIndex
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs the program in this process: gives exit code, output and error."""
-    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
-    monkeypatch.setattr("warnings.showwarning", None)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffjax", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

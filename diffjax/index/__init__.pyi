@@ -10,6 +10,7 @@ from ._describer import Describer as Describer
 from ._descriptor import DescriptorConfig as DescriptorConfig
 from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder
+from ._header import IndexFileError as IndexFileError
 from ._index import Index as Index
 from ._mapped import MappedIndex as MappedIndex
 from ._mapped import MappedResult as MappedResult
@@ -27,4 +28,3 @@ from ._region_folder import FolderRegions as FolderRegions
 from ._region_folder import Regions as Regions
 from ._region_folder import extract_folder as extract_folder
 from ._region_folder import read_folder_regions as read_folder_regions
-from ._storage import IndexFileError as IndexFileError

@@ -63,7 +63,7 @@ class IndexConfig:
     reach: int | None = None
     """Diffuse over so many regions only, those that a query reaches; None for all."""
     warn_residual: float = 0.05
-    """Relative residual above which a search warns; not with reach, which cuts it."""
+    """Relative residual above which a search warns; 1 with reach, which cuts it."""
 
     @property
     def exponent_of_queries(self) -> float:
@@ -101,7 +101,12 @@ class IndexConfig:
 
 
 def _check_ways(config: IndexConfig) -> None:
-    """Refuses two ways to answer at once."""
+    """Refuses ways to answer that exclude each other."""
+    if config.keep_best and config.solver in ("chebyshev", "cg-bcoo"):
+        raise ValueError(
+            f"keep_best must be False with solver {config.solver!r}, which gives its "
+            "last iterate, got True."
+        )
     if config.offline is not None and config.shortlist is not None:
         raise ValueError(
             f"offline and shortlist must not both be set, got {config.offline} and "

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,16 +16,17 @@ from diffjax.diffusion import DiffusionRows
 from diffjax.graph import Reordered
 from diffjax.pooling import gmp_weights
 from diffjax.regions import global_descriptors
-from diffjax.types import Graph, Neighbors, SearchResult, Solution, Whitening
+from diffjax.types import Graph, Neighbors, SearchResult, Whitening
 
 from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
 from ._build import make_layout, make_parts, solve_rows
 from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
+from ._header import IndexFileError
 from ._learned import apply_parameters, fingerprint
 from ._pictures import PictureInfo
-from ._search import Collection, score_images
-from ._storage import IndexFileError, Parts, read_parts, write_parts
+from ._search import Collection, score_images, warn_of_residuals
+from ._storage import Parts, read_parts, write_parts
 
 if TYPE_CHECKING:
     from diffjax.learning import Parameters
@@ -200,7 +200,7 @@ class Index:
         ids = row_ids("query_ids", query_ids, rows=queries.shape[0])
         blocks = split_queries(np.asarray(queries), ids)
         found = join_answers([self._answer(b, top=top) for b in blocks], blocks)
-        self._warn_of_residuals(found.solution)
+        warn_of_residuals(found.solution.residual, self.config)
         return found
 
     def _answer(self, block: Block, *, top: int) -> Answers:
@@ -383,17 +383,3 @@ class Index:
             raise IndexFileError(
                 f"{path} is damaged ({error}): build the index again."
             ) from error
-
-    def _warn_of_residuals(self, solution: Solution) -> None:
-        residual = np.asarray(solution.residual)
-        # What is cut off leaves a residual of less than 1, and is meant to.
-        most = self.config.warn_residual if self.config.reach is None else 1.0
-        # Not "above": a residual that is not a number must warn, too.
-        bad = np.flatnonzero(~(residual <= most))
-        if bad.size:
-            warnings.warn(
-                f"{bad.size} of {residual.size} queries are far from solved, the worst "
-                f"with relative residual {residual[bad].max():.2g}: raise max_steps "
-                f"above {self.config.max_steps} or lower alpha.",
-                stacklevel=3,
-            )

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from diffjax.types import Graph, Neighbors, Whitening
 
 from ._blocks import prepare, split_queries
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
+from ._header import IndexFileError
 from ._mapped_build import build_mapped, read_clusters, whitening_of_arrays
 from ._mapped_config import MappedConfig
 from ._mapped_search import (
@@ -28,7 +28,7 @@ from ._mapped_search import (
 )
 from ._mapped_storage import config_of, map_arrays, read_mapped_header
 from ._mapped_vectors import StoredVectors
-from ._storage import IndexFileError
+from ._search import warn_of_residuals
 
 # Numbers of right-hand sides that are solved on the whole graph at a time.
 _NUMBERS_AT_ONCE = 2**24
@@ -242,8 +242,7 @@ class MappedIndex:
             for block in split_queries(np.asarray(queries), ids)
         ]
         joined = MappedResult(*map(np.concatenate, zip(*found, strict=True)))
-        if self.config.index.reach is None:
-            self._warn_of_residuals(joined.residual)
+        warn_of_residuals(joined.residual, self.config.index)
         return joined
 
     def _answer(self, vectors, real, query_ids, size, top) -> MappedResult:
@@ -308,17 +307,6 @@ class MappedIndex:
             raise ValueError(
                 f"queries must be float32 of the {dim} dimensions of the index, got "
                 f"{queries.dtype} {list(queries.shape)}."
-            )
-
-    def _warn_of_residuals(self, residual: Float[np.ndarray, " q"]) -> None:
-        settings = self.config.index
-        bad = np.flatnonzero(~(residual <= settings.warn_residual))
-        if bad.size:
-            warnings.warn(
-                f"{bad.size} of {residual.size} queries are far from solved, the worst "
-                f"with relative residual {residual[bad].max():.2g}: raise max_steps "
-                f"above {settings.max_steps} or lower alpha.",
-                stacklevel=3,
             )
 
 

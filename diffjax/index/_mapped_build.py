@@ -29,6 +29,7 @@ from diffjax.types import Whitening
 
 from ._build import fit_whitening
 from ._given import Ids, Vectors, row_ids
+from ._header import IndexFileError
 from ._mapped_config import MappedConfig
 from ._mapped_files import RowsFile, give_back, map_array, write_array
 from ._mapped_graph import GraphFiles, build_graph
@@ -43,7 +44,7 @@ from ._mapped_storage import (
     remove_others,
 )
 from ._mapped_vectors import store_codes, store_halved
-from ._storage import MAPPED_JSON, IndexFileError
+from ._storage import MAPPED_JSON
 
 # Lists that may have to be searched for again after a build was stopped.
 _KEPT_ROWS = 2**16

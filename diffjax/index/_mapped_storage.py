@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from diffjax._files import Stored, file_digest, write_whole
+from diffjax._files import Stored, file_digest
 
 from ._config import IndexConfig
+from ._header import (
+    Format,
+    IndexFileError,
+    files_of,
+    read_header_file,
+    verify_files,
+    write_header,
+)
 from ._mapped_config import MappedConfig
 from ._mapped_files import map_array
 from ._mapped_rows import Told
-from ._storage import MAPPED_JSON, IndexFileError, describe_index, verify_index
+from ._storage import MAPPED_JSON, describe_index, verify_index
 
-_FORMAT, _VERSION = "diffjax mapped index", 1
+_FORMAT = Format("diffjax mapped index", 1)
 # What files of a build are called by, whole or not.
 _ROLES = (
     *("vectors", "order", "image_ids", "image_starts", "places", "starts"),
@@ -34,7 +42,7 @@ _ROLES = (
 
 def fingerprint(*parts: Any) -> str:
     """Hashes what a file depends on: JSON values."""
-    text = json.dumps([_VERSION, *parts], sort_keys=True)
+    text = json.dumps([_FORMAT.version, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -74,21 +82,13 @@ def commit(
         size = path.stat().st_size
         arrays[role] = Stored(path.name, file_digest(path), size)._asdict()
         told("hashing files", done, len(files))
-    header: dict[str, Any] = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "arrays": arrays,
-        **facts,
-    }
-    header["fingerprint"] = _of_header(header)
-    text = json.dumps(header, indent=1, sort_keys=True)
-    write_whole(folder / MAPPED_JSON, (text + "\n").encode())
+    header = write_header(folder / MAPPED_JSON, _FORMAT, {"arrays": arrays, **facts})
     remove_others(folder, header)
 
 
 def remove_others(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
     """Removes what builds have left in a folder beside the index in it."""
-    kept = {each["name"] for each in header["arrays"].values()} | {MAPPED_JSON}
+    kept = {each["name"] for each in files_of(header)} | {MAPPED_JSON}
     for path in folder.iterdir():
         if path.name not in kept and _is_own(path.name):
             path.unlink()
@@ -105,36 +105,7 @@ def read_mapped_header(folder: pathlib.Path) -> dict[str, Any]:
         raise IndexFileError(
             f"{folder} holds no mapped index ({MAPPED_JSON} is missing): build one."
         )
-    try:
-        header = json.loads(path.read_bytes())
-        kind, version = header["format"], header["version"]
-        if (kind, version) != (_FORMAT, _VERSION):
-            raise IndexFileError(
-                f"{path} is version {version} of {kind!r}, this program reads version "
-                f"{_VERSION} of {_FORMAT!r}: build the index again."
-            )
-        own = header.pop("fingerprint")
-        sizes = {each["name"]: each["bytes"] for each in header["arrays"].values()}
-    except IndexFileError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IndexFileError(
-            f"{path} is damaged ({error!r}): build the index again."
-        ) from error
-    if own != _of_header(header):
-        raise IndexFileError(
-            f"{path} was edited (its fingerprint does not fit): build the index again."
-        )
-    for name, size in sizes.items():
-        file = folder / name
-        if not file.is_file():
-            raise IndexFileError(f"{file} is missing: build the index again.")
-        if file.stat().st_size != size:
-            raise IndexFileError(
-                f"{file} is cut short or edited ({file.stat().st_size} bytes, not "
-                f"{size}): build the index again."
-            )
-    return header | {"fingerprint": own}
+    return read_header_file(path, _FORMAT)
 
 
 def map_arrays(
@@ -168,12 +139,7 @@ def verify_mapped(folder: pathlib.Path) -> None:
     Raises:
         IndexFileError: As `read_mapped_header`, or if an array was changed.
     """
-    for each in read_mapped_header(folder)["arrays"].values():
-        path = folder / each["name"]
-        if file_digest(path) != each["sha256"]:
-            raise IndexFileError(
-                f"{path} was changed (its hash does not fit): build the index again."
-            )
+    verify_files(folder, read_mapped_header(folder))
 
 
 def describe_mapped(folder: pathlib.Path) -> dict[str, str]:
@@ -240,7 +206,3 @@ def facts_of(config: MappedConfig) -> dict[str, Any]:
 
 def _is_own(name: str) -> bool:
     return name.startswith((MAPPED_JSON, *(f"{role}-" for role in _ROLES)))
-
-
-def _of_header(header: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

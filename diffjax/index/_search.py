@@ -1,6 +1,7 @@
 """The ways to answer: on the whole graph, around queries, on lists, from rows."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -238,3 +239,21 @@ def _score_shortlisted(
     )
     scores = _TAILS[config.tail](pooled, lists.images, similarity)
     return Scores(scores, found._replace(value=everywhere))
+
+
+def warn_of_residuals(
+    residual: Float[Array | np.ndarray, " q"], config: IndexConfig
+) -> None:
+    """Warns the caller of a search of queries that are far from solved."""
+    residual = np.asarray(residual)
+    # What is cut off leaves a residual of less than 1, and is meant to.
+    most = config.warn_residual if config.reach is None else 1.0
+    # Not "above": a residual that is not a number must warn, too.
+    bad = np.flatnonzero(~(residual <= most))
+    if bad.size:
+        warnings.warn(
+            f"{bad.size} of {residual.size} queries are far from solved, the worst "
+            f"with relative residual {residual[bad].max():.2g}: raise max_steps above "
+            f"{config.max_steps} or lower alpha.",
+            stacklevel=3,
+        )

@@ -5,8 +5,6 @@ the new one. No time stamps, so the same collection gives the same bytes.
 """
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -17,29 +15,27 @@ import safetensors.numpy
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_not_halved
-from diffjax._files import (
-    file_digest,
-    remove_unfinished,
-    write_arrays,
-    write_whole,
-)
+from diffjax._files import remove_unfinished, write_arrays
 from diffjax.diffusion import DiffusionRows
 from diffjax.types import Neighbors, Whitening
 
 from ._config import IndexConfig
 from ._descriptor import descriptor_of
 from ._extracted import EXTRACTED
+from ._header import (
+    Format,
+    IndexFileError,
+    read_header_file,
+    verify_files,
+    write_header,
+)
 from ._pictures import PictureInfo
 
-_FORMAT, _VERSION = "diffjax index", 3
+_FORMAT = Format("diffjax index", 3)
 _JSON, _ARRAYS = "index.json", "arrays"
 MAPPED_JSON = "mapped.json"
 REGIONS_JSON = "regions.json"
 _ROWS = "rows."  # What the arrays of `DiffusionRows` are called by, with their own.
-
-
-class IndexFileError(ValueError):
-    """An index on disk that can't be used; the message says what to do."""
 
 
 class Parts(NamedTuple):
@@ -114,18 +110,13 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
     stored = write_arrays(
         folder, _ARRAYS, {name: np.asarray(array) for name, array in arrays.items()}
     )
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
+    facts = {
         "arrays": stored._asdict(),
         "config": dataclasses.asdict(parts.config),
         "pictures": _pictures_as_json(parts.pictures),
         "recall": parts.recall,
     }
-    header["fingerprint"] = _fingerprint(header)
-    # Escaped to ASCII: a file name may hold bytes that are no text.
-    text = json.dumps(header, indent=1, sort_keys=True)
-    write_whole(folder / _JSON, (text + "\n").encode())
+    write_header(folder / _JSON, _FORMAT, facts)
     for old in folder.glob(f"{_ARRAYS}-*.safetensors"):
         if old.name != stored.name:
             old.unlink()
@@ -147,35 +138,7 @@ def read_header(folder: pathlib.Path) -> dict[str, Any]:
         raise IndexFileError(
             f"{folder} holds no index ({_JSON} is missing): build one."
         )
-    try:
-        header = json.loads(path.read_bytes())
-        kind, version = header["format"], header["version"]
-        if (kind, version) != (_FORMAT, _VERSION):
-            raise IndexFileError(
-                f"{path} is version {version} of {kind!r}, this program reads version "
-                f"{_VERSION} of {_FORMAT!r}: build the index again."
-            )
-        arrays = folder / header["arrays"]["name"]
-        size = header["arrays"]["bytes"]
-        fingerprint = header.pop("fingerprint")
-    except IndexFileError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IndexFileError(
-            f"{path} is damaged ({error!r}): build the index again."
-        ) from error
-    if fingerprint != _fingerprint(header):
-        raise IndexFileError(
-            f"{path} was edited (its fingerprint does not fit): build the index again."
-        )
-    if not arrays.is_file():
-        raise IndexFileError(f"{arrays} is missing: build the index again.")
-    if arrays.stat().st_size != size:
-        raise IndexFileError(
-            f"{arrays} is cut short or edited ({arrays.stat().st_size} bytes, not "
-            f"{size}): build the index again."
-        )
-    return header | {"fingerprint": fingerprint}
+    return read_header_file(path, _FORMAT)
 
 
 def verify_index(folder: pathlib.Path) -> None:
@@ -184,12 +147,7 @@ def verify_index(folder: pathlib.Path) -> None:
     Raises:
         IndexFileError: As `read_header`, or if the arrays were changed.
     """
-    header = read_header(folder)
-    path = folder / header["arrays"]["name"]
-    if file_digest(path) != header["arrays"]["sha256"]:
-        raise IndexFileError(
-            f"{path} was changed (its hash does not fit): build the index again."
-        )
+    verify_files(folder, read_header(folder))
 
 
 def read_parts(folder: pathlib.Path) -> Parts:
@@ -255,11 +213,6 @@ def _pictures_as_json(pictures: PictureInfo | None) -> dict[str, Any] | None:
 
 def _share(recall: float | None) -> str:
     return "" if recall is None else f", {recall:.1%} of the true ones (on a sample)"
-
-
-def _fingerprint(header: dict[str, Any]) -> str:
-    """Hashes settings, pictures and, through their own hash, the arrays."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def describe_index(folder: pathlib.Path) -> dict[str, str]:

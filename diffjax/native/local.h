@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -24,30 +25,43 @@ struct Reach {
   T rtol_squared;
 };
 
+// Memory that grows and keeps what it holds. Never smaller: a query that is as large as
+// the one before finds its memory there.
+template <typename T>
+void make_room(std::vector<T>& numbers, int64_t count) {
+  const int64_t there = static_cast<int64_t>(numbers.size());
+  if (there < count) numbers.resize(std::max(2 * there, count));
+}
+
 // Numbers nodes 0, 1, 2, ... in the order in which they are asked for. Its table is as
 // long as the graph, but made once: a query cleans up what it used.
 class Slots {
  public:
   void begin(int64_t nodes) {
-    for (const int32_t node : nodes_) table_[node] = -1;
-    nodes_.clear();
+    for (int32_t slot = 0; slot < count_; ++slot) table_[nodes_[slot]] = -1;
+    count_ = 0;
     if (static_cast<int64_t>(table_.size()) < nodes) table_.resize(nodes, -1);
   }
 
-  // The number of a node, and whether it is new.
-  std::pair<int32_t, bool> find(int32_t node) {
+  // Before so many nodes are asked for.
+  void expect(int64_t nodes) { make_room(nodes_, count_ + nodes); }
+
+  int32_t find(int32_t node) {
     int32_t& slot = table_[node];
-    if (slot >= 0) return {slot, false};
-    slot = count();
-    nodes_.push_back(node);
-    return {slot, true};
+    // Written in any case: whether a node is new can't be foreseen.
+    const bool is_new = slot < 0;
+    slot = is_new ? count_ : slot;
+    nodes_[count_] = node;
+    count_ += is_new;
+    return slot;
   }
 
   int32_t node(int32_t slot) const { return nodes_[slot]; }
-  int32_t count() const { return static_cast<int32_t>(nodes_.size()); }
+  int32_t count() const { return count_; }
 
  private:
   std::vector<int32_t> table_, nodes_;
+  int32_t count_ = 0;
 };
 
 // One query. The iteration is that of cg.h, started again from where it was whenever
@@ -93,6 +107,10 @@ class LocalDiffusion {
     int32_t node, slot;
   };
 
+  // Ranks are 8 bits of exponent and 3 of what follows; a positive number has no sign.
+  static constexpr int kRankShift = 20;
+  static constexpr int64_t kRanks = (int64_t{1} << (31 - kRankShift)) + 1;
+
   int64_t members() const { return static_cast<int64_t>(members_.size()); }
 
   // Also what a query that ran out of memory left behind.
@@ -100,8 +118,8 @@ class LocalDiffusion {
     slots_.begin(a_.rows);
     steps_ = 0;
     starts_.assign(1, 0);
-    for (auto* each : {&outside_, &x_, &r_, &q_, &y_, &weights_}) each->clear();
-    for (auto* each : {&member_, &members_, &columns_}) each->clear();
+    for (auto* each : {&outside_, &x_, &r_, &q_, &y_}) each->clear();
+    for (auto* each : {&member_, &members_}) each->clear();
   }
 
   // Seeds join with columns of size 1: squares of small numbers would vanish.
@@ -113,22 +131,21 @@ class LocalDiffusion {
       if (!(own <= size)) size = std::isnan(size) ? size : own;
     }
     const T safe = size > 0 ? size : T{1};
+    slots_.expect(places);
     for (int64_t i = 0; i < places; ++i) {
       if (seeds[i] < 0 || seeds[i] >= a_.rows) continue;
-      const int32_t slot = slot_of(seeds[i]);
+      const int32_t slot = slots_.find(seeds[i]);
+      cover();
       outside_[slot] += values[i] / safe;
     }
     for (int32_t slot = 0, seen = slots_.count(); slot < seen; ++slot) join(slot, true);
     return size;
   }
 
-  int32_t slot_of(int32_t node) {
-    const auto [slot, is_new] = slots_.find(node);
-    if (is_new) {
-      outside_.push_back(0);
-      member_.push_back(-1);
-    }
-    return slot;
+  // Nodes that were seen for the first time are outside, with no residual yet.
+  void cover() {
+    outside_.resize(slots_.count(), 0);
+    member_.resize(slots_.count(), -1);
   }
 
   // Starts at 0, with the residual that it had outside, which of a seed is all of y.
@@ -141,22 +158,25 @@ class LocalDiffusion {
     y_.push_back(starts_here ? outside_[slot] : T{0});
     q_.push_back(0);
     const int64_t first = a_.start(node), last = std::max(first, a_.start(node + 1));
-    const size_t before = columns_.size();
-    columns_.resize(before + (last - first));
-    for (int64_t entry = first; entry < last; ++entry) {
-      columns_[before + entry - first] =
-          slot_of(static_cast<int32_t>(a_.column(entry)));
+    const int64_t before = starts_.back(), count = last - first;
+    starts_.push_back(before + count);
+    make_room(columns_, before + count);
+    make_room(weights_, before + count);
+    slots_.expect(count);
+    for (int64_t i = 0; i < count; ++i) {
+      columns_[before + i] = slots_.find(static_cast<int32_t>(a_.column(first + i)));
+      weights_[before + i] = a_.weights[first + i];
     }
-    weights_.insert(weights_.end(), a_.weights + first, a_.weights + last);
-    starts_.push_back(static_cast<int64_t>(columns_.size()));
+    cover();
   }
 
   // Nodes outside with the largest residual join, until there are `most`; equal ones
   // by node. Whether there were any.
   bool grow(int64_t most) {
+    const int64_t least = least_rank(most - members());
     candidates_.clear();
     for (int32_t slot = 0; slot < slots_.count(); ++slot) {
-      if (member_[slot] < 0 && outside_[slot] > 0) {
+      if (rank(slot) >= least) {
         candidates_.push_back({outside_[slot], slots_.node(slot), slot});
       }
     }
@@ -180,6 +200,26 @@ class LocalDiffusion {
       join(candidates_[i].slot);
     }
     return count > 0;
+  }
+
+  // A coarse logarithm of the residual of a node outside; 0 for members and where there
+  // is none.
+  int64_t rank(int32_t slot) const {
+    const auto residual = static_cast<float>(outside_[slot]);
+    uint32_t bits;
+    std::memcpy(&bits, &residual, sizeof(bits));
+    const bool waits = member_[slot] < 0 && outside_[slot] > 0;
+    return waits ? (bits >> kRankShift) + 1 : 0;
+  }
+
+  // The highest rank, at least 1, which with those above it has `count` nodes: the
+  // largest of many numbers are found sooner among few.
+  int64_t least_rank(int64_t count) {
+    ranks_.assign(kRanks, 0);
+    for (int32_t slot = 0; slot < slots_.count(); ++slot) ++ranks_[rank(slot)];
+    int64_t least = kRanks;
+    while (least > 1 && count > 0) count -= ranks_[--least];
+    return least;
   }
 
   // The row of the next one, from anywhere in memory, while this one's is read.
@@ -219,8 +259,8 @@ class LocalDiffusion {
   // Rows and columns of the members: elsewhere the direction is 0.
   void cut() {
     inner_starts_.resize(members() + 1);
-    inner_columns_.resize(columns_.size());
-    inner_weights_.resize(columns_.size());
+    make_room(inner_columns_, starts_.back());
+    make_room(inner_weights_, starts_.back());
     int64_t kept = 0;
     for (int64_t i = 0; i < members(); ++i) {
       inner_starts_[i] = kept;
@@ -279,6 +319,7 @@ class LocalDiffusion {
 
   void finish(T size, int32_t* nodes, T* value) const {
     std::vector<std::pair<int32_t, T>> found;
+    found.reserve(members());
     for (int64_t i = 0; i < members(); ++i) {
       found.emplace_back(slots_.node(members_[i]), x_[i] * size);
     }
@@ -296,6 +337,7 @@ class LocalDiffusion {
   Slots slots_;
   int32_t steps_ = 0;
   std::vector<Candidate> candidates_;
+  std::vector<int32_t> ranks_;
   // By slot: the residual outside; which member it is, below 0 for none.
   std::vector<T> outside_;
   std::vector<int32_t> member_;

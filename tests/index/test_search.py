@@ -215,6 +215,8 @@ def test_presets_are_what_their_sources_say():
         ({"reach": 60, "shortlist": 5}, "shortlist must be None with reach"),
         ({"reach": 60, "solver": "direct"}, "solver must be cg with reach.*got direct"),
         ({"reach": 60, "keep_best": True}, "keep_best must be False with reach"),
+        ({"solver": "chebyshev", "keep_best": True}, "keep_best must be False with"),
+        ({"solver": "cg-bcoo", "keep_best": True}, "keep_best must be False with"),
         ({"reach": 5}, "reach must be at least query_k, 50, got 5"),
         ({"offline": 5, "shortlist": 5, "cut": "late"}, "offline and shortlist must"),
     ],

@@ -11,6 +11,7 @@ from diffjax.index import (
     IndexConfig,
     IndexFileError,
     PictureInfo,
+    _header,
     _storage,
     describe_file,
     verify,
@@ -104,9 +105,11 @@ def test_another_index_replaces_the_one_in_a_folder(given, saved):
     assert Index.load(saved).config.k == 5
 
 
-@pytest.mark.parametrize("function", ["write_arrays", "write_whole"])
+@pytest.mark.parametrize(
+    ("module", "function"), [(_storage, "write_arrays"), (_header, "write_whole")]
+)
 def test_a_save_that_fails_leaves_the_old_index(
-    index, saved, given, monkeypatch, function
+    index, saved, given, monkeypatch, module, function
 ):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
@@ -114,7 +117,7 @@ def test_a_save_that_fails_leaves_the_old_index(
     before = describe_file(saved)
     other = Index.build(*given[:2], config=dataclasses.replace(CONFIG, k=5))
     with monkeypatch.context() as patch:
-        patch.setattr(_storage, function, fail)
+        patch.setattr(module, function, fail)
         with pytest.raises(OSError, match="No space left"):
             other.save(saved)
     assert describe_file(saved) == before

@@ -1,43 +1,65 @@
-"""What is computed of an array once, and remembered as long as the array lives."""
+"""What is found out about arrays once, and remembered as long as they live."""
 
 import functools
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 
 T = TypeVar("T")
 
 
-def once_per_array(
-    function: Callable[[Any], T], *, of: Callable[[Any], Any] = lambda given: given
-) -> Callable[[Any], T]:
-    """Makes a function of a concrete array remember what it gave.
+class Memory(Generic[T]):
+    """Remembers of arrays what a look at all of them told, and keeps none alive.
 
     Arrays of JAX do not change, so that a look at all of a large one, which is a copy
-    to the host on an accelerator, is not needed for every query. Of other arrays, which
-    may change, nothing is remembered.
+    to the host on an accelerator, is not needed for every query. Where one of several
+    is of another kind, which may change, nothing is remembered.
+    """
+
+    def __init__(self) -> None:
+        """Remembers nothing yet."""
+        self._known: dict[
+            tuple[int, ...], tuple[tuple[weakref.ref[jax.Array], ...], T]
+        ] = {}
+
+    def get(self, arrays: Sequence[Any]) -> T | None:
+        """What was remembered of these arrays together; None for nothing."""
+        references, value = self._known.get(tuple(map(id, arrays)), ((), None))
+        # A number may have gone over from an array that is no more.
+        same = all(r() is a for r, a in zip(references, arrays, strict=False))
+        return value if references and same else None
+
+    def put(self, arrays: Sequence[Any], value: T) -> T:
+        """Remembers a value of these arrays together, and gives it back."""
+        if all(isinstance(array, jax.Array) for array in arrays):
+            key = tuple(map(id, arrays))
+
+            def forget(_: weakref.ref[jax.Array]) -> None:
+                self._known.pop(key, None)
+
+            references = tuple(weakref.ref(array, forget) for array in arrays)
+            self._known[key] = references, value
+        return value
+
+
+def once_per_array(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Makes a function of concrete arrays remember what it gave.
 
     Args:
-        function: Takes what holds the array, and gives what is worth keeping.
-        of: The array that what is given stands for.
+        function: Takes an array or a tree of them, and gives what is worth keeping,
+            which is not None.
 
     Returns:
-        The function with a memory that does not keep arrays alive.
+        The function with a `Memory`.
     """
-    known: dict[int, tuple[weakref.ref[jax.Array], T]] = {}
+    memory: Memory[T] = Memory()
 
     @functools.wraps(function)
     def remembered(given: Any) -> T:
-        array = of(given)
-        if not isinstance(array, jax.Array):
-            return function(given)
-        key = id(array)
-        if key in known and known[key][0]() is array:
-            return known[key][1]
-        value = function(given)
-        known[key] = weakref.ref(array, lambda _: known.pop(key, None)), value
-        return value
+        arrays = jax.tree.leaves(given)
+        known = memory.get(arrays)
+        return memory.put(arrays, function(given)) if known is None else known
 
     return remembered

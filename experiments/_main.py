@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +43,15 @@ class Findings(NamedTuple):
     seed: int = 0
 
 
+def settings_of(config: Any, *, but: Container[str] = ()) -> dict[str, Any]:
+    """The fields of a config, but for some, as values of JSON."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in vars(config).items()
+        if key not in but
+    }
+
+
 class Measure(Protocol):
     """An experiment."""
 
@@ -75,11 +84,7 @@ def recorded(name: str, measure: Measure) -> Run:
     ) -> dict[str, Any]:
         with measured() as cost:
             found = measure(config, workdir, records=records)
-        own = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in vars(config).items()
-            if key not in _OWN and key not in ("methods", "seed")
-        }
+        own = settings_of(config, but={*_OWN, "methods", "seed"})
         collection = found.collection
         record = make_record(
             f"{name}, {config.label}",

@@ -39,6 +39,7 @@ from experiments._made_graphs import (
     MadeGraph,
     make_graph,
 )
+from experiments._main import settings_of
 from experiments._rounds import faster, take_turns
 from experiments.evaluate import RECORDS
 
@@ -61,10 +62,7 @@ def run(
         Both records.
     """
     del workdir
-    settings: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(config).items()
-    }
+    settings = settings_of(config)
     settings["products"] = find_library().description
     claims, points = [], []
     with measured() as cost:

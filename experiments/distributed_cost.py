@@ -20,6 +20,7 @@ from diffjax.report import (
     make_record,
     write_chart,
 )
+from experiments._main import settings_of
 from experiments.evaluate import RECORDS
 
 # Regions of an image, to say how many images there are.
@@ -43,10 +44,7 @@ def run(
     results = [*_compared(config), *_simulated(config)]
     record = make_record(
         "distributed cost",
-        settings={
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(config).items()
-        },
+        settings=settings_of(config),
         results=results,
         seed=0,
     )

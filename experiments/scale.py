@@ -22,6 +22,7 @@ from diffjax.report import (
     write_chart,
 )
 from experiments._apart import apart
+from experiments._main import settings_of
 from experiments._scale_phases import PHASES, ask, build_phase, write_vectors
 from experiments.evaluate import RECORDS
 
@@ -58,13 +59,9 @@ def run(
         progress("building and asking", len(config.sizes), len(config.sizes))
     slopes = _slopes(config, phases, asked)
     _draw(phases, asked, records)
-    settings = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(config).items()
-    }
     record = make_record(
         "scale",
-        settings=settings,
+        settings=settings_of(config),
         results=[*phases, *asked, *slopes],
         seed=config.seed,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from diffjax.diffusion import _compressed, _diffuse, _local
 from diffjax.graph import _affinity
-from diffjax.native import Library, _calls, _lists, find_library
+from diffjax.native import Library, _calls, _library, _lists, find_library
 from diffjax.native._library import HANDLERS, target_name
 
 XLA_KERNEL = "cpu_csr_sparse_dense_ffi"
@@ -27,7 +27,7 @@ needed = pytest.mark.skipif(
 def switch(monkeypatch, usable: bool) -> None:
     """Makes the choice for a test."""
     library = find_library() if usable else Library(usable=False, description="test")
-    for module in (_calls, _lists):
+    for module in (_calls, _library, _lists):
         monkeypatch.setattr(module, "find_library", lambda: library)
     forget()
 

@@ -33,6 +33,7 @@ ORDER = (
         "learn",
         "commands",
         "cli",
+        "__main__",
     ),
 )
 OUTSIDE = {"configs", "experiments", "tests"}

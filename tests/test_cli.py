@@ -105,6 +105,8 @@ def test_info_says_what_is_in_an_index(run, photograph_index):
     code, out, _ = run("info", photograph_index, "--verify")
     assert code == 0
     assert "verified" in out
+    # Without an index it says what computes here alone.
+    assert run("info") == (0, f"products here  {find_library().description}\n", "")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +121,7 @@ def test_info_says_what_is_in_an_index(run, photograph_index):
         (("search", "nowhere.diffjax", "{picture}"), 1, "holds no index"),
         (("search", "{index}", "{picture}", "--html", "no/such/a.html"), 2, "a.html"),
         (("info", "nowhere.diffjax"), 1, "holds no index"),
+        (("info", "--verify"), 2, "--verify needs the INDEX"),
         (("index", "nowhere"), 1, "nowhere"),
         (("index", "."), 1, "."),
     ],

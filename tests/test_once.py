@@ -4,7 +4,7 @@ import weakref
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax._once import once_per_array
+from diffjax._once import Memory, once_per_array
 
 
 def test_each_array_is_looked_at_once_and_not_kept():
@@ -28,8 +28,19 @@ def test_each_array_is_looked_at_once_and_not_kept():
 
 
 def test_what_may_change_is_looked_at_again():
-    total = once_per_array(lambda given: float(given[0].sum()), of=lambda g: g[0])
-    array = np.ones(3)
-    assert total((array, "what it is kept with")) == 3
+    total = once_per_array(lambda given: float(sum(each.sum() for each in given)))
+    fixed, array = jnp.ones(2), np.ones(3)
+    assert total((array, fixed)) == 5
     array *= 2
-    assert total((array, "what it is kept with")) == 6
+    assert total((array, fixed)) == 8
+
+
+def test_several_arrays_are_known_together_or_not_at_all():
+    memory = Memory()
+    one, other = jnp.arange(3.0), jnp.arange(4.0)
+    assert memory.put((one, other), "both") == memory.get((one, other)) == "both"
+    assert memory.get((one,)) is memory.get((other, one)) is None
+    del other
+    gc.collect()
+    others = [jnp.full(4, i) for i in range(20)]
+    assert not any(memory.get((one, each)) for each in others)

@@ -31,3 +31,25 @@ def test_every_public_name_is_on_the_map():
     listed = README.split("## Map of public names")[1].split("\n## ")[0]
     missing = [name for name in dir(diffjax) if not re.search(rf"`{name}\b", listed)]
     assert not missing
+
+
+def test_every_record_has_a_table():
+    shown = README + (ROOT / "experiments" / "RESULTS.md").read_text()
+    records = (ROOT / "experiments" / "records").glob("*.jsonl")
+    names = sorted(path.name for path in records)
+    assert names
+    assert not [name for name in names if f"<!-- table: {name} -->" not in shown]
+
+
+@pytest.mark.parametrize("name", ["README.md", "experiments/RESULTS.md"])
+def test_no_heading_is_inside_of_a_block_of_code(name):
+    inside, found = False, []
+    for line in (ROOT / name).read_text().splitlines():
+        if line.startswith("```"):
+            # One that ends a block says no language, and one that begins it does.
+            assert (line == "```") == inside
+            inside = not inside
+        elif inside and line.startswith("#"):
+            found.append(line)
+    assert not inside
+    assert not found

@@ -71,8 +71,9 @@ def diffuse(
         basis: Leading eigenvectors of S, from `leading_eigenvectors`: the part of the
             solution in their space is given at once, and what is left takes fewer
             steps. They need not be exact, nor of this very graph: residuals are those
-            of this system. For its cost see `spectral_scores`. Not for "direct" and
-            "cg-bcoo".
+            of this system. "chebyshev" trusts the last of them, and stops short of the
+            tolerance, as the residual tells, where S has larger eigenvalues beside. Not
+            for "direct" and "cg-bcoo".
         start: Scores to start from, one column per query, such as those of a query
             before it was refined, or for another alpha. Neither `rtol` nor the
             residual change their meaning. Has no derivative; not for "direct" and

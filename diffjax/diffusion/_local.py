@@ -1,14 +1,14 @@
 """Diffusion whose cost does not depend on how many nodes the graph has."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from diffjax._arguments import check_in_range, check_not_halved, is_concrete
+from diffjax._arguments import check_in_range, is_concrete
 from diffjax._once import once_per_array
 from diffjax.graph import check_graph, row_width
 from diffjax.native import csr_local, has_kernel
@@ -17,6 +17,7 @@ from diffjax.types import Graph, Scalar
 from ._diffuse import diffuse_until
 from ._loop import Stop, or_one
 from ._reach import Reached, cut_graph, place_values, reach
+from ._seeds import check_seeds
 
 # How near the roots of the degrees are to an eigenvector, of the largest of them:
 # single precision and rows of a thousand entries.
@@ -87,6 +88,7 @@ def diffuse_local(
     max_steps: int = 10,
     grow_steps: int = 3,
     max_degree: int | None = None,
+    totals: Float[Array | np.ndarray, " q"] | None = None,
 ) -> LocalSolution:
     r"""Diffuses queries over the nodes that they reach, at a cost without n.
 
@@ -108,14 +110,15 @@ def diffuse_local(
 
     Args:
         graph: The normalised graph S, in either form, whole as `normalize` gives it;
-            the compressed form is the faster one. Its components are found once; a
-            graph that is traced is taken for connected.
+            the compressed form is the faster one. Its components are found once; one
+            that is traced is taken for connected, and all its degrees are summed.
         nodes: Nodes where the right-hand side of each query is not 0, such as its
             nearest neighbours; -1 in empty places. What is named twice adds up.
         values: Right-hand sides there, at least 0, such as similarities that `kernel`
             has raised. Taken in the precision of the graph's weights.
         size: Most nodes to reach, at least s. Memory and time of a query grow with the
-            entries of their rows. A Python number.
+            entries of their rows; a thread keeps that memory, and 4 bytes for each node
+            of the graph. A Python number.
         alpha: How far scores spread, in [0, 1); may be traced and differentiated.
         rtol: Relative residual on the nodes reached at which a solve stops. A Python
             number.
@@ -124,17 +127,22 @@ def diffuse_local(
             number.
         grow_steps: Iterations before nodes join. A Python number.
         max_degree: Most entries of any row of a compressed graph, a Python number;
-            needed where the graph is traced.
+            needed where the graph is traced. A query that then meets a wider row gets
+            NaN.
+        totals: Sums of the degrees on the components in which each query starts, v' v
+            above, where they are known: nothing that grows with n is read then. None to
+            find them.
 
     Returns:
-        Nodes, scores and, per query, what tells how good they are.
+        Nodes, l = `size` of them or all n if those are fewer, their scores and, per
+        query, what tells how good they are.
 
     Raises:
         ValueError: If `alpha` or `rtol` is outside [0, 1), a count is below 1, `size`
             below s, sizes do not match, a node is not in the graph, a value is below 0,
             the graph is not normalised, was cut after it was, or has weights that are
-            negative, not finite or not symmetric, or `max_degree` is missing under jit
-            or too small.
+            negative, not finite or not symmetric, or `max_degree` is missing under jit,
+            or too small for a graph that is concrete.
 
     References:
         The system of Iscen et al., CVPR 2017, eq. 4, https://arxiv.org/abs/1611.05113;
@@ -147,16 +155,28 @@ def diffuse_local(
     for name, value in (("max_steps", max_steps), ("grow_steps", grow_steps)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    _check_seeds(graph, nodes, values, size)
+    check_seeds(nodes, values, num_nodes=graph.num_nodes)
+    _check_values(values)
+    places, n = nodes.shape[1], graph.num_nodes
+    if places < 1:
+        raise ValueError(f"nodes must have a place at least, got {list(nodes.shape)}.")
+    if size < places:
+        raise ValueError(
+            f"size must be at least the places of a query, {places}, got {size}."
+        )
+    if totals is not None and totals.shape != nodes.shape[:1]:
+        raise ValueError(
+            f"totals must be one per query, {nodes.shape[0]}, got {list(totals.shape)}."
+        )
     if graph.degrees is None:
         raise ValueError(
             "graph must be normalised, got one without degrees: give it to normalize."
         )
     check_graph("graph", graph)
-    shape = _Shape(size, max(row_width(graph, max_degree), 1))
+    shape = _Shape(min(size, max(n, places)), max(row_width(graph, max_degree), 1))
     steps = _Steps(grow_steps, Stop(rtol, max_steps))
-    components = _components_of(graph)
-    return _diffuse_local(graph, (nodes, values), alpha, steps, components, shape=shape)
+    known = _components_of(graph) if totals is None else totals
+    return _diffuse_local(graph, (nodes, values), alpha, steps, known, shape=shape)
 
 
 def spread_local(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
@@ -186,26 +206,9 @@ def _spread_local(found, graph, components):
     return scores.at[places, column].set(found.values, mode="drop")
 
 
-def _check_seeds(graph, nodes, values, size) -> None:
-    check_not_halved("values", values)
-    if nodes.ndim != 2 or nodes.shape[1] < 1 or nodes.shape != values.shape:
-        raise ValueError(
-            "nodes and values must be [q, s], one row per query, with one place at "
-            f"least, got {list(nodes.shape)} and {list(values.shape)}."
-        )
-    if size < nodes.shape[1]:
-        raise ValueError(
-            f"size must be at least the places of a query, {nodes.shape[1]}, got "
-            f"{size}."
-        )
-    if is_concrete(values) and values.size and (low := float(values.min())) < 0:
+def _check_values(values) -> None:
+    if is_concrete(values) and values.size and (low := np.asarray(values).min()) < 0:
         raise ValueError(f"values must be at least 0, got {low}.")
-    if is_concrete(nodes) and nodes.size:
-        low, high = int(nodes.min()), int(nodes.max())
-        if not -1 <= low <= high < graph.num_nodes:
-            raise ValueError(
-                f"nodes must be in -1..{graph.num_nodes - 1}, got {low}..{high}."
-            )
 
 
 class _Components(NamedTuple):
@@ -244,11 +247,11 @@ def _search_components(graph: Graph) -> _Components:
         )
 
 
-_find_components = once_per_array(_search_components, of=lambda graph: graph.weights)
+_find_components = once_per_array(_search_components)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _diffuse_local(graph, seeds, alpha, steps, components, *, shape):
+def _diffuse_local(graph, seeds, alpha, steps, known, *, shape):
     dtype, n = graph.weights.dtype, graph.num_nodes
     nodes, values = seeds
     nodes = jnp.asarray(nodes, jnp.int32)
@@ -263,14 +266,17 @@ def _diffuse_local(graph, seeds, alpha, steps, components, *, shape):
         own = graph.degrees[jnp.maximum(nodes, 0)]
         return _root(own) * (nodes >= 0).astype(dtype)
 
-    v, total = roots(found.nodes), _total(seeds.nodes, components, n)
+    v = roots(found.nodes)
+    total = jnp.asarray(_total(seeds.nodes, known, n), dtype)
     due = jnp.sum(roots(seeds.nodes) * seeds.values, axis=1)
     left = due - (1 - alpha) * jnp.sum(v * found.values, axis=1)
     background = left / ((1 - alpha) * or_one(total))
     residual = jax.lax.stop_gradient(found.residual)
+    values: Array = found.values + background[:, None] * v
+    values = jnp.where(_fits(graph, found.nodes, shape.width), values, jnp.nan)
     return LocalSolution(
         found.nodes,
-        found.values + background[:, None] * v,
+        values,
         background,
         # Rounding may leave less than nothing.
         jax.lax.stop_gradient(jnp.maximum(left / or_one(due), 0)),
@@ -285,8 +291,19 @@ def _root(degrees):
     return jnp.sqrt(or_one(degrees)) * (degrees > 0).astype(degrees.dtype)
 
 
-def _total(nodes, components, n):
+def _fits(graph, nodes, width):
+    """Whether no row of a query is wider than was told: [q, 1]."""
+    if graph.starts is None:
+        return jnp.ones((nodes.shape[0], 1), bool)
+    row = jnp.maximum(nodes, 0)
+    entries = graph.starts[row + 1] - graph.starts[row]
+    return jnp.all((nodes < 0) | (entries <= width), axis=1, keepdims=True)
+
+
+def _total(nodes: Array, components: Any, n: int) -> Array:
     """Sum of the degrees in the components of each query's nodes: [q]."""
+    if not isinstance(components, _Components):
+        return components
     here = nodes >= 0
     labels = jnp.where(here, components.labels[jnp.maximum(nodes, 0)], n)
     order = jnp.argsort(labels, axis=1)

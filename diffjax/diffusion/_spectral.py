@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_in_range, check_not_halved, is_concrete
+from diffjax._arguments import check_in_range, is_concrete
 from diffjax.graph import check_graph
 from diffjax.types import Graph, Scalar
 
 from ._loop import column_norms, or_one
 from ._operator import multiply
+from ._seeds import check_seeds
 
 # Products between two looks at how good the eigenvectors are.
 _DEGREE = 20
@@ -80,7 +81,9 @@ def leading_eigenvectors(
             "of compiled code, and pass them in."
         )
     if graph.degrees is None:
-        raise ValueError("graph must be normalised, got one without degrees.")
+        raise ValueError(
+            "graph must be normalised, got one without degrees: give it to normalize."
+        )
     check_graph("graph", graph)
     # More columns than are asked for: the last of a block are the last to be right.
     width = min(rank + rank // 8 + 8, n)
@@ -208,29 +211,14 @@ def spectral_scores(
         Search, CVPR 2018, https://arxiv.org/abs/1703.06935.
     """
     check_in_range("alpha", alpha, low=0, high=1, closed_low=True)
-    _check_seeds(nodes, values, num_nodes=basis.vectors.shape[0])
+    check_seeds(nodes, values, num_nodes=basis.vectors.shape[0])
     return _spectral_scores(basis, nodes, values, alpha)
-
-
-def _check_seeds(nodes, values, *, num_nodes: int) -> None:
-    check_not_halved("values", values)
-    if nodes.ndim != 2 or nodes.shape != values.shape:
-        raise ValueError(
-            "nodes and values must be [q, s], one row per query, got "
-            f"{list(nodes.shape)} and {list(values.shape)}."
-        )
-    if is_concrete(nodes) and nodes.size:
-        low, high = int(nodes.min()), int(nodes.max())
-        if not -1 <= low <= high < num_nodes:
-            raise ValueError(
-                f"nodes must be in -1..{num_nodes - 1}, got {low}..{high}."
-            )
 
 
 @jax.jit
 def _spectral_scores(basis, nodes, values, alpha):
     dtype, n = basis.vectors.dtype, basis.vectors.shape[0]
-    here = nodes >= 0
+    here = (nodes >= 0) & (nodes < n)
     values = jnp.where(here, jnp.asarray(values, dtype), jnp.zeros((), dtype))
     rows = basis.vectors[jnp.maximum(nodes, 0)]
     known = jnp.einsum("qs,qsm->mq", values, rows, precision=jax.lax.Precision.HIGHEST)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax import dtypes
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Shaped
 
@@ -55,10 +56,11 @@ def shard_rows(
         A row-sharded array of ceil(n / devices) x devices rows.
 
     Raises:
-        ValueError: If they are not as many as `own_rows` says, not finite, or float64
-            while JAX computes in float32.
+        ValueError: If they are not as many as `own_rows` says, not finite, or float64,
+            or integers that need 64 bits, while JAX computes in 32.
     """
     check_not_halved("rows", rows)
+    _check_narrow(rows)
     own = own_rows(n, mesh)
     if len(rows) != own.stop - own.start:
         raise ValueError(
@@ -81,6 +83,18 @@ def shard_rows(
         np.pad(rows, width, constant_values=fill),
         (each * mesh.size, *rows.shape[1:]),
     )
+
+
+def _check_narrow(rows: np.ndarray) -> None:
+    """Refuses integers that JAX would cut to 32 bits without a word."""
+    narrow = dtypes.canonicalize_dtype(rows.dtype)
+    if np.issubdtype(rows.dtype, np.integer) and narrow != rows.dtype and rows.size:
+        limits = np.iinfo(narrow)
+        if not limits.min <= rows.min() <= rows.max() <= limits.max:
+            raise ValueError(
+                f"rows must be in {limits.min}..{limits.max} here, got {rows.min()}.."
+                f"{rows.max()}: turn on jax_enable_x64 to count beyond."
+            )
 
 
 def real_rows(n: int, mesh: Mesh) -> Bool[Array, " rows"]:

@@ -125,7 +125,8 @@ def search(
         Images, scores and the solution.
 
     Raises:
-        ValueError: If a setting is outside its range or `num_images` is missing.
+        ValueError: If a setting is outside its range, `num_images` is missing, or there
+            are not as many ids or weights as vectors.
 
     References:
         Iscen et al., CVPR 2017, eq. 7, 8, 13 and 17, https://arxiv.org/abs/1611.05113.
@@ -138,6 +139,12 @@ def search(
         raise ValueError(
             "image_ids and num_images must be given together, or neither of them."
         )
+    for name, rows in (("image_ids", image_ids), ("weights", weights)):
+        if rows is not None and rows.shape != vectors.shape[:1]:
+            raise ValueError(
+                f"{name} must be one per row of vectors, {vectors.shape[0]}, got "
+                f"{list(rows.shape)}: spread them by shard_rows."
+            )
     real = real_rows(n, mesh)
     y = query_vectors(
         *(vectors, jnp.asarray(queries), query_ids),

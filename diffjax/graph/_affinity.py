@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from diffjax._arguments import check_in_range, check_not_halved
+from diffjax._arguments import check_in_range, check_not_halved, is_concrete
 from diffjax._spread import check_spread
 from diffjax.types import Graph, Neighbors, Scalar
 
 from ._check import check_graph, remember_good
 from ._mutual import mutual_similarities, ring_mutual_similarities
+from ._ready import check_neighbors
 
 
 def affinity(
@@ -29,8 +30,9 @@ def affinity(
     a vector to itself. A similarity below `bias`, a negative one, gives no edge.
 
     Args:
-        neighbors: The k nearest of every vector; or a `Graph` whose weights are raw
-            similarities, which only needs the kernel.
+        neighbors: The k nearest of every vector, each named once; or a `Graph` whose
+            weights are raw similarities, which only needs the kernel. Lists that are
+            traced or on a `mesh` are taken as they are.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
         bias: What the kernel takes off each similarity, 0 in the paper; may be traced
             and differentiated.
@@ -45,8 +47,9 @@ def affinity(
         rounding.
 
     Raises:
-        ValueError: If `gamma` is not above 0, `bias` not finite, or n no multiple of
-            the devices of `mesh`.
+        ValueError: If `gamma` is not above 0, `bias` not finite, n no multiple of the
+            devices of `mesh`, lists name a node twice or one that is not there, or a
+            similarity is not finite.
 
     References:
         Iscen et al., CVPR 2017, eq. 1, 5 and 6, https://arxiv.org/abs/1611.05113.
@@ -60,6 +63,8 @@ def affinity(
     check_not_halved("neighbors", neighbors.similarities)
     if mesh is not None:
         check_spread("neighbors", neighbors.indices, mesh)
+    elif all(map(is_concrete, neighbors)):
+        check_neighbors("neighbors", neighbors, n=len(neighbors.indices))
     return remember_good(_affinity(neighbors, gamma, bias, mesh=mesh))
 
 
@@ -77,14 +82,14 @@ def kernel(
         bias: What is taken off first; may be traced and differentiated.
 
     Returns:
-        The kernel's values, 0 or above, in the same shape.
+        The kernel's values, 0 or above, in the same shape; NaN stays NaN.
 
     References:
         Iscen et al., CVPR 2017, section 5.1 (the monomial kernel, without a bias).
     """
     exponent = jnp.asarray(gamma, similarity.dtype)
     above = similarity - jnp.asarray(bias, similarity.dtype)
-    positive = above > 0
+    positive = ~(above <= 0)  # So is what is no number, which must not become 0.
     base = jnp.where(positive, above, jnp.ones_like(above))
     return jnp.where(positive, base**exponent, jnp.zeros_like(above))
 
@@ -98,7 +103,7 @@ def _affinity(
     else:
         similarities = ring_mutual_similarities(neighbors, mesh)
     weights = kernel(similarities, gamma, bias=bias)
-    edges = similarities > jnp.asarray(bias, similarities.dtype)
+    edges = ~(similarities <= jnp.asarray(bias, similarities.dtype))
     return Graph(jnp.where(edges, neighbors.indices, -1), weights)
 
 

@@ -1,16 +1,13 @@
 """What a graph must be before anything is computed on it."""
 
-import weakref
-
 import jax
 import numpy as np
 
 from diffjax._arguments import is_concrete
+from diffjax._once import Memory
 from diffjax.types import Graph
 
-# Weights known to be good: arrays don't change, so each is looked at once. On an
-# accelerator a look is a copy to the host, too much for every query.
-_GOOD: weakref.WeakValueDictionary[int, jax.Array] = weakref.WeakValueDictionary()
+_GOOD: Memory[bool] = Memory()
 
 
 def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
@@ -28,7 +25,7 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
     leaves = jax.tree.leaves(graph)
     if not all(is_concrete(leaf) for leaf in leaves):
         return
-    if _GOOD.get(id(graph.weights)) is graph.weights:
+    if _GOOD.get(leaves):
         return
     weights, indices = np.asarray(graph.weights), np.asarray(graph.indices)
     if weights.shape != indices.shape:
@@ -65,7 +62,7 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
 
 def remember_good(graph: Graph) -> Graph:
     """Spares a graph that is good by construction its check; gives it back."""
-    weights = graph.weights
-    if isinstance(weights, jax.Array) and is_concrete(weights):
-        _GOOD[id(weights)] = weights
+    leaves = jax.tree.leaves(graph)
+    if all(is_concrete(leaf) for leaf in leaves):
+        _GOOD.put(leaves, value=True)
     return graph

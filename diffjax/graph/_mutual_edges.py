@@ -11,6 +11,8 @@ from diffjax._arguments import check_not_halved
 from diffjax.native import has_list_kernel, list_rows, mutual_slots
 from diffjax.types import Graph, Neighbors, row_starts
 
+from ._ready import check_neighbors
+
 # Entries that the search without a kernel compares at a time.
 _AT_ONCE = 2**24
 
@@ -34,20 +36,15 @@ def mutual_edges(neighbors: Neighbors) -> Graph:
         0. It is exactly symmetric.
 
     Raises:
-        ValueError: If an index is that of no node, or there are 2^31 edges or more and
-            jax_enable_x64 is off.
+        ValueError: If a list names a node twice or one that is not there, a similarity
+            is not finite, or there are 2^31 edges or more and jax_enable_x64 is off.
 
     References:
         Iscen et al., CVPR 2017, eq. 5 and 6, https://arxiv.org/abs/1611.05113.
     """
     indices, similarities = neighbors
     check_not_halved("neighbors", similarities)
-    n, on_host = len(indices), np.asarray(indices)
-    if on_host.size and not -1 <= on_host.min() <= on_host.max() < n:
-        raise ValueError(
-            f"neighbors must have indices in -1..{n - 1}, got "
-            f"{on_host.min()}..{on_host.max()}."
-        )
+    check_neighbors("neighbors", neighbors, n=len(indices))
     on_cpu = jax.default_backend() == "cpu"
     if on_cpu and has_list_kernel(indices, similarities):
         slots, counts = _search(indices)
@@ -57,7 +54,7 @@ def mutual_edges(neighbors: Neighbors) -> Graph:
             indices, similarities, starts, count=int(ends[-1]), slots=slots
         )
         return Graph(columns, weights, starts)
-    return _by_blocks(on_host, np.asarray(similarities))
+    return _by_blocks(np.asarray(indices), np.asarray(similarities))
 
 
 @jax.jit

@@ -14,6 +14,7 @@ from ._cluster_search import clusters_search
 from ._descent import descent_search
 from ._exact import exact_search
 from ._given import given_search
+from ._ready import remember_lists
 from ._sharded import sharded_search
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def knn(
         indices, similarities = clusters_search(host, k, seed=seed)
     else:
         indices, similarities = sharded_search(host, k, mesh=mesh)
-    return Neighbors(jnp.asarray(indices), jnp.asarray(similarities))
+    return remember_lists(Neighbors(jnp.asarray(indices), jnp.asarray(similarities)))
 
 
 def _check_finite(vectors: Float[np.ndarray, "n d"]) -> None:

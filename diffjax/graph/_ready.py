@@ -2,7 +2,11 @@
 
 import numpy as np
 
+from diffjax._arguments import is_concrete
+from diffjax._once import Memory
 from diffjax.types import Neighbors
+
+_GOOD: Memory[bool] = Memory()
 
 
 def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
@@ -17,6 +21,8 @@ def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
         ValueError: With the first bad row, if shapes differ, an index is not in
             -1..n-1 or twice in a row, or a similarity is not finite.
     """
+    if _GOOD.get(neighbors) and len(neighbors.indices) == n:
+        return
     indices = np.asarray(neighbors.indices)
     similarities = np.asarray(neighbors.similarities)
     if indices.ndim != 2 or len(indices) != n or indices.shape != similarities.shape:
@@ -29,6 +35,14 @@ def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
     ordered = np.sort(indices, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     _refuse(name, "each index once in a row", twice, ordered[:, 1:])
+    remember_lists(neighbors)
+
+
+def remember_lists(neighbors: Neighbors) -> Neighbors:
+    """Spares lists that are good by construction their check; gives them back."""
+    if all(map(is_concrete, neighbors)):
+        _GOOD.put(neighbors, value=True)
+    return neighbors
 
 
 def _refuse(name, rule, bad, values):

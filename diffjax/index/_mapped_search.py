@@ -208,45 +208,40 @@ def spread_seeds(
     """
     if config.reach is None:
         return _everywhere(graph, seeds, config)
+    own = [np.unique(components.labels[nodes[nodes >= 0]]) for nodes in seeds.nodes]
+    totals = [components.totals[labels].sum() for labels in own]
     found = _solve_local(
         graph,
         jnp.asarray(seeds.nodes),
         jnp.asarray(seeds.values),
         config.alpha,
+        jnp.asarray(totals, graph.weights.dtype),
         size=max(config.reach, seeds.nodes.shape[1]),
         rtol=config.rtol,
         max_steps=config.max_steps,
         max_degree=max_degree,
     )
     found = jax.tree.map(np.asarray, found)
-    roots = np.sqrt(np.asarray(graph.degrees)[np.maximum(found.nodes, 0)])
-    spread = []
-    for query, all_nodes in enumerate(found.nodes):
-        here = all_nodes >= 0
-        started = seeds.nodes[query][seeds.nodes[query] >= 0]
-        own = np.unique(components.labels[started])
-        total = float(components.totals[own].sum())
-        # It was shared out among the nodes of all components.
-        shared = float(found.background[query])
-        background = shared * float(components.totals.sum()) / total if total else 0.0
-        more = np.float32(background - shared) * roots[query]
-        spread.append(
-            Spread(
-                all_nodes[here],
-                (found.values[query] + more)[here],
-                own,
-                background,
-                float(found.residual[query]),
-                float(found.missed[query]),
-                int(found.num_steps[query]),
-            )
+    here = found.nodes >= 0
+    return [
+        Spread(
+            found.nodes[query][here[query]],
+            found.values[query][here[query]],
+            labels,
+            float(found.background[query]),
+            float(found.residual[query]),
+            float(found.missed[query]),
+            int(found.num_steps[query]),
         )
-    return spread
+        for query, labels in enumerate(own)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("size", "rtol", "max_steps", "max_degree"))
-def _solve_local(graph, nodes, values, alpha, *, size, rtol, max_steps, max_degree):
-    # A graph that is traced is not looked at as a whole, and taken for connected.
+def _solve_local(
+    graph, nodes, values, alpha, totals, *, size, rtol, max_steps, max_degree
+):
+    # A graph that is traced is not looked at as a whole.
     return diffuse_local(
         graph,
         nodes,
@@ -256,6 +251,7 @@ def _solve_local(graph, nodes, values, alpha, *, size, rtol, max_steps, max_degr
         rtol=rtol,
         max_steps=max_steps,
         max_degree=max_degree,
+        totals=totals,
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._library import find_library, target_name
+from ._library import find_library, loaded_target
 
 DTYPES = frozenset({"float32", "float64"})
 
@@ -102,7 +102,7 @@ def csr_product(
     """
     # A matrix that is square gives what it takes, down to where it differs between
     # devices inside shard_map.
-    call = jax.ffi.ffi_call(target_name("csr_product", x.dtype.name), jax.typeof(x))
+    call = jax.ffi.ffi_call(loaded_target("csr_product", x.dtype.name), jax.typeof(x))
     return call(weights, indices, starts, x, transposed=transposed, best=best)
 
 
@@ -146,7 +146,7 @@ def csr_cg(
     value = jax.typeof(y)
     row = value.update(shape=(1, *y.shape[1:]))
     call = jax.ffi.ffi_call(
-        target_name("csr_cg", y.dtype.name),
+        loaded_target("csr_cg", y.dtype.name),
         (value, row, row.update(dtype=jnp.dtype("int32"))),
     )
     solution, residual, num_steps = call(
@@ -201,7 +201,7 @@ def csr_local(
     each, dtype, whole = jax.typeof(values), values.dtype, jnp.dtype("int32")
     found, one = each.update(shape=(*nodes.shape[:1], size)), nodes.shape[:1]
     call = jax.ffi.ffi_call(
-        target_name("csr_local", dtype.name),
+        loaded_target("csr_local", dtype.name),
         (
             found.update(dtype=whole),
             found,

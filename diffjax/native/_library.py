@@ -80,6 +80,21 @@ def target_name(kernel: str, dtype: str) -> str:
     return f"diffjax_{kernel}_{dtype}_abi{ABI}"
 
 
+def loaded_target(kernel: str, dtype: str) -> str:
+    """The name of a kernel that is there: the library is loaded if it was not.
+
+    Raises:
+        RuntimeError: If there are no kernels in this process.
+    """
+    library = find_library()
+    if not library.usable:
+        raise RuntimeError(
+            f"{kernel} must have native kernels, got {library.description}: ask "
+            "has_kernel first."
+        )
+    return target_name(kernel, dtype)
+
+
 def _register(library: ctypes.CDLL) -> Library:
     abi = library.diffjax_abi()
     if abi != ABI:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._calls import DTYPES
-from ._library import find_library, target_name
+from ._library import find_library, loaded_target
 
 
 def has_list_kernel(indices: Int[Array, "n k"], numbers: Float[Array, "n k"]) -> bool:
@@ -36,7 +36,7 @@ def mutual_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
         node itself.
     """
     call = jax.ffi.ffi_call(
-        target_name("mutual_slots", "int32"),
+        loaded_target("mutual_slots", "int32"),
         jax.typeof(indices),
         vmap_method="sequential",
     )
@@ -68,7 +68,7 @@ def list_rows(
     """
     columns = jax.typeof(indices).update(shape=(count,))
     call = jax.ffi.ffi_call(
-        target_name("list_rows", numbers.dtype.name),
+        loaded_target("list_rows", numbers.dtype.name),
         (columns, columns.update(dtype=numbers.dtype)),
     )
     mutual = slots is not None

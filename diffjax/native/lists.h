@@ -4,6 +4,7 @@
 #define DIFFJAX_NATIVE_LISTS_H_
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -121,8 +122,9 @@ void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
       if (where < 0 || where >= lists.slots || other < 0 || other >= lists.nodes) {
         continue;
       }
-      const T smaller =
-          std::min(similarities[slot], similarities[other * lists.slots + where]);
+      const T own = similarities[slot], theirs = similarities[other * lists.slots + where];
+      // Not std::min, which would lose one of them that is no number.
+      const T smaller = own <= theirs || std::isnan(own) ? own : theirs;
       entries.push_back({static_cast<int32_t>(other), smaller});
     }
     rows.write(node, entries);

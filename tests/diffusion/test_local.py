@@ -1,6 +1,7 @@
 """Diffusion on the nodes that a query reaches."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,13 +91,14 @@ def grown(s, y, *, size, places, grow_steps, max_steps) -> tuple[list[int], np.n
 
 @pytest.mark.parametrize("size", [4, 11, 100])
 def test_nodes_and_scores_are_those_of_loops(graph64, size):
-    steps = {"grow_steps": 3, "max_steps": 5}
+    steps: dict[str, Any] = {"grow_steps": 3, "max_steps": 5}
     found = diffuse_local(
         graph64, NODES, VALUES, size=size, alpha=ALPHA, rtol=1e-12, **steps
     )
     s, y = dense(graph64), right_hand_sides(graph64.num_nodes)
     root = np.sqrt(np.asarray(graph64.degrees))
-    assert found.nodes.shape == found.values.shape == (2, size)
+    places = min(size, graph64.num_nodes)
+    assert found.nodes.shape == found.values.shape == (2, places)
     for query in range(2):
         members, x = grown(s, y[:, query], size=size, places=4, **steps)
         own = np.asarray(found.nodes[query])
@@ -141,7 +143,7 @@ def test_with_all_nodes_it_is_diffuse(collection, form):
     assert (np.asarray(found.missed) < 1e-4).all()
     scores = all_scores(found, graph)
     np.testing.assert_allclose(scores, expected.value, atol=1e-5 * scores.max())
-    assert (np.asarray(found.nodes)[:, n:] == -1).all()
+    assert found.nodes.shape == (2, n)
 
 
 def test_more_nodes_miss_less(graph):
@@ -176,7 +178,7 @@ def test_nodes_elsewhere_cost_nothing(collection, form):
     everywhere = Graph(jnp.concatenate(many), jnp.tile(raw.weights, (30, 1)))
     values = VALUES.astype(np.float32)
     one, all_of_them = (form(normalize(g)) for g in (raw, everywhere))
-    run = functools.partial(diffuse_local, size=40, alpha=ALPHA, max_degree=8)
+    run = functools.partial(diffuse_local, size=12, alpha=ALPHA, max_degree=8)
     few, found = run(one, NODES, values), run(all_of_them, NODES, values)
     # They are not connected with it, so that they get nothing, either.
     for name in few._fields:
@@ -215,7 +217,7 @@ def test_derivatives_are_those_of_finite_differences(graph64):
             graph64._replace(weights=weights),
             NODES,
             jnp.asarray(VALUES) * jnp.stack([1 + at[1], 1 - at[1]])[:, None],
-            size=86,
+            size=12,
             alpha=ALPHA + at[2],
             rtol=1e-13,
             max_steps=300,
@@ -235,7 +237,7 @@ def test_derivatives_are_those_of_finite_differences(graph64):
 
 def test_batches_are_the_queries_one_by_one(graph):
     values = jnp.asarray(VALUES, jnp.float32)
-    run = functools.partial(diffuse_local, size=32, max_degree=8)
+    run = functools.partial(diffuse_local, size=12, max_degree=8)
     together = run(graph, NODES, values)
     single = [run(graph, NODES[q : q + 1], values[q : q + 1]) for q in range(2)]
     mapped = jax.vmap(lambda nodes, values: run(graph, nodes[None], values[None]))(

@@ -73,6 +73,10 @@ def test_rows_are_filled_up_at_the_end():
         ),
         (lambda: shard_rows(np.zeros((2, 1)), 2, row_mesh()), "rows must be float32"),
         (
+            lambda: shard_rows(np.array([1, 2**33]), 2, row_mesh()),
+            r"rows must be in -2147483648\.\.2147483647 here, got 1\.\.8589934592",
+        ),
+        (
             lambda: build_graph(jnp.eye(3), 3, k=4, mesh=row_mesh()),
             r"k must be in 1\.\.",
         ),
@@ -89,8 +93,17 @@ def test_says_what_is_wrong_with_rows(function, message):
         ({"k": 0}, r"k must be in 1\.\.3 \(n\), got 0"),
         ({"top": 0}, "top must be at least 1, got 0"),
         ({"num_images": 3}, "image_ids and num_images must be given together"),
+        (
+            {"weights": jnp.ones(2)},
+            r"weights must be one per row of vectors, 3, got",
+        ),
+        (
+            {"image_ids": jnp.arange(4), "num_images": 4},
+            r"image_ids must be one per row of vectors, 3, got \[4\]: spread them by",
+        ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_says_what_is_wrong_with_a_search(settings, message):
     mesh, vectors = row_mesh(), jnp.eye(3)
     graph = build_graph(vectors, 3, k=2, mesh=mesh)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax.graph import affinity, compress, knn
+from diffjax.graph import affinity, compress, kernel, knn, mutual_edges
 from diffjax.types import Graph, Neighbors
 
 eager_or_jit = pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
@@ -140,3 +140,30 @@ def test_padded_graph_keeps_the_shape_of_the_lists():
     assert got.indices.shape == got.weights.shape == (9, 4)
     assert got.starts is None
     assert got.num_nodes == 9
+
+
+@pytest.mark.parametrize("build", [affinity, mutual_edges])
+def test_lists_that_make_no_symmetric_graph_are_refused(build):
+    indices = jnp.array([[0, 1, 1], [1, 0, 2], [2, 1, 0]], jnp.int32)
+    similarities = jnp.array([[1, 0.5, 0.4], [1, 0.5, 0.3], [1, 0.3, 0.2]])
+    with pytest.raises(ValueError, match="each index once in a row, got 1 in row 0"):
+        build(Neighbors(indices, similarities))
+    once = indices.at[0, 2].set(2)
+    with pytest.raises(ValueError, match="finite similarities, got nan in row 1"):
+        build(Neighbors(once, similarities.at[1, 1].set(jnp.nan)))
+    with pytest.raises(ValueError, match=r"indices in -1\.\.n-1, got 3 in row 0"):
+        build(Neighbors(once.at[0, 2].set(3), similarities))
+    build(Neighbors(once, similarities))
+
+
+def test_what_is_no_number_stays_none(x64):
+    assert np.isnan(kernel(jnp.array(jnp.nan), 3.0))
+    indices = random_neighbors(0, 9, 4).indices
+    bad = Neighbors(indices, jnp.full(indices.shape, jnp.nan))
+    # Compiled lists are not looked at.
+    got, graph = (
+        jax.jit(affinity)(bad),
+        affinity(Neighbors(indices, jnp.ones(indices.shape))),
+    )
+    np.testing.assert_array_equal(got.indices, graph.indices)
+    np.testing.assert_array_equal(np.isnan(got.weights), graph.indices >= 0)

@@ -135,6 +135,7 @@ def test_compressing_keeps_degrees_and_drops_weights_of_zero():
 def test_neighbours_that_are_no_nodes_are_refused(bad):
     given = Neighbors(jnp.array([[0], [bad], [1], [2]]), jnp.ones((4, 1)))
     with pytest.raises(
-        ValueError, match=r"neighbors must have indices in -1\.\.3, got"
+        ValueError,
+        match=rf"neighbors must have indices in -1\.\.n-1, got {bad} in row 1",
     ):
         mutual_edges(given)

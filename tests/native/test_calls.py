@@ -199,3 +199,11 @@ def test_answers_do_not_depend_on_who_else_asks():
             np.testing.assert_array_equal(
                 getattr(alone, name)[0], getattr(together, name)[query]
             )
+
+
+def test_without_kernels_a_call_says_so(monkeypatch):
+    matrix = make_matrix(np.float32, n=9)
+    kernels.switch(monkeypatch, False)
+    with pytest.raises(RuntimeError, match="csr_product must have native kernels, got"):
+        csr_product(*arguments(matrix), jnp.ones((9, 1), jnp.float32))
+    kernels.forget()

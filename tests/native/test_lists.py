@@ -61,3 +61,11 @@ def test_rows_are_sorted_and_have_the_smaller_number(starts):
     )
     assert columns.tolist() == [1, 2, 0, 0]
     np.testing.assert_array_equal(found, [0.1, 0.8, 0.1, 0.8])
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 0)])
+def test_a_number_that_is_none_on_either_side_is_not_lost(place):
+    numbers = jnp.ones(LISTS.shape).at[place].set(jnp.nan)
+    starts = jnp.array([0, 2, 3, 4])
+    _, found = list_rows(LISTS, numbers, starts, count=4, slots=SLOTS)
+    np.testing.assert_array_equal(found, [np.nan, 1, np.nan, 1])

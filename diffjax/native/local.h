@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "csr.h"
+#include "numbers.h"
 
 namespace diffjax {
 
@@ -27,8 +28,8 @@ struct Reach {
 
 // Memory that grows and keeps what it holds. Never smaller: a query that is as large as
 // the one before finds its memory there.
-template <typename T>
-void make_room(std::vector<T>& numbers, int64_t count) {
+template <typename Vector>
+void make_room(Vector& numbers, int64_t count) {
   const int64_t there = static_cast<int64_t>(numbers.size());
   if (there < count) numbers.resize(std::max(2 * there, count));
 }
@@ -76,8 +77,10 @@ template <typename T>
 class LocalDiffusion {
  public:
   // Solves for `places` seeds, of which those below 0 are empty. Answers go to
-  // `most_nodes` places, ordered by node, and are -1 and 0 where there are fewer.
-  void solve(const Csr<T>& a, T alpha, Reach<T> reach, int64_t places,
+  // `most_nodes` places, ordered by node, and are -1 and 0 where there are fewer. Not
+  // inlined: where the caller's object belongs to a thread it would be looked up there
+  // at every entry.
+  __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, Reach<T> reach, int64_t places,
              const int32_t* seeds, const T* values, int32_t* nodes, T* value,
              T* residual, int32_t* steps) {
     a_ = a;
@@ -347,8 +350,8 @@ class LocalDiffusion {
   std::vector<T> x_, r_, p_, q_, y_;
   // Rows of the members: all of them, and what of them is inside.
   std::vector<int64_t> starts_, inner_starts_;
-  std::vector<int32_t> columns_, inner_columns_;
-  std::vector<T> weights_, inner_weights_;
+  PagedVector<int32_t> columns_, inner_columns_;
+  PagedVector<T> weights_, inner_weights_;
 };
 
 }  // namespace diffjax

@@ -1,10 +1,12 @@
-// Memory for blocks of columns.
+// Memory for blocks of columns, and for rows of a graph.
 
 #ifndef DIFFJAX_NATIVE_NUMBERS_H_
 #define DIFFJAX_NATIVE_NUMBERS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,32 +14,83 @@
 
 namespace diffjax {
 
+constexpr size_t kHugePage = size_t{1} << 21;
+
+// Memory from the start of a large page on, in such pages where the system has them.
+inline void* take_pages(size_t bytes) {
+  void* pages = ::operator new(bytes, std::align_val_t(kHugePage));
+#if defined(__linux__)
+  // Rows are gathered from all over a block: with few pages to look up it is faster,
+  // and so is the first touch of each. What lies in one page can't fall upon itself in
+  // the cache, as small pages do that happen to. Only a wish; that it fails does no
+  // harm.
+  madvise(pages, bytes, MADV_HUGEPAGE);
+#endif
+  return pages;
+}
+
+inline void give_pages(void* pages) {
+  ::operator delete(pages, std::align_val_t(kHugePage));
+}
+
 // Numbers that are not set to anything, in pages that suit them.
 template <typename T>
 class Numbers {
  public:
   explicit Numbers(int64_t count)
-      : alignment_(count * static_cast<int64_t>(sizeof(T)) < kHugePage ? kLine
-                                                                        : kHugePage),
-        numbers_(static_cast<T*>(
-            ::operator new(count * sizeof(T), std::align_val_t(alignment_)))) {
-#if defined(__linux__)
-    // Rows are gathered from all over a block: with few pages to look up it is faster,
-    // and so is the first touch of each. Only a wish; that it fails does no harm.
-    if (alignment_ == kHugePage) madvise(numbers_, count * sizeof(T), MADV_HUGEPAGE);
-#endif
+      : paged_(count * sizeof(T) >= kHugePage),
+        numbers_(static_cast<T*>(paged_ ? take_pages(count * sizeof(T))
+                                        : ::operator new(count * sizeof(T), kLine))) {}
+  ~Numbers() {
+    if (paged_) {
+      give_pages(numbers_);
+    } else {
+      ::operator delete(numbers_, kLine);
+    }
   }
-  ~Numbers() { ::operator delete(numbers_, std::align_val_t(alignment_)); }
   Numbers(const Numbers&) = delete;
   Numbers& operator=(const Numbers&) = delete;
   T* get() const { return numbers_; }
   T& operator[](int64_t at) const { return numbers_[at]; }
 
  private:
-  static constexpr int64_t kLine = 64, kHugePage = 1 << 21;
-  const int64_t alignment_;
+  static constexpr auto kLine = std::align_val_t(64);
+  const bool paged_;
   T* const numbers_;
 };
+
+// What a vector takes its memory from, in whole large pages, once it is worth one.
+template <typename T>
+struct HugePages {
+  using value_type = T;
+
+  HugePages() = default;
+  template <typename U>
+  HugePages(const HugePages<U>&) {}
+
+  T* allocate(size_t count) {
+    const size_t bytes = count * sizeof(T);
+    if (bytes < kLeast) return static_cast<T*>(::operator new(bytes));
+    return static_cast<T*>(take_pages((bytes + kHugePage - 1) / kHugePage * kHugePage));
+  }
+
+  void deallocate(T* numbers, size_t count) {
+    if (count * sizeof(T) < kLeast) {
+      ::operator delete(numbers);
+    } else {
+      give_pages(numbers);
+    }
+  }
+
+  bool operator==(const HugePages&) const { return true; }
+  bool operator!=(const HugePages&) const { return false; }
+
+ private:
+  static constexpr size_t kLeast = kHugePage / 16;
+};
+
+template <typename T>
+using PagedVector = std::vector<T, HugePages<T>>;
 
 }  // namespace diffjax
 

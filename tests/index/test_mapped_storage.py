@@ -20,6 +20,7 @@ from diffjax.index import (
     describe_file,
     verify,
 )
+from diffjax.index import _mapped_storage as storage
 from diffjax.index._mapped_files import RowsFile, give_back, map_array, write_array
 
 CONFIG = MappedConfig(
@@ -242,7 +243,53 @@ def test_what_is_damaged_is_refused(copy, how):
         MappedIndex.open(copy)
 
 
-def test_what_killed_builds_left_is_taken_away(copy):
-    (copy / "indices-0123.npy.part").write_bytes(b"half")
+HASH = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"indices-{HASH}.npy",
+        f"indices-{HASH}.npy.part",
+        f"edges-{HASH}.npy.affinity",
+        f"edges-{HASH}.npy.affinity.part",
+        f"lists-{HASH}.json",
+        f"lists-drafts-{HASH}.json.4711.part",
+        "mapped.json.4711.part",
+    ],
+)
+def test_what_killed_builds_left_is_taken_away(copy, name):
+    before = contents(copy)
+    (copy / name).write_bytes(b"half")
     MappedIndex.build(copy, *draw(), config=CONFIG)
-    assert not list(copy.glob("*.part"))
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vectors-train.npy",
+        "order-2024.csv",
+        "lists-of-mine.json",
+        "mapped.json.orig",
+        f"vectors-{HASH}.npy.orig",
+        f"my-vectors-{HASH}.npy",
+        f"vectors-{HASH}0.npy",
+        f"vectors-{HASH.upper()}.npy",
+    ],
+)
+def test_files_of_the_user_are_refused_and_stay(tmp_path, name):
+    vectors, ids = draw()
+    with (tmp_path / name).open("wb") as file:
+        np.save(file, vectors)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"got '{name}' in it: name another place"):
+        MappedIndex.build(tmp_path, vectors, ids, config=CONFIG)
+    assert contents(tmp_path) == before
+
+
+def test_files_that_came_into_an_index_later_are_not_removed(copy):
+    (copy / "vectors-train.npy").write_bytes(b"mine")
+    header = storage.read_mapped_header(copy)
+    storage.remove_others(copy, header)
+    assert (copy / "vectors-train.npy").read_bytes() == b"mine"

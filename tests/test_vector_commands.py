@@ -50,6 +50,23 @@ def test_vectors_are_indexed_searched_and_described(run, data, tmp_path):
     assert "every byte" in out
 
 
+def test_the_table_has_whole_numbers_of_images_and_regions(run, tmp_path):
+    vectors = np.random.default_rng(3).normal(size=(10_100, 4)).astype(np.float32)
+    vectors[10_050:] += 20  # Far from all others, so that its own are the answers.
+    np.save(tmp_path / "v.npy", vectors)
+    np.save(tmp_path / "q.npy", vectors[[10_077]])
+    flags = "--k", "4", "--query-k", "4", "--reach", "50", "--alpha", "0.5"
+    assert run("index-vectors", "v.npy", "out", *flags)[0] == 0
+    searched = "search-vectors", "out", "q.npy", "--top", "1"
+    (expected,) = json.loads(run(*searched, "--json")[1])["answers"]
+    assert expected["image"] >= 10_050
+    row = run(*searched)[1].splitlines()[2].split()
+    assert row == [
+        *("0", "1", str(expected["image"]), f"{expected['score']:.4g}"),
+        str(expected["region"]),
+    ]
+
+
 def test_storage_is_a_setting(run, data, tmp_path):
     flags = *FLAGS, "--storage", "pq", "--code-bytes", "4"
     assert run("index-vectors", "v.npy", "out", *flags)[0] == 0

@@ -69,7 +69,7 @@ def search_vectors(
             say(json.dumps({"query": query, "answers": answers}))
         return
     rows = [
-        (str(query), str(rank), *(f"{value:.4g}" for value in answer.values()))
+        (str(query), str(rank), *map(_shown, answer.values()))
         for query, answers in enumerate(_answers(found))
         for rank, answer in enumerate(answers, start=1)
     ]
@@ -92,6 +92,11 @@ def _answers(found: MappedResult) -> list[list[dict[str, float | int]]]:
         ]
         for answers in each
     ]
+
+
+def _shown(value: float) -> str:
+    """A number as the table shows it; whole ones name images and regions."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

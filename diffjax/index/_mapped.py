@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax.graph import Clusters
-from diffjax.types import Graph, Neighbors, Whitening
+from diffjax.types import Graph, Neighbors, Whitening, row_starts
 
 from ._blocks import prepare, split_queries
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
@@ -153,13 +153,25 @@ class MappedIndex:
     def open(cls, path: str | os.PathLike[str]) -> "MappedIndex":
         """Maps an index that `build` made.
 
+        All arrays stay with the processor, and answers are computed there, also where
+        JAX has an accelerator: moving them there would load all of the graph. Only
+        where JAX is told to leave the processor out (`JAX_PLATFORMS`) are the graph and
+        the lists copied to the device.
+
         Raises:
             IndexFileError: If there is none, or it is cut short, edited or of another
                 version; `verify` also compares every byte.
+            ValueError: If the graph has 2^31 edges or more, and JAX is not set to count
+                so many.
         """
         folder = pathlib.Path(path)
         header = read_mapped_header(folder)
         arrays = map_arrays(folder, header)
+        processor = _processor()
+
+        def placed(name: str) -> Array:
+            return jax.device_put(arrays[name], processor)
+
         try:
             rows = next(arrays[n] for n in _STORED if n in arrays)
             return cls(
@@ -169,14 +181,12 @@ class MappedIndex:
                     arrays["image_ids"], arrays["image_starts"], arrays["places"]
                 ),
                 weights=arrays.get("weights"),
-                neighbors=Neighbors(
-                    jnp.asarray(arrays["indices"]), jnp.asarray(arrays["similarities"])
-                ),
+                neighbors=Neighbors(placed("indices"), placed("similarities")),
                 graph=Graph(
-                    indices=jnp.asarray(arrays["columns"]),
-                    weights=jnp.asarray(arrays["edges"]),
-                    starts=jnp.asarray(arrays["bounds"]),
-                    degrees=jnp.asarray(arrays["degrees"]),
+                    indices=placed("columns"),
+                    weights=placed("edges"),
+                    starts=row_starts(arrays["bounds"], sharding=processor),
+                    degrees=placed("degrees"),
                 ),
                 components=Components(*(arrays[name] for name in Components._fields)),
                 whitening=whitening_of_arrays(arrays),
@@ -311,6 +321,15 @@ class MappedIndex:
 
 
 _STORED = "codes", "halved", "vectors"
+
+
+def _processor() -> jax.sharding.Sharding | None:
+    """This machine's processor, whose memory a file can be mapped into."""
+    try:
+        (first, *_) = jax.local_devices(backend="cpu")
+    except RuntimeError:  # JAX is told to do without.
+        return None
+    return jax.sharding.SingleDeviceSharding(first)
 
 
 def _say_nothing(*_: Array | str | int) -> None:

@@ -161,14 +161,24 @@ def row_starts(
     Raises:
         ValueError: If they need 64 bits and JAX is set to halve those.
     """
+    check_countable(int(starts[-1]))
     if starts[-1] <= np.iinfo(np.int32).max:
         return jax.device_put(starts.astype(np.int32, copy=False), sharding)
-    if dtypes.canonicalize_dtype(np.int64) != np.int64:
-        raise ValueError(
-            f"graph must have fewer than 2^31 stored edges here, got {starts[-1]}: use "
-            "a smaller k, or turn on jax_enable_x64 to count beyond."
-        )
     return jax.device_put(starts.astype(np.int64, copy=False), sharding)
+
+
+def check_countable(edges: int) -> None:
+    """Refuses more stored edges than JAX is set to count.
+
+    Raises:
+        ValueError: If they need 64 bits and JAX is set to halve those.
+    """
+    narrow = dtypes.canonicalize_dtype(np.int64) != np.int64
+    if narrow and edges > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"graph must have fewer than 2^31 stored edges here, got {edges}: use a "
+            "smaller k, or turn on jax_enable_x64 to count beyond."
+        )
 
 
 class Solution(NamedTuple):

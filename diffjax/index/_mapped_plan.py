@@ -3,6 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
+import numpy as np
+
 from diffjax.graph import BLOCK_ROWS, REFINED, cluster_count
 
 from ._mapped_config import MappedConfig
@@ -62,6 +64,13 @@ class Plan(NamedTuple):
             f"{_size(phase.mapped)}, writes {_size(phase.written)}"
             for phase in self.phases
         ]
+        most = self.lists // 8
+        if most > np.iinfo(np.int32).max:
+            # How many of them are mutual is known after the search.
+            lines.append(
+                f"at most {most:,} edges: 2^31 and more need jax_enable_x64, and are "
+                "refused without it once they are found"
+            )
         return [
             *lines,
             f"in all: {_size(self.held)} of memory, {_size(self.written)} of disk",

@@ -46,6 +46,12 @@ def test_says_what_each_phase_takes():
     assert lines[-1] == "for 1.05 GiB of vectors, 839.2 MiB of lists"
 
 
+def test_says_when_there_may_be_more_edges_than_are_counted_by_default():
+    assert not [line for line in plan(2**31 // 50, 8).lines() if "edges" in line]
+    (line,) = [line for line in plan(50_000_000, 8).lines() if "edges" in line]
+    assert line.startswith("at most 2,500,000,000 edges: 2^31 and more need jax_en")
+
+
 def test_the_plan_is_told_before_anything_is_done(tmp_path):
     told = []
     vectors = np.ones((4, 2), np.float32)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from diffjax._files import write_whole
 from diffjax.graph import (
@@ -34,6 +34,7 @@ from ._mapped_config import MappedConfig
 from ._mapped_files import RowsFile, give_back, map_array, write_array
 from ._mapped_graph import GraphFiles, build_graph
 from ._mapped_plan import check_room, plan
+from ._mapped_recall import measure_recall
 from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
 from ._mapped_storage import (
     check_mapped_destination,
@@ -50,8 +51,6 @@ from ._storage import MAPPED_JSON
 _KEPT_ROWS = 2**16
 _TYPES = {"indices": np.int32, "similarities": np.float32}
 _OF_CLUSTERS = "centroids", "starts", "order"
-# Vectors on which recall is measured.
-_SAMPLE = 200
 
 Files = dict[str, pathlib.Path]
 
@@ -70,7 +69,7 @@ def build_mapped(
     vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n = len(vectors)
     ids = row_ids("image_ids", image_ids, rows=n)
-    _check_code(config, vectors.shape[1])
+    _check_code(config, min(config.index.dim or vectors.shape[1], vectors.shape[1]))
     check_mapped_destination(folder)
     found = plan(n, vectors.shape[1], given_bytes=vectors.dtype.itemsize, config=config)
     for line in found.lines():
@@ -92,6 +91,8 @@ def build_mapped(
     if checked.moments is not None:
         whitening = fit_whitening(checked.moments, settings)
     rows = PreparedRows(vectors, whitening)
+    # Few vectors keep fewer dimensions than were asked for.
+    _check_code(config, rows.dim, " that the whitening of these vectors keeps")
     files = _prepare(folder, prepared, rows, ids, config=config, told=told)
     if settings.pooling == "gmp":
         path = folder / f"weights-{fingerprint(prepared, settings.lam)}.npy"
@@ -147,11 +148,11 @@ def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> 
     return same
 
 
-def _check_code(config: MappedConfig, dim: int) -> None:
-    p = min(config.index.dim or dim, dim)
-    if config.storage == "pq" and p % config.code_bytes:
+def _check_code(config: MappedConfig, dim: int, which: str = "") -> None:
+    if config.storage == "pq" and dim % config.code_bytes:
         raise ValueError(
-            f"code_bytes must divide the {p} dimensions, got {config.code_bytes}."
+            f"code_bytes must divide the {dim} dimensions{which}, got "
+            f"{config.code_bytes}."
         )
 
 
@@ -312,39 +313,6 @@ def _graph(
             told=told,
         )
     files |= own._asdict()
-
-
-def measure_recall(
-    vectors: Float[np.ndarray, "n p"],
-    similarities: Float[np.ndarray, "n k"],
-    *,
-    seed: int,
-) -> float:
-    """Measures the share of the true neighbours in lists, as `recall` does, by block.
-
-    Args:
-        vectors: All vectors, mapped.
-        similarities: Of the lists.
-        seed: Of the sample.
-    """
-    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
-
-    n, k = similarities.shape
-    drawn = np.random.default_rng(seed).choice(n, min(_SAMPLE, n), replace=False)
-    drawn.sort()
-    queries = np.ascontiguousarray(vectors[drawn])
-    best = np.full((len(drawn), 0), -np.inf, np.float32)
-    step = max(BLOCK_ROWS * 4, k)
-    for start in range(0, n, step):
-        block = np.ascontiguousarray(vectors[start : start + step])
-        near, _ = faiss.knn(
-            queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
-        )
-        both = np.concatenate([best, near], axis=1)
-        best = -np.sort(-both, axis=1)[:, :k]
-    # Unit vectors: rounding is that of a product of length 1.
-    rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
-    return float((similarities[drawn] >= best[:, -1:] - rounding).mean())
 
 
 def _store(

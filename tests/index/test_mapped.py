@@ -360,6 +360,23 @@ def test_rejects_codes_that_do_not_divide_the_dimensions(data, tmp_path):
         MappedIndex.build(tmp_path / "index", data[0], config=config)
 
 
+def test_rejects_codes_that_do_not_divide_what_whitening_keeps(data, tmp_path):
+    index = IndexConfig(k=4, query_k=4, neighbors="clusters", dim=8)
+    config = MappedConfig(index=index, storage="pq", code_bytes=8)
+    told = []
+    with (
+        pytest.warns(UserWarning, match="12 vectors can tell apart: using 6"),
+        pytest.raises(ValueError, match=r"6 dimensions that the whitening .* got 8"),
+    ):
+        MappedIndex.build(
+            tmp_path / "index",
+            data[0][:12],
+            config=config,
+            progress=lambda task, *_: told.append(task),
+        )
+    assert set(told) == {"reading vectors"}
+
+
 def test_leaves_a_folder_that_holds_something_else(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match=r"got 'thesis.tex' in it"):

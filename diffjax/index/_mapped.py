@@ -135,7 +135,8 @@ class MappedIndex:
 
         Raises:
             ValueError: If vectors or ids are bad, naming the first bad row, the folder
-                holds something else, or memory or disk are too small for the plan.
+                holds something else, another build is running in it, or memory or disk
+                are too small for the plan.
             OSError: If something can't be written; the same call goes on there.
         """
         folder = pathlib.Path(path)

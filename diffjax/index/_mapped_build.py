@@ -31,12 +31,21 @@ from ._build import fit_whitening
 from ._given import Ids, Vectors, row_ids
 from ._header import IndexFileError
 from ._mapped_config import MappedConfig
-from ._mapped_files import RowsFile, give_back, map_array, write_array
+from ._mapped_files import (
+    RowsFile,
+    aside_of,
+    give_back,
+    hold_folder,
+    map_array,
+    rows_aside,
+    write_array,
+)
 from ._mapped_graph import GraphFiles, build_graph
 from ._mapped_plan import check_room, plan
 from ._mapped_recall import measure_recall
 from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
 from ._mapped_storage import (
+    LOCK,
     check_mapped_destination,
     commit,
     facts_of,
@@ -76,8 +85,20 @@ def build_mapped(
         log(line)
     check_room(found, folder, there=_written(folder))
     folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder, LOCK):
+        _build(folder, vectors, ids, config=config, told=told)
 
-    settings = config.index
+
+def _build(
+    folder: pathlib.Path,
+    vectors: Vectors,
+    ids: Int[np.ndarray, " n"],
+    *,
+    config: MappedConfig,
+    told: Told,
+) -> None:
+    """Goes through the phases, in a folder that no other build is in."""
+    n, settings = len(vectors), config.index
     checked = read_all(vectors, fit=settings.dim is not None, told=told)
     source = [checked.digest, hashlib.sha256(ids.tobytes()).hexdigest()]
     if _is_built(folder, source, config):
@@ -130,7 +151,12 @@ def _written(folder: pathlib.Path) -> int:
     """Bytes of a build that was stopped; an index that is whole stays until the end."""
     if not folder.is_dir() or (folder / MAPPED_JSON).exists():
         return 0
-    return sum(path.stat().st_size for path in folder.iterdir())
+    total = 0
+    for path in folder.iterdir():
+        # Gone since: another build is running, which is noticed later.
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> bool:
@@ -267,7 +293,7 @@ def _write_lists(
         told: Progress.
     """
     n = int(starts[-1])
-    done = kept = _kept_rows(journal, files, k)
+    done = kept = _kept_rows(journal, files)
     with contextlib.ExitStack() as stack:
         writers = {
             role: stack.enter_context(RowsFile(path, _TYPES[role], k, rows=done))
@@ -285,16 +311,16 @@ def _write_lists(
             told(done, n)
 
 
-def _kept_rows(journal: pathlib.Path, files: Files, k: int) -> int:
+def _kept_rows(journal: pathlib.Path, files: Files) -> int:
     """Rows of all lists that are on the disk for good."""
-    if not journal.exists():
-        return 0
-    rows = int(json.loads(journal.read_bytes())["rows"])
+    try:
+        rows = int(json.loads(journal.read_bytes())["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # There is no journal, or it says nothing.
     for path in files.values():
-        aside = path.with_name(path.name + ".part")
         if path.exists():  # Finished, while the other list was not.
-            path.replace(aside)
-        if not aside.exists() or aside.stat().st_size < rows * k * 4:
+            path.replace(aside_of(path))
+        if rows_aside(path) < rows:
             return 0
     return rows
 

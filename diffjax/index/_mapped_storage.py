@@ -39,12 +39,14 @@ _ROLES = (
     *("similarities", "columns", "edges", "bounds", "degrees", "labels", "totals"),
     *("members", "firsts", "halved", "codes", "codebooks"),
 )
+LOCK = "mapped.lock"  # There while a build runs, or after it was killed.
 _DIGITS = 16  # Of the hash in a name.
 _HASH = f"[0-9a-f]{{{_DIGITS}}}"
 # All names that builds make, whole or not: what is called otherwise is the user's.
 _OWN = re.compile(
     rf"(({'|'.join(_ROLES)})-{_HASH}\.npy|edges-{_HASH}\.npy\.affinity)(\.part)?"
     rf"|(lists(-drafts)?-{_HASH}\.json|{re.escape(MAPPED_JSON)})(\.[0-9]+\.part)?"
+    rf"|{re.escape(LOCK)}"
 )
 
 
@@ -96,7 +98,7 @@ def commit(
 
 def remove_others(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
     """Removes what builds have left in a folder beside the index in it."""
-    kept = {each["name"] for each in files_of(header)} | {MAPPED_JSON}
+    kept = {each["name"] for each in files_of(header)} | {MAPPED_JSON, LOCK}
     for path in folder.iterdir():
         if path.name not in kept and _is_own(path.name):
             path.unlink()

@@ -21,7 +21,6 @@ from diffjax.index import (
     verify,
 )
 from diffjax.index import _mapped_storage as storage
-from diffjax.index._mapped_files import RowsFile, give_back, map_array, write_array
 
 CONFIG = MappedConfig(
     index=IndexConfig(k=10, query_k=10, neighbors="clusters", reach=100, dim=8),
@@ -57,53 +56,12 @@ def copy(built, tmp_path):
     return shutil.copytree(built, tmp_path / "index")
 
 
-def test_rows_are_there_whole_or_aside(tmp_path):
-    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
-    path = tmp_path / "rows.npy"
-    with RowsFile(path, np.float32, 2) as file:
-        file.append(rows[:4])
-        assert not path.exists()
-        file.append(rows[4:])
-    np.testing.assert_array_equal(np.load(path), rows)
-    assert map_array(path).ctypes.data % 64 == 0
-    with pytest.raises(KeyError), RowsFile(tmp_path / "no.npy", np.int32):
-        raise KeyError
-    assert not (tmp_path / "no.npy").exists()
-
-
-def test_pages_are_given_back_and_read_again(tmp_path):
-    np.save(tmp_path / "a.npy", np.arange(100_000))
-    for mode in ("r", "c"):
-        array = np.load(tmp_path / "a.npy", mmap_mode=mode)
-        if mode == "c":
-            array[7] = -1  # Only in memory, and not to be lost.
-        give_back(array[5:])
-        assert array[7] == (7 if mode == "r" else -1)
-        np.testing.assert_array_equal(array[8:], np.arange(8, 100_000))
-    give_back(np.arange(3))
-
-
-def test_rows_go_on_after_those_that_count(tmp_path):
-    rows = np.arange(12, dtype=np.int32).reshape(6, 2)
-    path = tmp_path / "rows.npy"
-    stopped = RowsFile(path, np.int32, 2)
-    stopped.append(rows[:4])
-    stopped.append(rows[:2] + 100)  # What did not reach the disk, or half of it.
-    stopped.__exit__(KeyError, None, None)
-    with RowsFile(path, np.int32, 2, rows=4) as file:
-        file.append(rows[4:])
-    np.testing.assert_array_equal(np.load(path), rows)
-
-
-def test_an_array_without_rows_can_be_mapped(tmp_path):
-    write_array(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
-    assert map_array(tmp_path / "none.npy").shape == (0, 3)
-
-
 def test_the_same_vectors_and_settings_give_the_same_bytes(built, tmp_path):
     MappedIndex.build(tmp_path / "again", *draw(), config=CONFIG)
     assert contents(tmp_path / "again") == contents(built)
 
+
+LOCKED = sys.platform != "win32"
 
 _KILLED = """
     import os, signal, sys, numpy as np
@@ -148,6 +106,7 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "mapped.json").exists()
+    assert (folder / "mapped.lock").exists() is LOCKED
     begun = {"search_clusters": [], "refine_clusters": []}
     for name, firsts in begun.items():
         search = getattr(_mapped_build, name)
@@ -241,6 +200,50 @@ def test_what_is_damaged_is_refused(copy, how):
         header.write_text(json.dumps(stored))
     with pytest.raises(IndexFileError, match="build the index again"):
         MappedIndex.open(copy)
+
+
+@pytest.mark.skipif(not LOCKED, reason="asks for a lock of Unix")
+@pytest.mark.parametrize("again", [CONFIG, dataclasses.replace(CONFIG, probes=3)])
+def test_two_builds_in_one_folder_are_one_too_many(built, tmp_path, again):
+    folder, refused = tmp_path / "index", []
+
+    def build_again(task, done, of):
+        if task in {"writing vectors", "finding neighbours"} and done == of:
+            with pytest.raises(ValueError, match=r"build is running in .*index"):
+                MappedIndex.build(folder, *draw(), config=again)
+            refused.append(task)
+
+    MappedIndex.build(folder, *draw(), config=CONFIG, progress=build_again)
+    assert refused == ["writing vectors", "finding neighbours"]
+    assert contents(folder) == contents(built)
+
+
+@pytest.mark.parametrize(
+    "damage", ["part is short", "journal is empty", "journal is text", "journal is []"]
+)
+def test_lists_that_are_not_all_there_are_searched_again(
+    built, tmp_path, monkeypatch, damage
+):
+    folder = tmp_path / "index"
+    monkeypatch.setattr(_mapped_build, "_KEPT_ROWS", 1)
+
+    def stop(task, done, of):
+        if task == "finding neighbours" and done >= 0.6 * of:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        MappedIndex.build(folder, *draw(), config=CONFIG, progress=stop)
+    (journal,) = folder.glob("lists-drafts-*.json")
+    if damage == "part is short":
+        (part,) = folder.glob("drafts-*.part")
+        rows = json.loads(journal.read_text())["rows"]
+        with part.open("rb+") as file:
+            file.truncate(rows * 10 * 4 + 64)  # By less than the header has.
+    else:
+        text = {"empty": "", "text": "{", "[]": "[]"}[damage.split()[-1]]
+        journal.write_text(text)
+    MappedIndex.build(folder, *draw(), config=CONFIG)
+    assert contents(folder) == contents(built)
 
 
 HASH = "0123456789abcdef"

@@ -17,7 +17,7 @@ from ._blocks import prepare, split_queries
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._header import IndexFileError
 from ._mapped_build import build_mapped, read_clusters, whitening_of_arrays
-from ._mapped_config import MappedConfig
+from ._mapped_config import MappedConfig, check_as_built
 from ._mapped_search import (
     Components,
     ImageRows,
@@ -66,8 +66,10 @@ class MappedIndex:
     cluster inside, so that what is near lies together; answers name regions by their
     rows in the vectors handed over.
 
-    Settings of the search (`alpha`, `query_k`, `rule`, `reach`, `query_probes`, ...)
-    may be others than those of the build: `dataclasses.replace(index, config=...)`.
+    What a search takes (`query_probes`, `query_k`, `query_gamma`, `alpha`, `rule`,
+    `solver`, `rtol`, `max_steps`, `keep_best`, `reach`, `warn_residual`) may be changed
+    without a build: `dataclasses.replace(index, config=...)`. Other settings say what
+    was built, and changing them is refused.
 
     Attributes:
         vectors: What queries are compared with.
@@ -80,6 +82,7 @@ class MappedIndex:
         components: Connected components of the graph.
         whitening: What was fitted on the collection; None where vectors stay as given.
         config: The settings.
+        built: Those of the build; `config` differs in what a search takes, if at all.
         recall: Share of the true nearest neighbours in `neighbors`, on a sample.
         max_degree: Most entries of any row of the graph.
     """
@@ -93,8 +96,13 @@ class MappedIndex:
     components: Components
     whitening: Whitening | None
     config: MappedConfig
+    built: MappedConfig
     recall: float
     max_degree: int
+
+    def __post_init__(self) -> None:
+        """Refuses settings that say something else than what was built."""
+        check_as_built(self.config, self.built)
 
     @classmethod
     def build(
@@ -192,6 +200,7 @@ class MappedIndex:
                 components=Components(*(arrays[name] for name in Components._fields)),
                 whitening=whitening_of_arrays(arrays),
                 config=config_of(header),
+                built=config_of(header),
                 recall=header["recall"],
                 max_degree=header["max_degree"],
             )
@@ -310,6 +319,11 @@ class MappedIndex:
         )
 
     def _check_queries(self, queries: QueryVectors) -> None:
+        if getattr(queries, "dtype", None) == np.float64:
+            raise ValueError(
+                "queries must be float32, got float64: convert them, by "
+                ".astype(numpy.float32)."
+            )
         check_rows("queries", queries)
         dim = self._dim
         if self.whitening is not None:

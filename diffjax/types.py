@@ -7,6 +7,7 @@ all queries together, t answers per query.
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
@@ -144,11 +145,15 @@ class Graph(NamedTuple):
         )
 
 
-def row_starts(starts: np.ndarray) -> Int[Array, " starts"]:
+def row_starts(
+    starts: np.ndarray, *, sharding: jax.sharding.Sharding | None = None
+) -> Int[Array, " starts"]:
     """Puts the row starts of a compressed matrix on the device, as narrow as they fit.
 
     Args:
-        starts: Where each row starts, and the end: n + 1.
+        starts: Where each row starts, and the end: n + 1. On a processor not copied
+            where they are as narrow already.
+        sharding: Which device; None for the usual one.
 
     Returns:
         The same in int32 or, from 2^31 entries on, in int64.
@@ -156,14 +161,24 @@ def row_starts(starts: np.ndarray) -> Int[Array, " starts"]:
     Raises:
         ValueError: If they need 64 bits and JAX is set to halve those.
     """
+    check_countable(int(starts[-1]))
     if starts[-1] <= np.iinfo(np.int32).max:
-        return jnp.asarray(starts.astype(np.int32))
-    if dtypes.canonicalize_dtype(np.int64) != np.int64:
+        return jax.device_put(starts.astype(np.int32, copy=False), sharding)
+    return jax.device_put(starts.astype(np.int64, copy=False), sharding)
+
+
+def check_countable(edges: int) -> None:
+    """Refuses more stored edges than JAX is set to count.
+
+    Raises:
+        ValueError: If they need 64 bits and JAX is set to halve those.
+    """
+    narrow = dtypes.canonicalize_dtype(np.int64) != np.int64
+    if narrow and edges > np.iinfo(np.int32).max:
         raise ValueError(
-            f"graph must have fewer than 2^31 stored edges here, got {starts[-1]}: use "
-            "a smaller k, or turn on jax_enable_x64 to count beyond."
+            f"graph must have fewer than 2^31 stored edges here, got {edges}: use a "
+            "smaller k, or turn on jax_enable_x64 to count beyond."
         )
-    return jnp.asarray(starts.astype(np.int64))
 
 
 class Solution(NamedTuple):

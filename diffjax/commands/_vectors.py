@@ -1,9 +1,10 @@
 """Commands for vectors of your own, on the disk: index and search."""
 
+import dataclasses
 import json
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -50,30 +51,58 @@ def search_vectors(
     *,
     query_ids: Annotated[pathlib.Path | None, arg(metavar="IDS.npy")] = None,
     top: int = 10,
+    query_probes: int | None = None,
+    reach: int | None = None,
+    alpha: float | None = None,
+    max_steps: int | None = None,
     json_: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find the images of an index of vectors that are best for some queries.
+
+    Settings of the search are those of the build, where no others are given.
 
     Args:
         index: Folder that `diffjax index-vectors` made.
         queries: Region vectors of the queries, float32, in NumPy's format.
         query_ids: Query of each: 0, 1, 2, ...; default: each is a query.
         top: Answers wanted.
+        query_probes: Clusters that each region of a query is compared with.
+        reach: Diffuse over so many regions.
+        alpha: How far scores spread over the graph, in [0, 1).
+        max_steps: Most iterations of the solver.
         json_: Print JSON, a line for each query.
     """
     caches.keep_compiled_programs()
     ids = None if query_ids is None else _read(query_ids)
-    found = MappedIndex.open(index).search(_read(queries), ids, top=top)
+    opened = _with_settings(
+        MappedIndex.open(index),
+        of_all={"query_probes": query_probes},
+        of_index={"reach": reach, "alpha": alpha, "max_steps": max_steps},
+    )
+    found = opened.search(_read(queries), ids, top=top)
     if json_:
         for query, answers in enumerate(_answers(found)):
             say(json.dumps({"query": query, "answers": answers}))
         return
     rows = [
-        (str(query), str(rank), *(f"{value:.4g}" for value in answer.values()))
+        (str(query), str(rank), *map(_shown, answer.values()))
         for query, answers in enumerate(_answers(found))
         for rank, answer in enumerate(answers, start=1)
     ]
     say(text_table(("query", "rank", "image", "score", "region"), rows).rstrip())
+
+
+def _with_settings(
+    index: MappedIndex, *, of_all: dict[str, Any], of_index: dict[str, Any]
+) -> MappedIndex:
+    """Changes settings that are given, those of `MappedConfig` and of its `index`."""
+    given, own = (
+        {name: value for name, value in part.items() if value is not None}
+        for part in (of_all, of_index)
+    )
+    inner = dataclasses.replace(index.config.index, **own)
+    config = dataclasses.replace(index.config, index=inner, **given)
+    return dataclasses.replace(index, config=config)
 
 
 def _answers(found: MappedResult) -> list[list[dict[str, float | int]]]:
@@ -92,6 +121,11 @@ def _answers(found: MappedResult) -> list[list[dict[str, float | int]]]:
         ]
         for answers in each
     ]
+
+
+def _shown(value: float) -> str:
+    """A number as the table shows it; whole ones name images and regions."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

@@ -8,7 +8,9 @@ _INDEX = 4  # Bytes of a node's number.
 
 
 class Phase(NamedTuple):
-    """What one step costs each device.
+    """What one step on many devices costs each of them.
+
+    `diffjax.index.Phase` is of a build on one machine's disk.
 
     Attributes:
         sent: Bytes that a device sends in each round.
@@ -40,7 +42,10 @@ class Phase(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps in their order, `build_graph` the first three, `search` the others.
+    """What a collection on many devices costs: the steps in their order.
+
+    `build_graph` does the first three, `search` the others. `diffjax.index.Plan` is of
+    an index on one machine's disk.
 
     Attributes:
         search: The nearest neighbours of all vectors.
@@ -82,6 +87,8 @@ def plan(
     size: int = 4,
 ) -> Plan:
     r"""Computes what `build_graph` and `search` cost on each of many devices.
+
+    `diffjax.index.plan` is of an index on one machine's disk.
 
     With p devices, m = ceil(n / p) rows on each, numbers of b bytes and indices of 4,
     q queries of r regions, M images, a device sends, in bytes,

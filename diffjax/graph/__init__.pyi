@@ -8,6 +8,7 @@ from ._cluster_search import cluster_count as cluster_count
 from ._cluster_search import refine_clusters as refine_clusters
 from ._cluster_search import search_clusters as search_clusters
 from ._clusters import BLOCK_ROWS as BLOCK_ROWS
+from ._clusters import SAMPLED as SAMPLED
 from ._clusters import Clusters as Clusters
 from ._clusters import cluster as cluster
 from ._compress import compress as compress

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 BLOCK_ROWS = 16_384
 # Settings by measurement, see configs/scale.py: vectors that k-means is trained on, for
 # each centroid, its iterations, and the largest cluster in units of the mean.
-_SAMPLED, _ROUNDS, _LARGEST = 40, 8, 2.0
+SAMPLED, _ROUNDS, _LARGEST = 40, 8, 2.0
 # What goes into a principal direction that a cluster is split along: vectors, rounds.
 _DIRECTED, _POWER_ROUNDS = 4096, 5
 
@@ -100,8 +100,8 @@ def _train(rows: Rows, n: int, *, count: int, seed: int) -> Float[np.ndarray, "c
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     drawn = np.arange(n)
-    if n > _SAMPLED * count:
-        drawn = np.random.default_rng(seed).choice(n, _SAMPLED * count, replace=False)
+    if n > SAMPLED * count:
+        drawn = np.random.default_rng(seed).choice(n, SAMPLED * count, replace=False)
         drawn.sort()
     parts = [
         rows(drawn[start : start + BLOCK_ROWS])
@@ -116,7 +116,7 @@ def _train(rows: Rows, n: int, *, count: int, seed: int) -> Float[np.ndarray, "c
         seed=seed,
         spherical=True,
         min_points_per_centroid=1,
-        max_points_per_centroid=_SAMPLED,
+        max_points_per_centroid=SAMPLED,
     )
     kmeans.train(sample)
     return np.asarray(kmeans.centroids)

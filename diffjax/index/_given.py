@@ -1,5 +1,6 @@
 """Vectors and ids as they are handed over, checked before anything is computed."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -11,6 +12,8 @@ QueryVectors = Float[Array | np.ndarray, "r c"]
 QueryIds = Int[Array | np.ndarray, " r"]
 Boxes = Float[Array | np.ndarray, "n 4"]
 
+_HALVES = np.float16, jnp.bfloat16
+
 
 def check_rows(name: str, vectors: Vectors) -> None:
     """Refuses what is no matrix of real numbers, or has rows without a direction.
@@ -20,6 +23,11 @@ def check_rows(name: str, vectors: Vectors) -> None:
     """
     if not hasattr(vectors, "dtype"):
         raise ValueError(f"{name} must be an array, got {type(vectors).__name__}.")
+    if vectors.dtype in _HALVES:
+        raise ValueError(
+            f"{name} must be float32 here, got {vectors.dtype} {list(vectors.shape)}: "
+            "convert them, by .astype(numpy.float32)."
+        )
     if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
         raise ValueError(
             f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "

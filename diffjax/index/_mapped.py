@@ -6,18 +6,18 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax.graph import Clusters
-from diffjax.types import Graph, Neighbors, Whitening
+from diffjax.types import Graph, Neighbors, Whitening, row_starts
 
 from ._blocks import prepare, split_queries
 from ._given import Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._header import IndexFileError
 from ._mapped_build import build_mapped, read_clusters, whitening_of_arrays
-from ._mapped_config import MappedConfig
+from ._mapped_config import MappedConfig, check_as_built
 from ._mapped_search import (
     Components,
     ImageRows,
@@ -66,8 +66,10 @@ class MappedIndex:
     cluster inside, so that what is near lies together; answers name regions by their
     rows in the vectors handed over.
 
-    Settings of the search (`alpha`, `query_k`, `rule`, `reach`, `query_probes`, ...)
-    may be others than those of the build: `dataclasses.replace(index, config=...)`.
+    What a search takes (`query_probes`, `query_k`, `query_gamma`, `alpha`, `rule`,
+    `solver`, `rtol`, `max_steps`, `keep_best`, `reach`, `warn_residual`) may be changed
+    without a build: `dataclasses.replace(index, config=...)`. Other settings say what
+    was built, and changing them is refused.
 
     Attributes:
         vectors: What queries are compared with.
@@ -80,6 +82,7 @@ class MappedIndex:
         components: Connected components of the graph.
         whitening: What was fitted on the collection; None where vectors stay as given.
         config: The settings.
+        built: Those of the build; `config` differs in what a search takes, if at all.
         recall: Share of the true nearest neighbours in `neighbors`, on a sample.
         max_degree: Most entries of any row of the graph.
     """
@@ -93,8 +96,13 @@ class MappedIndex:
     components: Components
     whitening: Whitening | None
     config: MappedConfig
+    built: MappedConfig
     recall: float
     max_degree: int
+
+    def __post_init__(self) -> None:
+        """Refuses settings that say something else than what was built."""
+        check_as_built(self.config, self.built)
 
     @classmethod
     def build(
@@ -135,7 +143,8 @@ class MappedIndex:
 
         Raises:
             ValueError: If vectors or ids are bad, naming the first bad row, the folder
-                holds something else, or memory or disk are too small for the plan.
+                holds something else, another build is running in it, or memory or disk
+                are too small for the plan.
             OSError: If something can't be written; the same call goes on there.
         """
         folder = pathlib.Path(path)
@@ -153,13 +162,25 @@ class MappedIndex:
     def open(cls, path: str | os.PathLike[str]) -> "MappedIndex":
         """Maps an index that `build` made.
 
+        All arrays stay with the processor, and answers are computed there, also where
+        JAX has an accelerator: moving them there would load all of the graph. Only
+        where JAX is told to leave the processor out (`JAX_PLATFORMS`) are the graph and
+        the lists copied to the device.
+
         Raises:
             IndexFileError: If there is none, or it is cut short, edited or of another
                 version; `verify` also compares every byte.
+            ValueError: If the graph has 2^31 edges or more, and JAX is not set to count
+                so many.
         """
         folder = pathlib.Path(path)
         header = read_mapped_header(folder)
         arrays = map_arrays(folder, header)
+        processor = _processor()
+
+        def placed(name: str) -> Array:
+            return jax.device_put(arrays[name], processor)
+
         try:
             rows = next(arrays[n] for n in _STORED if n in arrays)
             return cls(
@@ -169,18 +190,17 @@ class MappedIndex:
                     arrays["image_ids"], arrays["image_starts"], arrays["places"]
                 ),
                 weights=arrays.get("weights"),
-                neighbors=Neighbors(
-                    jnp.asarray(arrays["indices"]), jnp.asarray(arrays["similarities"])
-                ),
+                neighbors=Neighbors(placed("indices"), placed("similarities")),
                 graph=Graph(
-                    indices=jnp.asarray(arrays["columns"]),
-                    weights=jnp.asarray(arrays["edges"]),
-                    starts=jnp.asarray(arrays["bounds"]),
-                    degrees=jnp.asarray(arrays["degrees"]),
+                    indices=placed("columns"),
+                    weights=placed("edges"),
+                    starts=row_starts(arrays["bounds"], sharding=processor),
+                    degrees=placed("degrees"),
                 ),
                 components=Components(*(arrays[name] for name in Components._fields)),
                 whitening=whitening_of_arrays(arrays),
                 config=config_of(header),
+                built=config_of(header),
                 recall=header["recall"],
                 max_degree=header["max_degree"],
             )
@@ -299,6 +319,11 @@ class MappedIndex:
         )
 
     def _check_queries(self, queries: QueryVectors) -> None:
+        if getattr(queries, "dtype", None) == np.float64:
+            raise ValueError(
+                "queries must be float32, got float64: convert them, by "
+                ".astype(numpy.float32)."
+            )
         check_rows("queries", queries)
         dim = self._dim
         if self.whitening is not None:
@@ -311,6 +336,15 @@ class MappedIndex:
 
 
 _STORED = "codes", "halved", "vectors"
+
+
+def _processor() -> jax.sharding.Sharding | None:
+    """This machine's processor, whose memory a file can be mapped into."""
+    try:
+        (first, *_) = jax.local_devices(backend="cpu")
+    except RuntimeError:  # JAX is told to do without.
+        return None
+    return jax.sharding.SingleDeviceSharding(first)
 
 
 def _say_nothing(*_: Array | str | int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from diffjax._files import write_whole
 from diffjax.graph import (
@@ -31,11 +31,21 @@ from ._build import fit_whitening
 from ._given import Ids, Vectors, row_ids
 from ._header import IndexFileError
 from ._mapped_config import MappedConfig
-from ._mapped_files import RowsFile, give_back, map_array, write_array
+from ._mapped_files import (
+    RowsFile,
+    aside_of,
+    give_back,
+    hold_folder,
+    map_array,
+    rows_aside,
+    write_array,
+)
 from ._mapped_graph import GraphFiles, build_graph
 from ._mapped_plan import check_room, plan
+from ._mapped_recall import measure_recall
 from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
 from ._mapped_storage import (
+    LOCK,
     check_mapped_destination,
     commit,
     facts_of,
@@ -50,8 +60,6 @@ from ._storage import MAPPED_JSON
 _KEPT_ROWS = 2**16
 _TYPES = {"indices": np.int32, "similarities": np.float32}
 _OF_CLUSTERS = "centroids", "starts", "order"
-# Vectors on which recall is measured.
-_SAMPLE = 200
 
 Files = dict[str, pathlib.Path]
 
@@ -70,15 +78,27 @@ def build_mapped(
     vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n = len(vectors)
     ids = row_ids("image_ids", image_ids, rows=n)
-    _check_code(config, vectors.shape[1])
+    _check_code(config, min(config.index.dim or vectors.shape[1], vectors.shape[1]))
     check_mapped_destination(folder)
     found = plan(n, vectors.shape[1], given_bytes=vectors.dtype.itemsize, config=config)
     for line in found.lines():
         log(line)
     check_room(found, folder, there=_written(folder))
     folder.mkdir(parents=True, exist_ok=True)
+    with hold_folder(folder, LOCK):
+        _build(folder, vectors, ids, config=config, told=told)
 
-    settings = config.index
+
+def _build(
+    folder: pathlib.Path,
+    vectors: Vectors,
+    ids: Int[np.ndarray, " n"],
+    *,
+    config: MappedConfig,
+    told: Told,
+) -> None:
+    """Goes through the phases, in a folder that no other build is in."""
+    n, settings = len(vectors), config.index
     checked = read_all(vectors, fit=settings.dim is not None, told=told)
     source = [checked.digest, hashlib.sha256(ids.tobytes()).hexdigest()]
     if _is_built(folder, source, config):
@@ -92,6 +112,8 @@ def build_mapped(
     if checked.moments is not None:
         whitening = fit_whitening(checked.moments, settings)
     rows = PreparedRows(vectors, whitening)
+    # Few vectors keep fewer dimensions than were asked for.
+    _check_code(config, rows.dim, " that the whitening of these vectors keeps")
     files = _prepare(folder, prepared, rows, ids, config=config, told=told)
     if settings.pooling == "gmp":
         path = folder / f"weights-{fingerprint(prepared, settings.lam)}.npy"
@@ -129,7 +151,12 @@ def _written(folder: pathlib.Path) -> int:
     """Bytes of a build that was stopped; an index that is whole stays until the end."""
     if not folder.is_dir() or (folder / MAPPED_JSON).exists():
         return 0
-    return sum(path.stat().st_size for path in folder.iterdir())
+    total = 0
+    for path in folder.iterdir():
+        # Gone since: another build is running, which is noticed later.
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> bool:
@@ -147,11 +174,11 @@ def _is_built(folder: pathlib.Path, source: list[str], config: MappedConfig) -> 
     return same
 
 
-def _check_code(config: MappedConfig, dim: int) -> None:
-    p = min(config.index.dim or dim, dim)
-    if config.storage == "pq" and p % config.code_bytes:
+def _check_code(config: MappedConfig, dim: int, which: str = "") -> None:
+    if config.storage == "pq" and dim % config.code_bytes:
         raise ValueError(
-            f"code_bytes must divide the {p} dimensions, got {config.code_bytes}."
+            f"code_bytes must divide the {dim} dimensions{which}, got "
+            f"{config.code_bytes}."
         )
 
 
@@ -266,7 +293,7 @@ def _write_lists(
         told: Progress.
     """
     n = int(starts[-1])
-    done = kept = _kept_rows(journal, files, k)
+    done = kept = _kept_rows(journal, files)
     with contextlib.ExitStack() as stack:
         writers = {
             role: stack.enter_context(RowsFile(path, _TYPES[role], k, rows=done))
@@ -284,16 +311,16 @@ def _write_lists(
             told(done, n)
 
 
-def _kept_rows(journal: pathlib.Path, files: Files, k: int) -> int:
+def _kept_rows(journal: pathlib.Path, files: Files) -> int:
     """Rows of all lists that are on the disk for good."""
-    if not journal.exists():
-        return 0
-    rows = int(json.loads(journal.read_bytes())["rows"])
+    try:
+        rows = int(json.loads(journal.read_bytes())["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # There is no journal, or it says nothing.
     for path in files.values():
-        aside = path.with_name(path.name + ".part")
         if path.exists():  # Finished, while the other list was not.
-            path.replace(aside)
-        if not aside.exists() or aside.stat().st_size < rows * k * 4:
+            path.replace(aside_of(path))
+        if rows_aside(path) < rows:
             return 0
     return rows
 
@@ -312,39 +339,6 @@ def _graph(
             told=told,
         )
     files |= own._asdict()
-
-
-def measure_recall(
-    vectors: Float[np.ndarray, "n p"],
-    similarities: Float[np.ndarray, "n k"],
-    *,
-    seed: int,
-) -> float:
-    """Measures the share of the true neighbours in lists, as `recall` does, by block.
-
-    Args:
-        vectors: All vectors, mapped.
-        similarities: Of the lists.
-        seed: Of the sample.
-    """
-    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
-
-    n, k = similarities.shape
-    drawn = np.random.default_rng(seed).choice(n, min(_SAMPLE, n), replace=False)
-    drawn.sort()
-    queries = np.ascontiguousarray(vectors[drawn])
-    best = np.full((len(drawn), 0), -np.inf, np.float32)
-    step = max(BLOCK_ROWS * 4, k)
-    for start in range(0, n, step):
-        block = np.ascontiguousarray(vectors[start : start + step])
-        near, _ = faiss.knn(
-            queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
-        )
-        both = np.concatenate([best, near], axis=1)
-        best = -np.sort(-both, axis=1)[:, :k]
-    # Unit vectors: rounding is that of a product of length 1.
-    rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
-    return float((similarities[drawn] >= best[:, -1:] - rounding).mean())
 
 
 def _store(

@@ -10,6 +10,12 @@ from ._descriptor import at_least_one, one_of
 
 Storage = Literal["float32", "float16", "pq"]
 
+# What a search takes; all other settings are of the build.
+_OF_SEARCH = (
+    *("query_probes", "query_k", "query_gamma", "alpha", "rule", "solver", "rtol"),
+    *("max_steps", "keep_best", "reach", "warn_residual"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class MappedConfig:
@@ -20,7 +26,7 @@ class MappedConfig:
     )
     """The graph and the search: without short lists and offline solutions."""
     clusters: int | None = None
-    """Clusters that k-means looks for; None for about sqrt(probes x regions)."""
+    """Clusters of k-means; None for 4 sqrt(regions), or fewer, of k members each."""
     probes: int = PROBES
     """Clusters, of the mean size, whose members a region is compared with."""
     query_probes: int = 64
@@ -49,4 +55,21 @@ class MappedConfig:
                 raise ValueError(
                     f"{name} must be {value!r} in an index on the disk, got "
                     f"{getattr(self.index, name)!r}."
+                )
+
+
+def check_as_built(config: MappedConfig, built: MappedConfig) -> None:
+    """Refuses settings of the build that are not those an index was built with.
+
+    Raises:
+        ValueError: Naming the first of them, what it was and what may be changed.
+    """
+    for own, first in (config, built), (config.index, built.index):
+        for name in (field.name for field in dataclasses.fields(own)):
+            value, was = getattr(own, name), getattr(first, name)
+            if name not in {"index", *_OF_SEARCH} and value != was:
+                raise ValueError(
+                    f"{name} must be {was!r}, as the index was built, got {value!r}: "
+                    "build another index, or change only what a search takes "
+                    f"({', '.join(_OF_SEARCH)})."
                 )

@@ -1,10 +1,13 @@
 """Arrays on the disk that are written in parts, and mapped instead of loaded."""
 
+import contextlib
 import mmap
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -35,7 +38,7 @@ class RowsFile:
                 them is written again.
         """
         self._path, self._dtype, self._shape = path, np.dtype(dtype), shape
-        self._aside = path.with_name(path.name + _PART)
+        self._aside = aside_of(path)
         self._rows = rows
         self._file = self._aside.open("rb+" if rows else "wb")
         self._write_header()
@@ -91,6 +94,28 @@ class RowsFile:
             self._file.close()
 
 
+def aside_of(path: pathlib.Path) -> pathlib.Path:
+    """Where a file lies until it is whole."""
+    return path.with_name(path.name + _PART)
+
+
+def rows_aside(path: pathlib.Path) -> int:
+    """Counts the whole rows of a file that an earlier run has left aside.
+
+    Returns:
+        How many; 0 where there is no such file, or its header is none.
+    """
+    aside = aside_of(path)
+    try:
+        with aside.open("rb") as file:
+            np.lib.format.read_magic(file)
+            (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+    except (OSError, ValueError):
+        return 0
+    return (aside.stat().st_size - start) // (dtype.itemsize * int(np.prod(shape)))
+
+
 def write_array(path: pathlib.Path, array: Shaped[np.ndarray, "..."]) -> None:
     """Writes an array, whole or not at all."""
     with RowsFile(path, array.dtype, *array.shape[1:]) as file:
@@ -132,3 +157,52 @@ def give_back(array: Any) -> None:
         base = getattr(base, "base", None)
     if base is not None and read_only and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def hold_folder(folder: pathlib.Path, name: str) -> Iterator[None]:
+    """Keeps other builds out of a folder, until this one ends or is killed.
+
+    Where the system or the disk has no such locks, nothing is kept out.
+
+    Args:
+        folder: The folder.
+        name: Of a file in it that is there meanwhile. One that a killed build has left
+            keeps nobody out.
+
+    Raises:
+        ValueError: If another build is in it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path = folder / name
+    file = _lock(path)
+    try:
+        yield
+    finally:
+        # Before it is let go, so that nobody removes the file of the next one.
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: pathlib.Path) -> IO[bytes]:
+    import fcntl  # noqa: PLC0415  # Not on every system.
+
+    while True:
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise ValueError(
+                f"another build is running in {path.parent}: wait for its end, or name "
+                "another place."
+            ) from error
+        except OSError:  # This disk has none.
+            return file
+        # Who held it before may have removed the file after it was opened here.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffjax.graph import mutual_rows
+from diffjax.types import check_countable
 
 from ._mapped_files import RowsFile, map_array, write_array
 from ._mapped_rows import Told
@@ -59,6 +60,10 @@ def build_graph(
         gamma: Exponent of the kernel.
         bias: What it takes off first.
         told: Progress.
+
+    Raises:
+        ValueError: If there are more edges than JAX is set to count, as soon as there
+            are.
     """
     n = len(indices)
     bounds, degrees = np.zeros(n + 1, np.int64), np.zeros(n, np.float32)
@@ -78,6 +83,7 @@ def build_graph(
             columns.append(found.columns[kept])
             weights.append(raised)
             bounds[start + 1 : stop + 1] = bounds[start] + np.cumsum(counts)
+            check_countable(int(bounds[stop]))
             degrees[start:stop] = sums
             told("mutual edges", stop, n)
     _normalise(files, map_array(affinity), bounds, degrees)

@@ -4,10 +4,43 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
+from typing import NamedTuple
 
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _STATM = pathlib.Path("/proc/self/statm")
 _GROUPS = pathlib.Path("/sys/fs/cgroup")
+_OWN_GROUPS = pathlib.Path("/proc/self/cgroup")
+
+
+class _Version(NamedTuple):
+    """How a version of control groups calls what it says about memory.
+
+    Attributes:
+        controller: Name in the list of a process's groups; empty for all controllers.
+        root: Folder of all groups.
+        limit: File of the most that a group may use.
+        used: File of what it uses, files that are cached included.
+        cached: What of that are files, in `memory.stat`, groups below included.
+    """
+
+    controller: str
+    root: str
+    limit: str
+    used: str
+    cached: tuple[str, str]
+
+
+_VERSIONS = (
+    _Version(
+        *("", ".", "memory.max", "memory.current"),
+        ("inactive_file", "active_file"),
+    ),
+    _Version(
+        *("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("total_inactive_file", "total_active_file"),
+    ),
+)
 
 
 def available_memory() -> int | None:
@@ -42,24 +75,49 @@ def _of_system() -> int | None:
 
 
 def _of_groups() -> list[int]:
-    """What is left of each limit of the control group, of both versions."""
-    pairs = (
-        ("memory.max", "memory.current"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-        ),
-    )
+    """What is left of the limits of this process's groups and of all above them."""
     left = []
-    for limit, used in pairs:
-        try:
-            most = (_GROUPS / limit).read_text(encoding="ascii").strip()
-            now = (_GROUPS / used).read_text(encoding="ascii").strip()
-            if most != "max":
-                left.append(max(int(most) - int(now), 0))
-        except (OSError, ValueError):
-            continue
+    for version in _VERSIONS:
+        for group in _groups_of_process(version):
+            try:
+                most = (group / version.limit).read_text(encoding="ascii").strip()
+                now = (group / version.used).read_text(encoding="ascii").strip()
+                if most != "max":
+                    used = int(now) - _cached(group, version)
+                    left.append(max(int(most) - max(used, 0), 0))
+            except (OSError, ValueError):  # The uppermost of them has no limit.
+                continue
     return left
+
+
+def _groups_of_process(version: _Version) -> Iterator[pathlib.Path]:
+    """Folders of the group of this process and of those above, as far as seen here.
+
+    A container sees its own group as the uppermost one, whatever the path says.
+    """
+    root, path = _GROUPS / version.root, pathlib.PurePosixPath("/")
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        # A group outside of what is seen here begins with "/..".
+        if version.controller in controllers.split(",") and ".." not in name:
+            path = pathlib.PurePosixPath(name)
+    for group in (path, *path.parents):
+        yield root / group.relative_to("/")
+
+
+def _cached(group: pathlib.Path, version: _Version) -> int:
+    """Bytes of files in memory, which make room for whatever else is needed."""
+    try:
+        text = (group / "memory.stat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    said = dict(line.split(maxsplit=1) for line in text.splitlines())
+    return sum(int(said.get(name, 0)) for name in version.cached)
 
 
 def _of_address_space() -> int | None:

@@ -1,22 +1,24 @@
-"""What a build will take, before it is begun."""
+"""What a build on the disk will take, before it is begun."""
 
 import pathlib
 from typing import NamedTuple
 
-from diffjax.graph import BLOCK_ROWS, REFINED, cluster_count
+import numpy as np
+
+from diffjax.graph import BLOCK_ROWS, REFINED, SAMPLED, cluster_count
 
 from ._mapped_config import MappedConfig
 from ._mapped_graph import EDGE_ROWS
 from ._mapped_memory import available_memory, free_disk
 
-# Vectors that a build holds for each centroid, see `diffjax.graph.cluster`.
-_SAMPLED = 40
 # What faiss and compiled programs hold beside blocks: products of a block.
 _WORK = 64 * 2**20
 
 
 class Phase(NamedTuple):
-    """What a phase of a build takes, in bytes.
+    """What a phase of a build on one machine's disk takes, in bytes.
+
+    `diffjax.distributed.Phase` is of a step on many devices.
 
     Attributes:
         name: The phase.
@@ -33,7 +35,9 @@ class Phase(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a build takes.
+    """What the build of a `MappedIndex`, on one machine's disk, takes.
+
+    `diffjax.distributed.Plan` is of a collection on many devices.
 
     Attributes:
         phases: One after the other.
@@ -62,6 +66,13 @@ class Plan(NamedTuple):
             f"{_size(phase.mapped)}, writes {_size(phase.written)}"
             for phase in self.phases
         ]
+        most = self.lists // 8
+        if most > np.iinfo(np.int32).max:
+            # How many of them are mutual is known after the search.
+            lines.append(
+                f"at most {most:,} edges: 2^31 and more need jax_enable_x64, and are "
+                "refused without it once they are found"
+            )
         return [
             *lines,
             f"in all: {_size(self.held)} of memory, {_size(self.written)} of disk",
@@ -76,7 +87,9 @@ def plan(
     given_bytes: int | None = None,
     config: MappedConfig | None = None,
 ) -> Plan:
-    """Computes what a build will take; nothing is ever n x n.
+    """Computes what `MappedIndex.build` will take of one machine's memory and disk.
+
+    Nothing is ever n x n. `diffjax.distributed.plan` is of many devices.
 
     With p the dimensions kept, c clusters, w = probes n / c candidates of a cluster of
     at most 2 n / c members, b rows of a block:
@@ -88,7 +101,7 @@ def plan(
       gone through again, as many as the members name, their lists, w k 16, members and
       answers of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the
       vectors and the drafts of lists, and writes those, n k 4, and the lists, n k 8;
-    - graph holds lists of lists, 4096 k (k 5 + 24), and n 48; it looks through the
+    - graph holds lists of lists, 4096 k (k 5 + 40), and n 48; it looks through the
       lists, and writes at most an edge, of 12 bytes, for each of their entries, and
       n 24;
     - store holds blocks; it looks through the vectors, and writes n p 2 or a byte for
@@ -110,7 +123,7 @@ def plan(
     p = min(settings.dim or dim, dim)
     k = min(settings.k, n)
     count = min(config.clusters or cluster_count(n, k), n)
-    sample = min(_SAMPLED * count, n)
+    sample = min(SAMPLED * count, n)
     members = min(2 * -(-n // count), n)
     candidates = max(config.probes * -(-n // count), k) + members
     candidates = min(max(candidates, members * k, REFINED), n)

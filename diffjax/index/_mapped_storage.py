@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,19 +32,28 @@ from ._mapped_rows import Told
 from ._storage import MAPPED_JSON, describe_index, verify_index
 
 _FORMAT = Format("diffjax mapped index", 1)
-# What files of a build are called by, whole or not.
+# What the arrays of a build are called by.
 _ROLES = (
     *("vectors", "order", "image_ids", "image_starts", "places", "starts"),
-    *("centroids", "mean", "projection", "weights", "lists", "drafts", "indices"),
+    *("centroids", "mean", "projection", "weights", "drafts", "indices"),
     *("similarities", "columns", "edges", "bounds", "degrees", "labels", "totals"),
     *("members", "firsts", "halved", "codes", "codebooks"),
+)
+LOCK = "mapped.lock"  # There while a build runs, or after it was killed.
+_DIGITS = 16  # Of the hash in a name.
+_HASH = f"[0-9a-f]{{{_DIGITS}}}"
+# All names that builds make, whole or not: what is called otherwise is the user's.
+_OWN = re.compile(
+    rf"(({'|'.join(_ROLES)})-{_HASH}\.npy|edges-{_HASH}\.npy\.affinity)(\.part)?"
+    rf"|(lists(-drafts)?-{_HASH}\.json|{re.escape(MAPPED_JSON)})(\.[0-9]+\.part)?"
+    rf"|{re.escape(LOCK)}"
 )
 
 
 def fingerprint(*parts: Any) -> str:
     """Hashes what a file depends on: JSON values."""
     text = json.dumps([_FORMAT.version, *parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def check_mapped_destination(folder: pathlib.Path) -> None:
@@ -88,7 +98,7 @@ def commit(
 
 def remove_others(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
     """Removes what builds have left in a folder beside the index in it."""
-    kept = {each["name"] for each in files_of(header)} | {MAPPED_JSON}
+    kept = {each["name"] for each in files_of(header)} | {MAPPED_JSON, LOCK}
     for path in folder.iterdir():
         if path.name not in kept and _is_own(path.name):
             path.unlink()
@@ -205,4 +215,4 @@ def facts_of(config: MappedConfig) -> dict[str, Any]:
 
 
 def _is_own(name: str) -> bool:
-    return name.startswith((MAPPED_JSON, *(f"{role}-" for role in _ROLES)))
+    return _OWN.fullmatch(name) is not None

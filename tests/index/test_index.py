@@ -287,11 +287,14 @@ BAD_VECTORS = {
         lambda v: v.astype(np.float64),
         "must be float32 here, got float64: convert it, or turn on",
     ),
-    "halves": (lambda v: v.astype(np.float16), r"must be float32 .*got float16 \["),
+    "halves": (
+        lambda v: v.astype(np.float16),
+        r"must be float32 .*got float16 \[.*astype",
+    ),
     "integers": (lambda v: (9 * v).astype(np.int32), r"must be float32 .*got int32 \["),
     "short floats": (
         lambda v: jnp.asarray(v, jnp.bfloat16),
-        r"must be float32 .*got bfloat16 \[",
+        r"must be float32 .*got bfloat16 \[.*astype",
     ),
     "one vector": (
         lambda v: v[0],

@@ -1,11 +1,17 @@
 import dataclasses
+import json
+import os
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import jax
 import numpy as np
 import pytest
 
 from diffjax.index import Index, IndexConfig, IndexFileError, MappedConfig, MappedIndex
+from diffjax.index import _mapped as mapped
 from diffjax.index import _mapped_rows as mapped_rows
 from diffjax.index import _mapped_search as mapped_search
 
@@ -126,6 +132,56 @@ def test_opening_copies_nothing(built):
         # Pages of the file, which start at a multiple of a page and a header.
         assert leaf.unsafe_buffer_pointer() % 4096 == 128
         assert leaf.unsafe_buffer_pointer() in mapped
+
+
+_ELSEWHERE = """
+    import json, sys
+    import jax, numpy as np
+    from diffjax.index import MappedIndex
+
+    # Stands for an accelerator, where all else goes.
+    with jax.default_device(jax.devices()[1]):
+        index = MappedIndex.open(sys.argv[1])
+        found = index.search(np.load(sys.argv[2]), top=5)
+    leaves = jax.tree.leaves((index.graph, index.neighbors))
+    print(json.dumps({
+        "devices": sorted({device.id for leaf in leaves for device in leaf.devices()}),
+        "mapped": all(leaf.unsafe_buffer_pointer() % 4096 == 128 for leaf in leaves),
+        "images": found.images.tolist(),
+    }))
+"""
+
+
+def test_arrays_stay_with_the_processor_and_mapped(data, built, tmp_path):
+    _, _, queries, _ = data
+    folder, index = built
+    np.save(tmp_path / "q.npy", queries)
+    code = textwrap.dedent(_ELSEWHERE)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(tmp_path / "q.npy")],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = index.search(queries, top=5).images.tolist()
+    assert json.loads(done.stdout) == {
+        "devices": [0],
+        "mapped": True,
+        "images": expected,
+    }
+
+
+def test_edges_that_jax_would_miscount_are_refused(built, monkeypatch):
+    folder, _ = built
+    real = mapped.map_arrays
+
+    def many(folder, header):
+        return real(folder, header) | {"bounds": np.array([0, 2**31 + 5])}
+
+    monkeypatch.setattr(mapped, "map_arrays", many)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 stored edges .*x64"):
+        MappedIndex.open(folder)
 
 
 def test_a_query_reads_only_the_clusters_that_it_probes(data, built, monkeypatch):
@@ -278,30 +334,32 @@ def test_rejects_bad_queries(data, built):
         ValueError, match=r"float32 of the 16 dimensions .* got float32"
     ):
         index.search(queries[:, :5])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"index": IndexConfig()}, "neighbors must be 'clusters'"),
-        (
-            {"index": IndexConfig(neighbors="clusters", shortlist=3)},
-            "shortlist must be",
-        ),
-        ({"storage": "int4"}, "storage must be"),
-        ({"probes": 0}, "probes must be at least 1, got 0"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_rejects_settings_that_an_index_on_the_disk_does_not_have(change, message):
-    with pytest.raises(ValueError, match=message):
-        MappedConfig(**change)
+    for kind in np.float16, np.float64:
+        with pytest.raises(ValueError, match=rf"float32.*{kind.__name__}.*astype\(num"):
+            index.search(queries.astype(kind))
 
 
 def test_rejects_codes_that_do_not_divide_the_dimensions(data, tmp_path):
     config = MappedConfig(storage="pq", code_bytes=5)
     with pytest.raises(ValueError, match="must divide the 16 dimensions, got 5"):
         MappedIndex.build(tmp_path / "index", data[0], config=config)
+
+
+def test_rejects_codes_that_do_not_divide_what_whitening_keeps(data, tmp_path):
+    index = IndexConfig(k=4, query_k=4, neighbors="clusters", dim=8)
+    config = MappedConfig(index=index, storage="pq", code_bytes=8)
+    told = []
+    with (
+        pytest.warns(UserWarning, match="12 vectors can tell apart: using 6"),
+        pytest.raises(ValueError, match=r"6 dimensions that the whitening .* got 8"),
+    ):
+        MappedIndex.build(
+            tmp_path / "index",
+            data[0][:12],
+            config=config,
+            progress=lambda task, *_: told.append(task),
+        )
+    assert set(told) == {"reading vectors"}
 
 
 def test_leaves_a_folder_that_holds_something_else(data, tmp_path):

@@ -105,3 +105,20 @@ def test_a_long_path_is_one_component():
     )
     assert labels.max() == 0
     np.testing.assert_allclose(totals, [n])
+
+
+def test_too_many_edges_are_refused_while_they_are_found(tmp_path, monkeypatch):
+    counted = []
+
+    def check(edges):
+        counted.append(edges)
+        if edges > 50:
+            raise ValueError("too many")
+
+    monkeypatch.setattr(_mapped_graph, "EDGE_ROWS", 20)
+    monkeypatch.setattr(_mapped_graph, "check_countable", check)
+    with pytest.raises(ValueError, match="too many"):
+        built(tmp_path, *lists(), gamma=3.0, bias=0.0)
+    assert counted == sorted(counted)
+    assert len(counted) < 6  # Of as many blocks.
+    assert not list(tmp_path.glob("*.npy"))

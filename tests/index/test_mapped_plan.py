@@ -46,6 +46,12 @@ def test_says_what_each_phase_takes():
     assert lines[-1] == "for 1.05 GiB of vectors, 839.2 MiB of lists"
 
 
+def test_says_when_there_may_be_more_edges_than_are_counted_by_default():
+    assert not [line for line in plan(2**31 // 50, 8).lines() if "edges" in line]
+    (line,) = [line for line in plan(50_000_000, 8).lines() if "edges" in line]
+    assert line.startswith("at most 2,500,000,000 edges: 2^31 and more need jax_en")
+
+
 def test_the_plan_is_told_before_anything_is_done(tmp_path):
     told = []
     vectors = np.ones((4, 2), np.float32)
@@ -81,6 +87,7 @@ def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
     monkeypatch.setattr(mapped_memory, "_MEMINFO", meminfo)
     monkeypatch.setattr(mapped_memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(mapped_memory, "_OWN_GROUPS", tmp_path / "none")
     assert mapped_memory.available_memory() == 4 * GIB
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
@@ -92,6 +99,62 @@ def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{GIB}\n")
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("0\n")
     assert mapped_memory.available_memory() == GIB
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """An empty folder of control groups, of a process that is in /service/own."""
+    own = tmp_path / "cgroup"
+    own.write_text("4:cpu,memory:/service/own\n1:name=systemd:/\n0::/service/own\n")
+    monkeypatch.setattr(mapped_memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(mapped_memory, "_OWN_GROUPS", own)
+    monkeypatch.setattr(mapped_memory, "_of_system", lambda: 9 * GIB)
+    monkeypatch.setattr(mapped_memory, "_of_address_space", lambda: None)
+    return tmp_path / "groups"
+
+
+def write_group(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_in_memory_are_not_counted_as_used(groups, version):
+    if version == 2:
+        stat = f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB // 2}"
+        write_group(groups, max=4 * GIB, current=3 * GIB, stat=stat)
+    else:
+        # Without "total" it is what the group has beside the groups below.
+        stat = f"active_file 7\ntotal_inactive_file {GIB}\ntotal_active_file {GIB // 2}"
+        write_group(
+            groups / "memory",
+            limit_in_bytes=4 * GIB,
+            usage_in_bytes=3 * GIB,
+            stat=stat,
+        )
+    assert mapped_memory.available_memory() == 2.5 * GIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limited", ["", "service", "service/own"])
+def test_the_limits_of_a_process_are_those_of_its_group_and_above(
+    groups, version, limited
+):
+    names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
+    root = groups if version == 2 else groups / "memory"
+    wide = "max" if version == 2 else 2**63 - 4096
+    for place in "", "service", "service/own", "other":
+        most = {limited: 4 * GIB, "other": GIB}.get(place, wide)
+        write_group(root / place, **dict(zip(names, (most, GIB), strict=True)))
+    assert mapped_memory.available_memory() == 3 * GIB
+
+
+def test_a_group_that_is_not_seen_here_leaves_the_uppermost(groups):
+    mapped_memory._OWN_GROUPS.write_text("0::/../elsewhere\n")
+    write_group(groups, max=4 * GIB, current=GIB)
+    write_group(groups.parent / "elsewhere", max=GIB, current=0)
+    assert mapped_memory.available_memory() == 3 * GIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the limit")

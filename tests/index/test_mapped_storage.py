@@ -20,7 +20,7 @@ from diffjax.index import (
     describe_file,
     verify,
 )
-from diffjax.index._mapped_files import RowsFile, give_back, map_array, write_array
+from diffjax.index import _mapped_storage as storage
 
 CONFIG = MappedConfig(
     index=IndexConfig(k=10, query_k=10, neighbors="clusters", reach=100, dim=8),
@@ -56,53 +56,12 @@ def copy(built, tmp_path):
     return shutil.copytree(built, tmp_path / "index")
 
 
-def test_rows_are_there_whole_or_aside(tmp_path):
-    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
-    path = tmp_path / "rows.npy"
-    with RowsFile(path, np.float32, 2) as file:
-        file.append(rows[:4])
-        assert not path.exists()
-        file.append(rows[4:])
-    np.testing.assert_array_equal(np.load(path), rows)
-    assert map_array(path).ctypes.data % 64 == 0
-    with pytest.raises(KeyError), RowsFile(tmp_path / "no.npy", np.int32):
-        raise KeyError
-    assert not (tmp_path / "no.npy").exists()
-
-
-def test_pages_are_given_back_and_read_again(tmp_path):
-    np.save(tmp_path / "a.npy", np.arange(100_000))
-    for mode in ("r", "c"):
-        array = np.load(tmp_path / "a.npy", mmap_mode=mode)
-        if mode == "c":
-            array[7] = -1  # Only in memory, and not to be lost.
-        give_back(array[5:])
-        assert array[7] == (7 if mode == "r" else -1)
-        np.testing.assert_array_equal(array[8:], np.arange(8, 100_000))
-    give_back(np.arange(3))
-
-
-def test_rows_go_on_after_those_that_count(tmp_path):
-    rows = np.arange(12, dtype=np.int32).reshape(6, 2)
-    path = tmp_path / "rows.npy"
-    stopped = RowsFile(path, np.int32, 2)
-    stopped.append(rows[:4])
-    stopped.append(rows[:2] + 100)  # What did not reach the disk, or half of it.
-    stopped.__exit__(KeyError, None, None)
-    with RowsFile(path, np.int32, 2, rows=4) as file:
-        file.append(rows[4:])
-    np.testing.assert_array_equal(np.load(path), rows)
-
-
-def test_an_array_without_rows_can_be_mapped(tmp_path):
-    write_array(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
-    assert map_array(tmp_path / "none.npy").shape == (0, 3)
-
-
 def test_the_same_vectors_and_settings_give_the_same_bytes(built, tmp_path):
     MappedIndex.build(tmp_path / "again", *draw(), config=CONFIG)
     assert contents(tmp_path / "again") == contents(built)
 
+
+LOCKED = sys.platform != "win32"
 
 _KILLED = """
     import os, signal, sys, numpy as np
@@ -147,6 +106,7 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "mapped.json").exists()
+    assert (folder / "mapped.lock").exists() is LOCKED
     begun = {"search_clusters": [], "refine_clusters": []}
     for name, firsts in begun.items():
         search = getattr(_mapped_build, name)
@@ -242,7 +202,97 @@ def test_what_is_damaged_is_refused(copy, how):
         MappedIndex.open(copy)
 
 
-def test_what_killed_builds_left_is_taken_away(copy):
-    (copy / "indices-0123.npy.part").write_bytes(b"half")
+@pytest.mark.skipif(not LOCKED, reason="asks for a lock of Unix")
+@pytest.mark.parametrize("again", [CONFIG, dataclasses.replace(CONFIG, probes=3)])
+def test_two_builds_in_one_folder_are_one_too_many(built, tmp_path, again):
+    folder, refused = tmp_path / "index", []
+
+    def build_again(task, done, of):
+        if task in {"writing vectors", "finding neighbours"} and done == of:
+            with pytest.raises(ValueError, match=r"build is running in .*index"):
+                MappedIndex.build(folder, *draw(), config=again)
+            refused.append(task)
+
+    MappedIndex.build(folder, *draw(), config=CONFIG, progress=build_again)
+    assert refused == ["writing vectors", "finding neighbours"]
+    assert contents(folder) == contents(built)
+
+
+@pytest.mark.parametrize(
+    "damage", ["part is short", "journal is empty", "journal is text", "journal is []"]
+)
+def test_lists_that_are_not_all_there_are_searched_again(
+    built, tmp_path, monkeypatch, damage
+):
+    folder = tmp_path / "index"
+    monkeypatch.setattr(_mapped_build, "_KEPT_ROWS", 1)
+
+    def stop(task, done, of):
+        if task == "refining neighbours" and done >= 0.6 * of:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        MappedIndex.build(folder, *draw(), config=CONFIG, progress=stop)
+    (journal,) = (p for p in folder.glob("lists-*.json") if "drafts" not in p.name)
+    if damage == "part is short":
+        (part,) = folder.glob("indices-*.part")
+        rows = json.loads(journal.read_text())["rows"]
+        with part.open("rb+") as file:
+            file.truncate(rows * 10 * 4 + 64)  # By less than the header has.
+    else:
+        text = {"empty": "", "text": "{", "[]": "[]"}[damage.split()[-1]]
+        journal.write_text(text)
+    MappedIndex.build(folder, *draw(), config=CONFIG)
+    assert contents(folder) == contents(built)
+
+
+HASH = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"indices-{HASH}.npy",
+        f"indices-{HASH}.npy.part",
+        f"edges-{HASH}.npy.affinity",
+        f"edges-{HASH}.npy.affinity.part",
+        f"lists-{HASH}.json",
+        f"lists-drafts-{HASH}.json.4711.part",
+        "mapped.json.4711.part",
+    ],
+)
+def test_what_killed_builds_left_is_taken_away(copy, name):
+    before = contents(copy)
+    (copy / name).write_bytes(b"half")
     MappedIndex.build(copy, *draw(), config=CONFIG)
-    assert not list(copy.glob("*.part"))
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vectors-train.npy",
+        "order-2024.csv",
+        "lists-of-mine.json",
+        "mapped.json.orig",
+        f"vectors-{HASH}.npy.orig",
+        f"my-vectors-{HASH}.npy",
+        f"vectors-{HASH}0.npy",
+        f"vectors-{HASH.upper()}.npy",
+    ],
+)
+def test_files_of_the_user_are_refused_and_stay(tmp_path, name):
+    vectors, ids = draw()
+    with (tmp_path / name).open("wb") as file:
+        np.save(file, vectors)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"got '{name}' in it: name another place"):
+        MappedIndex.build(tmp_path, vectors, ids, config=CONFIG)
+    assert contents(tmp_path) == before
+
+
+def test_files_that_came_into_an_index_later_are_not_removed(copy):
+    (copy / "vectors-train.npy").write_bytes(b"mine")
+    header = storage.read_mapped_header(copy)
+    storage.remove_others(copy, header)
+    assert (copy / "vectors-train.npy").read_bytes() == b"mine"

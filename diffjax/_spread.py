@@ -50,6 +50,25 @@ def check_padded(name: str, starts: Any) -> None:
         )
 
 
+def vary_alike(*arrays: Any) -> Any:
+    """Inside `shard_map`: makes what differs between devices in one argument, in all.
+
+    Args:
+        arrays: Trees of arrays.
+
+    Returns:
+        The same, which of themselves are the same on each device or not.
+    """
+    leaves, tree = jax.tree.flatten(arrays)
+    spread = frozenset().union(*(jax.typeof(leaf).vma for leaf in leaves))
+
+    def vary(x):
+        missing = tuple(spread - jax.typeof(x).vma)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.unflatten(tree, map(vary, leaves))
+
+
 def line_of(devices: np.ndarray) -> Mesh:
     """Puts devices on one axis, that of the rows, whatever shape they come in."""
     return Mesh(devices.reshape(-1), ("rows",), axis_types=(AxisType.Auto,))

@@ -5,7 +5,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import kernels
 import numpy as np
+import pytest
 
 from diffjax.diffusion import _sharded, diffuse, leading_eigenvectors, multiply
 from diffjax.features import PictureBatch
@@ -72,6 +74,15 @@ def compressed() -> dict[str, float]:
         alone = function(graph, jnp.asarray(y))
         for _ in range(3):
             found[f"compressed {name}"] = apart(jax.jit(shared)(graph, y), alone)
+    with pytest.MonkeyPatch.context() as patch:
+        kernels.switch(patch, usable=False)
+        shared = jax.shard_map(
+            solve, mesh=mesh, in_specs=(jax.P(), columns), out_specs=columns
+        )
+        found["compressed cg in JAX"] = apart(
+            jax.jit(shared)(graph, y), solve(graph, jnp.asarray(y))
+        )
+    kernels.forget()
     found["compressed eager"] = apart(
         jax.shard_map(
             multiply, mesh=mesh, in_specs=(jax.P(), columns), out_specs=columns

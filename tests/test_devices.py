@@ -43,7 +43,7 @@ def test_rows_on_many_devices_give_the_scores_and_gradients_of_one(report):
         assert report[f"gradient on {count}"] < 1e-9, count
         assert report[f"vmap on {count}"] < 1e-12, count
         assert report[f"known on {count}"] < 1e-12, count
-    for name in ("product", "cg", "slope", "eager"):
+    for name in ("product", "cg", "slope", "eager", "cg in JAX"):
         assert report[f"compressed {name}"] < 1e-5, name
     # The programs differ in nothing but where they run.
     assert report["described"] < 1e-5

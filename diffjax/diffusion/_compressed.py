@@ -12,6 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
+from diffjax._spread import vary_alike
 from diffjax.native import csr_product, has_kernel
 from diffjax.types import Graph
 
@@ -48,16 +49,7 @@ def multiply_compressed(
     """
     dtype = jnp.promote_types(weights.dtype, x.dtype)
     arguments = weights.astype(dtype), indices, starts, x.astype(dtype)
-    # Inside shard_map: what one argument has different on each device, all have.
-    spread = frozenset().union(*(jax.typeof(a).vma for a in arguments))
-    return _product_p.bind(
-        *(_vary(a, spread) for a in arguments), transposed=transposed
-    )
-
-
-def _vary(x, spread):
-    missing = tuple(spread - jax.typeof(x).vma)
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
+    return _product_p.bind(*vary_alike(*arguments), transposed=transposed)
 
 
 @functools.partial(jax.jit, static_argnames="transposed")

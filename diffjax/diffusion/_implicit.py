@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffjax._spread import vary_alike
 from diffjax.types import Graph
 
 from ._loop import LoopResult, Stop, column_norms
@@ -73,6 +74,9 @@ def implicit_solve(
     Returns:
         What the loop found; only `value` has a derivative.
     """
+    # Before they are closed over: functions with rules of their own are compiled for
+    # arguments that all differ between devices where one does.
+    system, stop, alpha, rhs, start = vary_alike(system, stop, alpha, rhs, start)
     # Arguments, not closed over: else a batch would not see that they are the same.
     folded = fold_queries(loop)
     graph = system.graph

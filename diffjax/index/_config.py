@@ -63,7 +63,7 @@ class IndexConfig:
     reach: int | None = None
     """Diffuse over so many regions only, those that a query reaches; None for all."""
     warn_residual: float = 0.05
-    """Relative residual above which a search warns; 1 with reach, which cuts it."""
+    """Relative residual above which a search warns; not with reach, which cuts it."""
 
     @property
     def exponent_of_queries(self) -> float:

@@ -246,8 +246,8 @@ def warn_of_residuals(
 ) -> None:
     """Warns the caller of a search of queries that are far from solved."""
     residual = np.asarray(residual)
-    # What is cut off leaves a residual of less than 1, and is meant to.
-    most = config.warn_residual if config.reach is None else 1.0
+    # What leads out of the regions that are reached stays, and is meant to.
+    most = config.warn_residual if config.reach is None else np.inf
     # Not "above": a residual that is not a number must warn, too.
     bad = np.flatnonzero(~(residual <= most))
     if bad.size:

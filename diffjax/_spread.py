@@ -57,7 +57,8 @@ def vary_alike(*arrays: Any) -> Any:
         arrays: Trees of arrays.
 
     Returns:
-        The same, which of themselves are the same on each device or not.
+        The same values; what was equal on all devices counts as different now, where
+        anything does.
     """
     leaves, tree = jax.tree.flatten(arrays)
     spread = frozenset().union(*(jax.typeof(leaf).vma for leaf in leaves))

@@ -78,7 +78,7 @@ class Graph(NamedTuple):
 
     def to_scipy(self) -> "scipy.sparse.csr_array":
         """Copies the graph to the host as a SciPy matrix, without its zero entries."""
-        import scipy.sparse  # noqa: PLC0415
+        import scipy.sparse  # noqa: PLC0415  # Slow, and seldom needed.
 
         columns, weights = np.asarray(self.indices), np.asarray(self.weights)
         nodes = np.arange(self.num_nodes, dtype=columns.dtype)
@@ -93,7 +93,7 @@ class Graph(NamedTuple):
 
     def to_bcoo(self) -> "sparse.BCOO":
         """Views the graph as JAX's coordinate matrix; empty slots become zeros."""
-        from jax.experimental import sparse  # noqa: PLC0415
+        from jax.experimental import sparse  # noqa: PLC0415  # Slow, too.
 
         rows, columns = self.rows.reshape(-1), self.indices.reshape(-1)
         return sparse.BCOO(
@@ -116,7 +116,7 @@ class Graph(NamedTuple):
             ValueError: If the matrix is none of that, with what was found, or there
                 are more entries than `row_starts` can count.
         """
-        import scipy.sparse  # noqa: PLC0415
+        import scipy.sparse  # noqa: PLC0415  # Slow, and seldom needed.
 
         csr = scipy.sparse.csr_array(matrix, copy=True)
         rows, columns = csr.shape or (0, 0)

@@ -126,3 +126,14 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path, compiler):
     )
     assert "usage: diffjax info" in done.stdout
     assert f"Library(usable={compiler}, description=" in done.stdout
+
+
+def test_the_package_is_the_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "diffjax", "info"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == f"products here  {find_library().description}\n"

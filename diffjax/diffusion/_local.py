@@ -1,7 +1,7 @@
 """Diffusion whose cost does not depend on how many nodes the graph has."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,14 +128,14 @@ def diffuse_local(
         grow_steps: Iterations before nodes join. A Python number.
         max_degree: Most entries of any row of a compressed graph, a Python number;
             needed where the graph is traced. A query that then meets a wider row gets
-            NaN.
+            NaN for all numbers.
         totals: Sums of the degrees on the components in which each query starts, v' v
             above, where they are known: nothing that grows with n is read then. None to
             find them.
 
     Returns:
-        Nodes, l = `size` of them or all n if those are fewer, their scores and, per
-        query, what tells how good they are.
+        Nodes, their scores and, per query, what tells how good they are; l is `size`,
+        or the larger of n and s where `size` is more.
 
     Raises:
         ValueError: If `alpha` or `rtol` is outside [0, 1), a count is below 1, `size`
@@ -168,15 +168,20 @@ def diffuse_local(
         raise ValueError(
             f"totals must be one per query, {nodes.shape[0]}, got {list(totals.shape)}."
         )
-    if graph.degrees is None:
-        raise ValueError(
-            "graph must be normalised, got one without degrees: give it to normalize."
-        )
+    if totals is not None and is_concrete(totals):
+        host = np.asarray(totals)
+        if not (np.isfinite(host) & (host >= 0)).all():
+            raise ValueError(f"totals must be finite and at least 0, got {host}.")
+    _check_normalised(graph)
     check_graph("graph", graph)
     shape = _Shape(min(size, max(n, places)), max(row_width(graph, max_degree), 1))
     steps = _Steps(grow_steps, Stop(rtol, max_steps))
-    known = _components_of(graph) if totals is None else totals
-    return _diffuse_local(graph, (nodes, values), alpha, steps, known, shape=shape)
+    components = _components_of(graph) if totals is None else None
+    return _diffuse_local(
+        *(graph, (nodes, values), alpha, steps, components),
+        totals=totals,
+        shape=shape,
+    )
 
 
 def spread_local(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
@@ -188,8 +193,12 @@ def spread_local(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
 
     Returns:
         The scores of what each query reached, and the background of all other nodes
-        that are connected with it.
+        that are connected with it; of all others, where the graph is traced.
+
+    Raises:
+        ValueError: If the graph is not normalised, or was cut after it was.
     """
+    _check_normalised(graph)
     return _spread_local(found, graph, _components_of(graph))
 
 
@@ -204,6 +213,13 @@ def _spread_local(found, graph, components):
     scores = _root(graph.degrees)[:, None] * found.background[None, :]
     scores = scores * connected[components.labels].astype(scores.dtype)
     return scores.at[places, column].set(found.values, mode="drop")
+
+
+def _check_normalised(graph) -> None:
+    if graph.degrees is None:
+        raise ValueError(
+            "graph must be normalised, got one without degrees: give it to normalize."
+        )
 
 
 def _check_values(values) -> None:
@@ -251,7 +267,7 @@ _find_components = once_per_array(_search_components)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
-def _diffuse_local(graph, seeds, alpha, steps, known, *, shape):
+def _diffuse_local(graph, seeds, alpha, steps, components, *, totals, shape):
     dtype, n = graph.weights.dtype, graph.num_nodes
     nodes, values = seeds
     nodes = jnp.asarray(nodes, jnp.int32)
@@ -261,22 +277,27 @@ def _diffuse_local(graph, seeds, alpha, steps, known, *, shape):
     seeds = _Seeds(nodes, jnp.where(here, values, jnp.zeros_like(values)))
     alpha = jnp.asarray(alpha, dtype)
     found = _solve(shape, graph, seeds, alpha, steps)
+    fits = _fits(graph, found.nodes, shape.width)
+    found = found._replace(
+        values=jnp.where(fits[:, None], found.values, jnp.nan),
+        residual=jnp.where(fits, found.residual, jnp.nan),
+    )
 
     def roots(nodes):
         own = graph.degrees[jnp.maximum(nodes, 0)]
         return _root(own) * (nodes >= 0).astype(dtype)
 
     v = roots(found.nodes)
-    total = jnp.asarray(_total(seeds.nodes, known, n), dtype)
+    if totals is None:
+        totals = _total(seeds.nodes, components, n)
+    total = jnp.asarray(totals, dtype)
     due = jnp.sum(roots(seeds.nodes) * seeds.values, axis=1)
     left = due - (1 - alpha) * jnp.sum(v * found.values, axis=1)
     background = left / ((1 - alpha) * or_one(total))
     residual = jax.lax.stop_gradient(found.residual)
-    values: Array = found.values + background[:, None] * v
-    values = jnp.where(_fits(graph, found.nodes, shape.width), values, jnp.nan)
     return LocalSolution(
         found.nodes,
-        values,
+        found.values + background[:, None] * v,
         background,
         # Rounding may leave less than nothing.
         jax.lax.stop_gradient(jnp.maximum(left / or_one(due), 0)),
@@ -292,18 +313,16 @@ def _root(degrees):
 
 
 def _fits(graph, nodes, width):
-    """Whether no row of a query is wider than was told: [q, 1]."""
+    """Whether no row of a query is wider than was told: [q]."""
     if graph.starts is None:
-        return jnp.ones((nodes.shape[0], 1), bool)
+        return jnp.ones(nodes.shape[0], bool)
     row = jnp.maximum(nodes, 0)
     entries = graph.starts[row + 1] - graph.starts[row]
-    return jnp.all((nodes < 0) | (entries <= width), axis=1, keepdims=True)
+    return jnp.all((nodes < 0) | (entries <= width), axis=1)
 
 
-def _total(nodes: Array, components: Any, n: int) -> Array:
+def _total(nodes, components, n):
     """Sum of the degrees in the components of each query's nodes: [q]."""
-    if not isinstance(components, _Components):
-        return components
     here = nodes >= 0
     labels = jnp.where(here, components.labels[jnp.maximum(nodes, 0)], n)
     order = jnp.argsort(labels, axis=1)

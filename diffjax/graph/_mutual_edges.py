@@ -26,7 +26,7 @@ def mutual_edges(neighbors: Neighbors) -> Graph:
     up to edges that the kernel makes 0, which stay as entries of weight 0.
 
     Done on the host. Beside the lists it holds the edges, and for every neighbour a
-    number of four bytes.
+    number of four bytes; while it checks lists that are not from `knn`, a sorted copy.
 
     Args:
         neighbors: The k nearest of every vector, concrete.

@@ -177,6 +177,13 @@ class MappedIndex:
         header = read_mapped_header(folder)
         arrays = map_arrays(folder, header)
         processor = _processor()
+        try:
+            config = config_of(header)
+        except ValueError as error:
+            raise IndexFileError(
+                f"{folder} has settings that are refused ({error}): build the index "
+                "again."
+            ) from error
 
         def placed(name: str) -> Array:
             return jax.device_put(arrays[name], processor)
@@ -199,8 +206,8 @@ class MappedIndex:
                 ),
                 components=Components(*(arrays[name] for name in Components._fields)),
                 whitening=whitening_of_arrays(arrays),
-                config=config_of(header),
-                built=config_of(header),
+                config=config,
+                built=config,
                 recall=header["recall"],
                 max_degree=header["max_degree"],
             )
@@ -328,9 +335,9 @@ class MappedIndex:
         dim = self._dim
         if self.whitening is not None:
             dim = int(self.whitening.mean.shape[0])
-        if queries.shape[1] != dim or queries.dtype != np.float32:
+        if queries.shape[1] != dim:
             raise ValueError(
-                f"queries must be float32 of the {dim} dimensions of the index, got "
+                f"queries must be of the {dim} dimensions of the index, got "
                 f"{queries.dtype} {list(queries.shape)}."
             )
 

@@ -250,10 +250,14 @@ def warn_of_residuals(
     most = config.warn_residual if config.reach is None else np.inf
     # Not "above": a residual that is not a number must warn, too.
     bad = np.flatnonzero(~(residual <= most))
-    if bad.size:
-        warnings.warn(
-            f"{bad.size} of {residual.size} queries are far from solved, the worst "
-            f"with relative residual {residual[bad].max():.2g}: raise max_steps above "
-            f"{config.max_steps} or lower alpha.",
-            stacklevel=3,
-        )
+    if not bad.size:
+        return
+    worst = residual[bad].max()
+    remedy = f"raise max_steps above {config.max_steps} or lower alpha."
+    if not np.isfinite(worst):
+        remedy = "look for numbers too large or too small in vectors or settings."
+    warnings.warn(
+        f"{bad.size} of {residual.size} queries are far from solved, the worst with "
+        f"relative residual {worst:.2g}: {remedy}",
+        stacklevel=3,
+    )

@@ -122,7 +122,8 @@ void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
       if (where < 0 || where >= lists.slots || other < 0 || other >= lists.nodes) {
         continue;
       }
-      const T own = similarities[slot], theirs = similarities[other * lists.slots + where];
+      const T own = similarities[slot];
+      const T theirs = similarities[other * lists.slots + where];
       // Not std::min, which would lose one of them that is no number.
       const T smaller = own <= theirs || std::isnan(own) ? own : theirs;
       entries.push_back({static_cast<int32_t>(other), smaller});

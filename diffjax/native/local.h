@@ -80,9 +80,10 @@ class LocalDiffusion {
   // `most_nodes` places, ordered by node, and are -1 and 0 where there are fewer. Not
   // inlined: where the caller's object belongs to a thread it would be looked up there
   // at every entry.
-  __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, Reach<T> reach, int64_t places,
-             const int32_t* seeds, const T* values, int32_t* nodes, T* value,
-             T* residual, int32_t* steps) {
+  __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, Reach<T> reach,
+                                       int64_t places, const int32_t* seeds,
+                                       const T* values, int32_t* nodes, T* value,
+                                       T* residual, int32_t* steps) {
     a_ = a;
     alpha_ = alpha;
     reach_ = reach;

@@ -129,7 +129,7 @@ def _number(name: str, value: Any) -> str:
         return f"{value:,}" if isinstance(value, int) else str(value)
     if name in _HEADERS:
         return f"{100 * value:.1f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def take(result: Mapping[str, Any], name: str) -> Any:

@@ -12,6 +12,7 @@ from diffjax.diffusion import (
     diffuse_local,
     leading_eigenvectors,
     spectral_scores,
+    spread_local,
 )
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.types import Graph
@@ -71,12 +72,33 @@ def test_rows_wider_than_was_told_give_nan_and_no_wrong_score(graph):
     degrees = np.diff(np.asarray(graph.starts))[np.maximum(good.nodes, 0)]
     hit = ((degrees == widest) & (np.asarray(good.nodes) >= 0)).any(axis=1)
     assert hit.any()
-    np.testing.assert_array_equal(np.isnan(bad.values).all(axis=1), hit)
+    for name in ("values", "background", "missed", "residual"):
+        got = np.asarray(getattr(bad, name)).reshape(2, -1)
+        np.testing.assert_array_equal(np.isnan(got).all(axis=1), hit, name)
+        np.testing.assert_array_equal(np.isnan(got).any(axis=1), hit, name)
+    assert not np.asarray(bad.converged)[hit].any()
+    spread = np.asarray(spread_local(bad, graph))
+    connected = np.asarray(spread_local(good, graph)) > 0
+    assert np.isnan(spread[:, hit][connected[:, hit]]).all()
 
 
 def test_more_nodes_than_there_are_are_all_of_them(graph):
     found = diffuse_local(graph, NODES, VALUES, size=10**10, max_steps=60)
     assert found.nodes.shape == (2, graph.num_nodes)
+    # Places of a query may be more than nodes.
+    nodes = np.full((1, 2 * graph.num_nodes), -1, np.int32)
+    nodes[0, 5] = 3
+    values = (nodes >= 0).astype(np.float32)
+    found = diffuse_local(graph, nodes, values, size=nodes.size)
+    assert found.nodes.shape == nodes.shape
+    assert found.nodes[0, 0] == 3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_scores_are_spread_over_a_graph_that_is_ready(graph):
+    found = local(graph, NODES, VALUES)
+    with pytest.raises(ValueError, match="graph must be normalised"):
+        spread_local(found, graph._replace(degrees=None))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -96,6 +118,9 @@ def test_totals_that_are_known_are_not_found_again(graph):
         )
     with pytest.raises(ValueError, match=r"totals must be one per query, 2, got \[1\]"):
         local(graph, NODES, VALUES, totals=totals[:1])
+    for bad in (-totals, totals * np.nan):
+        with pytest.raises(ValueError, match="totals must be finite and at least 0"):
+            local(graph, NODES, VALUES, totals=bad)
     # Without them all degrees are summed.
     summed = f"(tensor<{graph.num_nodes}xf32>, tensor<f32>) -> tensor<f32>"
     lowered = jax.jit(local).lower

@@ -21,6 +21,7 @@ from diffjax.index import (
     verify,
 )
 from diffjax.index import _mapped_storage as storage
+from diffjax.index._header import write_header
 
 CONFIG = MappedConfig(
     index=IndexConfig(k=10, query_k=10, neighbors="clusters", reach=100, dim=8),
@@ -296,3 +297,12 @@ def test_files_that_came_into_an_index_later_are_not_removed(copy):
     header = storage.read_mapped_header(copy)
     storage.remove_others(copy, header)
     assert (copy / "vectors-train.npy").read_bytes() == b"mine"
+
+
+def test_settings_that_this_version_refuses_are_said_with_the_place(copy):
+    header = storage.read_mapped_header(copy)
+    facts = {k: v for k, v in header.items() if k != "fingerprint"}
+    facts["config"]["index"] |= {"solver": "chebyshev", "keep_best": True}
+    write_header(copy / "mapped.json", storage._FORMAT, facts)
+    with pytest.raises(IndexFileError, match=r"index has settings .*keep_best.* again"):
+        MappedIndex.open(copy)

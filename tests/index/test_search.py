@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from diffjax.diffusion import combine_rows, diffuse, offline_rows, query_vectors
 from diffjax.graph import affinity, knn, normalize
 from diffjax.index import PRESETS, Index, IndexConfig
+from diffjax.index._search import warn_of_residuals
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import rank
 from diffjax.types import Neighbors
@@ -225,3 +227,14 @@ def test_presets_are_what_their_sources_say():
 def test_settings_that_can_not_be_meant_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         IndexConfig(**settings)
+
+
+def test_what_leads_out_of_what_is_reached_is_no_reason_to_warn_but_nan_is():
+    config = IndexConfig(reach=60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_residuals(np.array([0.2, 1.3]), config)
+    with pytest.warns(UserWarning, match="1 of 2 queries .* nan: look for numbers"):
+        warn_of_residuals(np.array([0.2, np.nan]), config)
+    with pytest.warns(UserWarning, match="1 of 2 queries .* 0.2: raise max_steps"):
+        warn_of_residuals(np.array([0.2, 0.01]), IndexConfig())

@@ -310,3 +310,12 @@ def test_what_learning_took_is_a_whole_number_of_solves():
     table = mean_ap_table([{**KNN, "solves": 1243.5, "chosen": "alpha 0.98"}])
     assert table.header[-2:] == ("solves", "settings")
     assert table.rows[0][-2:] == ("1,244", "alpha 0.98")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.012345, "0.0123"), (998.6, "999"), (999.7, "1,000"), (-1234.5, "-1,234")],
+)
+def test_large_numbers_are_written_without_powers_of_ten(value, written):
+    (table,) = measurement_tables([{"way": "a", "bytes": value}])
+    assert table.rows == (("a", written),)

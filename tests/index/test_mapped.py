@@ -331,7 +331,7 @@ def test_rejects_bad_queries(data, built):
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         index.search(queries, top=0)
     with pytest.raises(
-        ValueError, match=r"float32 of the 16 dimensions .* got float32"
+        ValueError, match=r"be of the 16 dimensions .* got float32 \[8, 5\]"
     ):
         index.search(queries[:, :5])
     for kind in np.float16, np.float64:

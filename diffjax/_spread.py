@@ -50,6 +50,13 @@ def check_padded(name: str, starts: Any) -> None:
         )
 
 
+def varying_axes(x: Any) -> frozenset[str]:
+    """Mesh axes along which an array differs between devices, inside `shard_map`."""
+    aval = jax.typeof(x)
+    # JAX 0.12 keeps them in the type's "manual axis type", earlier ones in the type.
+    return aval.vma if hasattr(aval, "vma") else aval.mat.varying
+
+
 def vary_alike(*arrays: Any) -> Any:
     """Inside `shard_map`: makes what differs between devices in one argument, in all.
 
@@ -61,10 +68,10 @@ def vary_alike(*arrays: Any) -> Any:
         anything does.
     """
     leaves, tree = jax.tree.flatten(arrays)
-    spread = frozenset().union(*(jax.typeof(leaf).vma for leaf in leaves))
+    spread = frozenset().union(*map(varying_axes, leaves))
 
     def vary(x):
-        missing = tuple(spread - jax.typeof(x).vma)
+        missing = tuple(spread - varying_axes(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.unflatten(tree, map(vary, leaves))

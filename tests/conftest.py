@@ -17,10 +17,12 @@ from diffjax.cli import main
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Workers share what they compile: a network, say, which several of them need.
+# Workers share what they compile, and a second run compiles next to nothing: also the
+# programs of milliseconds, which are thousands.
 _PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
 jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

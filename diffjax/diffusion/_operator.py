@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from diffjax._spread import vary_alike
 from diffjax.types import Graph
 
 from ._compressed import multiply_compressed
@@ -61,6 +62,5 @@ def multiply_rows(
     # An empty slot has weight 0, so what it gathers does not matter.
     start = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
     # Inside shard_map each device sums other rows: the sum must vary as they do.
-    spread = tuple(jax.typeof(weights).vma - jax.typeof(start).vma)
-    start = jax.lax.pcast(start, spread, to="varying") if spread else start
+    start, weights = vary_alike(start, weights)
     return jax.lax.scan(add_slot, start, (indices.T, weights.T))[0]

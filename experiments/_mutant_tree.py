@@ -44,7 +44,7 @@ class Tree:
     def __init__(self, root: pathlib.Path) -> None:
         """Copies the repository at `root`."""
         self.root, self.copy = root, root / ".pytest_cache" / "mutation"
-        self.copy.mkdir(parents=True, exist_ok=True)
+        (self.copy / ".pytest_cache").mkdir(parents=True, exist_ok=True)
         for each in self.copy.iterdir():
             if each.is_dir() and each.name != ".pytest_cache":
                 shutil.rmtree(each)
@@ -107,6 +107,8 @@ class Tree:
     ) -> Tests:
         """Runs tests in the copy, in a process of their own.
 
+        What pytest prints is kept in `output.txt` in the copy's `.pytest_cache`.
+
         Args:
             arguments: For pytest.
             limit: Seconds of processor time, and ten times as many of any time: other
@@ -117,15 +119,18 @@ class Tree:
         command = [sys.executable, "-m", "pytest", *options.split(), *arguments]
         data = os.environ.get("DIFFJAX_DATA", str(self.root.parent / "shared" / "data"))
         environment = os.environ | {"PYTHONPATH": str(self.copy), "DIFFJAX_DATA": data}
-        with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as report:
+        with (
+            tempfile.NamedTemporaryFile("r", suffix=".jsonl") as report,
+            (self.copy / ".pytest_cache" / "output.txt").open("w") as output,
+        ):
             environment[_REPORT] = report.name
             begun, spent = time.monotonic(), _processor_time()
             with subprocess.Popen(  # noqa: S603  # This Python and pytest.
                 command,
                 cwd=self.copy,
                 env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
             ) as process:
                 if limit is not None:

@@ -171,9 +171,8 @@ def _verdict(tests: Tests) -> dict[str, Any]:
         return {"status": "caught", "by": test, "why": why, **cost}
     if tests.status is None:
         return {"status": "caught", "by": "timeout", **cost}
-    if tests.status < 0:
-        return {"status": "caught", "by": f"signal {-tests.status}", **cost}
-    raise RuntimeError(f"pytest ended with status {tests.status} and no failed test.")
+    # Killed by a signal, or no test could be collected.
+    return {"status": "caught", "by": f"exit status {tests.status}", **cost}
 
 
 def survivors(

@@ -33,9 +33,10 @@ Command: python -m experiments descriptors scenes
 import dataclasses
 from typing import Literal
 
-from configs.scenes import few
+from configs.scenes import few_scenes
 from configs.schema import GroceryData, ScenesData
-from diffjax.index import DescriptorConfig, IndexConfig
+from diffjax.images import DescriptorConfig
+from diffjax.index import IndexConfig
 
 WhiteningKind = Literal[
     "none",
@@ -131,7 +132,7 @@ def quick() -> DescriptorsConfig:
     """A dozen scenes, in seconds."""
     small = DescriptorConfig(map="head", aggregate="mac", side=96)
     return DescriptorsConfig(
-        ScenesData(few()),
+        ScenesData(few_scenes()),
         rows=(Row(small, dim=16), Row(small, whitening="supervised", dim=8)),
         index=IndexConfig(k=20, query_k=20),
         netvlad_clusters=2,

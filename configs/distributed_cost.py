@@ -3,7 +3,8 @@
 Paper: nothing; its graphs are of one machine, of up to 2.2 million regions.
 Data: none. Programs are compiled for shapes, on host devices, and not run; what their
 text says of collective operations, and the compiler of memory, is compared with the
-arithmetic of `diffjax.distributed.plan`. That is then followed to 10^9 regions.
+arithmetic of `diffjax.distributed.estimate_cost`. That is then followed to 10^9
+regions.
 Recorded: "compiled", per number of devices and step: bytes that a device sends in a
 round, its memory, and the same by arithmetic. "simulated", per number of regions and of
 devices: bytes that a device sends in an iteration of one query and to build the graph,

@@ -2,7 +2,7 @@
 
 Paper: nothing is learned; its parameters are alpha 0.99, gamma 3 and lambda 1.
 Data: any benchmark at hand with four objects or more.
-Protocol: objects are split by `learning.object_splits`, seeds 0, 1, 2, ...; all
+Protocol: objects are split by `learning.split_by_object`, seeds 0, 1, 2, ...; all
 pictures stay in the database. Of the objects to learn on a quarter tells when to stop;
 nothing is chosen on the test part. Searches try as many settings as the gradient's
 solves pay for, those of a whitening as many as it searches for neighbours. Whitening in
@@ -22,7 +22,7 @@ import dataclasses
 
 from configs.scenes import quick_setup
 from configs.schema import Setup
-from diffjax.data import ScenesConfig
+from diffjax.datasets import ScenesConfig
 from diffjax.learning import FitConfig
 
 

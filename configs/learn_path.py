@@ -2,9 +2,9 @@
 
 Paper: nothing is learned; alpha is 0.99 and gamma 3.
 Data: any benchmark at hand with four objects or more.
-Protocol: the training queries of the first split of `learning.object_splits`. Alpha and
-gamma are learned from the paper's values and from far away; every step is followed to
-the end. The surface is the mean average precision of the same queries on a grid.
+Protocol: the training queries of the first split of `learning.split_by_object`. Alpha
+and gamma are learned from the paper's values and from far away; every step is followed
+to the end. The surface is the mean average precision of the same queries on a grid.
 Recorded: where each path began and was before its last step, with mAP there and at the
 best point of the grid; a picture of surface, paths, losses and parameters.
 Cost: ten minutes on 2 cores after the pictures are described.

@@ -54,7 +54,7 @@ CITED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def column(benchmark: str) -> str:
+def paper_column(benchmark: str) -> str:
     """The paper's data set to compare a benchmark with: its own, or INSTRE.
 
     INSTRE is the paper's collection of small objects in clutter, which collections
@@ -63,7 +63,7 @@ def column(benchmark: str) -> str:
     return benchmark if benchmark in COLUMNS else "instre"
 
 
-def beside(
+def paper_entry(
     benchmark: str, values: Sequence[float | None] | None, method: str = ""
 ) -> dict[str, Any]:
     """What a record's entry says of the paper, see `report.mean_ap_table`.
@@ -73,7 +73,7 @@ def beside(
         values: The paper's, by column; None for a method that it does not have.
         method: Whose they are.
     """
-    where = column(benchmark)
+    where = paper_column(benchmark)
     value = values[COLUMNS.index(where)] if values else None
     share = None if value is None else value / 100
     if where != benchmark:

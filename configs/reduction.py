@@ -30,10 +30,10 @@ Command: python -m experiments reduction scenes
 
 import dataclasses
 
-from configs.scenes import few
+from configs.scenes import few_scenes
 from configs.schema import GroceryData, ScenesData
 from diffjax.index import FolderConfig, IndexConfig
-from diffjax.regions import Covariance
+from diffjax.regions import CovarianceType
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReductionConfig:
     folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)
     components: tuple[int, ...] = (3, 5, 8)
     """Means of an image."""
-    covariances: tuple[Covariance, ...] = ("diagonal", "spherical")
+    covariances: tuple[CovarianceType, ...] = ("diagonal", "spherical")
     """Covariances of its mixture."""
     k: tuple[int, ...] = (10, 20, 50)
     """Neighbours in the graph of means, and of the query."""
@@ -71,7 +71,7 @@ def full() -> dict[str, ReductionConfig]:
 def quick() -> ReductionConfig:
     """A dozen scenes, in seconds."""
     return ReductionConfig(
-        ScenesData(few()),
+        ScenesData(few_scenes()),
         FolderConfig(index=IndexConfig(dim=16, k=20, query_k=20)),
         components=(3,),
         covariances=("diagonal",),

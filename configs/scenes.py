@@ -11,8 +11,8 @@ Command: python -m experiments evaluate scenes
 from typing import Any
 
 from configs.schema import EvaluateConfig, ScenesData
-from diffjax.data import ScenesConfig
-from diffjax.demo import DemoConfig
+from diffjax.cli import DemoConfig
+from diffjax.datasets import ScenesConfig
 
 
 def full() -> EvaluateConfig:
@@ -25,10 +25,10 @@ def full() -> EvaluateConfig:
 
 def quick() -> EvaluateConfig:
     """The same with few scenes, in seconds."""
-    return EvaluateConfig(benchmark=ScenesData(few()), compare=full().compare)
+    return EvaluateConfig(benchmark=ScenesData(few_scenes()), compare=full().compare)
 
 
-def few() -> ScenesConfig:
+def few_scenes() -> ScenesConfig:
     """Three objects in three scenes each."""
     return ScenesConfig(
         objects=3, scenes_per_object=3, empty_scenes=3, queries_per_object=1
@@ -37,4 +37,4 @@ def few() -> ScenesConfig:
 
 def quick_setup() -> dict[str, Any]:
     """Those scenes for the experiments of the paper, described in seconds."""
-    return {"composed": few(), "dim": 16}
+    return {"composed": few_scenes(), "dim": 16}

@@ -5,14 +5,15 @@ import os
 import pathlib
 from typing import Literal
 
-from diffjax.data import (
+from diffjax.datasets import (
     Benchmark,
     ScenesConfig,
     classes_benchmark,
     compose_scenes,
     scenes_benchmark,
 )
-from diffjax.index import CompareConfig, DescriptorConfig, FolderConfig, IndexConfig
+from diffjax.images import DescriptorConfig
+from diffjax.index import CompareConfig, FolderConfig, IndexConfig
 
 BenchmarkName = Literal[
     "scenes",

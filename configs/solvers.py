@@ -15,7 +15,7 @@ Command: python -m experiments solvers scenes
 
 import dataclasses
 
-from configs.scenes import few
+from configs.scenes import few_scenes
 from configs.schema import GroceryData, ScenesData
 from diffjax.diffusion import SolverName
 from diffjax.index import FolderConfig, IndexConfig
@@ -50,7 +50,7 @@ def full() -> dict[str, SolversConfig]:
 def quick() -> SolversConfig:
     """A dozen scenes, in seconds."""
     return SolversConfig(
-        ScenesData(few()),
+        ScenesData(few_scenes()),
         FolderConfig(index=IndexConfig(dim=16, k=20, query_k=20)),
         steps=(1, 5, 20),
         compared=2,

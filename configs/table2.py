@@ -32,7 +32,7 @@ from configs.schema import Setup
 Choices = tuple[Mapping[str, Any], ...]
 
 
-def _each(**values: Sequence[Any]) -> Choices:
+def _product(**values: Sequence[Any]) -> Choices:
     """All combinations, the first names varying slowest."""
     found: list[dict[str, Any]] = [{}]
     for name, options in values.items():
@@ -40,7 +40,7 @@ def _each(**values: Sequence[Any]) -> Choices:
     return tuple(found)
 
 
-def _pairs(*names: str, of: Sequence[tuple[Any, ...]]) -> Choices:
+def _combinations(*names: str, of: Sequence[tuple[Any, ...]]) -> Choices:
     """Combinations in an order of their own."""
     return tuple(dict(zip(names, values, strict=True)) for values in of)
 
@@ -49,18 +49,18 @@ def _pairs(*names: str, of: Sequence[tuple[Any, ...]]) -> Choices:
 _SHORT = (10, 3, 5, 20, 50, 1, 2, 4, 7, 15, 30, 70)
 _QUERY_K = "k", "query_k"
 
-SEARCHES: Mapping[str, Choices] = MappingProxyType(
+TRIED_SETTINGS: Mapping[str, Choices] = MappingProxyType(
     {
         "CroW": ({},),
         "NetVLAD": ({},),
         "R-MAC": ({},),
-        "R-MAC + AQE": _each(k=_SHORT),
-        "R-MAC + alpha-QE": _each(power=(3.0, 1.0, 6.0), k=(50, 10, 20, 5)),
-        "R-MAC + DBA": _each(power=(0.0, 3.0), k=(10, 3, 5, 20, 30, 50)),
-        "R-MAC + SCSM": _each(k=_SHORT),
-        "R-MAC + HN": _each(k=_SHORT),
-        "R-MAC + k-reciprocal": _each(k1=(20, 10, 40), k2=(6, 3), lam=(0.3, 0.1)),
-        "global diffusion": _pairs(
+        "R-MAC + AQE": _product(k=_SHORT),
+        "R-MAC + alpha-QE": _product(power=(3.0, 1.0, 6.0), k=(50, 10, 20, 5)),
+        "R-MAC + DBA": _product(power=(0.0, 3.0), k=(10, 3, 5, 20, 30, 50)),
+        "R-MAC + SCSM": _product(k=_SHORT),
+        "R-MAC + HN": _product(k=_SHORT),
+        "R-MAC + k-reciprocal": _product(k1=(20, 10, 40), k2=(6, 3), lam=(0.3, 0.1)),
+        "global diffusion": _combinations(
             *_QUERY_K,
             of=(
                 *((50, 10), (20, 10), (10, 3), (10, 10), (20, 3), (100, 10)),
@@ -68,16 +68,16 @@ SEARCHES: Mapping[str, Choices] = MappingProxyType(
             ),
         ),
         "R-match": ({},),
-        "HQE on SIFT": _each(min_matches=(5, 10, 3, 20), top=(100, 10, 30)),
-        "R-match + AQE": _each(k=_SHORT),
-        "regional diffusion, 5 means": _pairs(
+        "HQE on SIFT": _product(min_matches=(5, 10, 3, 20), top=(100, 10, 30)),
+        "R-match + AQE": _product(k=_SHORT),
+        "regional diffusion, 5 means": _combinations(
             *_QUERY_K,
             of=(
                 *((50, 50), (20, 20), (10, 20), (20, 50), (50, 100), (30, 50)),
                 *((10, 50), (10, 100), (20, 100), (30, 20), (30, 100), (50, 20)),
             ),
         ),
-        "regional diffusion": _pairs(
+        "regional diffusion": _combinations(
             *_QUERY_K,
             of=(
                 *((200, 200), (50, 50), (100, 100), (20, 50), (100, 50), (50, 100)),
@@ -92,7 +92,7 @@ SEARCHES: Mapping[str, Choices] = MappingProxyType(
 class Table2Config(Setup):
     """Which methods, and how many settings of each."""
 
-    methods: tuple[str, ...] = tuple(SEARCHES)
+    methods: tuple[str, ...] = tuple(TRIED_SETTINGS)
     """Rows of the table."""
     trials: int = 12
     """Most settings that a method tries."""

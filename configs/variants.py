@@ -17,7 +17,7 @@ Command: python -m experiments variants scenes
 
 import dataclasses
 
-from configs.scenes import few
+from configs.scenes import few_scenes
 from configs.schema import GroceryData, ScenesData
 from diffjax.index import FolderConfig, IndexConfig
 
@@ -49,7 +49,7 @@ def full() -> dict[str, VariantsConfig]:
 def quick() -> VariantsConfig:
     """A dozen scenes, in seconds."""
     return VariantsConfig(
-        ScenesData(few()),
+        ScenesData(few_scenes()),
         FolderConfig(index=IndexConfig(dim=16, k=20, query_k=20)),
         shortlists=(3,),
         offline=(30,),

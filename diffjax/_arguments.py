@@ -52,7 +52,7 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
     Raises:
         ValueError: Naming the first bad row.
     """
-    check_not_halved(name, vectors)
+    check_not_downcast(name, vectors)
     if not is_concrete(vectors) or vectors.size == 0:
         return
     host = np.asarray(vectors)
@@ -72,7 +72,7 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
         )
 
 
-def check_not_halved(name: str, array: Any) -> None:
+def check_not_downcast(name: str, array: Any) -> None:
     """Refuses float64 where JAX would make it float32 without a word."""
     halved = dtypes.canonicalize_dtype(np.float64) != np.float64
     if halved and getattr(array, "dtype", None) == np.float64:
@@ -128,7 +128,7 @@ def count_ids(
     return count
 
 
-def count_most(
+def max_rows_per_id(
     name: str, ids: Int[Array | np.ndarray, " n"], *, most: int | None, most_name: str
 ) -> int:
     """The most rows of any id: `most` if given, else counted in concrete ids.

@@ -21,13 +21,15 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(users) / "diffjax"
 
 
-def keep_compiled_programs() -> None:
+def enable_compilation_cache() -> None:
     """Keeps compiled programs between runs, apart for each jaxlib and processor.
 
     A program compiled for instructions that another processor lacks would crash there,
     and home folders are shared between machines.
     """
-    folder = cache_folder() / "compiled" / f"{version('jaxlib')}-{_processor()}"
+    folder = (
+        cache_folder() / "compiled" / f"{version('jaxlib')}-{_processor_fingerprint()}"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,7 +47,7 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def networks_folder() -> pathlib.Path | None:
+def exported_networks_folder() -> pathlib.Path | None:
     """Where networks are kept beside programs; None where `diffjax` keeps none."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None or cache_folder() not in pathlib.Path(folder).parents:
@@ -53,7 +55,7 @@ def networks_folder() -> pathlib.Path | None:
     return pathlib.Path(folder) / "networks"
 
 
-def _processor() -> str:
+def _processor_fingerprint() -> str:
     """Names the processor by architecture and, where the system tells, its features."""
     text = platform.machine() + platform.processor()
     if _CPU_INFO.is_file():

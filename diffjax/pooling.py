@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, Int
 from diffjax._arguments import (
     check_ids,
     check_in_range,
-    check_not_halved,
+    check_not_downcast,
     count_ids,
-    count_most,
+    max_rows_per_id,
 )
-from diffjax._spread import by_rows, check_spread
+from diffjax._sharding import check_divisible_rows, row_spec
 from diffjax.types import Scalar
 
-_IMAGES_AT_ONCE = 1024
+_IMAGES_PER_BATCH = 1024
 
 
 def pool(
@@ -52,7 +52,7 @@ def pool(
     References:
         Iscen et al., CVPR 2017, eq. 13, https://arxiv.org/abs/1611.05113.
     """
-    check_not_halved("scores", scores)
+    check_not_downcast("scores", scores)
     rows = scores.shape[0]
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
@@ -62,7 +62,7 @@ def pool(
             f"weights must have one entry per region, {rows}, got {weights.shape}."
         )
     if mesh is not None:
-        check_spread("scores", scores, mesh)
+        check_divisible_rows("scores", scores, mesh)
     return _pool(scores, ids.astype(np.int32), weights, num_images=count, mesh=mesh)
 
 
@@ -80,7 +80,7 @@ def _pool(scores, image_ids, weights, *, num_images, mesh):
     return jax.shard_map(
         lambda *parts: jax.lax.psum(add_up(*parts), mesh.axis_names),
         mesh=mesh,
-        in_specs=by_rows(mesh),
+        in_specs=row_spec(mesh),
         out_specs=PartitionSpec(),
     )(weighted, image_ids)
 
@@ -119,12 +119,12 @@ def gmp_weights(
         is solved whether or not an image has fewer regions than dimensions.
     """
     check_in_range("lam", lam, low=0, high=float("inf"))
-    check_not_halved("vectors", vectors)
+    check_not_downcast("vectors", vectors)
     rows = vectors.shape[0]
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
-    most = count_most("image_ids", ids, most=max_regions, most_name="max_regions")
+    most = max_rows_per_id("image_ids", ids, most=max_regions, most_name="max_regions")
     return _gmp_weights(
         vectors,
         jnp.asarray(ids, jnp.int32),
@@ -163,7 +163,7 @@ def _gmp_weights(
         factor = jax.scipy.linalg.cho_factor(system)
         return jax.scipy.linalg.cho_solve(factor, used.astype(vectors.dtype))
 
-    batch = min(_IMAGES_AT_ONCE, max(num_images, 1))
+    batch = min(_IMAGES_PER_BATCH, max(num_images, 1))
     weights = jax.lax.map(solve, (starts, counts), batch_size=batch)
     slot = jnp.arange(rows, dtype=jnp.int32) - starts[image_ids]
     own: Array = weights[image_ids, jnp.minimum(slot, max_regions - 1)]

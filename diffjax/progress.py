@@ -9,7 +9,7 @@ import rich.console
 import rich.progress
 
 # Nobody needs a bar for what is over before it is read.
-_PATIENCE = 2.0
+_DELAY_SECONDS = 2.0
 
 
 @contextlib.contextmanager
@@ -20,9 +20,9 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     where standard error is a terminal.
     """
     if not sys.stderr.isatty():
-        yield _draw_nothing
+        yield no_progress
         return
-    with _PatientBars(
+    with _DelayedBars(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
@@ -32,7 +32,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     ) as bars:
         tasks: dict[str, tuple[rich.progress.TaskID, float]] = {}
 
-        def tell(task: str, done: int, of: int) -> None:
+        def progress(task: str, done: int, of: int) -> None:
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=of, rate=""), time.monotonic()
             number, start = tasks[task]
@@ -40,22 +40,24 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             rate = f"{done / spent:.1f}/s" if spent > 0 and of > 1 else ""
             bars.update(number, completed=done, rate=rate)
 
-        yield tell
+        yield progress
 
 
-class _PatientBars(rich.progress.Progress):
+class _DelayedBars(rich.progress.Progress):
     """Bars of the tasks that last, also where a task is silent for long."""
 
     def get_renderables(self) -> Iterator[rich.console.RenderableType]:
         """Gives what is drawn, several times a second."""
-        yield self.make_tasks_table([task for task in self.tasks if _lasts(task)])
+        yield self.make_tasks_table(
+            [task for task in self.tasks if _is_long_running(task)]
+        )
 
 
-def _lasts(task: rich.progress.Task) -> bool:
+def _is_long_running(task: rich.progress.Task) -> bool:
     spent = task.finished_time if task.finished else task.elapsed
-    return (spent or 0) > _PATIENCE
+    return (spent or 0) > _DELAY_SECONDS
 
 
-def _draw_nothing(task: str, done: int, of: int) -> None:
+def no_progress(task: str, done: int, of: int) -> None:
     """Takes progress where nobody looks."""
     del task, done, of

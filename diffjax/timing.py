@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 # What Python itself took to start is the processor's time up to here, nearly to a
 # millisecond, as it waits for nothing; no system tells every program when it began.
-_PYTHON = time.process_time()
-_STARTED = time.perf_counter() - _PYTHON
+_PYTHON_STARTUP = time.process_time()
+_PROCESS_START = time.perf_counter() - _PYTHON_STARTUP
 
-_TRACE = "/jax/core/compile/jaxpr_trace_duration"
-_LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
-_COMPILE = "/jax/core/compile/backend_compile_duration"  # Or what took its place.
-_HIT = "/jax/compilation_cache/cache_hits"
+_TRACE_EVENT = "/jax/core/compile/jaxpr_trace_duration"
+_LOWER_EVENT = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"  # Or what took its place.
+_CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
 
-class Step(NamedTuple):
+class TimedStep(NamedTuple):
     """A part of a command.
 
     Attributes:
@@ -42,8 +42,8 @@ class Stopwatch:
         """Takes what came before for two steps, Python's start and imports."""
         self._last = time.perf_counter()
         self._steps = [
-            Step("Python", _PYTHON),
-            Step("imports", self._last - _STARTED - _PYTHON),
+            TimedStep("Python", _PYTHON_STARTUP),
+            TimedStep("imports", self._last - _PROCESS_START - _PYTHON_STARTUP),
         ]
         self._busy: list[tuple[float, float]] = []
         self._hits = self._ready = 0
@@ -51,10 +51,10 @@ class Stopwatch:
     def step(self, name: str) -> None:
         """Ends a step, which began where the last one ended."""
         now = time.perf_counter()
-        step = Step(
+        step = TimedStep(
             name=name,
             seconds=now - self._last,
-            programs=_covered(self._busy),
+            programs=_union_duration(self._busy),
             compiled=self._ready - self._hits,
             cached=self._hits,
         )
@@ -62,11 +62,11 @@ class Stopwatch:
         self._busy, self._hits, self._ready, self._last = [], 0, 0, now
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[TimedStep]:
         """The steps that are over, and all of them together."""
         _, *numbers = zip(*self._steps, strict=True)
         seconds, programs, compiled, cached = map(sum, numbers)
-        return [*self._steps, Step("in all", seconds, programs, compiled, cached)]
+        return [*self._steps, TimedStep("in all", seconds, programs, compiled, cached)]
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The steps as text: heading and rows."""
@@ -77,16 +77,18 @@ class Stopwatch:
         ]
         return heading, each
 
-    def hear(self, event: str, **_: str | int) -> None:
+    def on_event(self, event: str, **_: str | int) -> None:
         """Takes an event of JAX."""
-        self._hits += event == _HIT
+        self._hits += event == _CACHE_HIT_EVENT
 
-    def hear_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
+    def on_duration_event(
+        self, event: str, duration_secs: float, **_: str | int
+    ) -> None:
         """Takes an event of JAX that lasted."""
-        if event in {_TRACE, _LOWER, _COMPILE}:
+        if event in {_TRACE_EVENT, _LOWER_EVENT, _COMPILE_EVENT}:
             now = time.perf_counter()
             self._busy.append((now - duration_secs, now))
-            self._ready += event == _COMPILE
+            self._ready += event == _COMPILE_EVENT
 
 
 @contextlib.contextmanager
@@ -95,16 +97,16 @@ def stopwatch() -> Iterator[Stopwatch]:
     from jax import monitoring  # noqa: PLC0415  # The clock must run before it is read.
 
     watch = Stopwatch()
-    monitoring.register_event_listener(watch.hear)
-    monitoring.register_event_duration_secs_listener(watch.hear_duration)
+    monitoring.register_event_listener(watch.on_event)
+    monitoring.register_event_duration_secs_listener(watch.on_duration_event)
     try:
         yield watch
     finally:
-        monitoring.unregister_event_listener(watch.hear)
-        monitoring.unregister_event_duration_listener(watch.hear_duration)
+        monitoring.unregister_event_listener(watch.on_event)
+        monitoring.unregister_event_duration_listener(watch.on_duration_event)
 
 
-def _covered(spans: list[tuple[float, float]]) -> float:
+def _union_duration(spans: list[tuple[float, float]]) -> float:
     """Adds up spans of time; what several cover, as nested traces do, counts once."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted(spans):

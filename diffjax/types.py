@@ -13,7 +13,7 @@ import numpy as np
 from jax import dtypes
 from jaxtyping import Array, Bool, Float, Int
 
-from diffjax._arguments import check_not_halved
+from diffjax._arguments import check_not_downcast
 
 if TYPE_CHECKING:  # Slow to import, and a search in a saved index does without them.
     import scipy.sparse
@@ -124,7 +124,7 @@ class Graph(NamedTuple):
             raise ValueError(f"matrix must be square, got {rows} x {columns}.")
         if not np.issubdtype(csr.dtype, np.floating):
             raise ValueError(f"matrix must be of floating point, got {csr.dtype}.")
-        check_not_halved("matrix", csr.data)
+        check_not_downcast("matrix", csr.data)
         csr.sum_duplicates()
         csr.eliminate_zeros()
         if not np.isfinite(csr.data).all():

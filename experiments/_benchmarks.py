@@ -13,34 +13,35 @@ import numpy as np
 from jaxtyping import Float
 
 from configs.schema import Setup
-from diffjax.data import (
-    SCENES,
+from diffjax.datasets import (
+    SCENE_SETS,
     Benchmark,
     GroundTruth,
     SceneCollection,
-    attach,
-    check_against,
+    attach_pictures,
+    check_descriptor_counts,
     classes_benchmark,
     compose_scenes,
-    find_pictures,
     folder_benchmark,
-    read_descriptors,
     read_instre,
+    read_knn_graph,
     read_labels,
     read_oxford,
     read_picture_list,
+    read_released_descriptors,
     read_released_truth,
     read_revisited,
-    revisited_names,
+    read_revisited_names,
     scenes_benchmark,
 )
-from diffjax.graph import read_knn_graph
+from diffjax.images import find_pictures
 from diffjax.index import Index
 from diffjax.types import Neighbors
-from experiments._collections import Collection, describe_collection
+
+from ._collections import Collection, describe_collection
 
 
-def load(setup: Setup, workdir: pathlib.Path) -> Collection:
+def load_benchmark(setup: Setup, workdir: pathlib.Path) -> Collection:
     """Describes a benchmark, or reads descriptors of it that were released.
 
     Args:
@@ -54,35 +55,35 @@ def load(setup: Setup, workdir: pathlib.Path) -> Collection:
         ValueError: If something is missing, with what to put where, or descriptors and
             ground truth are not of the same data set.
     """
-    found = _load(setup, workdir)
+    found = _load_collection(setup, workdir)
     return dataclasses.replace(found, results=workdir / "results")
 
 
-def _load(setup: Setup, workdir: pathlib.Path) -> Collection:
+def _load_collection(setup: Setup, workdir: pathlib.Path) -> Collection:
     if setup.graph is not None and setup.descriptors is None:
         raise ValueError(
             "graph must be of released descriptors: give --descriptors, or leave "
             "--graph out."
         )
     if setup.descriptors is not None:
-        return _released(setup, setup.descriptors)
-    if setup.benchmark not in SCENES:
-        truth = find(setup, workdir)
+        return _load_released(setup, setup.descriptors)
+    if setup.benchmark not in SCENE_SETS:
+        truth = find_benchmark(setup, workdir)
         name = _index_name(truth.name, setup, str(truth.folder.resolve()))
         return describe_collection(truth, setup.folder, workdir, index_name=name)
     scenes = _compose(setup, workdir)
     found = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
     if setup.composed is None:
-        notes["scenes_version"] = SCENES[setup.benchmark].version
+        notes["scenes_version"] = SCENE_SETS[setup.benchmark].version
     name = _index_name(
         found.name, setup, repr(setup.composed) if setup.composed else ""
     )
     collection = describe_collection(found, setup.folder, workdir, index_name=name)
-    return dataclasses.replace(collection, notes=notes)
+    return dataclasses.replace(collection, extra_facts=notes)
 
 
-class Described(NamedTuple):
+class DescribedScenes(NamedTuple):
     """Composed scenes, described.
 
     Attributes:
@@ -94,22 +95,22 @@ class Described(NamedTuple):
     areas: Float[np.ndarray, " m"]
 
 
-def describe_scenes(setup: Setup, workdir: pathlib.Path) -> Described:
+def describe_scenes(setup: Setup, workdir: pathlib.Path) -> DescribedScenes:
     """Describes composed scenes, with the areas of their objects.
 
     Raises:
         ValueError: If the benchmark is not one of composed scenes.
     """
-    if setup.benchmark not in SCENES or setup.descriptors is not None:
+    if setup.benchmark not in SCENE_SETS or setup.descriptors is not None:
         raise ValueError(
             "benchmark must be one whose database pictures have boxes "
-            f"({', '.join(SCENES)}), got {setup.benchmark!r}."
+            f"({', '.join(SCENE_SETS)}), got {setup.benchmark!r}."
         )
     areas = _compose(setup, workdir).areas
-    return Described(load(setup, workdir), np.asarray(areas))
+    return DescribedScenes(load_benchmark(setup, workdir), np.asarray(areas))
 
 
-def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
+def find_benchmark(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     """Finds the pictures of a benchmark and their right answers.
 
     Args:
@@ -123,7 +124,7 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
         ValueError: If something is missing, with what to put where.
     """
     name = setup.benchmark
-    if name in SCENES:
+    if name in SCENE_SETS:
         return scenes_benchmark(_compose(setup, workdir), name=name)
     if name == "grocery":
         root = setup.pictures or setup.data / "grocery_packages"
@@ -137,18 +138,19 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
         if name == "folder":
             return folder_benchmark(setup.label, setup.pictures)
         labels = read_labels(setup.pictures, name=setup.label)
-        return attach(labels, setup.pictures.parent)
+        return attach_pictures(labels, setup.pictures.parent)
     if setup.truth is not None:
         raise ValueError(
             "truth must be left out with pictures, whose ground truth is known, got "
             f"{setup.truth}."
         )
-    truth = _TRUTHS[_family(name)](setup)
-    folder = setup.pictures or _pictures(setup)
+    truth = _GROUND_TRUTH_READERS[_ground_truth_name(name)](setup)
+    folder = setup.pictures or _picture_folder(setup)
     if not folder.is_dir():
         raise ValueError(
             f"pictures of {name} must be in a folder, got none at {folder}: fetch them "
-            f"(diffjax fetch {_family(name)} --out {setup.data}), or say where they "
+            f"(diffjax fetch {_ground_truth_name(name)} --out {setup.data}), or "
+            f"say where they "
             "are (--pictures)."
         )
     if name.endswith(("105k", "106k")) and setup.distractors is None:
@@ -156,7 +158,9 @@ def find(setup: Setup, workdir: pathlib.Path) -> Benchmark:
             "distractors must name the folder of the 100k Flickr pictures for "
             f"benchmark {name!r}: give --distractors."
         )
-    return attach(truth, folder, distractors=_distractors(setup), name=setup.label)
+    return attach_pictures(
+        truth, folder, distractors=_distractors(setup), name=setup.label
+    )
 
 
 def _index_name(name: str, setup: Setup, which: str) -> str:
@@ -168,9 +172,9 @@ def _index_name(name: str, setup: Setup, which: str) -> str:
     return f"{name}-{hashlib.sha256(f'{which}{others}'.encode()).hexdigest()[:8]}"
 
 
-def _pictures(setup: Setup) -> pathlib.Path:
+def _picture_folder(setup: Setup) -> pathlib.Path:
     """Where `diffjax fetch` puts the pictures; revisited ones are the originals'."""
-    home = setup.data / _family(setup.benchmark).removeprefix("r")
+    home = setup.data / _ground_truth_name(setup.benchmark).removeprefix("r")
     return home / "jpg" if (home / "jpg").is_dir() else home
 
 
@@ -190,13 +194,13 @@ def _compose(setup: Setup, workdir: pathlib.Path) -> SceneCollection:
         # Others than those of the name, in a folder of their own.
         digest = hashlib.sha256(repr(setup.composed).encode()).hexdigest()[:12]
         return compose_scenes(workdir / f"{name}-{digest}", config=setup.composed)
-    return compose_scenes(workdir / name, config=SCENES[name].config)
+    return compose_scenes(workdir / name, config=SCENE_SETS[name].config)
 
 
-def _released(setup: Setup, path: pathlib.Path) -> Collection:
+def _load_released(setup: Setup, path: pathlib.Path) -> Collection:
     """Vectors as the paper's authors released them, whitened already."""
     name = setup.benchmark
-    if _family(name) not in _TRUTHS:
+    if _ground_truth_name(name) not in _GROUND_TRUTH_READERS:
         raise ValueError(
             "descriptors must be of a benchmark of the paper's, got benchmark "
             f"{name!r}: leave --descriptors out."
@@ -211,12 +215,14 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
             f"{setup.truth}."
         )
     truth = (
-        _TRUTHS[_family(name)](setup)
+        _GROUND_TRUTH_READERS[_ground_truth_name(name)](setup)
         if setup.truth is None
         else read_released_truth(setup.truth)
     )
-    found = read_descriptors(path)
-    check_against(found, num_images=len(truth.database), num_queries=len(truth.queries))
+    found = read_released_descriptors(path)
+    check_descriptor_counts(
+        found, num_images=len(truth.database), num_queries=len(truth.queries)
+    )
     own = setup.folder.index
     few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
     settings = dataclasses.replace(own, dim=None, **few)
@@ -231,38 +237,41 @@ def _released(setup: Setup, path: pathlib.Path) -> Collection:
         regions=index.prepare(found.query_vectors),
         query_ids=found.query_ids,
         truth=truth._replace(name=name),
-        given=(jnp.asarray(found.global_vectors), jnp.asarray(found.global_queries)),
-        lists=lists,
-        notes={} if setup.graph is None else {"graph": "released"},
+        released_globals=(
+            jnp.asarray(found.global_vectors),
+            jnp.asarray(found.global_queries),
+        ),
+        released_neighbors=lists,
+        extra_facts={} if setup.graph is None else {"graph": "released"},
     )
 
 
-def _family(name: str) -> str:
+def _ground_truth_name(name: str) -> str:
     """The data set whose ground truth a benchmark has."""
     known = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
     return known.get(name, name.partition("-")[0])
 
 
-def _classic(setup: Setup, *, name: str) -> GroundTruth:
+def _read_classic(setup: Setup, *, name: str) -> GroundTruth:
     """Oxford5k or Paris6k, on the pictures that the revisited list names."""
-    files = _truth_at(setup, name, fetched=f"{name}/ground_truth")
+    files = _ground_truth_path(setup, name, fetched=f"{name}/ground_truth")
     names = f"gnd_r{name}.pkl"
-    listed = _truth_at(setup, names, fetched=f"r{name}/{names}")
-    return read_oxford(files, revisited_names(listed), name=name)
+    listed = _ground_truth_path(setup, names, fetched=f"r{name}/{names}")
+    return read_oxford(files, read_revisited_names(listed), name=name)
 
 
-def _revisited(setup: Setup, *, name: str) -> GroundTruth:
+def _read_revisited(setup: Setup, *, name: str) -> GroundTruth:
     file = f"gnd_{name}.pkl"
-    found = read_revisited(_truth_at(setup, file, fetched=f"{name}/{file}"))
+    found = read_revisited(_ground_truth_path(setup, file, fetched=f"{name}/{file}"))
     return getattr(found, setup.benchmark.rpartition("-")[2])
 
 
-def _instre(setup: Setup) -> GroundTruth:
+def _read_instre(setup: Setup) -> GroundTruth:
     file = "gnd_instre.mat"
-    return read_instre(_truth_at(setup, file, fetched=f"instre/{file}"))
+    return read_instre(_ground_truth_path(setup, file, fetched=f"instre/{file}"))
 
 
-def _truth_at(setup: Setup, name: str, *, fetched: str) -> pathlib.Path:
+def _ground_truth_path(setup: Setup, name: str, *, fetched: str) -> pathlib.Path:
     """Where a ground truth lies: among others, or where `diffjax fetch` puts it."""
     places = setup.data / "ground_truth" / name, setup.data / fetched
     for place in places:
@@ -277,12 +286,12 @@ def _truth_at(setup: Setup, name: str, *, fetched: str) -> pathlib.Path:
 
 _CLASSIC = "oxford5k", "paris6k", "oxford105k", "paris106k"
 
-_TRUTHS: Mapping[str, Callable[[Setup], GroundTruth]] = MappingProxyType(
+_GROUND_TRUTH_READERS: Mapping[str, Callable[[Setup], GroundTruth]] = MappingProxyType(
     {
-        "oxford5k": functools.partial(_classic, name="oxford5k"),
-        "paris6k": functools.partial(_classic, name="paris6k"),
-        "roxford5k": functools.partial(_revisited, name="roxford5k"),
-        "rparis6k": functools.partial(_revisited, name="rparis6k"),
-        "instre": _instre,
+        "oxford5k": functools.partial(_read_classic, name="oxford5k"),
+        "paris6k": functools.partial(_read_classic, name="paris6k"),
+        "roxford5k": functools.partial(_read_revisited, name="roxford5k"),
+        "rparis6k": functools.partial(_read_revisited, name="rparis6k"),
+        "instre": _read_instre,
     }
 )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from configs.schema import GroceryData, ScenesData
-from diffjax.data import Benchmark, GroundTruth
+from diffjax.datasets import Benchmark, GroundTruth
 from diffjax.evaluation import (
     bootstrap_interval,
     evaluate,
@@ -25,14 +25,20 @@ from diffjax.graph import knn
 from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
-from diffjax.regions import Reduced, global_descriptors, reduce_regions
+from diffjax.regions import ReducedRegions, global_descriptors, reduce_regions
 from diffjax.types import Neighbors
-from experiments._kept import Arrays, arrays_digest, kept
+
+from ._result_cache import Arrays, arrays_digest, load_or_compute_arrays
 
 T = TypeVar("T")
 
-_LONGEST = 300  # Neighbours that are searched for once; shorter lists are cut from it.
-_FIRST, _MANY = 10, 100  # Answers whose precision, and whose recall, is reported.
+_LONGEST_LISTS = (
+    300  # Neighbours that are searched for once; shorter lists are cut from it.
+)
+_PRECISION_CUTOFF, _RECALL_CUTOFF = (
+    10,
+    100,
+)  # Answers whose precision, and whose recall, is reported.
 
 
 class Outcome(NamedTuple):
@@ -40,20 +46,20 @@ class Outcome(NamedTuple):
 
     Attributes:
         precision: Average precision; of images that tie, those of lower number first.
-        by_chance: Average precision expected if ties were broken at random.
+        expected_precision: Average precision expected if ties were broken at random.
         precision_at_10: Precision among the first ten, as in the revisited protocol.
         recall_at_100: Share of the positives among the first hundred.
     """
 
     precision: Float[np.ndarray, " q"]
-    by_chance: Float[np.ndarray, " q"]
+    expected_precision: Float[np.ndarray, " q"]
     precision_at_10: Float[np.ndarray, " q"]
     recall_at_100: Float[np.ndarray, " q"]
 
     def means(self) -> dict[str, float]:
         """What a record has of it, beside mAP."""
         return {
-            "expected_ap": float(np.nanmean(self.by_chance)),
+            "expected_ap": float(np.nanmean(self.expected_precision)),
             "precision_at_10": float(np.nanmean(self.precision_at_10)),
             "recall_at_100": float(np.nanmean(self.recall_at_100)),
         }
@@ -68,10 +74,11 @@ class Collection:
         regions: Prepared regions of its queries.
         query_ids: Query of every row of them.
         truth: Right answers.
-        notes: What else belongs into its records.
-        given: Global descriptors of images and queries that came with the vectors;
-            None for sums of their regions.
-        lists: The nearest of every region that came with the vectors; None to search.
+        extra_facts: What else belongs into its records.
+        released_globals: Global descriptors of images and queries that came with the
+            vectors; None for sums of their regions.
+        released_neighbors: The nearest of every region that came with the vectors; None
+            to search.
         results: Folder that keeps what is computed of it; None keeps nothing.
     """
 
@@ -79,9 +86,9 @@ class Collection:
     regions: Float[Array, "r p"]
     query_ids: Int[np.ndarray, " r"]
     truth: Benchmark | GroundTruth
-    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    given: tuple[Float[Array, "m p"], Float[Array, "q p"]] | None = None
-    lists: Neighbors | None = None
+    extra_facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    released_globals: tuple[Float[Array, "m p"], Float[Array, "q p"]] | None = None
+    released_neighbors: Neighbors | None = None
     results: pathlib.Path | None = None
 
     @property
@@ -123,31 +130,33 @@ class Collection:
                 "image_ids": np.asarray(self.index.image_ids),
                 "regions": np.asarray(self.regions),
                 "query_ids": self.query_ids,
-                "whole": np.asarray(self.whole),
-                **(self.lists._asdict() if self.lists else {}),
-                "asked": np.asarray(self.asked),
+                "whole": np.asarray(self.global_vectors),
+                **(
+                    self.released_neighbors._asdict() if self.released_neighbors else {}
+                ),
+                "asked": np.asarray(self.global_queries),
                 "objects": np.array([str(name) for name in truth.objects]),
                 **ragged,
             }
         )
 
     @functools.cached_property
-    def whole(self) -> Float[Array, "m p"]:
+    def global_vectors(self) -> Float[Array, "m p"]:
         """Global descriptors of the images."""
-        if self.given is not None:
-            return self.given[0]
+        if self.released_globals is not None:
+            return self.released_globals[0]
         return global_descriptors(self.index.vectors, self.index.image_ids)
 
     @functools.cached_property
-    def asked(self) -> Float[Array, "q p"]:
+    def global_queries(self) -> Float[Array, "q p"]:
         """Global descriptors of the queries."""
-        if self.given is not None:
-            return self.given[1]
+        if self.released_globals is not None:
+            return self.released_globals[1]
         return global_descriptors(self.regions, self.query_ids)
 
-    def built(self, settings: IndexConfig, *, of_images: bool = False) -> Index:
+    def build_index(self, settings: IndexConfig, *, of_images: bool = False) -> Index:
         """Builds the graph of regions, or of global descriptors, at other settings."""
-        vectors = self.whole if of_images else self.index.vectors
+        vectors = self.global_vectors if of_images else self.index.vectors
         ids = None if of_images else self.index.image_ids
         n = len(vectors)
         k = min(settings.k, n)
@@ -163,34 +172,34 @@ class Collection:
                 query_k=min(settings.query_k, n),
                 warn_residual=np.inf,
             ),
-            neighbors=self._lists(of_images=of_images, k=k) if exact else None,
+            neighbors=self._neighbor_lists(of_images=of_images, k=k) if exact else None,
         )
 
-    def _lists(self, *, of_images: bool, k: int) -> Neighbors:
+    def _neighbor_lists(self, *, of_images: bool, k: int) -> Neighbors:
         longest = self._longest_of_images if of_images else self._longest_of_regions
         if k > longest.indices.shape[1]:
-            if self.lists is not None and not of_images:
+            if self.released_neighbors is not None and not of_images:
                 raise ValueError(
                     f"k must be at most the {longest.indices.shape[1]} neighbours of "
                     f"the graph that was released, got {k}."
                 )
-            return knn(self.whole if of_images else self.index.vectors, k)
+            return knn(self.global_vectors if of_images else self.index.vectors, k)
         return Neighbors(*(each[:, :k] for each in longest))
 
     @functools.cached_property
     def _longest_of_regions(self) -> Neighbors:
-        if self.lists is not None:
-            return self.lists
+        if self.released_neighbors is not None:
+            return self.released_neighbors
         vectors = self.index.vectors
-        return knn(vectors, min(_LONGEST, len(vectors)))
+        return knn(vectors, min(_LONGEST_LISTS, len(vectors)))
 
     @functools.cached_property
     def _longest_of_images(self) -> Neighbors:
-        return knn(self.whole, min(_LONGEST, len(self.whole)))
+        return knn(self.global_vectors, min(_LONGEST_LISTS, len(self.global_vectors)))
 
-    def means(self, components: int) -> Reduced:
+    def means(self, components: int) -> ReducedRegions:
         """A few means of each image's regions."""
-        return self.made(
+        return self.compute_once(
             f"{components} means",
             lambda: reduce_regions(
                 self.index.vectors,
@@ -200,17 +209,17 @@ class Collection:
             ),
         )
 
-    def made(self, name: str, make: Callable[[], T]) -> T:
+    def compute_once(self, name: str, make: Callable[[], T]) -> T:
         """Makes something of the collection once, and finds it the next time."""
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+        if name not in self._computed:
+            self._computed[name] = make()
+        return self._computed[name]
 
     @functools.cached_property
-    def _made(self) -> dict[str, Any]:
+    def _computed(self) -> dict[str, Any]:
         return {}
 
-    def remembered(
+    def load_or_compute(
         self,
         what: str,
         settings: Mapping[str, Any],
@@ -229,9 +238,9 @@ class Collection:
         if self.results is None:
             return compute()
         key = {"collection": self.digest, "what": what, "settings": dict(settings)}
-        return kept(self.results, key, compute, by=by)
+        return load_or_compute_arrays(self.results, key, compute, by=by)
 
-    def outcome(
+    def evaluate_method(
         self,
         method: str,
         settings: Mapping[str, Any],
@@ -246,28 +255,31 @@ class Collection:
         """
 
         def compute():
-            return self.judge(score())._asdict()
+            return self.evaluate_answers(score())._asdict()
 
-        return Outcome(**self.remembered(method, settings, compute, by=score))
+        return Outcome(**self.load_or_compute(method, settings, compute, by=score))
 
-    def judge(self, scores: Float[Array, "m q"]) -> Outcome:
+    def evaluate_answers(self, scores: Float[Array, "m q"]) -> Outcome:
         """Judges the answers to all queries."""
         order = rank(scores)
         count = self.index.num_images
         cut = evaluate_cutoffs(
-            order, self.truth, cutoffs=(_FIRST, _MANY), num_images=count
+            order,
+            self.truth,
+            cutoffs=(_PRECISION_CUTOFF, _RECALL_CUTOFF),
+            num_images=count,
         )
         chance = evaluate_scores(np.asarray(scores), self.truth)
         return Outcome(
             precision=self.precision(scores),
-            by_chance=np.asarray(chance.average_precision),
+            expected_precision=np.asarray(chance.average_precision),
             precision_at_10=cut.precision[:, 0],
             recall_at_100=cut.recall[:, 1],
         )
 
     def scores(self, index: Index, *, of_images: bool = False) -> Float[Array, "m q"]:
         """Scores all images by an index that `built` made."""
-        queries = self.asked if of_images else self.regions
+        queries = self.global_queries if of_images else self.regions
         ids = None if of_images else self.query_ids
         found = index.search(queries, ids, top=index.num_images)
         rows = jnp.arange(found.images.shape[0])[:, None]
@@ -280,9 +292,9 @@ class Collection:
         pictures = self.index.pictures
         network = pictures.network if pictures else "released descriptors"
         dim = int(self.index.vectors.shape[1])
-        return {"network": network, "dim": dim, **self.notes}
+        return {"network": network, "dim": dim, **self.extra_facts}
 
-    def first(self, count: int) -> "Collection":
+    def first_queries(self, count: int) -> "Collection":
         """The same with the right answers of the first queries only."""
         own = "queries", "boxes", "positives", "junk", "objects"
         cut = {name: getattr(self.truth, name)[:count] for name in own}
@@ -293,7 +305,7 @@ class Collection:
         report = evaluate(rank(scores), self.truth, num_images=self.index.num_images)
         return np.asarray(report.average_precision)
 
-    def entry(
+    def make_entry(
         self,
         method: str,
         found: Outcome | Float[Array, "m q"],
@@ -365,7 +377,7 @@ def describe_collection(
     return Collection(index, regions, queries.query_ids, truth)
 
 
-def seconds(*runs: Callable[[], Any], rounds: int = 3) -> tuple[float, ...]:
+def time_calls(*runs: Callable[[], Any], rounds: int = 3) -> tuple[float, ...]:
     """The least time that each call takes, compiled before it is timed.
 
     Calls take turns, so that a busy machine slows down all of them.

@@ -5,15 +5,16 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-# Before jax is imported: its C++ side reads this once.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import jax
 import jaxtyping
 import numpy as np
 import pytest
 
-from diffjax.cli import main
+from diffjax.cli._main import main
+
+# Before jax is imported: its C++ side reads this once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -124,7 +125,7 @@ def program(tmp_path_factory):
 def run(monkeypatch, capsys, tmp_path):
     """Runs the program in this process: gives exit code, output and error."""
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("diffjax.caches.keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("diffjax.caches.enable_compilation_cache", lambda: None)
     monkeypatch.setattr("warnings.showwarning", None)
     monkeypatch.chdir(tmp_path)
 

@@ -9,11 +9,11 @@ import kernels
 import numpy as np
 import pytest
 
-from diffjax.diffusion import _sharded, diffuse, leading_eigenvectors, multiply
-from diffjax.features import PictureBatch
+from diffjax.diffusion import _matvec as _sharded
+from diffjax.diffusion import diffuse, leading_eigenvectors, multiply
 from diffjax.graph import affinity, compress, knn, normalize
-from diffjax.index import DescriptorConfig
-from diffjax.index._describer import Describer
+from diffjax.images import DescriptorConfig, PictureBatch
+from diffjax.images._describer import Describer
 from diffjax.types import Graph
 
 SOLVERS = "cg", "chebyshev", "iterate", "unnormalized-jacobi"
@@ -144,8 +144,10 @@ def main() -> None:
         found[f"vmap on {count}"] = apart(batched(y, graph, mesh), alone)
     found |= described() | compressed()
     mesh = make_mesh(8)
-    filled = _sharded.fill_up(make_graph("float64"), jnp.asarray(y64), None, None, mesh)
-    program = jax.make_jaxpr(_sharded.sharded_product(mesh))(filled.graph, filled.y)
+    filled = _sharded.pad_to_mesh(
+        make_graph("float64"), jnp.asarray(y64), None, None, mesh
+    )
+    program = jax.make_jaxpr(_sharded.sharded_multiply(mesh))(filled.graph, filled.y)
     (inner,) = (e for e in program.eqns if e.primitive.name == "shard_map")
     found["rows on each of 8"] = inner.params["jaxpr"].invars[0].aval.shape[0]
     sys.stdout.write(json.dumps(found))

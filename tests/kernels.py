@@ -7,9 +7,12 @@ import re
 import jax
 import pytest
 
-from diffjax.diffusion import _compressed, _diffuse, _local
-from diffjax.graph import _affinity
-from diffjax.native import Library, _calls, _library, _lists, find_library
+from diffjax.diffusion import _local
+from diffjax.diffusion import _matvec as _compressed
+from diffjax.diffusion import _solve as _diffuse
+from diffjax.graph import _reciprocal as _affinity
+from diffjax.native import KernelLibrary, _calls, _library, find_library
+from diffjax.native import _calls as _lists
 from diffjax.native._library import HANDLERS, target_name
 
 XLA_KERNEL = "cpu_csr_sparse_dense_ffi"
@@ -26,7 +29,9 @@ needed = pytest.mark.skipif(
 
 def switch(monkeypatch, usable: bool) -> None:
     """Makes the choice for a test."""
-    library = find_library() if usable else Library(usable=False, description="test")
+    library = (
+        find_library() if usable else KernelLibrary(usable=False, description="test")
+    )
     for module in (_calls, _library, _lists):
         monkeypatch.setattr(module, "find_library", lambda: library)
     forget()
@@ -37,7 +42,7 @@ def forget() -> None:
     for compiled in (
         _diffuse.diffuse_until,
         _local._diffuse_local,
-        _compressed._compiled,
+        _compressed._compiled_csr_product,
         _affinity._affinity,
     ):
         operator.methodcaller("clear_cache")(compiled)

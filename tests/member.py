@@ -44,10 +44,10 @@ def search(
     """Does every step on its own and all at once; what is spread is `part ...`."""
     mesh = distributed.row_mesh()
     n, k = len(given["vectors"]), min(task["k"], len(given["vectors"]))
-    own = distributed.own_rows(n, mesh)
+    own = distributed.process_rows(n, mesh)
     vectors = distributed.shard_rows(given["vectors"][own], n, mesh)
     image_ids = distributed.shard_rows(given["image_ids"][own], n, mesh)
-    real = distributed.real_rows(n, mesh)
+    real = distributed.row_mask(n, mesh)
     lists = knn_dense(vectors, k, where=real, mesh=mesh)
     a = affinity(lists, mesh=mesh)
     graph = distributed.build_graph(vectors, n, k=k, mesh=mesh)
@@ -110,7 +110,7 @@ def cut_off(given: Any, task: dict[str, Any]) -> None:
     """Starts a solve without an end, in the middle of which one process dies."""
     mesh = distributed.row_mesh()
     n = len(given["vectors"])
-    own = distributed.own_rows(n, mesh)
+    own = distributed.process_rows(n, mesh)
     vectors = distributed.shard_rows(given["vectors"][own], n, mesh)
     graph = distributed.build_graph(vectors, n, k=task["k"], mesh=mesh)
     y = vectors[:, :1] ** 2
@@ -137,7 +137,7 @@ def main() -> None:
     task, folder, rank = json.loads(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")
-    with distributed.connected(patience=PATIENCE):
+    with distributed.process_group(patience=PATIENCE):
         if jax.device_count() == 8:
             (folder / "uneven.json").write_text(json.dumps(uneven()))
         for name in task["data"]:

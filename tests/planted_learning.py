@@ -3,34 +3,34 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.learning._labelled import Labelled
-from diffjax.learning._problem import Queries
+from diffjax.learning._labels import LabelledQueries
+from diffjax.learning._problem import QueryDescriptors
 
 
-def unit(vectors):
+def unit_vectors(vectors):
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype("f4")
 
 
-def labelled(vectors, queries, objects, asked, *, chosen):
+def make_labelled_queries(vectors, queries, objects, asked, *, chosen):
     """Queries of some objects; right are the images of the query's object."""
     kept = np.isin(asked, chosen)
     views = queries if isinstance(queries, tuple) else (queries,)
     positives = np.asarray(objects)[:, None] == asked[kept][None]
-    return Labelled(
-        queries=Queries(tuple(v[kept] for v in views), np.arange(kept.sum())),
+    return LabelledQueries(
+        queries=QueryDescriptors(tuple(v[kept] for v in views), np.arange(kept.sum())),
         positives=positives,
         used=np.ones_like(positives),
         objects=tuple(f"object {o}" for o in asked[kept]),
     )
 
 
-def halves(vectors, queries, objects, asked):
+def split_objects(vectors, queries, objects, asked):
     """Queries of the first two thirds of all objects, and those of the others."""
     last = objects.max() * 2 // 3
     first = np.arange(last + 1)
     rest = np.arange(last + 1, objects.max() + 1)
     return tuple(
-        labelled(vectors, queries, objects, asked, chosen=chosen)
+        make_labelled_queries(vectors, queries, objects, asked, chosen=chosen)
         for chosen in (first, rest)
     )
 
@@ -38,11 +38,11 @@ def halves(vectors, queries, objects, asked):
 def noisy_dimensions(*, objects=9, per_object=10, dims=6, noise=0.8, seed=0):
     """Clusters in the first half of the dimensions, nothing but noise in the second."""
     rng = np.random.default_rng(seed)
-    centres = unit(rng.normal(size=(objects, dims)))
+    centres = unit_vectors(rng.normal(size=(objects, dims)))
 
     def draw(owner):
         signal = centres[owner] + 0.25 * rng.normal(size=(len(owner), dims))
-        return unit(
+        return unit_vectors(
             np.concatenate([signal, noise * rng.normal(size=signal.shape)], axis=1)
         )
 
@@ -62,8 +62,8 @@ def curves(*, objects=9, per_object=12, seed=0):
     start = start * 0.7 + rng.normal(size=16)  # All begin in the same region.
     angle = np.linspace(0, np.pi / 2, per_object)[None, :, None]
     points = np.cos(angle) * start[:, None] + np.sin(angle) * end[:, None]
-    points = unit(points + 0.05 * rng.normal(size=points.shape))
-    queries = unit(points[:, 0] + 0.02 * rng.normal(size=(objects, 16)))
+    points = unit_vectors(points + 0.05 * rng.normal(size=points.shape))
+    queries = unit_vectors(points[:, 0] + 0.02 * rng.normal(size=(objects, 16)))
     owner = np.repeat(np.arange(objects), per_object)
     return points.reshape(-1, 16), queries, owner, np.arange(objects)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffjax.features import RegionBatch
+from diffjax.images import RegionBatch
 
 
 class Recorder:

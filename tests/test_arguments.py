@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffjax._arguments import (
     check_ids,
     check_in_range,
-    check_not_halved,
+    check_not_downcast,
     check_vectors,
     count_ids,
     is_concrete,
@@ -114,7 +114,7 @@ def test_vectors_without_a_direction_are_counted_and_the_first_is_named():
 
 
 def test_double_precision_is_refused_where_jax_would_halve_it():
-    for refuse in (check_not_halved, check_vectors):
+    for refuse in (check_not_downcast, check_vectors):
         with pytest.raises(
             ValueError, match="vectors must be float32 here, got float64"
         ):
@@ -124,12 +124,12 @@ def test_double_precision_is_refused_where_jax_would_halve_it():
 @pytest.mark.usefixtures("x64")
 def test_double_precision_is_welcome_where_jax_keeps_it():
     check_vectors("vectors", np.ones((2, 3)))
-    check_not_halved("vectors", jnp.ones((2, 3)))
+    check_not_downcast("vectors", jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize("value", [1.0, np.ones(2, np.float32), np.ones(2, np.int64)])
 def test_only_double_precision_arrays_are_halved(value):
-    check_not_halved("value", value)
+    check_not_downcast("value", value)
 
 
 @given(st.lists(st.integers(1, 4), max_size=6))

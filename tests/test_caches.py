@@ -4,7 +4,11 @@ import jax
 import pytest
 
 from diffjax import caches
-from diffjax.caches import cache_folder, keep_compiled_programs, networks_folder
+from diffjax.caches import (
+    cache_folder,
+    enable_compilation_cache,
+    exported_networks_folder,
+)
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def test_the_nearest_wish_decides_where_caches_are(monkeypatch, tmp_path):
 
 def test_programs_are_kept_in_the_cache(monkeypatch, tmp_path, updates):
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
-    keep_compiled_programs()
+    enable_compilation_cache()
     folder = pathlib.Path(updates["jax_compilation_cache_dir"])
     assert folder.parent == tmp_path / "compiled"
     assert folder.is_dir()
@@ -40,9 +44,9 @@ def test_networks_are_kept_where_programs_are_if_that_is_in_our_cache(
 ):
     programs = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
     monkeypatch.setenv("DIFFJAX_CACHE", str(programs.parents[1]))
-    assert networks_folder() == programs / "networks"
+    assert exported_networks_folder() == programs / "networks"
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
-    assert networks_folder() is None
+    assert exported_networks_folder() is None
 
 
 def test_processors_of_other_features_keep_their_programs_apart(
@@ -55,7 +59,7 @@ def test_processors_of_other_features_keep_their_programs_apart(
         if flags:  # Speeds change from one moment to the next and must not matter.
             speed = f"cpu MHz : {1000 + len(folders)}"
             (tmp_path / "cpuinfo").write_text(f"{speed}\nflags : {flags}\n")
-        keep_compiled_programs()
+        enable_compilation_cache()
         folders.append(updates["jax_compilation_cache_dir"])
     assert folders[1] == folders[3]
     assert len(set(folders)) == 3
@@ -67,6 +71,6 @@ def test_a_cache_that_can_not_be_written_warns_in_a_line_and_is_left_out(
     (tmp_path / "file").touch()
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="Not a directory.*set DIFFJAX_CACHE") as said:
-        keep_compiled_programs()
+        enable_compilation_cache()
     assert "\n" not in str(said[0].message)
     assert updates == {}

@@ -16,7 +16,7 @@ from diffjax.evaluation import average_precision, evaluate
 from diffjax.graph import affinity, compress, knn, normalize, shortlist, truncate
 from diffjax.index import PRESETS, Index
 from diffjax.pooling import gmp_weights, pool
-from diffjax.ranking import nearest_neighbors, pad_shortlist, rank
+from diffjax.ranking import fill_outside_with_zeros, nearest_neighbors, rank
 
 TOLERANCE = 1e-9
 
@@ -136,7 +136,7 @@ def test_truncated_ranks_and_precision(golden, vectors, queries, neighbors):
         return (f * weights[nodes]).reshape(size, -1).sum(1)
 
     listed = jax.vmap(scores, in_axes=(0, 1), out_axes=1)(lists.nodes, y)
-    got = pad_shortlist(listed, lists.images, similarity)
+    got = fill_outside_with_zeros(listed, lists.images, similarity)
     assert_close(got, golden["image_scores_truncated"])
     np.testing.assert_array_equal(rank(got), golden["ranks_truncated"])
     report = evaluate(rank(got), golden)

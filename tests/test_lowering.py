@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from diffjax.diffusion import (
-    combine_rows,
+    combine_offline_rows,
     diffuse,
     diffuse_conventional,
-    offline_rows,
     query_vectors,
+    solve_offline_rows,
 )
 from diffjax.graph import (
     affinity,
@@ -28,12 +28,12 @@ from diffjax.graph import (
     truncate,
 )
 from diffjax.learning import (
-    Queries,
+    QueryDescriptors,
     parameters,
     problem,
-    scatters,
+    replace_shrinkage_by_projection,
+    scatter_matrices,
     score_images,
-    whiten,
 )
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import nearest_neighbors, r_match, rank
@@ -56,7 +56,7 @@ def cases():
     padded = affinity(lists)
     a = compress(padded)
     s = normalize(a)
-    rows = offline_rows(s, lists.indices)
+    rows = solve_offline_rows(s, lists.indices)
     part = functools.partial
     yield "affinity", affinity, (lists,)
     yield "affinity of a graph", affinity, (a,)
@@ -76,8 +76,12 @@ def cases():
         part(diffuse_conventional, **counts),
         (VECTORS, lists, QUERIES, QUERY_IDS),
     )
-    yield "offline_rows", part(offline_rows, max_degree=4), (s, lists.indices)
-    yield "combine_rows", part(combine_rows, k=3), (rows, Y)
+    yield (
+        "solve_offline_rows",
+        part(solve_offline_rows, max_degree=4),
+        (s, lists.indices),
+    )
+    yield "combine_offline_rows", part(combine_offline_rows, k=3), (rows, Y)
     yield "gmp_weights", part(gmp_weights, num_images=6, max_regions=2), (VECTORS, IDS)
     yield "pool", part(pool, num_images=6), (Y, IDS)
     yield "rank", rank, (Y,)
@@ -92,14 +96,18 @@ def cases():
 
     yield "reduce_regions", reduced, (VECTORS, IDS, jax.random.key(0))
     made = problem(VECTORS, IDS, k=4)
-    asked = Queries((QUERIES,), QUERY_IDS)
+    asked = QueryDescriptors((QUERIES,), QUERY_IDS)
     settings = {**COUNTS, "query_k": 3, "max_regions": 2}
     projected = parameters(("projection",), dim=4, rank=3)
     yield "score_images", part(score_images, **settings), (projected, made, asked)
-    measured = scatters(made, [np.array([0, 1]), np.array([2, 3])])
+    measured = scatter_matrices(made, [np.array([0, 1]), np.array([2, 3])])
     yield (
         "gradient of whiten",
-        jax.grad(lambda p: jnp.sum(jax.tree.leaves(whiten(p, measured, dim=2))[-1])),
+        jax.grad(
+            lambda p: jnp.sum(
+                jax.tree.leaves(replace_shrinkage_by_projection(p, measured, dim=2))[-1]
+            )
+        ),
         (parameters(("shrinkage", "emphasis")),),
     )
     yield (

@@ -8,7 +8,7 @@ import scipy.io
 import scipy.sparse
 from matlab_files import StructArray, write_5, write_73
 
-from diffjax.matlab import Unreadable, read_matlab
+from diffjax.matlab import OpaqueValue, read_matlab
 
 MATLABS_OWN = pathlib.Path(scipy.io.__file__).parent / "matlab" / "tests" / "data"
 
@@ -147,13 +147,13 @@ def test_sparse_matrices_are_of_scipy(tmp_path):
 
 def test_what_only_matlab_understands_is_marked(tmp_path):
     functions = read_matlab(own("some_functions.mat"))
-    assert functions["sqr"] == Unreadable("function_handle")
+    assert functions["sqr"] == OpaqueValue("function_handle")
     np.testing.assert_array_equal(functions["b"], [[52.0]])
     path = tmp_path / "objects.mat"
     write_73(path, {"x": np.ones((1, 1)), "y": "text"})
     with h5py.File(path, "r+") as file:
         file["x"].attrs["MATLAB_class"] = np.bytes_("datetime")
-    assert read_matlab(path) == {"x": Unreadable("datetime"), "y": "text"}
+    assert read_matlab(path) == {"x": OpaqueValue("datetime"), "y": "text"}
 
 
 def test_complex_numbers_keep_both_parts():

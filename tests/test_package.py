@@ -40,7 +40,7 @@ def imported_by(code: str) -> set[str]:
 
 
 def test_importing_the_package_or_a_stage_imports_nothing_heavy():
-    stages = "diffjax.index, diffjax.report, diffjax.features, diffjax.learning"
+    stages = "diffjax.index, diffjax.report, diffjax.weights, diffjax.learning"
     found = imported_by(f"import diffjax, {stages}")
     assert not found & (HEAVY | {"jax", "numpy", "scipy"})
 
@@ -57,7 +57,7 @@ def test_a_search_by_vectors_imports_nothing_that_it_does_not_need(tmp_path):
     assert "diffjax.index" in found
     needless = HEAVY if find_library().usable else HEAVY - {"jax.experimental.sparse"}
     assert not found & needless
-    others = {"features._loading", "graph._insert", "index._folder", "report._page"}
+    others = {"weights._load", "graph._insert", "index._folder", "report._page"}
     assert not found & {f"diffjax.{name}" for name in others}
 
 
@@ -125,7 +125,7 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path, compiler):
         check=True,
     )
     assert "usage: diffjax info" in done.stdout
-    assert f"Library(usable={compiler}, description=" in done.stdout
+    assert f"KernelLibrary(usable={compiler}, description=" in done.stdout
 
 
 def test_the_package_is_the_program():

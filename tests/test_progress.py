@@ -35,14 +35,14 @@ def capable(monkeypatch):
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal(monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", -1)
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", -1)
     with redirect_stderr(Terminal(terminal=False)) as pipe, progress_bars() as tell:
         tell("describing", 1, 2)
     assert pipe.getvalue() == ""
 
 
 def test_a_task_that_is_over_soon_draws_nothing(monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", 1e9)
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", 1e9)
     with redirect_stderr(Terminal()) as terminal, progress_bars() as tell:
         for done in range(4):
             tell("describing", done, 3)
@@ -50,7 +50,7 @@ def test_a_task_that_is_over_soon_draws_nothing(monkeypatch):
 
 
 def test_a_task_that_lasts_shows_how_far_it_is_and_how_fast(monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", -1)
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", -1)
     with redirect_stderr(Terminal()) as terminal, progress_bars() as tell:
         for done in range(1, 4):
             tell("describing", done, 3)
@@ -61,7 +61,7 @@ def test_a_task_that_lasts_shows_how_far_it_is_and_how_fast(monkeypatch):
 
 
 def test_a_task_that_is_silent_shows_up_all_the_same(monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", 0)
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", 0)
     deadline = time.monotonic() + 60
     with redirect_stderr(Terminal()) as terminal, progress_bars() as tell:
         tell("graph", 0, 1)
@@ -76,7 +76,7 @@ def test_what_counts_is_the_time_until_a_task_is_done():
         quick, slow, _ = (bars.add_task("task", total=1) for _ in range(3))
         lasting = []
         for now in (1.9, 2.1, 9.0):
-            lasting.append([progress._lasts(task) for task in bars.tasks])
+            lasting.append([progress._is_long_running(task) for task in bars.tasks])
             bars.update(quick if now < 2 else slow, completed=1)
     #                  quick, slow, running
     assert lasting == [[False, False, False], [False, True, True], [False, True, True]]
@@ -88,7 +88,7 @@ def test_a_failure_leaves_the_cursor_as_it_was(monkeypatch):
             tell("describing", 1, 3)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress, "_PATIENCE", -1)
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", -1)
     with redirect_stderr(Terminal()) as terminal, pytest.raises(KeyboardInterrupt):
         fail()
     hide, show = "\x1b[?25l", "\x1b[?25h"

@@ -9,11 +9,11 @@ from diffjax.timing import stopwatch
 
 
 def test_steps_follow_each_other_from_the_start_of_the_process():
-    before = time.perf_counter() - timing._STARTED
+    before = time.perf_counter() - timing._PROCESS_START
     with stopwatch() as watch:
         watch.step("one")
         watch.step("two")
-    after = time.perf_counter() - timing._STARTED
+    after = time.perf_counter() - timing._PROCESS_START
     *steps, whole = watch.steps
     assert [step.name for step in steps] == ["Python", "imports", "one", "two"]
     assert whole.name == "in all"
@@ -40,10 +40,14 @@ def test_programs_are_counted_in_the_step_that_needs_them(monkeypatch, tmp_path)
 
 def test_what_came_from_the_cache_was_not_compiled():
     with stopwatch() as watch:
-        for event in (timing._HIT, "/another/event"):
-            watch.hear(event)
-        for event in (timing._TRACE, timing._LOWER, *[timing._COMPILE] * 3):
-            watch.hear_duration(event, 0.0)
+        for event in (timing._CACHE_HIT_EVENT, "/another/event"):
+            watch.on_event(event)
+        for event in (
+            timing._TRACE_EVENT,
+            timing._LOWER_EVENT,
+            *[timing._COMPILE_EVENT] * 3,
+        ):
+            watch.on_duration_event(event, 0.0)
         watch.step("all")
     *_, step, _ = watch.steps
     assert (step.compiled, step.cached) == (2, 1)
@@ -59,4 +63,4 @@ def test_what_came_from_the_cache_was_not_compiled():
     ],
 )
 def test_time_that_several_cover_counts_once(spans, seconds):
-    assert timing._covered(spans) == seconds
+    assert timing._union_duration(spans) == seconds

@@ -34,7 +34,7 @@ def call(module, name, *arguments) -> bytes:
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
-def whole(key, array):
+def whole_tensor(key, array):
     """The opcodes of a tensor that is a view of all of its storage."""
     strides = tuple(step // array.itemsize for step in array.strides)
     return tensor(key, array.size, shape=array.shape, strides=strides)
@@ -56,7 +56,7 @@ def legacy_file(entries, storages, **header) -> bytes:
     return b"".join(
         [
             *(pickle.dumps(value, 2) for value in header.values()),
-            whole_pickle(entries),
+            pickle_of_opcodes(entries),
             pickle.dumps(sorted(storages), 2),
             *(
                 storages[key].size.to_bytes(8, "little") + storages[key].tobytes()
@@ -73,7 +73,7 @@ def zip_file(
     file = io.BytesIO()
     compression = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
     with zipfile.ZipFile(file, "w", compression) as archive:
-        archive.writestr(f"{folder}data.pkl", whole_pickle(entries))
+        archive.writestr(f"{folder}data.pkl", pickle_of_opcodes(entries))
         for name, content in ({"byteorder": b"little"} | dict(others)).items():
             archive.writestr(f"{folder}{name}", content)
         for key, array in storages.items():
@@ -82,7 +82,7 @@ def zip_file(
     return file.getvalue()
 
 
-def whole_pickle(entries) -> bytes:
+def pickle_of_opcodes(entries) -> bytes:
     """The pickle of opcodes, or of a dict of them."""
     opcodes = entries if isinstance(entries, bytes) else dictionary(entries)
     return b"\x80\x02" + opcodes + b"."

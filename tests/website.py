@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from diffjax.downloads import Remote, download
+from diffjax.downloads import RemoteFile, download
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes: more than one packet.
 SIZE = len(CONTENT)
@@ -117,7 +117,7 @@ def broken_download(site, path, *, remote=None, at=HALF):
     """Interrupts a download for good after `at` bytes; returns what it said."""
     site.cuts = [at, 0, 0]
     with pytest.raises(OSError, match="could not be downloaded") as said:
-        download(remote or Remote(site.url), path)
+        download(remote or RemoteFile(site.url), path)
     site.requests.clear()
     site.served = 0
     return str(said.value)

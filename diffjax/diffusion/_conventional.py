@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_ids, check_in_range, count_ids, count_most
+from diffjax._arguments import check_ids, check_in_range, count_ids, max_rows_per_id
 from diffjax.graph import affinity, insert, normalize
 from diffjax.types import Neighbors, Scalar, Solution
 
-from ._diffuse import diffuse
+from ._solve import diffuse
 
 
 def diffuse_conventional(
@@ -69,7 +69,7 @@ def diffuse_conventional(
     ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
     check_ids("query_ids", ids, rows=rows)
     count = count_ids("query_ids", ids, count=num_queries, count_name="num_queries")
-    most = count_most("query_ids", ids, most=max_regions, most_name="max_regions")
+    most = max_rows_per_id("query_ids", ids, most=max_regions, most_name="max_regions")
     return _diffuse_conventional(
         vectors,
         neighbors,

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffjax._spread import vary_alike
+from diffjax._sharding import match_varying_axes
 from diffjax.types import Graph
 
-from ._loop import LoopResult, Stop, column_norms
-from ._spectral import Basis
+from ._cg import IterationResult, StopCriterion, column_norms
+from ._spectral import SpectralBasis
 
 
-class System(NamedTuple):
+class LinearSystem(NamedTuple):
     """What all queries have in common.
 
     Attributes:
@@ -24,42 +24,42 @@ class System(NamedTuple):
     """
 
     graph: Graph
-    basis: Basis | None = None
+    basis: SpectralBasis | None = None
 
 
-class Columns(NamedTuple):
+class QueryColumns(NamedTuple):
     """What each query has of its own.
 
     Attributes:
         alpha: How far scores spread.
         rhs: Right-hand sides.
-        size: What residuals are relative to; None is |rhs|.
+        reference_norm: What residuals are relative to; None is |rhs|.
     """
 
     alpha: Float[Array, "1 q"]
     rhs: Float[Array, "n q"]
-    size: Float[Array, "1 q"] | None = None
+    reference_norm: Float[Array, "1 q"] | None = None
 
 
 # An iterative method for a linear map that depends on a graph and on alpha.
-Loop = Callable[[System, Stop, Columns], LoopResult]
+IterativeMethod = Callable[[LinearSystem, StopCriterion, QueryColumns], IterationResult]
 
 
 def implicit_solve(
     matvec: Callable[[Graph, Array, Array], Array],
-    loop: Loop,
-    system: System,
+    loop: IterativeMethod,
+    system: LinearSystem,
     alpha: Float[Array, ""],
     rhs: Float[Array, "n q"],
     *,
-    stop: Stop,
+    stop: StopCriterion,
     start: Float[Array, "n q"] | None = None,
-) -> LoopResult:
+) -> IterationResult:
     """Solves by a loop, and differentiates by solving again, not through the loop.
 
     Forward and reverse mode, to any order. `vmap` over right-hand sides or alpha, the
     graph being one, becomes one solve of more columns, which is what is fast; for
-    batches of graphs see `fold_queries`.
+    batches of graphs see `vmap_as_columns`.
 
     Args:
         matvec: The linear map (graph, alpha [1, q], X) -> A X that `loop` solves for,
@@ -76,14 +76,16 @@ def implicit_solve(
     """
     # Before they are closed over: functions with rules of their own are compiled for
     # arguments that all differ between devices where one does.
-    system, stop, alpha, rhs, start = vary_alike(system, stop, alpha, rhs, start)
+    system, stop, alpha, rhs, start = match_varying_axes(
+        system, stop, alpha, rhs, start
+    )
     # Arguments, not closed over: else a batch would not see that they are the same.
-    folded = fold_queries(loop)
+    folded = vmap_as_columns(loop)
     graph = system.graph
     alpha = jnp.broadcast_to(alpha, (1, rhs.shape[1]))
 
     def solve(_, rhs):
-        value, *rest = folded(system, stop, Columns(alpha, rhs))
+        value, *rest = folded(system, stop, QueryColumns(alpha, rhs))
         return value, tuple(rest)
 
     def solve_rest(_, extended):
@@ -91,7 +93,7 @@ def implicit_solve(
         # their residuals are relative to their own right-hand sides.
         rest, given = extended[:-1], extended[-1:]
         size = jax.lax.select(given > 0, given, column_norms(rest))
-        value, *told = folded(system, stop, Columns(alpha, rest, size))
+        value, *told = folded(system, stop, QueryColumns(alpha, rest, size))
         return jnp.concatenate([value, given]), tuple(told)
 
     map_of = functools.partial(matvec, graph, alpha)
@@ -99,7 +101,7 @@ def implicit_solve(
         value, rest = jax.lax.custom_linear_solve(
             map_of, rhs, solve, symmetric=True, has_aux=True
         )
-        return LoopResult(value, *rest)
+        return IterationResult(value, *rest)
     size: Array = column_norms(jax.lax.stop_gradient(rhs))
     # A query of nothing has the answer 0, and nothing that residuals are relative to.
     start = jnp.where(size > 0, jax.lax.stop_gradient(start), jnp.zeros_like(start))
@@ -111,10 +113,10 @@ def implicit_solve(
         symmetric=True,
         has_aux=True,
     )
-    return LoopResult(start + value[:-1], *rest)
+    return IterationResult(start + value[:-1], *rest)
 
 
-def fold_queries(loop: Loop) -> Loop:
+def vmap_as_columns(loop: IterativeMethod) -> IterativeMethod:
     """Makes `vmap` of a loop one loop of more columns.
 
     With another graph for each member of a batch there is no such loop. Padded graphs
@@ -133,20 +135,20 @@ def fold_queries(loop: Loop) -> Loop:
 
         def join(x, differs):
             each = x if differs else jnp.broadcast_to(x, (size, *x.shape))
-            return _side_by_side(each)
+            return _merge_batch_into_columns(each)
 
         if any(jax.tree.leaves((in_system, in_stop))):
-            found = _solve_each(loop, batched, arguments)
+            found = _solve_batch_members(loop, batched, arguments)
         else:
             columns = jax.tree.map(join, columns, in_columns)
             together = folded(system, stop, columns)
-            found = jax.tree.map(lambda x: _apart(x, size), together)
+            found = jax.tree.map(lambda x: _split_columns_into_batch(x, size), together)
         return found, jax.tree.map(lambda _: True, found)
 
     return folded
 
 
-def _solve_each(loop, batched, arguments):
+def _solve_batch_members(loop, batched, arguments):
     """Solves a batch in which graphs differ; what is common is not copied."""
     leaves, tree = jax.tree.flatten(arguments)
     different = jax.tree.leaves(batched)
@@ -164,12 +166,12 @@ def _solve_each(loop, batched, arguments):
     return jax.vmap(one)(own) if graph.starts is None else jax.lax.map(one, own)
 
 
-def _side_by_side(x: Array) -> Array:
+def _merge_batch_into_columns(x: Array) -> Array:
     """Puts the columns of a batch [b, ..., q] into one row of them [..., b q]."""
     moved = jnp.moveaxis(x, 0, -2)
     return moved.reshape(*moved.shape[:-2], -1)
 
 
-def _apart(x: Array, size: int) -> Array:
-    """Undoes `_side_by_side`."""
+def _split_columns_into_batch(x: Array, size: int) -> Array:
+    """Undoes `_merge_batch_into_columns`."""
     return jnp.moveaxis(x.reshape(*x.shape[:-1], size, -1), -2, 0)

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_in_range
-from diffjax.graph import check_graph, row_width, truncate
+from diffjax.graph import check_graph, max_row_entries, truncate
 from diffjax.types import Graph, Scalar
 
-from ._diffuse import diffuse
+from ._solve import diffuse
 
 
-class DiffusionRows(NamedTuple):
+class OfflineRows(NamedTuple):
     """Solutions for one-hot right-hand sides, on a few nodes each.
 
     Attributes:
@@ -28,7 +28,7 @@ class DiffusionRows(NamedTuple):
     residual: Float[Array, " n"]
 
 
-def offline_rows(
+def solve_offline_rows(
     graph: Graph,
     nodes: Int[Array, "n t"],
     *,
@@ -37,12 +37,12 @@ def offline_rows(
     max_steps: int = 20,
     max_degree: int | None = None,
     batch_size: int = 16,
-) -> DiffusionRows:
+) -> OfflineRows:
     r"""Solves (I - alpha S_i) f_i = e_i for every node i of a graph.
 
     S_i is S cut to the nodes given for i, after it was normalised on all of them. Where
-    those are all nodes, f_i is column i of (I - alpha S)^-1, and `combine_rows` gives
-    what `diffuse` gives.
+    those are all nodes, f_i is column i of (I - alpha S)^-1, and `combine_offline_rows`
+    gives what `diffuse` gives.
 
     Args:
         graph: The normalised graph S, in either form.
@@ -78,7 +78,7 @@ def offline_rows(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     settings = {"rtol": rtol, "max_steps": max_steps, "batch_size": batch_size}
     return _offline_rows(
-        graph, nodes, alpha, max_degree=row_width(graph, max_degree), **settings
+        graph, nodes, alpha, max_degree=max_row_entries(graph, max_degree), **settings
     )
 
 
@@ -93,19 +93,19 @@ def _offline_rows(graph, nodes, alpha, *, rtol, max_steps, max_degree, batch_siz
         part = truncate(graph, own, max_degree=max_degree)
         y = (own == node).astype(graph.weights.dtype)
         found = diffuse(part, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps)
-        return DiffusionRows(own, found.value[:, 0], found.residual[0])
+        return OfflineRows(own, found.value[:, 0], found.residual[0])
 
     every = jnp.arange(graph.num_nodes, dtype=nodes.dtype)
     return jax.lax.map(solve, (every, nodes), batch_size=batch_size)
 
 
-def combine_rows(
-    rows: DiffusionRows, y: Float[Array, "n q"], *, k: int
+def combine_offline_rows(
+    rows: OfflineRows, y: Float[Array, "n q"], *, k: int
 ) -> Float[Array, "n q"]:
     r"""Combines offline solutions for queries: f = sum over i of y_i f_i.
 
     Args:
-        rows: From `offline_rows`.
+        rows: From `solve_offline_rows`.
         y: Right-hand sides, one query per column; see `query_vectors`.
         k: Entries of a column that are used, the largest; as many as `query_vectors`
             kept lose nothing. A Python number, 1 to n.

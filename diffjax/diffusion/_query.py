@@ -1,4 +1,4 @@
-"""The right-hand side that a query gives to the diffusion."""
+"""Right-hand sides of queries, dense by `query_vectors`, and checks of sparse ones."""
 
 import functools
 from typing import Literal, get_args
@@ -12,17 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 from diffjax._arguments import (
     check_ids,
     check_in_range,
-    check_not_halved,
+    check_not_downcast,
     count_ids,
+    is_concrete,
 )
-from diffjax._spread import by_rows, check_spread, top_of_parts
+from diffjax._sharding import check_divisible_rows, distributed_top_k, row_spec
 from diffjax.graph import kernel
 from diffjax.types import Scalar
 
-Rule = Literal["paper", "official"]
+QueryRule = Literal["paper", "official"]
 
 # Query regions whose similarities to the whole database are held at a time.
-_REGIONS_AT_ONCE = 64
+_REGIONS_PER_BLOCK = 64
 
 
 def query_vectors(
@@ -33,7 +34,7 @@ def query_vectors(
     k: int,
     gamma: Scalar = 3.0,
     bias: Scalar = 0.0,
-    rule: Rule = "paper",
+    rule: QueryRule = "paper",
     keep: int | None = None,
     nodes: Int[Array, "q t"] | None = None,
     num_queries: int | None = None,
@@ -85,8 +86,8 @@ def query_vectors(
     """
     check_in_range("gamma", gamma, low=0, high=float("inf"))
     check_in_range("bias", bias, low=-float("inf"), high=float("inf"))
-    check_not_halved("vectors", vectors)
-    check_not_halved("queries", queries)
+    check_not_downcast("vectors", vectors)
+    check_not_downcast("queries", queries)
     if queries.shape[1] != vectors.shape[1]:
         raise ValueError(
             f"queries must have the database's {vectors.shape[1]} dimensions, got "
@@ -97,8 +98,8 @@ def query_vectors(
         raise ValueError(f"k must be in 1..{size} ({letter}), got {k}.")
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}.")
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule must be one of {get_args(Rule)}, got {rule!r}.")
+    if rule not in get_args(QueryRule):
+        raise ValueError(f"rule must be one of {get_args(QueryRule)}, got {rule!r}.")
     rows = queries.shape[0]
     ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
     check_ids("query_ids", ids, rows=rows)
@@ -114,7 +115,7 @@ def query_vectors(
             f"where must have one entry per vector, {size}, got {where.shape}."
         )
     if mesh is not None:
-        check_spread("vectors", vectors, mesh)
+        check_divisible_rows("vectors", vectors, mesh)
     return _query_vectors(
         vectors,
         where,
@@ -133,33 +134,51 @@ def query_vectors(
     jax.jit, static_argnames=("k", "keep", "rule", "num_queries", "mesh")
 )
 def _query_vectors(
-    vectors, where, asked, exponent, nodes, *, num_queries, mesh, **settings
+    vectors,
+    where,
+    query_regions,
+    kernel_parameters,
+    nodes,
+    *,
+    num_queries,
+    mesh,
+    **settings,
 ):
     if num_queries == 0:
         size = vectors.shape[0] if nodes is None else nodes.shape[1]
         return jnp.zeros((size, 0), vectors.dtype)
 
-    def build(vectors, where, asked, exponent):
+    def build(vectors, where, query_regions, kernel_parameters):
         return _right_hand_sides(
-            *(vectors, where, asked, exponent, nodes),
+            *(vectors, where, query_regions, kernel_parameters, nodes),
             num_queries=num_queries,
             mesh=mesh,
             **settings,
         )
 
     if mesh is not None:
-        rows, same = by_rows(mesh), PartitionSpec()
+        rows, same = row_spec(mesh), PartitionSpec()
         spread = rows, rows, same, same
         build = jax.shard_map(build, mesh=mesh, in_specs=spread, out_specs=rows)
-    return build(vectors, where, asked, exponent)
+    return build(vectors, where, query_regions, kernel_parameters)
 
 
 def _right_hand_sides(
-    vectors, where, asked, exponent, nodes, *, k, keep, rule, num_queries, mesh
+    vectors,
+    where,
+    query_regions,
+    kernel_parameters,
+    nodes,
+    *,
+    k,
+    keep,
+    rule,
+    num_queries,
+    mesh,
 ):
     """Builds Y, or inside `shard_map` the own rows of it."""
-    queries, ids = asked
-    gamma, bias = exponent
+    queries, ids = query_regions
+    gamma, bias = kernel_parameters
 
     def similarity(products):
         return kernel(products, gamma, bias=bias)
@@ -170,13 +189,13 @@ def _right_hand_sides(
     def similarity_of_sums(sums):
         return kernel(sums, gamma)
 
-    early, late = similarity, _same
+    early, late = similarity, _identity
     if rule == "official":
         early, late = above_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
-    top = functools.partial(_top, mesh=mesh)
+    top = functools.partial(_row_top_k, mesh=mesh)
     total = jnp.zeros_like(vectors, shape=(num_queries, size))
-    sums = _add_regions(
+    sums = _sum_region_similarities(
         *(total, vectors, queries, ids),
         nodes=nodes,
         where=where,
@@ -186,24 +205,26 @@ def _right_hand_sides(
     return late(_keep_largest(sums, functools.partial(top, k=keep))).T
 
 
-def _top(values, *, k, mesh):
+def _row_top_k(values, *, k, mesh):
     """The k largest of each row and where they are; past the end, if elsewhere."""
     if mesh is None:
         return jax.lax.top_k(values, k)
     count = values.shape[1]
-    best, numbers = top_of_parts(values, k, mesh)
+    best, numbers = distributed_top_k(values, k, mesh)
     places = numbers - jax.lax.axis_index(mesh.axis_names) * count
     return best, jnp.where((places >= 0) & (places < count), places, count)
 
 
-def _same(values):
+def _identity(values):
     return values
 
 
-def _add_regions(total, vectors, queries, ids, *, nodes, where, similarity, top):
+def _sum_region_similarities(
+    total, vectors, queries, ids, *, nodes, where, similarity, top
+):
     """Adds the similarities to the k nearest of each region to its query: [q, n]."""
     num_queries = total.shape[0]
-    rows = max(min(_REGIONS_AT_ONCE, queries.shape[0]), 1)
+    rows = max(min(_REGIONS_PER_BLOCK, queries.shape[0]), 1)
     missing = -queries.shape[0] % rows
     # Padding belongs to a query past the last, which the scatter drops.
     ids = jnp.pad(ids, (0, missing), constant_values=num_queries)
@@ -235,3 +256,35 @@ def _keep_largest(y, top):
     values, nodes = top(y)
     rows = jnp.arange(y.shape[0])[:, None]
     return jnp.zeros_like(y).at[rows, nodes].set(values, mode="drop")
+
+
+def check_seeds(
+    nodes: Int[Array | np.ndarray, "q s"],
+    values: Float[Array | np.ndarray, "q s"],
+    *,
+    num_nodes: int,
+) -> None:
+    """Refuses what is not a node and a value for each place of each query.
+
+    Args:
+        nodes: Nodes, -1 in empty places.
+        values: What right-hand sides are there.
+        num_nodes: Of the graph.
+
+    Raises:
+        ValueError: With what was found.
+    """
+    check_not_downcast("values", values)
+    if nodes.ndim != 2 or nodes.shape != values.shape:
+        raise ValueError(
+            "nodes and values must be [q, s], one row per query, got "
+            f"{list(nodes.shape)} and {list(values.shape)}."
+        )
+    if is_concrete(nodes) and nodes.size:
+        # On the host: inside compiled code even a look at what is known is traced.
+        host = np.asarray(nodes)
+        low, high = int(host.min()), int(host.max())
+        if not -1 <= low <= high < num_nodes:
+            raise ValueError(
+                f"nodes must be in -1..{num_nodes - 1}, got {low}..{high}."
+            )

@@ -11,15 +11,15 @@ from diffjax._arguments import check_in_range, is_concrete
 from diffjax.graph import check_graph
 from diffjax.types import Graph, Scalar
 
-from ._loop import column_norms, or_one
-from ._operator import multiply
-from ._seeds import check_seeds
+from ._cg import column_norms, safe_divisor
+from ._matvec import multiply
+from ._query import check_seeds
 
 # Products between two looks at how good the eigenvectors are.
-_DEGREE = 20
+_FILTER_DEGREE = 20
 
 
-class Basis(NamedTuple):
+class SpectralBasis(NamedTuple):
     """Leading eigenvectors of S, from `leading_eigenvectors`.
 
     Attributes:
@@ -40,7 +40,7 @@ def leading_eigenvectors(
     tol: float = 1e-3,
     max_rounds: int = 30,
     seed: int = 0,
-) -> Basis:
+) -> SpectralBasis:
     r"""Finds the eigenvectors of S with the largest eigenvalues, on the host's time.
 
     Subspace iteration, filtered: in turns, a Chebyshev polynomial of S that is small on
@@ -52,10 +52,10 @@ def leading_eigenvectors(
     Args:
         graph: The normalised graph S, in either form; the compressed form is faster.
         rank: How many, 1 to n. A Python number.
-        tol: Largest `Basis.residual` at which to stop. A Python number; 1e-3 is as good
-            as any for `diffuse`, and single precision reaches some 1e-6.
+        tol: Largest `SpectralBasis.residual` at which to stop. A Python number; 1e-3 is
+            as good as any for `diffuse`, and single precision reaches some 1e-6.
         max_rounds: Most turns, of 20 products each; reaching it is not an error, see
-            `Basis.residual`. A Python number.
+            `SpectralBasis.residual`. A Python number.
         seed: Of the block to start from. A Python number.
 
     Returns:
@@ -89,47 +89,49 @@ def leading_eigenvectors(
     width = min(rank + rank // 8 + 8, n)
     shape = n, width
     start = jax.random.normal(jax.random.key(seed), shape, graph.weights.dtype)
-    block = _rotate(graph, _orthogonal(start))
+    block = _rayleigh_ritz(graph, _orthonormalize(start))
     for _ in range(max_rounds):
         if width == n or float(block.residual[:rank].max()) <= tol:
             break
-        spread = _filter(graph, block.vectors, block.values[-1])
-        block = _rotate(graph, _orthogonal(spread))
-    found = Basis(block.values[:rank], block.vectors[:, :rank], block.residual[:rank])
+        spread = _chebyshev_filter(graph, block.vectors, block.values[-1])
+        block = _rayleigh_ritz(graph, _orthonormalize(spread))
+    found = SpectralBasis(
+        block.values[:rank], block.vectors[:, :rank], block.residual[:rank]
+    )
     return found._replace(values=jnp.minimum(found.values, 1))
 
 
-def _product(one: Array, other: Array) -> Array:
+def _matmul_highest(one: Array, other: Array) -> Array:
     return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit
-def _orthogonal(x: Array) -> Array:
+def _orthonormalize(x: Array) -> Array:
     """An orthonormal basis of columns that may be nearly dependent.
 
     By the eigenvectors of their inner products, twice: five times as fast as QR.
     """
     for _ in range(2):
-        x = x / or_one(column_norms(x))
-        values, turn = jnp.linalg.eigh(_product(x.T, x))
+        x = x / safe_divisor(column_norms(x))
+        values, turn = jnp.linalg.eigh(_matmul_highest(x.T, x))
         least = jnp.finfo(x.dtype).eps * values[-1]
-        x = _product(x, turn / jnp.sqrt(jnp.maximum(values, least))[None, :])
+        x = _matmul_highest(x, turn / jnp.sqrt(jnp.maximum(values, least))[None, :])
     return x
 
 
 @jax.jit
-def _rotate(graph: Graph, x: Array) -> Basis:
+def _rayleigh_ritz(graph: Graph, x: Array) -> SpectralBasis:
     """Rayleigh-Ritz: eigenvectors of S in the space of orthonormal columns."""
     spread = multiply(graph, x)
-    values, turn = jnp.linalg.eigh(_product(x.T, spread))
+    values, turn = jnp.linalg.eigh(_matmul_highest(x.T, spread))
     values, turn = values[::-1], turn[:, ::-1]
-    vectors, spread = _product(x, turn), _product(spread, turn)
+    vectors, spread = _matmul_highest(x, turn), _matmul_highest(spread, turn)
     rest = jnp.linalg.norm(spread - vectors * values[None, :], axis=0)
-    return Basis(values, vectors, rest)
+    return SpectralBasis(values, vectors, rest)
 
 
 @jax.jit
-def _filter(graph: Graph, x: Array, above: Array) -> Array:
+def _chebyshev_filter(graph: Graph, x: Array, above: Array) -> Array:
     """T_20 of S mapped so that [-1, above] becomes [-1, 1], divided by its value at 1.
 
     Divided step by step, as powers of a growing number would not fit.
@@ -147,11 +149,11 @@ def _filter(graph: Graph, x: Array, above: Array) -> Array:
         return now, 2 * new * mapped(now) - ratio * new * before, new
 
     carry = x, first * mapped(x), first
-    return jax.lax.fori_loop(1, _DEGREE, step, carry)[1]
+    return jax.lax.fori_loop(1, _FILTER_DEGREE, step, carry)[1]
 
 
 def spectral_guess(
-    basis: Basis, alpha: Float[Array, "1 q"], y: Float[Array, "n q"]
+    basis: SpectralBasis, alpha: Float[Array, "1 q"], y: Float[Array, "n q"]
 ) -> Float[Array, "n q"]:
     """The answer that a basis gives: y + V ((I - alpha Lambda)^-1 - I) V' y.
 
@@ -165,17 +167,21 @@ def spectral_guess(
         orthogonal to it.
     """
     vectors = basis.vectors.astype(y.dtype)
-    return y + _product(vectors, _gain(basis, alpha) * _product(y.T, vectors).T)
+    return y + _matmul_highest(
+        vectors, _spectral_gain(basis, alpha) * _matmul_highest(y.T, vectors).T
+    )
 
 
-def _gain(basis: Basis, alpha: Float[Array, "1 q"]) -> Float[Array, "m q"]:
+def _spectral_gain(
+    basis: SpectralBasis, alpha: Float[Array, "1 q"]
+) -> Float[Array, "m q"]:
     """What (I - alpha S)^-1 adds to each eigenvector: alpha v / (1 - alpha v)."""
     scaled = basis.values.astype(alpha.dtype)[:, None] * alpha
     return scaled / (1 - scaled)
 
 
 def spectral_scores(
-    basis: Basis,
+    basis: SpectralBasis,
     nodes: Int[Array | np.ndarray, "q s"],
     values: Float[Array | np.ndarray, "q s"],
     *,
@@ -223,6 +229,6 @@ def _spectral_scores(basis, nodes, values, alpha):
     rows = basis.vectors[jnp.maximum(nodes, 0)]
     known = jnp.einsum("qs,qsm->mq", values, rows, precision=jax.lax.Precision.HIGHEST)
     alpha = jnp.full((1, nodes.shape[0]), jnp.asarray(alpha, dtype))
-    scores = _product(basis.vectors, _gain(basis, alpha) * known)
+    scores = _matmul_highest(basis.vectors, _spectral_gain(basis, alpha) * known)
     columns = jnp.arange(nodes.shape[0])[:, None]
     return scores.at[jnp.where(here, nodes, n), columns].add(values, mode="drop")

@@ -9,16 +9,16 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from diffjax._spread import by_rows, top_of_parts
-from diffjax.diffusion import Rule, diffuse, query_vectors
+from diffjax._sharding import distributed_top_k, row_spec
+from diffjax.diffusion import QueryRule, diffuse, query_vectors
 from diffjax.graph import affinity, knn_dense, normalize
 from diffjax.pooling import pool
 from diffjax.types import Graph, Scalar, Solution
 
-from ._rows import real_rows
+from ._sharded_rows import row_mask
 
 
-class Answers(NamedTuple):
+class DistributedResult(NamedTuple):
     """The best images, or vectors, of every query; the same on all devices.
 
     Attributes:
@@ -67,7 +67,7 @@ def build_graph(
         raise ValueError(f"k must be in 1..{n} (n), got {k}.")
 
     def weigh() -> Graph:
-        lists = knn_dense(vectors, k, where=real_rows(n, mesh), mesh=mesh)
+        lists = knn_dense(vectors, k, where=row_mask(n, mesh), mesh=mesh)
         return affinity(lists, gamma=gamma, bias=bias, mesh=mesh)
 
     # The lists are forgotten before the weights are divided.
@@ -88,12 +88,12 @@ def search(
     top: int = 10,
     gamma: Scalar = 3.0,
     bias: Scalar = 0.0,
-    rule: Rule = "paper",
+    rule: QueryRule = "paper",
     alpha: Scalar = 0.99,
     rtol: float = 1e-6,
     max_steps: int = 20,
     mesh: Mesh,
-) -> Answers:
+) -> DistributedResult:
     """Finds the best images of queries that are not in the collection.
 
     `query_vectors`, `diffuse` and `pool` on a mesh, one after the other. All processes
@@ -145,53 +145,53 @@ def search(
                 f"{name} must be one per row of vectors, {vectors.shape[0]}, got "
                 f"{list(rows.shape)}: spread them by shard_rows."
             )
-    real = real_rows(n, mesh)
+    mask = row_mask(n, mesh)
     y = query_vectors(
         *(vectors, jnp.asarray(queries), query_ids),
         k=k,
         gamma=gamma,
         bias=bias,
         rule=rule,
-        where=real,
+        where=mask,
         mesh=mesh,
     )
     solution = diffuse(graph, y, alpha=alpha, rtol=rtol, max_steps=max_steps, mesh=mesh)
     if image_ids is None or num_images is None:
         images, scores = _top_rows(
-            solution.value, weights, real, top=min(top, n), mesh=mesh
+            solution.value, weights, mask, top=min(top, n), mesh=mesh
         )
     else:
         pooled = pool(
             solution.value,
-            _without_padding(image_ids, real, num_images=num_images),
+            _ids_of_padding_to_last_image(image_ids, mask, num_images=num_images),
             weights=weights,
             num_images=num_images,
             mesh=mesh,
         )
         images, scores = _top_images(pooled, top=min(top, num_images))
-    return Answers(images, scores, solution)
+    return DistributedResult(images, scores, solution)
 
 
 @functools.partial(jax.jit, static_argnames=("top", "mesh"))
-def _top_rows(scores, weights, real, *, top, mesh):
+def _top_rows(scores, weights, mask, *, top, mesh):
     """Each device's best rows, then the best of those."""
-    rows, same = by_rows(mesh), PartitionSpec()
+    rows, same = row_spec(mesh), PartitionSpec()
     weighted = scores if weights is None else weights[:, None] * scores
 
-    def best(scores: Array, real: Array) -> tuple[Array, Array]:
-        counted: Array = jnp.where(real[:, None], scores, -jnp.inf)
-        values, numbers = top_of_parts(counted.T, top, mesh)
+    def best(scores: Array, mask: Array) -> tuple[Array, Array]:
+        counted: Array = jnp.where(mask[:, None], scores, -jnp.inf)
+        values, numbers = distributed_top_k(counted.T, top, mesh)
         return numbers, values
 
     # What all gathered is the same for all, which `check_vma` does not know.
     spread = {"in_specs": rows, "out_specs": same, "check_vma": False}
-    return jax.shard_map(best, mesh=mesh, **spread)(weighted, real)
+    return jax.shard_map(best, mesh=mesh, **spread)(weighted, mask)
 
 
 @functools.partial(jax.jit, static_argnames="num_images")
-def _without_padding(image_ids, real, *, num_images):
+def _ids_of_padding_to_last_image(image_ids, mask, *, num_images):
     """Gives padding, whose scores are 0, to the last image, where the order has it."""
-    return jnp.where(real, image_ids, num_images - 1)
+    return jnp.where(mask, image_ids, num_images - 1)
 
 
 @functools.partial(jax.jit, static_argnames="top")

@@ -6,8 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._judged import Judged, judge, judge_all
-from ._truth import Images, Truth
+from ._relevance import (
+    ImageNumbers,
+    PositiveRanks,
+    RelevanceLabels,
+    find_all_positive_ranks,
+    find_positive_ranks,
+)
 
 
 class CutoffReport(NamedTuple):
@@ -32,8 +37,8 @@ class CutoffReport(NamedTuple):
 
 def precision_at(
     ranking: Int[np.ndarray | Array, " m"],
-    positives: Images,
-    junk: Images = (),
+    positives: ImageNumbers,
+    junk: ImageNumbers = (),
     *,
     k: int,
 ) -> float:
@@ -66,13 +71,13 @@ def precision_at(
         0.6666666666666666
     """
     _check_cutoff("k", k)
-    return _precision(judge(ranking, positives, junk), k)
+    return _precision_at(find_positive_ranks(ranking, positives, junk), k)
 
 
 def recall_at(
     ranking: Int[np.ndarray | Array, " m"],
-    positives: Images,
-    junk: Images = (),
+    positives: ImageNumbers,
+    junk: ImageNumbers = (),
     *,
     k: int,
 ) -> float:
@@ -98,12 +103,12 @@ def recall_at(
         0.5
     """
     _check_cutoff("k", k)
-    return _recall(judge(ranking, positives, junk), k)
+    return _recall_at(find_positive_ranks(ranking, positives, junk), k)
 
 
 def evaluate_cutoffs(
     rankings: Int[np.ndarray | Array, "m q"],
-    benchmark: Truth,
+    benchmark: RelevanceLabels,
     *,
     cutoffs: Sequence[int] = (1, 5, 10),
     num_images: int | None = None,
@@ -126,14 +131,14 @@ def evaluate_cutoffs(
     """
     for cutoff in cutoffs:
         _check_cutoff("cutoffs", cutoff)
-    judged = judge_all(rankings, benchmark, num_images=num_images)
+    judged = find_all_positive_ranks(rankings, benchmark, num_images=num_images)
     known = np.array([one.num_positives > 0 for one in judged], bool)
     if not known.any():
         raise ValueError("benchmark must have a query with positives, got none.")
     shape = len(judged), len(cutoffs)
     precision, recall = (
         np.array([[measure(one, k) for k in cutoffs] for one in judged]).reshape(shape)
-        for measure in (_precision, _recall)
+        for measure in (_precision_at, _recall_at)
     )
     return CutoffReport(
         cutoffs=tuple(cutoffs),
@@ -145,7 +150,7 @@ def evaluate_cutoffs(
     )
 
 
-def _precision(judged: Judged, k: int) -> float:
+def _precision_at(judged: PositiveRanks, k: int) -> float:
     if judged.num_positives == 0:
         return float("nan")
     all_found = judged.ranks.size == judged.num_positives
@@ -153,7 +158,7 @@ def _precision(judged: Judged, k: int) -> float:
     return float(np.sum(judged.ranks < cut) / cut)
 
 
-def _recall(judged: Judged, k: int) -> float:
+def _recall_at(judged: PositiveRanks, k: int) -> float:
     if judged.num_positives == 0:
         return float("nan")
     return float(np.sum(judged.ranks < k) / judged.num_positives)

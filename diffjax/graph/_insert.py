@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from diffjax._arguments import check_not_halved
+from diffjax._arguments import check_not_downcast
 from diffjax.types import Neighbors
 
 
@@ -41,8 +41,8 @@ def insert(
         Iscen et al., CVPR 2017, section 4.1, compare with,
         https://arxiv.org/abs/1611.05113.
     """
-    check_not_halved("vectors", vectors)
-    check_not_halved("added", added)
+    check_not_downcast("vectors", vectors)
+    check_not_downcast("added", added)
     n, d = vectors.shape
     if neighbors.indices.shape[0] != n:
         raise ValueError(
@@ -71,7 +71,7 @@ def _insert(
 
     listed = jnp.where(neighbors.indices >= 0, neighbors.similarities, -jnp.inf)
     gained = jnp.where(there[None, :], to_old.T, -jnp.inf)
-    of_old = _nearest(
+    of_old = _k_most_similar(
         jnp.concatenate([listed, gained], axis=1),
         jnp.concatenate(
             [neighbors.indices, jnp.broadcast_to(new[None, :], (n, r))], axis=1
@@ -79,7 +79,7 @@ def _insert(
         k,
     )
     everything = jnp.arange(n + r, dtype=neighbors.indices.dtype)
-    of_new = _nearest(
+    of_new = _k_most_similar(
         jnp.where(there[:, None], jnp.concatenate([to_old, to_new], axis=1), -jnp.inf),
         jnp.broadcast_to(everything[None, :], (r, n + r)),
         k,
@@ -89,7 +89,7 @@ def _insert(
     )
 
 
-def _nearest(
+def _k_most_similar(
     similarities: Float[Array, "a c"], indices: Int[Array, "a c"], k: int
 ) -> Neighbors:
     """The k best candidates of every row; -inf marks those that are not there."""

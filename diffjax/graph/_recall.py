@@ -5,10 +5,10 @@ from jaxtyping import Array, Float
 
 from diffjax.types import Neighbors
 
-from ._ready import check_neighbors
+from ._validation import check_neighbors
 
 # Vectors whose products with all others are held at a time.
-_BLOCK_ROWS = 128
+_PRODUCT_ROWS = 128
 
 
 def recall(
@@ -46,8 +46,8 @@ def recall(
     lengths = np.linalg.norm(host, axis=1)
     rounding = np.sqrt(d) * np.finfo(host.dtype).eps * lengths * lengths.max()
     found = 0
-    for start in range(0, len(drawn), _BLOCK_ROWS):
-        rows = drawn[start : start + _BLOCK_ROWS]
+    for start in range(0, len(drawn), _PRODUCT_ROWS):
+        rows = drawn[start : start + _PRODUCT_ROWS]
         products = host[rows] @ host.T
         least = np.partition(products, n - k, axis=1)[:, n - k] - rounding[rows]
         listed = np.take_along_axis(products, np.maximum(indices[rows], 0), axis=1)

@@ -1,13 +1,11 @@
-from ._benchmark import BenchmarkRun as BenchmarkRun
-from ._benchmark import run_benchmark as run_benchmark
+from ._compare import BenchmarkRun as BenchmarkRun
 from ._compare import CompareConfig as CompareConfig
-from ._compare import Scored as Scored
+from ._compare import MethodScores as MethodScores
 from ._compare import compare as compare
+from ._compare import run_benchmark as run_benchmark
 from ._compare import score_methods as score_methods
 from ._config import FolderConfig as FolderConfig
 from ._config import IndexConfig as IndexConfig
-from ._describer import Describer as Describer
-from ._descriptor import DescriptorConfig as DescriptorConfig
 from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder
 from ._header import IndexFileError as IndexFileError
@@ -20,10 +18,8 @@ from ._mapped_plan import Plan as Plan
 from ._mapped_plan import plan as plan
 from ._mapped_storage import describe_file as describe_file
 from ._mapped_storage import verify as verify
-from ._pictures import PictureInfo as PictureInfo
 from ._presets import PRESETS as PRESETS
 from ._presets import Preset as Preset
-from ._queries import QueryRegions as QueryRegions
 from ._region_folder import FolderRegions as FolderRegions
 from ._region_folder import Regions as Regions
 from ._region_folder import extract_folder as extract_folder

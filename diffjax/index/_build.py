@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffjax.diffusion import DiffusionRows, offline_rows
+from diffjax.diffusion import OfflineRows, solve_offline_rows
 from diffjax.graph import (
-    Reordered,
+    ReorderedGraph,
     affinity,
     check_neighbors,
     compress,
@@ -19,8 +19,9 @@ from diffjax.graph import (
     recall,
     reorder,
 )
+from diffjax.images import IndexedPictures
 from diffjax.regions import (
-    Moments,
+    RunningCovariance,
     fit_pca,
     fit_pca_whitening,
     l2_normalize,
@@ -30,7 +31,6 @@ from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import IndexConfig
 from ._given import Boxes, Ids, Vectors, check_boxes, check_rows, row_ids
-from ._pictures import PictureInfo
 from ._storage import Parts
 
 _VECTORS_PER_DIMENSION = 2
@@ -42,7 +42,7 @@ def make_parts(
     *,
     config: IndexConfig,
     neighbors: Neighbors | None,
-    pictures: PictureInfo | None,
+    pictures: IndexedPictures | None,
     whitening: Whitening | None,
     prepared: bool,
     boxes: Boxes | None,
@@ -91,7 +91,7 @@ def make_parts(
     )
 
 
-def make_layout(parts: Parts, *, normalized: bool) -> Reordered:
+def make_layout(parts: Parts, *, normalized: bool) -> ReorderedGraph:
     """Makes S, or A, of lists of neighbours, in an order that suits the memory."""
     edges, config = mutual_edges(parts.neighbors), parts.config
     graph = compress(affinity(edges, gamma=config.gamma, bias=config.bias))
@@ -103,13 +103,13 @@ def solve_rows(
     neighbors: Neighbors,
     vectors: Float[Array, "n p"],
     config: IndexConfig,
-) -> DiffusionRows:
+) -> OfflineRows:
     """Solves for every region on as many of its nearest as the settings say."""
     size = min(config.offline or 1, vectors.shape[0])
     near = neighbors.indices
     if size > near.shape[1]:
         near = knn(vectors, size, method=config.neighbors).indices
-    return offline_rows(
+    return solve_offline_rows(
         graph,
         near[:, :size],
         alpha=config.alpha,
@@ -119,7 +119,7 @@ def solve_rows(
 
 
 def fit_whitening(
-    vectors: Float[np.ndarray, "n d"] | Moments, config: IndexConfig
+    vectors: Float[np.ndarray, "n d"] | RunningCovariance, config: IndexConfig
 ) -> Whitening | None:
     """Fits the whitening that the settings name; None for vectors that do not differ.
 
@@ -128,7 +128,7 @@ def fit_whitening(
         config: Settings with `dim`.
     """
     dim = config.dim or 1
-    count = vectors.count if isinstance(vectors, Moments) else len(vectors)
+    count = vectors.count if isinstance(vectors, RunningCovariance) else len(vectors)
     # As many dimensions as vectors, and whitening makes all of them orthogonal: with
     # 280 regions of 20 pictures mAP was 19 at 256 dimensions and 96 at 128.
     limit = max(count // _VECTORS_PER_DIMENSION, 1)

@@ -1,14 +1,16 @@
-"""The methods of the paper side by side on one collection."""
+"""Comparison of the paper's methods on a collection or a benchmark."""
 
 import dataclasses
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diffjax.datasets import Benchmark
 from diffjax.evaluation import (
-    Truth,
+    RelevanceLabels,
     bootstrap_interval,
     evaluate,
     paired_bootstrap,
@@ -16,8 +18,11 @@ from diffjax.evaluation import (
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import nearest_neighbors, r_match, rank
 from diffjax.regions import global_descriptors
+from diffjax.report import make_record
 from diffjax.types import Solution
 
+from ._config import FolderConfig
+from ._folder import Progress, index_folder
 from ._given import QueryIds, QueryVectors
 from ._index import Index
 
@@ -25,7 +30,7 @@ NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"
 
 # What each method is compared with, query by query.
-_AGAINST = {
+_BASELINES_OF = {
     NEAREST: (),
     R_MATCH: (NEAREST,),
     GLOBAL: (NEAREST,),
@@ -48,7 +53,7 @@ class CompareConfig:
     """Resamples of the bootstrap."""
 
 
-class Scored(NamedTuple):
+class MethodScores(NamedTuple):
     """What one method makes of all images for all queries.
 
     Attributes:
@@ -73,7 +78,7 @@ def score_methods(
     query_ids: QueryIds,
     *,
     config: CompareConfig | None = None,
-) -> tuple[Scored, ...]:
+) -> tuple[MethodScores, ...]:
     """Scores all images by nearest neighbours, R-match, global and regional diffusion.
 
     All methods see the same whitened regional vectors; the global descriptor is their
@@ -110,17 +115,21 @@ def score_methods(
     weights = gmp_weights(vectors, ids, lam=index.config.lam)
     regions = vectors, ids, prepared, query_ids
     return (
-        Scored(NEAREST, nearest_neighbors(*regions), None),
-        Scored(R_MATCH, r_match(*regions), None),
-        Scored(GLOBAL, by_image.value, _worst(by_image)),
-        Scored(SUM, pool(by_region.value, ids), _worst(by_region)),
-        Scored(GMP, pool(by_region.value, ids, weights=weights), _worst(by_region)),
+        MethodScores(NEAREST, nearest_neighbors(*regions), None),
+        MethodScores(R_MATCH, r_match(*regions), None),
+        MethodScores(GLOBAL, by_image.value, _largest_residual(by_image)),
+        MethodScores(SUM, pool(by_region.value, ids), _largest_residual(by_region)),
+        MethodScores(
+            GMP,
+            pool(by_region.value, ids, weights=weights),
+            _largest_residual(by_region),
+        ),
     )
 
 
 def compare(
-    scored: Sequence[Scored],
-    truth: Truth,
+    scored: Sequence[MethodScores],
+    truth: RelevanceLabels,
     *,
     objects: Sequence[Hashable] | None = None,
     config: CompareConfig | None = None,
@@ -154,7 +163,7 @@ def compare(
         if one.residual is not None:
             entry["largest_residual"] = one.residual
         differences = []
-        for other in _AGAINST.get(one.method, ()):
+        for other in _BASELINES_OF.get(one.method, ()):
             if other not in found:
                 continue
             baseline = found[other].average_precision
@@ -166,5 +175,85 @@ def compare(
     return results
 
 
-def _worst(solution: Solution) -> float:
+def _largest_residual(solution: Solution) -> float:
     return float(np.max(np.asarray(solution.residual), initial=0))
+
+
+class BenchmarkRun(NamedTuple):
+    """What a benchmark gave.
+
+    Attributes:
+        record: Settings, sizes and results by method, see `report.make_record`.
+        scored: The scores behind them.
+    """
+
+    record: dict[str, Any]
+    scored: tuple[MethodScores, ...]
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    path: str | os.PathLike[str],
+    *,
+    folder: FolderConfig | None = None,
+    compare_config: CompareConfig | None = None,
+    progress: Progress | None = None,
+) -> BenchmarkRun:
+    """Indexes a benchmark's pictures and answers its queries by every method.
+
+    Args:
+        benchmark: Pictures, queries and right answers.
+        path: Folder of the index; what it holds of these pictures is used again.
+        folder: Settings of the index; None for the defaults.
+        compare_config: Settings of the comparison; None for the defaults.
+        progress: As for `index_folder`.
+
+    Returns:
+        The record and the scores.
+
+    Raises:
+        ValueError: If a picture of the benchmark can't be read.
+    """
+    folder = folder or FolderConfig()
+    compare_config = compare_config or CompareConfig()
+    # Strict: an answer is a position in the benchmark's list of pictures.
+    index = index_folder(
+        benchmark.folder,
+        path,
+        config=folder,
+        strict=True,
+        pictures=benchmark.database,
+        progress=progress,
+    )
+    queries = index.describe(
+        benchmark.queries,
+        boxes=benchmark.boxes,
+        progress=progress,
+    )
+    if progress:
+        progress("comparing methods", 0, 1)
+    scored = score_methods(index, *queries, config=compare_config)
+    results = compare(
+        scored, benchmark, objects=benchmark.objects, config=compare_config
+    )
+    if progress:
+        progress("comparing methods", 1, 1)
+    settings = dataclasses.asdict(folder) | dataclasses.asdict(compare_config)
+    # The first is the record's own, the next changes nothing, the last is a path.
+    del settings["seed"], settings["workers"], settings["weights"]
+    settings["scales"] = list(folder.scales)
+    # What is not set is left to the weights.
+    settings = {name: value for name, value in settings.items() if value is not None}
+    record = make_record(
+        benchmark.name,
+        settings={
+            "images": index.num_images,
+            "queries": len(benchmark.queries),
+            "regions": len(index.image_ids),
+            **settings,
+            "network": index.pictures.network if index.pictures else None,
+        },
+        results=results,
+        seed=compare_config.seed,
+    )
+    return BenchmarkRun(record, scored)

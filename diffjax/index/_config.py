@@ -4,10 +4,9 @@ import dataclasses
 from typing import Literal, get_args
 
 from diffjax._arguments import check_in_range
-from diffjax.diffusion import Rule, SolverName
-from diffjax.graph import Method
-
-from ._descriptor import DescriptorConfig, at_least_one, one_of
+from diffjax.diffusion import QueryRule, SolverName
+from diffjax.graph import NeighborMethod
+from diffjax.images import DescriptorConfig, check_at_least_one, check_choice
 
 Cut = Literal["early", "late"]
 Tail = Literal["global", "zero"]
@@ -28,7 +27,7 @@ class IndexConfig:
     """Neighbours of each region in the graph, itself counted (the paper: 200)."""
     query_k: int = 50
     """Neighbours of each query region, and entries kept per query (the paper: 200)."""
-    neighbors: Method = "exact"
+    neighbors: NeighborMethod = "exact"
     """How neighbours are searched: among all, approximately, or on all devices."""
     gamma: float = 3.0
     """Exponent of the similarity kernel."""
@@ -42,7 +41,7 @@ class IndexConfig:
     """How scores of regions become scores of images."""
     lam: float = 1.0
     """Regularisation of generalised max pooling."""
-    rule: Rule = "paper"
+    rule: QueryRule = "paper"
     """Order of power, sum and cut in the query's right-hand side."""
     solver: SolverName = "cg"
     """What solves the linear system."""
@@ -73,10 +72,10 @@ class IndexConfig:
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
         for name in ("k", "query_k", "max_steps"):
-            at_least_one(name, getattr(self, name))
+            check_at_least_one(name, getattr(self, name))
         for name in ("dim", "shortlist", "offline", "reach"):
             if getattr(self, name) is not None:
-                at_least_one(name, getattr(self, name))
+                check_at_least_one(name, getattr(self, name))
         for name in ("gamma", "lam"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
         if self.query_gamma is not None:
@@ -85,18 +84,18 @@ class IndexConfig:
         for name in ("alpha", "rtol", "shrinkage"):
             value = getattr(self, name)
             check_in_range(name, value, low=0, high=1, closed_low=True)
-        one_of("whitening", self.whitening, get_args(WhiteningName))
+        check_choice("whitening", self.whitening, get_args(WhiteningName))
         if self.shrinkage and self.whitening == "pca":
             raise ValueError(
                 f"shrinkage must be 0 for pca, which it changes nothing of, got "
                 f"{self.shrinkage}."
             )
-        one_of("pooling", self.pooling, ("gmp", "sum"))
-        one_of("rule", self.rule, get_args(Rule))
-        one_of("solver", self.solver, get_args(SolverName))
-        one_of("neighbors", self.neighbors, get_args(Method))
-        one_of("cut", self.cut, get_args(Cut))
-        one_of("tail", self.tail, get_args(Tail))
+        check_choice("pooling", self.pooling, ("gmp", "sum"))
+        check_choice("rule", self.rule, get_args(QueryRule))
+        check_choice("solver", self.solver, get_args(SolverName))
+        check_choice("neighbors", self.neighbors, get_args(NeighborMethod))
+        check_choice("cut", self.cut, get_args(Cut))
+        check_choice("tail", self.tail, get_args(Tail))
         _check_ways(self)
 
 
@@ -147,4 +146,4 @@ class FolderConfig(DescriptorConfig):
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""
         super().__post_init__()
-        at_least_one("workers", self.workers)
+        check_at_least_one("workers", self.workers)

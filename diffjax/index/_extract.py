@@ -10,12 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from diffjax._files import file_digest
-from diffjax.data import find_pictures
-from diffjax.features import Described, describe_pictures
+from diffjax._io import file_digest
+from diffjax.images import (
+    DescribedPicture,
+    Describer,
+    DescriptorConfig,
+    describe_pictures,
+    find_pictures,
+)
 
-from ._describer import Describer
-from ._descriptor import DescriptorConfig
 from ._extracted import EXTRACTED, Extracted, PictureRegions
 
 Progress = Callable[[str, int, int], None]
@@ -128,7 +131,7 @@ def extract(
             regions=[pictures.regions[i] for i in todo],
             sides=describing.sides,
             batch_size=describing.batch_size,
-            at_once=describing.at_once,
+            parallel_batches=describing.parallel_batches,
             workers=workers,
         )
         if progress:
@@ -136,7 +139,7 @@ def extract(
         try:
             for done, result in enumerate(results, start=1):
                 key = pictures.keys[todo[result.position]]
-                if isinstance(result, Described):
+                if isinstance(result, DescribedPicture):
                     store.add(key, PictureRegions(result.vectors, result.boxes))
                 else:
                     reasons[key] = result.reason

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 from jaxtyping import Float
 
-from diffjax._files import remove_unfinished, write_arrays
+from diffjax._io import remove_partial_files, write_safetensors
 
 EXTRACTED = "extracted"  # Folder of what was extracted, beside an index.
 
@@ -77,7 +77,7 @@ class Extracted:
         self.tidy()
         arrays = {key: regions.vectors for key, regions in self._waiting.items()}
         arrays |= {f"{k}{_BOXES}": r.boxes for k, r in self._waiting.items()}
-        stored = write_arrays(self._folder, _SHARD, arrays)
+        stored = write_safetensors(self._folder, _SHARD, arrays)
         self._places |= dict.fromkeys(self._waiting, self._folder / stored.name)
         self._waiting = {}
 
@@ -85,7 +85,7 @@ class Extracted:
         """Removes what is of no use; who only reads removes nothing."""
         if self._tidied:
             return
-        remove_unfinished(self._folder, _SHARD)
+        remove_partial_files(self._folder, _SHARD)
         for shard in self._damaged:
             shard.unlink(missing_ok=True)
         self._tidied = True

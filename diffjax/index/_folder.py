@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffjax.regions import Moments, merge_moments, moments, whiten
+from diffjax.images import IndexedPictures, cached_describer, weights_digest
+from diffjax.regions import (
+    RunningCovariance,
+    merge_covariances,
+    running_covariance,
+    whiten,
+)
 from diffjax.types import Whitening
 
 from ._build import fit_whitening
 from ._config import FolderConfig, IndexConfig
-from ._describer import describer
 from ._extract import (
     OwnRegions,
     Progress,
@@ -25,8 +30,6 @@ from ._extract import (
 )
 from ._extracted import Extracted, PictureRegions
 from ._index import Index
-from ._networks import weights_digest
-from ._pictures import PictureInfo
 from ._storage import check_destination, verify_index
 
 _ROWS = 4096  # Regions in memory at a time before they are whitened.
@@ -90,7 +93,7 @@ def index_folder(
     listed = list_pictures(folder, regions, chosen=pictures, progress=progress)
     descriptor = config.descriptor()
     weights = weights_digest(descriptor, progress=progress)
-    info = PictureInfo(
+    info = IndexedPictures(
         folder=str(folder.resolve()),
         names=listed.names,
         skipped={},
@@ -105,7 +108,7 @@ def index_folder(
     reasons = extract(
         listed,
         store,
-        lambda: describer(descriptor, weights=weights),
+        lambda: cached_describer(descriptor, weights=weights),
         workers=config.workers,
         progress=progress,
     )
@@ -132,7 +135,7 @@ def index_folder(
 
 
 def _current(
-    path: pathlib.Path, info: PictureInfo, config: FolderConfig
+    path: pathlib.Path, info: IndexedPictures, config: FolderConfig
 ) -> Index | None:
     """Loads the index in `path` if it is the one that would be built, every byte."""
     try:
@@ -152,14 +155,16 @@ def _skipped(index: Index) -> dict[str, str]:
 
 def _prepare(store: Extracted, keys: list[str], config: IndexConfig) -> _Prepared:
     """Reads regions and whitens them, some at a time."""
-    total: Moments | None = None
+    total: RunningCovariance | None = None
     counts, boxes = [], []
     for block in _blocks(store.read(keys)):
         counts += [len(regions.vectors) for regions in block]
         boxes += [regions.boxes for regions in block]
         if config.dim is not None:
-            own = moments(np.concatenate([regions.vectors for regions in block]))
-            total = own if total is None else merge_moments(total, own)
+            own = running_covariance(
+                np.concatenate([regions.vectors for regions in block])
+            )
+            total = own if total is None else merge_covariances(total, own)
     whitening = None if total is None else fit_whitening(total, config)
     parts = [
         _whitened(np.concatenate([regions.vectors for regions in block]), whitening)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from diffjax._files import file_digest, write_whole
+from diffjax._io import file_digest, write_atomically
 
 
 class IndexFileError(ValueError):
@@ -37,7 +37,7 @@ def write_header(
     header["fingerprint"] = _fingerprint(header)
     # Escaped to ASCII: a file name may hold bytes that are no text.
     text = json.dumps(header, indent=1, sort_keys=True)
-    write_whole(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode())
     return header
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffjax.data import Box, PictureSource
-from diffjax.diffusion import DiffusionRows
-from diffjax.graph import Reordered
+from diffjax.diffusion import OfflineRows
+from diffjax.graph import ReorderedGraph
+from diffjax.images import Box, IndexedPictures, PictureSource
 from diffjax.pooling import gmp_weights
 from diffjax.regions import global_descriptors
 from diffjax.types import Graph, Neighbors, SearchResult, Whitening
@@ -24,14 +24,12 @@ from ._config import IndexConfig
 from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
 from ._header import IndexFileError
 from ._learned import apply_parameters, fingerprint
-from ._pictures import PictureInfo
 from ._search import Collection, score_images, warn_of_residuals
 from ._storage import Parts, read_parts, write_parts
 
 if TYPE_CHECKING:
+    from diffjax.images import QueryRegions
     from diffjax.learning import Parameters
-
-    from ._queries import QueryRegions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,14 +58,14 @@ class Index:
     vectors: Float[Array, "n p"]
     image_ids: Int[np.ndarray, " n"]
     neighbors: Neighbors
-    layout: Reordered
+    layout: ReorderedGraph
     weights: Float[Array, " n"] | None
     whitening: Whitening | None
     config: IndexConfig
-    pictures: PictureInfo | None = None
+    pictures: IndexedPictures | None = None
     recall: float | None = None
     descriptors: Float[Array, "m p"] | None = None
-    rows: DiffusionRows | None = None
+    rows: OfflineRows | None = None
     boxes: Float[np.ndarray, "n 4"] | None = None
 
     @classmethod
@@ -78,7 +76,7 @@ class Index:
         *,
         config: IndexConfig | None = None,
         neighbors: Neighbors | None = None,
-        pictures: PictureInfo | None = None,
+        pictures: IndexedPictures | None = None,
         whitening: Whitening | None = None,
         prepared: bool = False,
         boxes: Boxes | None = None,
@@ -173,7 +171,7 @@ class Index:
     @functools.cached_property
     def graph(self) -> Graph:
         """The graph of `layout` with its nodes numbered as the regions are."""
-        return self.layout.restore()
+        return self.layout.restore_graph()
 
     def search(
         self, queries: QueryVectors, query_ids: QueryIds | None = None, *, top: int = 10
@@ -303,7 +301,7 @@ class Index:
                 read.
         """
         # With it come the networks and Flax, which searches by vectors do without.
-        from ._queries import describe_queries  # noqa: PLC0415
+        from diffjax.images import describe_queries  # noqa: PLC0415
 
         return describe_queries(
             self.pictures,

@@ -22,7 +22,7 @@ _SETTINGS = "alpha", "gamma", "lam", "query_gamma", "bias"
 def apply_parameters(parts: Parts, parameters: "Parameters") -> Parts:
     """Puts learned parameters in the place of settings; see `Index.with_parameters`."""
     # Learning takes optax along, which a search without parameters does not need.
-    from diffjax.learning import check_parameters, project  # noqa: PLC0415
+    from diffjax.learning import check_parameters, project_vectors  # noqa: PLC0415
 
     check_parameters(parameters)
     for name in ("scale_weights", "mixture"):
@@ -44,7 +44,7 @@ def apply_parameters(parts: Parts, parameters: "Parameters") -> Parts:
         )
     projection = jnp.asarray(parameters.projection, parts.vectors.dtype)
     return make_parts(
-        project(parts.vectors, projection),
+        project_vectors(parts.vectors, projection),
         parts.image_ids,
         config=config,
         neighbors=None,

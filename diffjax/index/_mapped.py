@@ -153,8 +153,8 @@ class MappedIndex:
             vectors,
             image_ids,
             config=config or MappedConfig(),
-            log=log or _say_nothing,
-            told=progress or _say_nothing,
+            log=log or no_progress,
+            progress=progress or no_progress,
         )
         return cls.open(folder)
 
@@ -242,7 +242,7 @@ class MappedIndex:
         nearest clusters; the `query_k` best sums are the right-hand side, from where
         the diffusion goes to `reach` regions, or through the whole graph where that is
         None. Regions of the answers that are not reached count with the background of
-        `spread_local`. An image of which no region is reached has nothing else, and is
+        `densify`. An image of which no region is reached has nothing else, and is
         an answer only where all that is connected with the query is little: of a large
         collection the background is the same for every query, but for its size.
 
@@ -354,5 +354,5 @@ def _processor() -> jax.sharding.Sharding | None:
     return jax.sharding.SingleDeviceSharding(first)
 
 
-def _say_nothing(*_: Array | str | int) -> None:
+def no_progress(*_: Array | str | int) -> None:
     """Takes what nobody wants to hear."""

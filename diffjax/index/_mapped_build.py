@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from diffjax._files import write_whole
+from diffjax._io import write_atomically
 from diffjax.graph import (
-    BLOCK_ROWS,
+    CLUSTER_BLOCK_ROWS,
+    ClusterNeighbors,
     Clusters,
-    Found,
-    cluster,
-    cluster_count,
-    refine_clusters,
+    cluster_vectors,
+    default_cluster_count,
+    refine_neighbors,
     search_clusters,
 )
 from diffjax.types import Whitening
@@ -43,7 +43,7 @@ from ._mapped_files import (
 from ._mapped_graph import GraphFiles, build_graph
 from ._mapped_plan import check_room, plan
 from ._mapped_recall import measure_recall
-from ._mapped_rows import PreparedRows, Told, check_source, read_all, weigh_regions
+from ._mapped_rows import PreparedRows, Progress, check_source, read_all, weigh_regions
 from ._mapped_storage import (
     LOCK,
     check_mapped_destination,
@@ -71,7 +71,7 @@ def build_mapped(
     *,
     config: MappedConfig,
     log: Callable[[str], None],
-    told: Told,
+    progress: Progress,
 ) -> None:
     """Builds an index in a folder; see `MappedIndex.build`."""
     check_source("vectors", vectors)
@@ -86,7 +86,7 @@ def build_mapped(
     check_room(found, folder, there=_written(folder))
     folder.mkdir(parents=True, exist_ok=True)
     with hold_folder(folder, LOCK):
-        _build(folder, vectors, ids, config=config, told=told)
+        _build(folder, vectors, ids, config=config, progress=progress)
 
 
 def _build(
@@ -95,11 +95,11 @@ def _build(
     ids: Int[np.ndarray, " n"],
     *,
     config: MappedConfig,
-    told: Told,
+    progress: Progress,
 ) -> None:
     """Goes through the phases, in a folder that no other build is in."""
     n, settings = len(vectors), config.index
-    checked = read_all(vectors, fit=settings.dim is not None, told=told)
+    checked = read_all(vectors, fit=settings.dim is not None, progress=progress)
     source = [checked.digest, hashlib.sha256(ids.tobytes()).hexdigest()]
     if _is_built(folder, source, config):
         return
@@ -109,24 +109,24 @@ def _build(
         *(config.clusters, config.seed),
     )
     whitening = None
-    if checked.moments is not None:
-        whitening = fit_whitening(checked.moments, settings)
+    if checked.running_covariance is not None:
+        whitening = fit_whitening(checked.running_covariance, settings)
     rows = PreparedRows(vectors, whitening)
     # Few vectors keep fewer dimensions than were asked for.
     _check_code(config, rows.dim, " that the whitening of these vectors keeps")
-    files = _prepare(folder, prepared, rows, ids, config=config, told=told)
+    files = _prepare(folder, prepared, rows, ids, config=config, progress=progress)
     if settings.pooling == "gmp":
         path = folder / f"weights-{fingerprint(prepared, settings.lam)}.npy"
         if not path.exists():
-            own = weigh_regions(rows, ids, lam=settings.lam, told=told)
+            own = weigh_regions(rows, ids, lam=settings.lam, progress=progress)
             write_array(path, own[map_array(files["order"])])
         files["weights"] = path
     listed = fingerprint(prepared, config.probes)
-    _search(folder, listed, files, config=config, told=told)
+    _search(folder, listed, files, config=config, progress=progress)
     graph = fingerprint(listed, settings.gamma, settings.bias)
-    _graph(folder, graph, files, config=config, told=told)
+    _graph(folder, graph, files, config=config, progress=progress)
     give_back(vectors)
-    told("measuring recall", 0, 1)
+    progress("measuring recall", 0, 1)
     recall = measure_recall(
         map_array(files["vectors"]), map_array(files["similarities"]), seed=config.seed
     )
@@ -142,9 +142,9 @@ def _build(
         "edges": int(map_array(files["bounds"])[-1]),
         "max_degree": int(np.diff(map_array(files["bounds"])).max(initial=0)),
     }
-    told("measuring recall", 1, 1)
+    progress("measuring recall", 1, 1)
     _store(folder, prepared, files, config=config)
-    commit(folder, files, facts, told)
+    commit(folder, files, facts, progress)
 
 
 def _written(folder: pathlib.Path) -> int:
@@ -189,7 +189,7 @@ def _prepare(
     ids: Int[np.ndarray, " n"],
     *,
     config: MappedConfig,
-    told: Told,
+    progress: Progress,
 ) -> Files:
     """Clusters the vectors and writes them in the order of the clusters."""
     roles = ["vectors", "order", "image_ids", "starts", "centroids"]
@@ -198,13 +198,15 @@ def _prepare(
     files = {role: folder / f"{role}-{name}.npy" for role in roles}
     n = len(ids)
     if not files["order"].exists():
-        count = min(config.clusters or cluster_count(n, min(config.index.k, n)), n)
-        found = cluster(
+        count = min(
+            config.clusters or default_cluster_count(n, min(config.index.k, n)), n
+        )
+        found = cluster_vectors(
             rows,
             n,
             count=count,
             seed=config.seed,
-            progress=lambda done: told("finding clusters", done, n),
+            progress=lambda done: progress("finding clusters", done, n),
         )
         if rows.whitening is not None:
             for role, part in rows.whitening._asdict().items():
@@ -221,9 +223,9 @@ def _prepare(
     if not files["vectors"].exists():
         order = map_array(files["order"])
         with RowsFile(files["vectors"], np.float32, rows.dim) as file:
-            for start in range(0, n, BLOCK_ROWS):
-                file.append(rows(order[start : start + BLOCK_ROWS]))
-                told("writing vectors", min(start + BLOCK_ROWS, n), n)
+            for start in range(0, n, CLUSTER_BLOCK_ROWS):
+                file.append(rows(order[start : start + CLUSTER_BLOCK_ROWS]))
+                progress("writing vectors", min(start + CLUSTER_BLOCK_ROWS, n), n)
     return files
 
 
@@ -233,7 +235,12 @@ def read_clusters(arrays: dict[str, np.ndarray]) -> Clusters:
 
 
 def _search(
-    folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig, told: Told
+    folder: pathlib.Path,
+    name: str,
+    files: Files,
+    *,
+    config: MappedConfig,
+    progress: Progress,
 ) -> None:
     """Searches the neighbours of one cluster after the other, then those of theirs."""
     own = {role: folder / f"{role}-{name}.npy" for role in ("indices", "similarities")}
@@ -255,12 +262,12 @@ def _search(
             folder / f"lists-drafts-{name}.json",
             starts=clusters.starts,
             k=k,
-            told=lambda done, of: told("finding neighbours", done, of),
+            progress=lambda done, of: progress("finding neighbours", done, of),
         )
     lists = map_array(drafts["indices"])
 
     def refine(first):
-        return refine_clusters(vectors, clusters, lists, first=first)
+        return refine_neighbors(vectors, clusters, lists, first=first)
 
     _write_lists(
         refine,
@@ -268,19 +275,19 @@ def _search(
         folder / f"lists-{name}.json",
         starts=clusters.starts,
         k=k,
-        told=lambda done, of: told("refining neighbours", done, of),
+        progress=lambda done, of: progress("refining neighbours", done, of),
     )
     drafts["indices"].unlink()
 
 
 def _write_lists(
-    search: Callable[[int], Iterator[Found]],
+    search: Callable[[int], Iterator[ClusterNeighbors]],
     files: Files,
     journal: pathlib.Path,
     *,
     starts: Int[np.ndarray, " starts"],
     k: int,
-    told: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
     """Writes what a search finds, from the cluster on where an earlier run was.
 
@@ -290,7 +297,7 @@ def _write_lists(
         journal: Says how many rows are on the disk for good.
         starts: Where each cluster starts.
         k: Neighbours of each vector.
-        told: Progress.
+        progress: Progress.
     """
     n = int(starts[-1])
     done = kept = _kept_rows(journal, files)
@@ -306,9 +313,9 @@ def _write_lists(
             if done - kept >= _KEPT_ROWS or done == n:
                 for writer in writers.values():
                     writer.sync()
-                write_whole(journal, json.dumps({"rows": done}).encode())
+                write_atomically(journal, json.dumps({"rows": done}).encode())
                 kept = done
-            told(done, n)
+            progress(done, n)
 
 
 def _kept_rows(journal: pathlib.Path, files: Files) -> int:
@@ -326,7 +333,12 @@ def _kept_rows(journal: pathlib.Path, files: Files) -> int:
 
 
 def _graph(
-    folder: pathlib.Path, name: str, files: Files, *, config: MappedConfig, told: Told
+    folder: pathlib.Path,
+    name: str,
+    files: Files,
+    *,
+    config: MappedConfig,
+    progress: Progress,
 ) -> None:
     own = GraphFiles(*(folder / f"{r}-{name}.npy" for r in GraphFiles._fields))
     if not own.bounds.exists():
@@ -336,7 +348,7 @@ def _graph(
             own,
             gamma=config.index.gamma,
             bias=config.index.bias,
-            told=told,
+            progress=progress,
         )
     files |= own._asdict()
 

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Literal, get_args
 
-from diffjax.graph import PROBES
+from diffjax.graph import DEFAULT_PROBES
+from diffjax.images import check_at_least_one, check_choice
 
 from ._config import IndexConfig
-from ._descriptor import at_least_one, one_of
 
 Storage = Literal["float32", "float16", "pq"]
 
@@ -27,7 +27,7 @@ class MappedConfig:
     """The graph and the search: without short lists and offline solutions."""
     clusters: int | None = None
     """Clusters of k-means; None for 4 sqrt(regions), or fewer, of k members each."""
-    probes: int = PROBES
+    probes: int = DEFAULT_PROBES
     """Clusters, of the mean size, whose members a region is compared with."""
     query_probes: int = 64
     """Clusters that each region of a query is compared with."""
@@ -41,10 +41,10 @@ class MappedConfig:
     def __post_init__(self) -> None:
         """Refuses settings outside their range, and ways that need all of it."""
         for name in ("probes", "query_probes", "code_bytes"):
-            at_least_one(name, getattr(self, name))
+            check_at_least_one(name, getattr(self, name))
         if self.clusters is not None:
-            at_least_one("clusters", self.clusters)
-        one_of("storage", self.storage, get_args(Storage))
+            check_at_least_one("clusters", self.clusters)
+        check_choice("storage", self.storage, get_args(Storage))
         for name, value in (
             ("neighbors", "clusters"),
             ("shortlist", None),

@@ -10,7 +10,7 @@ from diffjax.graph import mutual_rows
 from diffjax.types import check_countable
 
 from ._mapped_files import RowsFile, map_array, write_array
-from ._mapped_rows import Told
+from ._mapped_rows import Progress
 
 # Rows whose lists, and the lists of all they name, are compared at a time.
 EDGE_ROWS = 4096
@@ -49,7 +49,7 @@ def build_graph(
     *,
     gamma: float,
     bias: float,
-    told: Told,
+    progress: Progress,
 ) -> None:
     """Writes S, its degrees and its components; see `affinity` and `normalize`.
 
@@ -59,7 +59,7 @@ def build_graph(
         files: Where to.
         gamma: Exponent of the kernel.
         bias: What it takes off first.
-        told: Progress.
+        progress: Progress.
 
     Raises:
         ValueError: If there are more edges than JAX is set to count, as soon as there
@@ -85,7 +85,7 @@ def build_graph(
             bounds[start + 1 : stop + 1] = bounds[start] + np.cumsum(counts)
             check_countable(int(bounds[stop]))
             degrees[start:stop] = sums
-            told("mutual edges", stop, n)
+            progress("mutual edges", stop, n)
     _normalise(files, map_array(affinity), bounds, degrees)
     affinity.unlink()
     labels, totals = components(map_array(files.columns), bounds, degrees)

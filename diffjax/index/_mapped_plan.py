@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffjax.graph import BLOCK_ROWS, REFINED, SAMPLED, cluster_count
+from diffjax.graph import (
+    CLUSTER_BLOCK_ROWS,
+    MAX_REFINE_CANDIDATES,
+    TRAINING_VECTORS_PER_CLUSTER,
+    default_cluster_count,
+)
 
 from ._mapped_config import MappedConfig
 from ._mapped_graph import EDGE_ROWS
@@ -89,7 +94,7 @@ def plan(
 ) -> Plan:
     """Computes what `MappedIndex.build` will take of one machine's memory and disk.
 
-    Nothing is ever n x n. `diffjax.distributed.plan` is of many devices.
+    Nothing is ever n x n. `diffjax.distributed.estimate_cost` is of many devices.
 
     With p the dimensions kept, c clusters, w = probes n / c candidates of a cluster of
     at most 2 n / c members, b rows of a block:
@@ -122,12 +127,12 @@ def plan(
     settings = config.index
     p = min(settings.dim or dim, dim)
     k = min(settings.k, n)
-    count = min(config.clusters or cluster_count(n, k), n)
-    sample = min(SAMPLED * count, n)
+    count = min(config.clusters or default_cluster_count(n, k), n)
+    sample = min(TRAINING_VECTORS_PER_CLUSTER * count, n)
     members = min(2 * -(-n // count), n)
     candidates = max(config.probes * -(-n // count), k) + members
-    candidates = min(max(candidates, members * k, REFINED), n)
-    block = min(BLOCK_ROWS, max(n, 1024))
+    candidates = min(max(candidates, members * k, MAX_REFINE_CANDIDATES), n)
+    block = min(CLUSTER_BLOCK_ROWS, max(n, 1024))
     rows, cores = min(EDGE_ROWS, n), faiss.omp_get_max_threads()
     vectors, lists = n * p * 4, n * k * 8
     stored = {"float32": 0, "float16": n * p * 2, "pq": n * config.code_bytes}

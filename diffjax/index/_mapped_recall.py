@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from diffjax.graph import BLOCK_ROWS
+from diffjax.graph import CLUSTER_BLOCK_ROWS
 
 # Vectors on which recall is measured.
 _SAMPLE = 200
@@ -29,7 +29,7 @@ def measure_recall(
     drawn.sort()
     queries = np.ascontiguousarray(vectors[drawn])
     best = np.full((len(drawn), 0), -np.inf, np.float32)
-    step = max(BLOCK_ROWS * 4, k)
+    step = max(CLUSTER_BLOCK_ROWS * 4, k)
     for start in range(0, n, step):
         block = np.ascontiguousarray(vectors[start : start + step])
         near, _ = faiss.knn(

@@ -8,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffjax.graph import BLOCK_ROWS
+from diffjax.graph import CLUSTER_BLOCK_ROWS
 from diffjax.pooling import gmp_weights
-from diffjax.regions import Moments, l2_normalize, merge_moments, moments
+from diffjax.regions import (
+    RunningCovariance,
+    l2_normalize,
+    merge_covariances,
+    running_covariance,
+)
 from diffjax.types import Whitening
 
 from ._blocks import prepare
@@ -23,7 +28,7 @@ _SMALLEST = 1024
 # that a look at a row takes, if its neighbours are not mapped along.
 _WINDOW, _PAGE = 2**28, 4096
 
-Told = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 class Checked(NamedTuple):
@@ -31,11 +36,11 @@ class Checked(NamedTuple):
 
     Attributes:
         digest: Hash of their bytes.
-        moments: Of the unit vectors; None where nobody asked.
+        running_covariance: Of the unit vectors; None where nobody asked.
     """
 
     digest: str
-    moments: Moments | None
+    running_covariance: RunningCovariance | None
 
 
 class PreparedRows:
@@ -91,13 +96,13 @@ def check_source(name: str, vectors: Vectors) -> None:
         raise ValueError(f"{name} must be fewer than 2^31, got {len(vectors)}.")
 
 
-def read_all(vectors: Vectors, *, fit: bool, told: Told) -> Checked:
+def read_all(vectors: Vectors, *, fit: bool, progress: Progress) -> Checked:
     """Looks at every vector once: for bad ones, for the hash, for the moments.
 
     Args:
         vectors: The vectors.
         fit: Whether moments are wanted.
-        told: Progress.
+        progress: Progress.
 
     Returns:
         What was found.
@@ -106,7 +111,7 @@ def read_all(vectors: Vectors, *, fit: bool, told: Told) -> Checked:
         ValueError: If one is not finite or zero; it names the first bad row.
     """
     digest = hashlib.sha256(f"{vectors.dtype} {list(vectors.shape)} ".encode())
-    total: Moments | None = None
+    total: RunningCovariance | None = None
     for start, block in _blocks(vectors):
         digest.update(np.ascontiguousarray(block).data)
         single = np.asarray(block, np.float32)
@@ -119,15 +124,15 @@ def read_all(vectors: Vectors, *, fit: bool, told: Told) -> Checked:
                 f"{start + bad[0]}."
             )
         if fit:
-            own = moments(np.asarray(l2_normalize(jnp.asarray(single))))
-            total = own if total is None else merge_moments(total, own)
+            own = running_covariance(np.asarray(l2_normalize(jnp.asarray(single))))
+            total = own if total is None else merge_covariances(total, own)
         give_back(vectors)
-        told("reading vectors", start + len(block), len(vectors))
+        progress("reading vectors", start + len(block), len(vectors))
     return Checked(digest.hexdigest(), total)
 
 
 def weigh_regions(
-    rows: PreparedRows, image_ids: Ids, *, lam: float, told: Told
+    rows: PreparedRows, image_ids: Ids, *, lam: float, progress: Progress
 ) -> Float[np.ndarray, " n"]:
     """Computes the weights of generalised max pooling, some images at a time.
 
@@ -135,7 +140,7 @@ def weigh_regions(
         rows: Reads the vectors.
         image_ids: Image of each, from 0 upwards.
         lam: See `gmp_weights`.
-        told: Progress.
+        progress: Progress.
 
     Returns:
         One weight per vector.
@@ -148,12 +153,14 @@ def weigh_regions(
     start = image = 0
     while start < n:
         # As many whole images as go into a block, one at least.
-        last = max(int(np.searchsorted(ends, start + BLOCK_ROWS, "right")), image + 1)
+        last = max(
+            int(np.searchsorted(ends, start + CLUSTER_BLOCK_ROWS, "right")), image + 1
+        )
         stop = int(ends[last - 1])
         weights[start:stop] = _weigh(
             rows(slice(start, stop)), counts[image:last], most, lam
         )
-        told("weighing regions", stop, n)
+        progress("weighing regions", stop, n)
         start, image = stop, last
     return weights
 
@@ -175,5 +182,5 @@ def _weigh(vectors, counts, most, lam):
 
 
 def _blocks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        yield start, np.asarray(vectors[start : start + BLOCK_ROWS])
+    for start in range(0, len(vectors), CLUSTER_BLOCK_ROWS):
+        yield start, np.asarray(vectors[start : start + CLUSTER_BLOCK_ROWS])

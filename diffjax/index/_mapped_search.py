@@ -230,7 +230,7 @@ def spread_seeds(
             labels,
             float(found.background[query]),
             float(found.residual[query]),
-            float(found.missed[query]),
+            float(found.unreached_mass[query]),
             int(found.num_steps[query]),
         )
         for query, labels in enumerate(own)
@@ -251,7 +251,7 @@ def _solve_local(
         rtol=rtol,
         max_steps=max_steps,
         max_degree=max_degree,
-        totals=totals,
+        degree_sums=totals,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from diffjax._files import Stored, file_digest
+from diffjax._io import StoredFile, file_digest
 
 from ._config import IndexConfig
 from ._header import (
@@ -28,7 +28,7 @@ from ._header import (
 )
 from ._mapped_config import MappedConfig
 from ._mapped_files import map_array
-from ._mapped_rows import Told
+from ._mapped_rows import Progress
 from ._storage import MAPPED_JSON, describe_index, verify_index
 
 _FORMAT = Format("diffjax mapped index", 1)
@@ -77,7 +77,7 @@ def commit(
     folder: pathlib.Path,
     files: Mapping[str, pathlib.Path],
     facts: Mapping[str, Any],
-    told: Told,
+    progress: Progress,
 ) -> None:
     """Names the files of an index, and removes all others that builds have left.
 
@@ -85,13 +85,13 @@ def commit(
         folder: Where they lie.
         files: By what they are.
         facts: What else there is to know, JSON values.
-        told: Progress.
+        progress: Progress.
     """
     arrays = {}
     for done, (role, path) in enumerate(files.items(), start=1):
         size = path.stat().st_size
-        arrays[role] = Stored(path.name, file_digest(path), size)._asdict()
-        told("hashing files", done, len(files))
+        arrays[role] = StoredFile(path.name, file_digest(path), size)._asdict()
+        progress("hashing files", done, len(files))
     header = write_header(folder / MAPPED_JSON, _FORMAT, {"arrays": arrays, **facts})
     remove_others(folder, header)
 

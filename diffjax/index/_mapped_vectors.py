@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from diffjax.graph import BLOCK_ROWS
+from diffjax.graph import CLUSTER_BLOCK_ROWS
 
 from ._mapped_files import RowsFile, write_array
 
@@ -38,8 +38,8 @@ class StoredVectors(NamedTuple):
 def store_halved(path: pathlib.Path, vectors: Float[np.ndarray, "n p"]) -> None:
     """Writes vectors in half precision: a third decimal, at half the bytes."""
     with RowsFile(path, np.float16, vectors.shape[1]) as file:
-        for start in range(0, len(vectors), BLOCK_ROWS):
-            file.append(vectors[start : start + BLOCK_ROWS].astype(np.float16))
+        for start in range(0, len(vectors), CLUSTER_BLOCK_ROWS):
+            file.append(vectors[start : start + CLUSTER_BLOCK_ROWS].astype(np.float16))
 
 
 def store_codes(
@@ -81,6 +81,6 @@ def store_codes(
     codebooks = faiss.vector_to_array(quantizer.centroids)
     write_array(books, codebooks.reshape(code_bytes, entries, dim // code_bytes))
     with RowsFile(path, np.uint8, code_bytes) as file:
-        for start in range(0, n, BLOCK_ROWS):
-            block = np.ascontiguousarray(vectors[start : start + BLOCK_ROWS])
+        for start in range(0, n, CLUSTER_BLOCK_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + CLUSTER_BLOCK_ROWS])
             file.append(quantizer.compute_codes(block))

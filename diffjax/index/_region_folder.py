@@ -10,10 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffjax._files import write_whole
+from diffjax._io import write_atomically
+from diffjax.images import (
+    DescriptorConfig,
+    cached_describer,
+    descriptor_config_from_json,
+    weights_digest,
+)
 
-from ._describer import describer
-from ._descriptor import DescriptorConfig, descriptor_of
 from ._extract import (
     OwnRegions,
     Progress,
@@ -23,7 +27,6 @@ from ._extract import (
     store_of,
 )
 from ._extracted import PictureRegions
-from ._networks import weights_digest
 from ._storage import REGIONS_JSON, check_destination
 
 _FORMAT, _VERSION = "diffjax regions", 1
@@ -128,7 +131,7 @@ def extract_folder(
     reasons = extract(
         pictures,
         store,
-        lambda: describer(config, weights=weights),
+        lambda: cached_describer(config, weights=weights),
         workers=workers,
         progress=progress,
     )
@@ -147,7 +150,7 @@ def extract_folder(
     }
     # Escaped to ASCII: a file name may hold bytes that are no text.
     text = json.dumps(header, indent=1, sort_keys=True)
-    write_whole(path / REGIONS_JSON, (text + "\n").encode())
+    write_atomically(path / REGIONS_JSON, (text + "\n").encode())
     return read_folder_regions(path)
 
 
@@ -180,7 +183,7 @@ def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
             skipped=header["skipped"],
             keys=tuple(header["keys"]),
             counts=tuple(header["counts"]),
-            descriptor=descriptor_of(header["descriptor"]),
+            descriptor=descriptor_config_from_json(header["descriptor"]),
             weights=header["weights"],
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:

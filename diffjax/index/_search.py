@@ -12,23 +12,23 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax.diffusion import (
-    DiffusionRows,
-    combine_rows,
+    OfflineRows,
+    combine_offline_rows,
+    densify,
     diffuse,
     diffuse_local,
     query_vectors,
-    spread_local,
 )
-from diffjax.graph import Reordered, normalize, shortlist, truncate
+from diffjax.graph import ReorderedGraph, normalize, shortlist, truncate
 from diffjax.pooling import pool
-from diffjax.ranking import pad_shortlist, scatter_shortlist
+from diffjax.ranking import fill_outside_by_similarity, fill_outside_with_zeros
 from diffjax.regions import global_descriptors
 from diffjax.types import Solution
 
 from ._config import IndexConfig, Tail
 
 _TAILS: Mapping[Tail, Callable[[Array, Array, Array], Array]] = MappingProxyType(
-    {"global": scatter_shortlist, "zero": pad_shortlist}
+    {"global": fill_outside_by_similarity, "zero": fill_outside_with_zeros}
 )
 # What the small graphs that are solved side by side may take together.
 _BYTES_AT_ONCE = 2**28
@@ -49,10 +49,10 @@ class Collection(NamedTuple):
 
     vectors: Float[Array, "n p"]
     image_ids: Int[np.ndarray, " n"]
-    layout: Reordered
+    layout: ReorderedGraph
     weights: Float[Array, " n"] | None
     descriptors: Float[Array, "m p"] | None
-    rows: DiffusionRows | None
+    rows: OfflineRows | None
 
 
 class Scores(NamedTuple):
@@ -119,9 +119,9 @@ def score_images(
         reach = config.reach
         solution = _around(collection.layout, y, k=k, reach=reach, config=config)
     else:
-        into, graph = collection.layout.into(y), collection.layout.graph
+        into, graph = collection.layout.permute(y), collection.layout.graph
         found = diffuse(graph, into, alpha=config.alpha, **_solving(config))
-        solution = found._replace(value=collection.layout.back(found.value))
+        solution = found._replace(value=collection.layout.unpermute(found.value))
     scores = pool(
         solution.value,
         collection.image_ids,
@@ -141,13 +141,13 @@ def _solving(config):
 
 
 def _around(
-    layout: Reordered, y: Array, *, k: int, reach: int, config: IndexConfig
+    layout: ReorderedGraph, y: Array, *, k: int, reach: int, config: IndexConfig
 ) -> Solution:
     """Diffuses over what each query reaches; other nodes have the background alone."""
     values, nodes = jax.lax.top_k(y.T, k)
     found = diffuse_local(
         layout.graph,
-        jnp.where(values > 0, layout.place[nodes], -1),
+        jnp.where(values > 0, layout.inverse_order[nodes], -1),
         values,
         size=reach,
         alpha=config.alpha,
@@ -155,7 +155,7 @@ def _around(
         max_steps=config.max_steps,
     )
     return Solution(
-        value=layout.back(spread_local(found, layout.graph)),
+        value=layout.unpermute(densify(found, layout.graph)),
         residual=found.residual,
         num_steps=found.num_steps,
         converged=found.converged,
@@ -163,13 +163,13 @@ def _around(
 
 
 @functools.partial(jax.jit, static_argnames=("k", "rtol"))
-def _from_rows(rows: DiffusionRows, y: Array, *, k: int, rtol: float) -> Solution:
+def _from_rows(rows: OfflineRows, y: Array, *, k: int, rtol: float) -> Solution:
     """Combines rows; the residual is the bound that those of the rows give."""
     size = jnp.linalg.norm(y, axis=0)
     bound = jnp.sum(rows.residual[:, None] * jnp.abs(y), axis=0)
     residual = bound / jnp.maximum(size, jnp.finfo(y.dtype).tiny)
     return Solution(
-        value=combine_rows(rows, y, k=k),
+        value=combine_offline_rows(rows, y, k=k),
         residual=residual,
         num_steps=jnp.zeros(y.shape[1], jnp.int32),
         converged=residual <= rtol,
@@ -196,7 +196,7 @@ def _score_shortlisted(
     max_degree,
 ):
     vectors, ids = collection.vectors, collection.image_ids
-    layout: Reordered = collection.layout
+    layout: ReorderedGraph = collection.layout
     asked = global_descriptors(regions, query_ids, num_images=num_queries)
     similarity = jnp.matmul(
         collection.descriptors, asked.T, precision=jax.lax.Precision.HIGHEST
@@ -217,7 +217,9 @@ def _score_shortlisted(
 
     def solve(query: tuple[Array, Array]) -> Solution:
         nodes, column = query
-        own = jnp.where(nodes >= 0, layout.place[nodes], jnp.full_like(nodes, -1))
+        own = jnp.where(
+            nodes >= 0, layout.inverse_order[nodes], jnp.full_like(nodes, -1)
+        )
         part = truncate(layout.graph, own, max_degree=max_degree)
         part = normalize(part) if config.cut == "early" else part
         found = diffuse(part, column[:, None], alpha=config.alpha, **_solving(config))

@@ -14,13 +14,13 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_not_halved
-from diffjax._files import remove_unfinished, write_arrays
-from diffjax.diffusion import DiffusionRows
+from diffjax._arguments import check_not_downcast
+from diffjax._io import remove_partial_files, write_safetensors
+from diffjax.diffusion import OfflineRows
+from diffjax.images import IndexedPictures, descriptor_config_from_json
 from diffjax.types import Neighbors, Whitening
 
 from ._config import IndexConfig
-from ._descriptor import descriptor_of
 from ._extracted import EXTRACTED
 from ._header import (
     Format,
@@ -29,13 +29,12 @@ from ._header import (
     verify_files,
     write_header,
 )
-from ._pictures import PictureInfo
 
 _FORMAT = Format("diffjax index", 3)
 _JSON, _ARRAYS = "index.json", "arrays"
 MAPPED_JSON = "mapped.json"
 REGIONS_JSON = "regions.json"
-_ROWS = "rows."  # What the arrays of `DiffusionRows` are called by, with their own.
+_ROWS = "rows."  # What the arrays of `OfflineRows` are called by, with their own.
 
 
 class Parts(NamedTuple):
@@ -60,10 +59,10 @@ class Parts(NamedTuple):
     neighbors: Neighbors
     whitening: Whitening | None
     config: IndexConfig
-    pictures: PictureInfo | None
+    pictures: IndexedPictures | None
     recall: float | None
     order: Int[Array, " n"] | None
-    rows: DiffusionRows | None
+    rows: OfflineRows | None
     boxes: Float[np.ndarray, "n 4"] | None
 
 
@@ -92,7 +91,7 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
     check_destination(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for prefix in (_ARRAYS, _JSON):
-        remove_unfinished(folder, prefix)
+        remove_partial_files(folder, prefix)
     arrays = {
         "vectors": parts.vectors,
         "image_ids": parts.image_ids,
@@ -107,7 +106,7 @@ def write_parts(folder: pathlib.Path, parts: Parts) -> None:
         arrays["order"] = parts.order
     if parts.rows is not None:
         arrays |= {f"{_ROWS}{k}": v for k, v in parts.rows._asdict().items()}
-    stored = write_arrays(
+    stored = write_safetensors(
         folder, _ARRAYS, {name: np.asarray(array) for name, array in arrays.items()}
     )
     facts = {
@@ -183,29 +182,29 @@ def read_parts(folder: pathlib.Path) -> Parts:
 
 
 def _on_device(array: np.ndarray) -> Array:
-    check_not_halved("the index", array)
+    check_not_downcast("the index", array)
     return jnp.asarray(array)
 
 
-def _rows(arrays: dict[str, np.ndarray]) -> DiffusionRows | None:
-    names = {name: f"{_ROWS}{name}" for name in DiffusionRows._fields}
+def _rows(arrays: dict[str, np.ndarray]) -> OfflineRows | None:
+    names = {name: f"{_ROWS}{name}" for name in OfflineRows._fields}
     if not any(name in arrays for name in names.values()):
         return None
-    return DiffusionRows(**{k: _on_device(arrays[v]) for k, v in names.items()})
+    return OfflineRows(**{k: _on_device(arrays[v]) for k, v in names.items()})
 
 
-def _picture_info(stored: dict[str, Any] | None) -> PictureInfo | None:
+def _picture_info(stored: dict[str, Any] | None) -> IndexedPictures | None:
     if stored is None:
         return None
     fields: dict[str, Any] = {
         **stored,
         "names": tuple(stored["names"]),
-        "descriptor": descriptor_of(stored["descriptor"]),
+        "descriptor": descriptor_config_from_json(stored["descriptor"]),
     }
-    return PictureInfo(**fields)
+    return IndexedPictures(**fields)
 
 
-def _pictures_as_json(pictures: PictureInfo | None) -> dict[str, Any] | None:
+def _pictures_as_json(pictures: IndexedPictures | None) -> dict[str, Any] | None:
     if pictures is None:
         return None
     return pictures._asdict() | {"descriptor": dataclasses.asdict(pictures.descriptor)}

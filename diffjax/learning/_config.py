@@ -21,7 +21,7 @@ class FitConfig:
     """Weight in the loss of |P - P_0|^2, which draws the projection to its start."""
     warmup: float = 0.1
     """Share of the steps in which the rate rises; then it falls to 0 as a cosine."""
-    clip: float = 1.0
+    max_gradient_norm: float = 1.0
     """Longest gradient; a longer one is shortened."""
     batch: int = 8
     """Queries a step."""
@@ -31,7 +31,7 @@ class FitConfig:
     """Evaluations without gain after which learning stops."""
     restarts: int = 1
     """Starts, the first as given, the others near it by chance; the best counts."""
-    spread: float = 0.5
+    restart_spread: float = 0.5
     """Standard deviation of those starts, on the unconstrained scale."""
     refresh_every: int | None = None
     """Steps between two searches for neighbours, a multiple of `evaluate_every`."""
@@ -67,9 +67,9 @@ class FitConfig:
             raise ValueError(
                 f"folds must be at least {_FEWEST_FOLDS}, got {self.folds}."
             )
-        for name in ("learning_rate", "projection_rate", "clip"):
+        for name in ("learning_rate", "projection_rate", "max_gradient_norm"):
             check_in_range(name, getattr(self, name), low=0, high=float("inf"))
-        for name in ("projection_decay", "spread"):
+        for name in ("projection_decay", "restart_spread"):
             value = getattr(self, name)
             check_in_range(name, value, low=0, high=float("inf"), closed_low=True)
         for name in ("warmup", "rtol"):

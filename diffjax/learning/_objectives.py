@@ -1,19 +1,299 @@
-"""What learning makes smaller, first of all smooth average precision."""
+"""Objectives of learning: smooth average precision, softmax and hinge losses."""
 
 import functools
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from diffjax._arguments import check_in_range
+from diffjax._arguments import (
+    check_in_range,
+    check_matrix,
+    check_not_downcast,
+    is_concrete,
+)
 from diffjax.types import Scalar
 
-from ._lists import at_least_one, check_lists, make_lists, mean_of_lists, positive_slots
-from ._rax_losses import listwise_softmax, pairwise_hinge
+
+class MaskedScores(NamedTuple):
+    """What an objective looks at, one row per query.
+
+    Attributes:
+        scores: Standardised scores; 0 for images that are not used.
+        positive: Right answers among the images that are used.
+        negative: The others among them.
+        counted: Queries that have both and are wanted; the rows of the others are
+            empty.
+    """
+
+    scores: Float[Array, "q m"]
+    positive: Bool[Array, "q m"]
+    negative: Bool[Array, "q m"]
+    counted: Bool[Array, " q"]
+
+
+def mask_scores(
+    scores: Float[Array, "m q"],
+    positives: Bool[Array, "m q"],
+    used: Bool[Array, "m q"],
+    queries_used: Bool[Array, " q"] | None,
+) -> MaskedScores:
+    """Takes out what does not count and standardises what is left, query by query.
+
+    Args:
+        scores: Image scores, one column per query.
+        positives: Right answers.
+        used: Images that count.
+        queries_used: Queries that count; None if all do.
+
+    Returns:
+        One row per query.
+    """
+    positive, negative = (positives & used).T, (~positives & used).T
+    counted = positive.any(1) & negative.any(1)
+    if queries_used is not None:
+        counted &= queries_used
+    positive, negative = positive & counted[:, None], negative & counted[:, None]
+    standard = jax.vmap(standardize_scores)(scores.T, positive | negative)
+    return MaskedScores(standard, positive, negative, counted)
+
+
+def standardize_scores(
+    scores: Float[Array, " m"], used: Bool[Array, " m"]
+) -> Float[Array, " m"]:
+    r"""Takes scores to mean 0 and variance 1 over the images that are used.
+
+    z_i = (s_i - mean) / sqrt(mean of (s - mean)^2). Scores of a diffusion are tiny, and
+    smaller for one query than for another; z is the same for a s + b, a > 0, whatever a
+    and b are, so one temperature suits all. Squares of tiny numbers vanish in float32,
+    so scores are first taken to [0, 1]; as z does not depend on that, nothing is lost
+    by leaving it out of the gradient.
+
+    Args:
+        scores: Scores of one query.
+        used: Images that count.
+
+    Returns:
+        z; 0 for images that are not used, and for all, with gradient 0, where all
+        scores are the same. NaN among the scores that are used makes all of them NaN.
+    """
+    kept = jnp.where(used, scores, jnp.zeros_like(scores))
+    low = jnp.min(scores, where=used, initial=jnp.inf)
+    high = jnp.max(scores, where=used, initial=-jnp.inf)
+    low = jax.lax.stop_gradient(jnp.where(low <= high, low, 0))
+    spread = jax.lax.stop_gradient(jnp.where(high > low, high - low, 1))
+    scaled = jnp.where(used, (kept - low) / spread, jnp.zeros_like(kept))
+    count = jnp.maximum(jnp.sum(used, dtype=scores.dtype), 1)
+    centred = scaled - jnp.sum(scaled) / count
+    centred = jnp.where(used, centred, jnp.zeros_like(centred))
+    variance = jnp.sum(centred**2) / count
+    # Exactly 0 where all scores are the same: they are then all 0 above. NaN is not.
+    flat = variance == 0
+    deviation = jnp.sqrt(jnp.where(flat, jnp.ones_like(variance), variance))
+    return jnp.where(flat, jnp.zeros_like(centred), centred / deviation)
+
+
+def check_objective_arguments(
+    scores: Any, positives: Any, used: Any, queries_used: Any, max_positives: int | None
+) -> int:
+    """Refuses what does not fit together; returns how many positives to allow for."""
+    check_matrix("scores", scores)
+    check_not_downcast("scores", scores)
+    m, q = scores.shape
+    if m == 0:
+        raise ValueError(f"scores must have a row per image, got {(m, q)}.")
+    for name, mask in (("positives", positives), ("used", used)):
+        if mask.shape != (m, q):
+            raise ValueError(
+                f"{name} must have the shape of scores, {(m, q)}, got {mask.shape}."
+            )
+    if queries_used is not None and queries_used.shape != (q,):
+        raise ValueError(
+            f"queries_used must have one entry per query, {q}, got "
+            f"{queries_used.shape}."
+        )
+    if max_positives is not None and max_positives < 1:
+        raise ValueError(f"max_positives must be at least 1, got {max_positives}.")
+    if not (is_concrete(positives) and is_concrete(used)):
+        return m if max_positives is None else min(max_positives, m)
+    counts = np.sum(np.asarray(positives) & np.asarray(used), axis=0)
+    if queries_used is not None and is_concrete(queries_used):
+        counts = counts * np.asarray(queries_used)
+    most = int(counts.max(initial=1))
+    if max_positives is not None and max_positives < most:
+        raise ValueError(f"max_positives must be at least {most}, got {max_positives}.")
+    return min(most if max_positives is None else max_positives, m)
+
+
+def positive_slots(
+    positive: Bool[Array, " m"], *, most: int
+) -> tuple[Int[Array, " p"], Bool[Array, " p"]]:
+    """Where the positives are, in `most` slots, and which slots are filled."""
+    slots = jnp.nonzero(positive, size=most, fill_value=0)[0]
+    return slots, jnp.arange(most) < jnp.sum(positive)
+
+
+def count_at_least_one(mask: Bool[Array, " m"], dtype: Any) -> Float[Array, ""]:
+    """The number of images in a mask, 1 for none: those have weight 0 anyway."""
+    return jnp.maximum(jnp.sum(mask, dtype=dtype), 1)
+
+
+def mean_over_queries(
+    per_query: Float[Array, " q"], masked_scores: MaskedScores, *, most: int
+) -> Float[Array, ""]:
+    """The mean over the queries that count; 0 if there is none."""
+    # Positives that were left out for want of slots must not go unseen.
+    fits = jnp.sum(masked_scores.positive, axis=1) <= most
+    known = jnp.where(fits, per_query, jnp.full_like(per_query, jnp.nan))
+    total = jnp.sum(jnp.where(masked_scores.counted, known, jnp.zeros_like(known)))
+    return total / count_at_least_one(masked_scores.counted, per_query.dtype)
+
+
+_HINGE_BLOCK = 128  # Positives, and negatives, that are compared at a time.
+
+
+def listwise_softmax(
+    scores: Float[Array, "m q"],
+    positives: Bool[Array | np.ndarray, "m q"],
+    used: Bool[Array | np.ndarray, "m q"],
+    *,
+    queries_used: Bool[Array | np.ndarray, " q"] | None = None,
+    max_positives: int | None = None,
+) -> Float[Array, ""]:
+    r"""Computes the cross-entropy of a softmax over the list of each query.
+
+    With z the standardised scores and P the positives of a query, the loss is
+    -1/|P| sum_{i in P} log(exp(z_i) / sum_j exp(z_j)), j running over the images that
+    are used.
+
+    Args:
+        scores: See `Objective`, as for what follows.
+        positives: Right answers.
+        used: Images that count.
+        queries_used: Queries that count.
+        max_positives: Most positives of any query; no cost depends on it.
+
+    Returns:
+        The loss, above 0.
+
+    Raises:
+        ValueError: If shapes differ or `max_positives` is too small.
+
+    References:
+        `rax.softmax_loss`, https://github.com/google/rax; read as code.
+    """
+    most = check_objective_arguments(
+        scores, positives, used, queries_used, max_positives
+    )
+    masks = jnp.asarray(positives), jnp.asarray(used)
+    wanted = None if queries_used is None else jnp.asarray(queries_used)
+    return _rax_loss(scores, *masks, wanted, loss=_rax_softmax_loss, most=most)
+
+
+def pairwise_hinge(
+    scores: Float[Array, "m q"],
+    positives: Bool[Array | np.ndarray, "m q"],
+    used: Bool[Array | np.ndarray, "m q"],
+    *,
+    queries_used: Bool[Array | np.ndarray, " q"] | None = None,
+    max_positives: int | None = None,
+) -> Float[Array, ""]:
+    r"""Computes the hinge loss over pairs of a positive and a negative.
+
+    With z the standardised scores, P the positives and N the negatives of a query, the
+    loss is 1/(|P| |N|) sum_{i in P, j in N} max(0, 1 - (z_i - z_j)).
+
+    The library's loss compares all images with all: it is given a block of positives
+    and a block of negatives at a time, so that nothing is m x m.
+
+    Args:
+        scores: See `Objective`, as for what follows.
+        positives: Right answers.
+        used: Images that count.
+        queries_used: Queries that count.
+        max_positives: Most positives of any query.
+
+    Returns:
+        The loss, at least 0.
+
+    Raises:
+        ValueError: If shapes differ or `max_positives` is too small.
+
+    References:
+        `rax.pairwise_hinge_loss`, https://github.com/google/rax; read as code.
+    """
+    most = check_objective_arguments(
+        scores, positives, used, queries_used, max_positives
+    )
+    masks = jnp.asarray(positives), jnp.asarray(used)
+    wanted = None if queries_used is None else jnp.asarray(queries_used)
+    return _rax_loss(scores, *masks, wanted, loss=_rax_hinge_loss, most=most)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "most"))
+def _rax_loss(
+    scores: Array,
+    positives: Array,
+    used: Array,
+    queries_used: Array | None,
+    *,
+    loss: Callable[..., Array],
+    most: int,
+) -> Array:
+    masked_scores = mask_scores(scores, positives, used, queries_used)
+    # The library mixes types and ranks freely.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        per_query = jax.vmap(functools.partial(loss, most=most))(
+            masked_scores.scores, masked_scores.positive, masked_scores.negative
+        )
+    return mean_over_queries(per_query.astype(scores.dtype), masked_scores, most=most)
+
+
+def _rax_softmax_loss(z, positive, negative, *, most):
+    del most
+    import rax  # noqa: PLC0415  # Only these two losses need it.
+
+    # Of an empty list it is not a number, in the value alone, which is not counted.
+    return rax.softmax_loss(
+        z,
+        positive.astype(z.dtype) / count_at_least_one(positive, z.dtype),
+        where=positive | negative,
+        reduce_fn=jnp.sum,
+    )
+
+
+def _rax_hinge_loss(z, positive, negative, *, most):
+    import rax  # noqa: PLC0415  # Only these two losses need it.
+
+    slots, filled = positive_slots(positive, most=most)
+    width = min(most, _HINGE_BLOCK)
+    labels = jnp.repeat(jnp.asarray([1, 0], z.dtype), width)
+
+    def cut(values):
+        blocks = -(-values.size // width)
+        return jnp.pad(values, (0, blocks * width - values.size)).reshape(-1, width)
+
+    def against(right, wrong):
+        return rax.pairwise_hinge_loss(
+            jnp.concatenate([right[0], wrong[0]]),
+            labels,
+            where=jnp.concatenate([right[1], wrong[1]]),
+            reduce_fn=jnp.sum,
+        )
+
+    def row(right):
+        # Nothing of a block is kept for its derivative.
+        pairs = jax.checkpoint(functools.partial(against, right))
+        return jnp.sum(jax.lax.map(pairs, (cut(z), cut(negative))))
+
+    total = jnp.sum(jax.lax.map(row, (cut(z[slots]), cut(filled))))
+    return total / (
+        count_at_least_one(positive, z.dtype) * count_at_least_one(negative, z.dtype)
+    )
+
 
 _NUMBERS_AT_ONCE = 2**22  # Of one intermediate array, so 16 MiB in float32.
 
@@ -110,8 +390,10 @@ def smooth_average_precision(
         0.5
     """
     check_in_range("temperature", temperature, low=0, high=float("inf"))
-    most = check_lists(scores, positives, used, queries_used, max_positives)
-    return _smooth(
+    most = check_objective_arguments(
+        scores, positives, used, queries_used, max_positives
+    )
+    return _smooth_average_precision(
         scores,
         jnp.asarray(positives),
         jnp.asarray(used),
@@ -122,7 +404,7 @@ def smooth_average_precision(
 
 
 @functools.partial(jax.jit, static_argnames="most")
-def _smooth(
+def _smooth_average_precision(
     scores: Array,
     positives: Array,
     used: Array,
@@ -131,8 +413,8 @@ def _smooth(
     *,
     most: int,
 ) -> Array:
-    lists = make_lists(scores, positives, used, queries_used)
-    queries, images = lists.scores.shape
+    masked_scores = mask_scores(scores, positives, used, queries_used)
+    queries, images = masked_scores.scores.shape
     block = max(1, min(_NUMBERS_AT_ONCE // max(queries * images, 1), most))
 
     def precision(z, positive, negative):
@@ -146,10 +428,12 @@ def _smooth(
         slots, filled = positive_slots(positive, most=most)
         # Nothing of a block is kept for its derivative.
         values = jax.lax.map(jax.checkpoint(at), slots, batch_size=block)
-        return jnp.sum(values, where=filled) / at_least_one(positive, z.dtype)
+        return jnp.sum(values, where=filled) / count_at_least_one(positive, z.dtype)
 
-    smooth = jax.vmap(precision)(lists.scores, lists.positive, lists.negative)
-    return mean_of_lists(1 - smooth, lists, most=most)
+    smooth = jax.vmap(precision)(
+        masked_scores.scores, masked_scores.positive, masked_scores.negative
+    )
+    return mean_over_queries(1 - smooth, masked_scores, most=most)
 
 
 # By the names that settings and commands use.

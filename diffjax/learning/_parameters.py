@@ -1,24 +1,32 @@
-"""What of a diffusion may be learned, and the maps that keep it in its range."""
+"""Parameters of a diffusion: their ranges, unconstrained form and file."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 from jaxtyping import Array, Bool, Float
 
-from diffjax._arguments import is_concrete
+from diffjax._arguments import check_not_downcast, is_concrete
+from diffjax._io import write_atomically
 
 # Logarithms and log-odds are kept in +-_END: beyond, a number of single precision is 0,
 # 1 or infinite, which no range contains. exp(13.8) is just below a million.
-_END = 13.8
-_END_OF_TANH = _END / 2
-_LOW, _HIGH = 1e-6, 1e6
+_MAX_LOGIT = 13.8
+_MAX_ARTANH = _MAX_LOGIT / 2
+_MIN_POSITIVE, _MAX_POSITIVE = 1e-6, 1e6
 # What is shares of a whole.
-_SHARES = "mixture", "shrinkage"
+_SIMPLEX_PARAMETERS = "mixture", "shrinkage"
 # Rounding in a sum of weights that are to make 1.
-_ROUNDING = 1e-5
+_SUM_TOLERANCE = 1e-5
 
 
 class Parameters(NamedTuple):
@@ -37,7 +45,8 @@ class Parameters(NamedTuple):
             them as they are.
         mixture: Weights of several graphs, above 0, of sum 1; None where there is one.
         shrinkage: Weights of the kinds of differences that a projection in closed form
-            shrinks, above 0, of sum 1; None is no such projection. See `whiten`.
+            shrinks, above 0, of sum 1; None is no such projection. See
+            `replace_shrinkage_by_projection`.
         emphasis: Exponent that tells how much more its first directions count, above 0;
             None is 0.
     """
@@ -86,7 +95,7 @@ def parameters(
         rank: Dimensions p it projects to, the first of d; None is all.
         graphs: Number of graphs, of equal weight at the start.
         kinds: Kinds of differences to shrink, of equal weight at the start; see
-            `scatters`.
+            `scatter_matrices`.
         emphasis: Its start.
 
     Returns:
@@ -138,20 +147,20 @@ def check_parameters(parameters: Parameters) -> None:
     Raises:
         ValueError: With the parameter, the rule and the value.
     """
-    positive = f"in [{_LOW:g}, {_HIGH:g}]"
+    positive = f"in [{_MIN_POSITIVE:g}, {_MAX_POSITIVE:g}]"
     rules: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-        name: (positive, lambda x: (x >= _LOW) & (x <= _HIGH))
+        name: (positive, lambda x: (x >= _MIN_POSITIVE) & (x <= _MAX_POSITIVE))
         for name in ("gamma", "lam", "query_gamma", "scale_weights", "emphasis")
     }
     rules["alpha"] = "in (0, 1)", lambda x: (x > 0) & (x < 1)
     rules["bias"] = "in (-1, 1)", lambda x: (x > -1) & (x < 1)
     rules["projection"] = "finite", np.isfinite
-    for name in _SHARES:
-        rules[name] = "in (0, 1]", lambda x: (x > 0) & (x <= 1 + _ROUNDING)
+    for name in _SIMPLEX_PARAMETERS:
+        rules[name] = "in (0, 1]", lambda x: (x > 0) & (x <= 1 + _SUM_TOLERANCE)
     if parameters.emphasis is not None and parameters.shrinkage is None:
         raise ValueError("emphasis must be None without shrinkage.")
     ranks = {"scale_weights": 1, "mixture": 1, "shrinkage": 1, "projection": 2}
-    for name, value in present(parameters).items():
+    for name, value in present_parts(parameters).items():
         if jnp.ndim(value) != ranks.get(name, 0):
             raise ValueError(
                 f"{name} must have {ranks.get(name, 0)} dimensions, got "
@@ -164,7 +173,7 @@ def check_parameters(parameters: Parameters) -> None:
         bad = host[~holds(host)]
         if bad.size:
             raise ValueError(f"{name} must be {rule}, got {bad[0]}.")
-        if name in _SHARES and abs(host.sum() - 1) > _ROUNDING:
+        if name in _SIMPLEX_PARAMETERS and abs(host.sum() - 1) > _SUM_TOLERANCE:
             raise ValueError(f"{name} must sum to 1, got {host.sum()}.")
 
 
@@ -189,7 +198,7 @@ def unconstrain(parameters: Parameters) -> Parameters:
         "bias": jnp.arctanh,
         "projection": lambda x: x,
     }
-    return _map(maps, jnp.log, parameters)
+    return _map_parts(maps, jnp.log, parameters)
 
 
 def constrain(raw: Parameters) -> Parameters:
@@ -197,7 +206,7 @@ def constrain(raw: Parameters) -> Parameters:
 
     The inverse of `unconstrain`, to 1e-6: sigmoid, tanh, exp, and softmax for mixture
     and shrinkage, kept off the ends that single precision would round to. At an end the
-    derivative is 0; see `at_end`.
+    derivative is 0; see `at_range_end`.
 
     Args:
         raw: Any numbers; what is not a number stays so.
@@ -206,15 +215,17 @@ def constrain(raw: Parameters) -> Parameters:
         The parameters, in the same places.
     """
     maps = {
-        "alpha": lambda x: jax.nn.sigmoid(jnp.clip(x, -_END, _END)),
-        "bias": lambda x: jnp.tanh(jnp.clip(x, -_END_OF_TANH, _END_OF_TANH)),
+        "alpha": lambda x: jax.nn.sigmoid(jnp.clip(x, -_MAX_LOGIT, _MAX_LOGIT)),
+        "bias": lambda x: jnp.tanh(jnp.clip(x, -_MAX_ARTANH, _MAX_ARTANH)),
         "projection": lambda x: x,
-        **dict.fromkeys(_SHARES, _shares),
+        **dict.fromkeys(_SIMPLEX_PARAMETERS, _bounded_softmax),
     }
-    return _map(maps, lambda x: jnp.exp(jnp.clip(x, -_END, _END)), raw)
+    return _map_parts(
+        maps, lambda x: jnp.exp(jnp.clip(x, -_MAX_LOGIT, _MAX_LOGIT)), raw
+    )
 
 
-def at_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
+def at_range_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
     """Tells which parameters have run to an end of their range, where they stay.
 
     Args:
@@ -229,26 +240,26 @@ def at_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
         return jnp.zeros_like(x, bool, shape=())
 
     maps = {
-        "bias": lambda x: jnp.abs(x) >= _END_OF_TANH,
+        "bias": lambda x: jnp.abs(x) >= _MAX_ARTANH,
         "projection": never,
-        **dict.fromkeys(_SHARES, never),
+        **dict.fromkeys(_SIMPLEX_PARAMETERS, never),
     }
-    flags = _map(maps, lambda x: jnp.any(jnp.abs(x) >= _END), raw)
-    return present(flags)
+    flags = _map_parts(maps, lambda x: jnp.any(jnp.abs(x) >= _MAX_LOGIT), raw)
+    return present_parts(flags)
 
 
-def present(parameters: Parameters) -> dict[str, Array]:
+def present_parts(parameters: Parameters) -> dict[str, Array]:
     """The parts that are there, by name."""
     parts = parameters._asdict()
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _shares(x: Array) -> Array:
+def _bounded_softmax(x: Array) -> Array:
     # Relative to the largest, which softmax does not see.
-    return jax.nn.softmax(jnp.maximum(x - jnp.max(x), -_END))
+    return jax.nn.softmax(jnp.maximum(x - jnp.max(x), -_MAX_LOGIT))
 
 
-def _map(
+def _map_parts(
     maps: dict[str, Callable[[Array], Array]],
     otherwise: Callable[[Array], Array],
     parameters: Parameters,
@@ -256,6 +267,183 @@ def _map(
     """Applies to each part that is there the map of its name."""
     mapped = {
         name: maps.get(name, otherwise)(value)
-        for name, value in present(parameters).items()
+        for name, value in present_parts(parameters).items()
     }
     return Parameters(**mapped)
+
+
+_FORMAT, _VERSION = "diffjax parameters", 1
+_LEARN_AGAIN = "learn them again with `diffjax learn`"
+
+
+class ParametersFileError(ValueError):
+    """A file of parameters that can't be used; the message says what to do."""
+
+
+class StoredParameters(NamedTuple):
+    """What a file of parameters holds.
+
+    Attributes:
+        parameters: The parameters.
+        fingerprint: Fingerprint of the index they were learned on.
+        notes: What was said of how they were learned.
+        diffjax: Version of the program that wrote them.
+    """
+
+    parameters: Parameters
+    fingerprint: str
+    notes: dict[str, Any]
+    diffjax: str
+
+
+def save_parameters(
+    path: str | os.PathLike[str],
+    parameters: Parameters,
+    *,
+    fingerprint: str,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes parameters into one safetensors file, whole or not at all.
+
+    Beside the arrays it holds one text of JSON: format and version, the fingerprint of
+    the index, the notes, this program's version, and a hash of all that and the arrays.
+    There is no time stamp: the same parameters give the same bytes.
+
+    Args:
+        path: The file; an old one is replaced, and left as it is if the new one can't
+            be written.
+        parameters: Parameters in their ranges.
+        fingerprint: Of the index they were learned on; see `Index.fingerprint`.
+        notes: Settings, scores, seeds: anything that JSON can hold.
+
+    Raises:
+        ValueError: If a parameter is outside its range, `fingerprint` is empty, or
+            `notes` holds what JSON can not.
+        OSError: If the file can't be written.
+    """
+    if not fingerprint:
+        raise ValueError("fingerprint must name the index, got an empty text.")
+    check_parameters(parameters)
+    arrays = {
+        name: np.asarray(value, order="C")
+        for name, value in parameters._asdict().items()
+        if value is not None
+    }
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "fingerprint": fingerprint,
+        "notes": dict(notes or {}),
+        "diffjax": version("diffjax"),
+    }
+    try:
+        header["sha256"] = _digest(header, arrays)
+        text = json.dumps(header, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"notes must be what JSON can hold, got {error}.") from error
+    write_atomically(path, safetensors.numpy.save(arrays, metadata={_FORMAT: text}))
+
+
+def load_parameters(
+    path: str | os.PathLike[str], *, fingerprint: str | None = None
+) -> StoredParameters:
+    """Reads parameters that `save_parameters` wrote.
+
+    Args:
+        path: The file.
+        fingerprint: Of the index they are to be used on; None does not ask.
+
+    Returns:
+        The parameters and what was stored beside them.
+
+    Raises:
+        ParametersFileError: If it is no file of parameters, damaged, of another
+            version, or was made for another index.
+        ValueError: If it holds double precision and that is not on.
+        OSError: If it can't be read.
+    """
+    path = pathlib.Path(path)
+    path.open("rb").close()  # The library's own error for what can't be read is bare.
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(_FORMAT)
+            if text is None:
+                raise ParametersFileError(
+                    f"{path} is no file of parameters, it holds something else: name "
+                    "the file that `diffjax learn` wrote."
+                )
+            header = _read_header(path, text)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ParametersFileError(
+            f"{path} is no file of parameters, or damaged ({reason}): {_LEARN_AGAIN}."
+        ) from error
+    digest = header.pop("sha256", None)
+    if digest != _digest(header, arrays):
+        raise ParametersFileError(
+            f"{path} is damaged or edited (its hash does not fit): {_LEARN_AGAIN}."
+        )
+    if fingerprint is not None and header["fingerprint"] != fingerprint:
+        raise ParametersFileError(
+            f"{path} was learned on another index (fingerprint "
+            f"{header['fingerprint'][:16]}, this one has {fingerprint[:16]}): "
+            f"{_LEARN_AGAIN} "
+            "on this index."
+        )
+    return StoredParameters(
+        _parameters_from_arrays(path, arrays),
+        header["fingerprint"],
+        header["notes"],
+        header["diffjax"],
+    )
+
+
+def _read_header(path: pathlib.Path, text: str) -> dict[str, Any]:
+    """What a file says of itself, if it is of this version."""
+    try:
+        header = json.loads(text)
+        kind, number = header["format"], header["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ParametersFileError(
+            f"{path} is damaged ({error!r}): {_LEARN_AGAIN}."
+        ) from error
+    if (kind, number) != (_FORMAT, _VERSION):
+        raise ParametersFileError(
+            f"{path} is version {number} of {kind!r}, this program reads version "
+            f"{_VERSION} of {_FORMAT!r}: {_LEARN_AGAIN}."
+        )
+    return header
+
+
+def _parameters_from_arrays(
+    path: pathlib.Path, arrays: dict[str, np.ndarray]
+) -> Parameters:
+    """The arrays as parameters; their hash fits, so this program or none wrote them."""
+    for array in arrays.values():
+        check_not_downcast(str(path), array)
+    if unknown := set(arrays) - set(PARAMETER_NAMES):
+        raise ParametersFileError(
+            f"{path} holds a parameter {min(unknown)!r} that this program does not "
+            f"know: {_LEARN_AGAIN}."
+        )
+    try:
+        made = Parameters(
+            **{name: jnp.asarray(array) for name, array in arrays.items()}
+        )
+        check_parameters(made)
+    except (TypeError, ValueError) as error:
+        raise ParametersFileError(
+            f"{path} is damaged ({error}): {_LEARN_AGAIN}."
+        ) from error
+    return made
+
+
+def _digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """A hash of the header and of names, types, shapes and bytes of the arrays."""
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_ids, check_vectors
-from diffjax.graph import Method, affinity, compress, edge_similarities, knn
+from diffjax.graph import NeighborMethod, affinity, compress, edge_similarities, knn
 from diffjax.regions import l2_normalize
 from diffjax.types import Graph
 
@@ -17,13 +17,13 @@ from ._parameters import Parameters
 # Below any similarity less any bias: such a pair is no edge, whatever is learned.
 NO_EDGE = -2.0
 # Places kept free for edges, so that new neighbours need no new program.
-_ROOM = 1.1
+_SPARE_FACTOR = 1.1
 
 # Of each description its own dimensions.
 Vectors = Float[Array | np.ndarray, "n _"]
 
 
-class View(NamedTuple):
+class DescriptorView(NamedTuple):
     """One description of the regions and the graph it gives.
 
     Attributes:
@@ -36,7 +36,7 @@ class View(NamedTuple):
     edges: Graph
 
 
-class Problem(NamedTuple):
+class LearningProblem(NamedTuple):
     """A collection whose diffusion is learned; see `problem`.
 
     Attributes:
@@ -44,17 +44,18 @@ class Problem(NamedTuple):
         image_ids: Image of every region.
         scales: Scale of every region, from 0 upwards, if its weight is learned.
         edges: Edges of all graphs; only their places count.
-        slots: For every graph where its edges are among those of all; None for one.
+        union_positions: For every graph where its edges are among those of all; None
+            for one.
     """
 
-    views: tuple[View, ...]
+    views: tuple[DescriptorView, ...]
     image_ids: Int[Array | np.ndarray, " n"]
     scales: Int[Array | np.ndarray, " n"] | None
     edges: Graph
-    slots: tuple[Int[Array, " _"], ...] | None
+    union_positions: tuple[Int[Array, " _"], ...] | None
 
 
-class Queries(NamedTuple):
+class QueryDescriptors(NamedTuple):
     """Regions of queries.
 
     Attributes:
@@ -72,8 +73,8 @@ def problem(
     *,
     k: int | Sequence[int],
     scales: Int[Array | np.ndarray, " n"] | None = None,
-    method: Method = "exact",
-) -> Problem:
+    method: NeighborMethod = "exact",
+) -> LearningProblem:
     """Finds the neighbours of a collection, once for every description and k.
 
     Args:
@@ -117,24 +118,25 @@ def problem(
     units = units if len(units) == graphs else units * graphs
     ks = ks if len(ks) == graphs else ks * graphs
     found = [
-        _neighbours(u, each, method=method) for u, each in zip(units, ks, strict=True)
+        _mutual_neighbors(u, each, method=method)
+        for u, each in zip(units, ks, strict=True)
     ]
-    made = _with_edges(
+    made = _assemble_problem(
         units,
         found,
         image_ids=np.asarray(ids, np.int32),
         scales=None if scales is None else _check_scales(scales, rows=n),
     )
-    return _compared(made)
+    return _with_similarities(made)
 
 
-def refresh(
-    problem: Problem,
+def refresh_neighbors(
+    problem: LearningProblem,
     parameters: Parameters,
     *,
     k: int | Sequence[int],
-    method: Method = "exact",
-) -> Problem:
+    method: NeighborMethod = "exact",
+) -> LearningProblem:
     """Finds neighbours anew, of the vectors as the projection moves them.
 
     Done on the host, between steps of learning: neighbours are a discrete choice.
@@ -158,49 +160,61 @@ def refresh(
         raise ValueError(f"k must be one number or {graphs}, got {len(ks)}.")
     units = [view.vectors for view in problem.views]
     found = [
-        _neighbours(project(unit, parameters.projection), each, method=method)
+        _mutual_neighbors(
+            project_vectors(unit, parameters.projection), each, method=method
+        )
         for unit, each in zip(units, ks, strict=True)
     ]
-    made = _with_edges(units, found, image_ids=problem.image_ids, scales=problem.scales)
+    made = _assemble_problem(
+        units, found, image_ids=problem.image_ids, scales=problem.scales
+    )
     sizes = [
-        had if needed <= had else int(needed * _ROOM)
-        for needed, had in zip(places(made), places(problem), strict=True)
+        had if needed <= had else int(needed * _SPARE_FACTOR)
+        for needed, had in zip(
+            edge_capacities(made), edge_capacities(problem), strict=True
+        )
     ]
-    return _compared(with_places(made, sizes))
+    return _with_similarities(with_edge_capacities(made, sizes))
 
 
-def places(problem: Problem) -> list[int]:
+def edge_capacities(problem: LearningProblem) -> list[int]:
     """Counts the places for edges, of each graph and of all together."""
     each = [view.edges for view in problem.views]
     return [edges.indices.shape[0] for edges in (*each, problem.edges)]
 
 
-def with_places(problem: Problem, sizes: Sequence[int]) -> Problem:
+def with_edge_capacities(
+    problem: LearningProblem, sizes: Sequence[int]
+) -> LearningProblem:
     """Keeps more places free for edges: what is computed stays the same.
 
     Args:
         problem: The collection.
-        sizes: As `places` counts them, as many as there are or more.
+        sizes: As `edge_capacities` counts them, as many as there are or more.
 
     Returns:
         The collection with so many places.
     """
     *each, total = sizes
     views = tuple(
-        view._replace(edges=_pad(view.edges, size))
+        view._replace(edges=_pad_edges(view.edges, size))
         for view, size in zip(problem.views, each, strict=True)
     )
-    if problem.slots is None:
+    if problem.union_positions is None:
         return problem._replace(views=views, edges=views[0].edges)
-    slots = tuple(
+    union_positions = tuple(
         # What adds weight 0 may add it anywhere.
         jnp.asarray(np.pad(np.asarray(slot), (0, size - slot.shape[0])))
-        for slot, size in zip(problem.slots, each, strict=True)
+        for slot, size in zip(problem.union_positions, each, strict=True)
     )
-    return problem._replace(views=views, edges=_pad(problem.edges, total), slots=slots)
+    return problem._replace(
+        views=views,
+        edges=_pad_edges(problem.edges, total),
+        union_positions=union_positions,
+    )
 
 
-def project(
+def project_vectors(
     vectors: Float[Array | np.ndarray, "n d"], projection: Float[Array, "p d"] | None
 ) -> Float[Array, "n _"]:
     """Computes P x / |P x| for every vector x; the vectors themselves without P.
@@ -223,7 +237,7 @@ def project(
     return l2_normalize(moved)
 
 
-def similarities(edges: Graph, vectors: Float[Array, "n _"]) -> Graph:
+def edges_with_similarities(edges: Graph, vectors: Float[Array, "n _"]) -> Graph:
     """Computes similarities on the edges; on free places one that is no edge.
 
     Args:
@@ -239,27 +253,27 @@ def similarities(edges: Graph, vectors: Float[Array, "n _"]) -> Graph:
     return found._replace(weights=jnp.where(free, no_edge, found.weights))
 
 
-def _neighbours(vectors: Array, k: int, *, method: Method) -> Graph:
+def _mutual_neighbors(vectors: Array, k: int, *, method: NeighborMethod) -> Graph:
     """Mutual neighbours of any similarity; that k is in 1..n is for `knn` to check."""
     # All pairs are above the bias, so that all are kept.
     return compress(affinity(knn(vectors, k, method=method), bias=NO_EDGE))
 
 
-def _compared(problem: Problem) -> Problem:
+def _with_similarities(problem: LearningProblem) -> LearningProblem:
     """Computes the similarities of all views, when shapes are final."""
     views = tuple(
-        view._replace(edges=similarities(view.edges, view.vectors))
+        view._replace(edges=edges_with_similarities(view.edges, view.vectors))
         for view in problem.views
     )
-    edges = views[0].edges if problem.slots is None else problem.edges
+    edges = views[0].edges if problem.union_positions is None else problem.edges
     return problem._replace(views=views, edges=edges)
 
 
-def _with_edges(units, edges, *, image_ids, scales) -> Problem:
+def _assemble_problem(units, edges, *, image_ids, scales) -> LearningProblem:
     """A problem of these graphs, and of the union of their edges."""
-    views = tuple(View(u, e) for u, e in zip(units, edges, strict=True))
+    views = tuple(DescriptorView(u, e) for u, e in zip(units, edges, strict=True))
     if len(views) == 1:
-        return Problem(views, image_ids, scales, edges[0], None)
+        return LearningProblem(views, image_ids, scales, edges[0], None)
     n = edges[0].num_nodes
     keys = [
         np.repeat(np.arange(n), np.diff(np.asarray(e.starts, np.int64))) * n
@@ -273,13 +287,13 @@ def _with_edges(units, edges, *, image_ids, scales) -> Problem:
         weights=jnp.zeros(every.size, edges[0].weights.dtype),
         starts=jnp.asarray(np.r_[0, np.cumsum(counts)].astype(np.int32)),
     )
-    slots = tuple(
+    union_positions = tuple(
         jnp.asarray(np.searchsorted(every, key).astype(np.int32)) for key in keys
     )
-    return Problem(views, image_ids, scales, union, slots)
+    return LearningProblem(views, image_ids, scales, union, union_positions)
 
 
-def _pad(edges: Graph, size: int) -> Graph:
+def _pad_edges(edges: Graph, size: int) -> Graph:
     """Adds places that are no edges: the last node with itself."""
     free = size - edges.indices.shape[0]
     if edges.starts is None or free == 0:

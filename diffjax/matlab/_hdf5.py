@@ -9,7 +9,14 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Shaped
 
-from ._values import NUMERIC, Unreadable, as_matrix, cells, structs, text
+from ._values import (
+    NUMPY_TYPES,
+    OpaqueValue,
+    flatten_to_matrix,
+    simplify_cells,
+    simplify_structs,
+    text,
+)
 
 # The most by which deflate shrinks anything: 258 bytes in two bits.
 _MOST_COMPRESSION = 1032
@@ -20,7 +27,7 @@ def read_hdf5(path: pathlib.Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         names = [str(name) for name in file if not str(name).startswith("#")]
         reader = _Reader(file)
-        return {name: reader.read(_child(file, name)) for name in names}
+        return {name: reader.read(_open_child(file, name)) for name in names}
 
 
 class _Reader:
@@ -40,35 +47,41 @@ class _Reader:
         if isinstance(node, h5py.h5g.GroupID):
             return self._group(h5py.Group(node), kind)
         if _is_marked_empty(node):
-            return _empty(_data(node), kind)
+            return _make_empty(_read_array(node), kind)
         if kind == "cell":
-            rows = as_matrix(_data(node))
-            return cells([[self._follow(cell) for cell in row] for row in rows])
+            rows = flatten_to_matrix(_read_array(node))
+            return simplify_cells(
+                [[self._dereference(cell) for cell in row] for row in rows]
+            )
         if kind == "char":
-            return text([_decode(row) for row in as_matrix(_data(node))])
-        if kind in NUMERIC:
-            return _numbers(node, kind)
-        return Unreadable(kind)
+            return text(
+                [_decode_utf16(row) for row in flatten_to_matrix(_read_array(node))]
+            )
+        if kind in NUMPY_TYPES:
+            return _read_numbers(node, kind)
+        return OpaqueValue(kind)
 
     def _group(self, group: h5py.Group, kind: str) -> Any:
-        children = {name: _child(group, name) for name in _fields(group)}
+        children = {name: _open_child(group, name) for name in _field_names(group)}
         if "MATLAB_sparse" in group.attrs:
             rows = np.asarray(group.attrs["MATLAB_sparse"])
             return _sparse(children, rows=int(rows), kind=kind)
         if kind != "struct":
-            return Unreadable(kind)
+            return OpaqueValue(kind)
         # The fields of a struct array are references, without a class of their own.
         if any(_matlab_class(child) for child in children.values()) or not children:
             return {name: self.read(child) for name, child in children.items()}
-        columns = {n: _data(child).ravel(order="F") for n, child in children.items()}
-        return structs(
+        columns = {
+            n: _read_array(child).ravel(order="F") for n, child in children.items()
+        }
+        return simplify_structs(
             [
-                dict(zip(columns, map(self._follow, record), strict=True))
+                dict(zip(columns, map(self._dereference, record), strict=True))
                 for record in zip(*columns.values(), strict=True)
             ]
         )
 
-    def _follow(self, reference: h5py.Reference) -> Any:
+    def _dereference(self, reference: h5py.Reference) -> Any:
         node = h5py.h5r.dereference(reference, self._file)
         place = h5py.h5g.get_objinfo(node).objno
         if place not in self._done:
@@ -76,7 +89,7 @@ class _Reader:
         return self._done[place]
 
 
-def _child(group: h5py.Group, name: str) -> Any:
+def _open_child(group: h5py.Group, name: str) -> Any:
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is a link to somewhere else")
     return group[name].id
@@ -97,7 +110,7 @@ def _is_marked_empty(node: Any) -> bool:
     return bool(h5py.Dataset(node).attrs["MATLAB_empty"])
 
 
-def _fields(node: h5py.Group) -> list[str]:
+def _field_names(node: h5py.Group) -> list[str]:
     """The names of a struct's fields, in MATLAB's order where it is told."""
     names = node.attrs.get("MATLAB_fields")
     if names is None:
@@ -105,7 +118,7 @@ def _fields(node: h5py.Group) -> list[str]:
     return [b"".join(name).decode() for name in names]
 
 
-def _data(dataset: Any) -> Shaped[np.ndarray, "..."]:
+def _read_array(dataset: Any) -> Shaped[np.ndarray, "..."]:
     """Reads an array in MATLAB's shape, whose order of axes is the other one."""
     # What has no place in this file is packed, or in another.
     if dataset.get_offset() is None:
@@ -122,36 +135,38 @@ def _data(dataset: Any) -> Shaped[np.ndarray, "..."]:
     return array.T
 
 
-def _numbers(node: Any, kind: str) -> Shaped[np.ndarray, "..."]:
-    array = _data(node)
+def _read_numbers(node: Any, kind: str) -> Shaped[np.ndarray, "..."]:
+    array = _read_array(node)
     if array.dtype.names == ("real", "imag"):
         return array["real"] + 1j * array["imag"]
-    return array.astype(NUMERIC[kind], copy=False)
+    return array.astype(NUMPY_TYPES[kind], copy=False)
 
 
 def _sparse(
     children: dict[str, Any], *, rows: int, kind: str
 ) -> scipy.sparse.csc_array:
     """A matrix by columns; one without entries lacks two of the three arrays."""
-    starts = _data(children["jc"])
+    starts = _read_array(children["jc"])
     shape = (rows, len(starts) - 1)
     if "data" not in children:
-        return scipy.sparse.csc_array(shape, dtype=NUMERIC[kind])
-    values = _numbers(children["data"], kind)
-    matrix = scipy.sparse.csc_array((values, _data(children["ir"]), starts), shape)
+        return scipy.sparse.csc_array(shape, dtype=NUMPY_TYPES[kind])
+    values = _read_numbers(children["data"], kind)
+    matrix = scipy.sparse.csc_array(
+        (values, _read_array(children["ir"]), starts), shape
+    )
     matrix.check_format(full_check=True)  # An index beyond the rows would crash later.
     return matrix
 
 
-def _empty(extents: Shaped[np.ndarray, "..."], kind: str) -> Any:
+def _make_empty(extents: Shaped[np.ndarray, "..."], kind: str) -> Any:
     """What has no elements keeps its shape in their place."""
     shape = tuple(int(extent) for extent in extents)
     if 0 not in shape:
         raise ValueError(f"a variable is marked as empty, but has shape {shape}")
-    if kind in NUMERIC:
-        return np.zeros(shape, NUMERIC[kind])
-    return {"char": "", "cell": [], "struct": []}.get(kind, Unreadable(kind))
+    if kind in NUMPY_TYPES:
+        return np.zeros(shape, NUMPY_TYPES[kind])
+    return {"char": "", "cell": [], "struct": []}.get(kind, OpaqueValue(kind))
 
 
-def _decode(row: Shaped[np.ndarray, " n"]) -> str:
+def _decode_utf16(row: Shaped[np.ndarray, " n"]) -> str:
     return row.astype("<u2").tobytes().decode("utf-16-le", "surrogatepass")

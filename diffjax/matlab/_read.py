@@ -8,7 +8,7 @@ from typing import Any
 _VERSION = slice(124, 128)  # Two bytes of version and two that tell the byte order.
 _VERSIONS_5 = (b"\x00\x01IM", b"\x01\x00MI")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HDF5_PLACES = (0, 512)  # Behind MATLAB's own header, if it was MATLAB that wrote it.
+_HDF5_OFFSETS = (0, 512)  # Behind MATLAB's own header, if it was MATLAB that wrote it.
 
 
 # What the two libraries raise for a damaged file.
@@ -37,7 +37,7 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     | char row, char matrix | str, list of str |
     | cell row or column, cell matrix | list, list of rows |
     | struct, struct array | dict, list of dicts (a matrix column by column) |
-    | object, table, function handle | `Unreadable` |
+    | object, table, function handle | `OpaqueValue` |
 
     So a struct array of one is a dict, as MATLAB itself makes no difference; what is
     empty gives an array without elements, "" or [].
@@ -60,7 +60,7 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
-        head = file.read(max(_HDF5_PLACES) + len(_HDF5_SIGNATURE))
+        head = file.read(max(_HDF5_OFFSETS) + len(_HDF5_SIGNATURE))
     # Each takes a library along that is slow to import; `is_matlab` needs neither.
     if _is_hdf5(head):
         from ._hdf5 import read_hdf5 as read  # noqa: PLC0415
@@ -81,4 +81,4 @@ def is_matlab(head: bytes) -> bool:
 
 
 def _is_hdf5(head: bytes) -> bool:
-    return any(head[place:].startswith(_HDF5_SIGNATURE) for place in _HDF5_PLACES)
+    return any(head[place:].startswith(_HDF5_SIGNATURE) for place in _HDF5_OFFSETS)

@@ -1,6 +1,7 @@
-"""What the values of MATLAB become, whatever the version of their file."""
+"""Python values of MATLAB data, and how error messages describe them."""
 
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 # MATLAB's numeric classes.
-NUMERIC: Mapping[str, str] = {
+NUMPY_TYPES: Mapping[str, str] = {
     "double": "f8",
     "single": "f4",
     "logical": "?",
@@ -17,7 +18,7 @@ NUMERIC: Mapping[str, str] = {
 }
 
 
-class Unreadable(NamedTuple):
+class OpaqueValue(NamedTuple):
     """Stands for a value that only MATLAB understands: an object, a function handle.
 
     Attributes:
@@ -27,12 +28,12 @@ class Unreadable(NamedTuple):
     matlab_class: str
 
 
-def as_matrix(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "r c"]:
+def flatten_to_matrix(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "r c"]:
     """Cells of more than two dimensions become rows, as MATLAB prints them."""
     return value.reshape(len(value), math.prod(value.shape[1:]), order="F")
 
 
-def cells(rows: list[list[Any]]) -> list[Any]:
+def simplify_cells(rows: list[list[Any]]) -> list[Any]:
     """A row or a column of cells is one list; else a list of rows."""
     if len(rows) == 1:
         return rows[0]
@@ -41,7 +42,9 @@ def cells(rows: list[list[Any]]) -> list[Any]:
     return rows if any(rows) else []
 
 
-def structs(records: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
+def simplify_structs(
+    records: list[dict[str, Any]],
+) -> dict[str, Any] | list[dict[str, Any]]:
     """A struct array of one is a struct."""
     return records[0] if len(records) == 1 else records
 
@@ -49,3 +52,54 @@ def structs(records: list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, An
 def text(rows: list[str]) -> str | list[str]:
     """A row of characters is a text, and so is none."""
     return rows if len(rows) > 1 else "".join(rows)
+
+
+def missing_variable_error(
+    path: pathlib.Path, name: str, kind: str, contents: dict[str, Any]
+) -> ValueError:
+    """Makes the error of a file that lacks a variable; it says what there is.
+
+    Args:
+        path: The file.
+        name: The variable that it should have.
+        kind: Of which kind it should be, in MATLAB's words.
+        contents: What the file has, from `read_matlab`.
+
+    Returns:
+        The error, to be raised.
+    """
+    there = (
+        ", ".join(f"{n} ({describe_value(v)})" for n, v in contents.items())
+        or "nothing"
+    )
+    return ValueError(f"{path}: it must have the {kind} {name}, got {there}.")
+
+
+def describe_value(value: Any) -> str:
+    """Says what a value is in MATLAB's words.
+
+    Args:
+        value: One of the values of `read_matlab`.
+
+    Returns:
+        Its type and shape, or its kind.
+    """
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {format_shape(value)}"
+    if isinstance(value, list):
+        kind = "struct array" if value and isinstance(value[0], dict) else "cell"
+        return f"{kind} of {len(value)}"
+    names = {dict: "struct", str: "text", OpaqueValue: "object"}
+    return names.get(type(value), "sparse matrix")
+
+
+def format_shape(value: Shaped[np.ndarray, "..."]) -> str:
+    """Writes the shape of an array as MATLAB does.
+
+    Args:
+        value: The array.
+
+    Returns:
+        Its sides with x between them.
+    """
+    return " x ".join(map(str, value.shape))

@@ -10,7 +10,14 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Shaped
 
-from ._values import NUMERIC, Unreadable, as_matrix, cells, structs, text
+from ._values import (
+    NUMPY_TYPES,
+    OpaqueValue,
+    flatten_to_matrix,
+    simplify_cells,
+    simplify_structs,
+    text,
+)
 
 # The types of elements, by their numbers in the format.
 _NUMBERS = dict(enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4"), start=1))
@@ -54,7 +61,7 @@ def read_version_5(path: pathlib.Path) -> dict[str, Any]:
             kind, part = _Elements(memoryview(zlib.decompress(part)), order).take()
         if kind != _MATRIX:
             raise ValueError(f"a variable is an element of type {kind}")
-        name, value = _matrix(_Elements(part, order))
+        name, value = _read_matrix(_Elements(part, order))
         if name in variables:
             raise ValueError(f"it has two variables {name!r}")
         variables[name] = value
@@ -121,7 +128,7 @@ class _Elements:
             raise ValueError(f"an element of type {kind} lies where a value should")
         if not part:
             return np.zeros((0, 0))
-        return _matrix(_Elements(part, self.order)).value
+        return _read_matrix(_Elements(part, self.order)).value
 
 
 class _Variable(NamedTuple):
@@ -131,14 +138,14 @@ class _Variable(NamedTuple):
     value: Any
 
 
-def _matrix(elements: _Elements) -> _Variable:
+def _read_matrix(elements: _Elements) -> _Variable:
     flags = elements.numbers()
     if not flags.size:
         raise ValueError("a matrix has no class")
     kind = int(flags[0]) & 0xFF
     if kind == _OPAQUE:
         name, _, matlab_class = (elements.text() for _ in range(3))
-        return _Variable(name, Unreadable(matlab_class))
+        return _Variable(name, OpaqueValue(matlab_class))
     shape = tuple(int(extent) for extent in elements.numbers())
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"a matrix has shape {shape}")
@@ -148,7 +155,7 @@ def _matrix(elements: _Elements) -> _Variable:
     elif kind == _SPARSE:
         value = _sparse(elements, shape, int(flags[0]))
     else:
-        value = _OTHERS.get(kind, _unknown)(elements, shape)
+        value = _READERS_BY_CLASS.get(kind, _refuse_unknown_class)(elements, shape)
     return _Variable(name, value)
 
 
@@ -156,7 +163,7 @@ def _array(
     elements: _Elements, shape: tuple[int, ...], flags: int, kind: str
 ) -> Shaped[np.ndarray, "..."]:
     """Numbers, which may lie there as a smaller type than that of their class."""
-    dtype = NUMERIC["logical" if flags & _LOGICAL else kind]
+    dtype = NUMPY_TYPES["logical" if flags & _LOGICAL else kind]
     values = elements.numbers().astype(dtype)
     if flags & _COMPLEX:
         values = values + 1j * elements.numbers()
@@ -182,7 +189,7 @@ def _cell(elements: _Elements, shape: tuple[int, ...]) -> list[Any]:
     grid = np.empty(count, object)
     for place in range(count):
         grid[place] = elements.matrix()
-    return cells(as_matrix(grid.reshape(shape, order="F")).tolist())
+    return simplify_cells(flatten_to_matrix(grid.reshape(shape, order="F")).tolist())
 
 
 def _struct(elements: _Elements, shape: tuple[int, ...]) -> Any:
@@ -195,15 +202,17 @@ def _struct(elements: _Elements, shape: tuple[int, ...]) -> Any:
         for start in range(0, len(names), width)
     ]
     count = _checked_count(elements, shape, len(fields))
-    return structs([{f: elements.matrix() for f in fields} for _ in range(count)])
+    return simplify_structs(
+        [{f: elements.matrix() for f in fields} for _ in range(count)]
+    )
 
 
-def _object(elements: _Elements, _: tuple[int, ...]) -> Unreadable:
-    return Unreadable(elements.text())
+def _object(elements: _Elements, _: tuple[int, ...]) -> OpaqueValue:
+    return OpaqueValue(elements.text())
 
 
-def _function(_: _Elements, __: tuple[int, ...]) -> Unreadable:
-    return Unreadable("function_handle")
+def _function(_: _Elements, __: tuple[int, ...]) -> OpaqueValue:
+    return OpaqueValue("function_handle")
 
 
 def _char(elements: _Elements, shape: tuple[int, ...]) -> str | list[str]:
@@ -213,14 +222,14 @@ def _char(elements: _Elements, shape: tuple[int, ...]) -> str | list[str]:
     if len(characters) != math.prod(shape):
         raise ValueError(f"a text of shape {shape} has {len(characters)} characters")
     grid = np.array(list(characters), "U1").reshape(shape, order="F")
-    return text(["".join(row) for row in as_matrix(grid)])
+    return text(["".join(row) for row in flatten_to_matrix(grid)])
 
 
-def _unknown(*_: object) -> None:
+def _refuse_unknown_class(*_: object) -> None:
     raise ValueError("a matrix is of no known class")
 
 
-_OTHERS = {
+_READERS_BY_CLASS = {
     _CELL: _cell,
     _STRUCT: _struct,
     _OBJECT: _object,

@@ -1,4 +1,4 @@
-"""Calls of the native kernels. None has a derivative or a batch of its own."""
+"""Calls of the native kernels through the XLA FFI; none has a derivative of its own."""
 
 from typing import NamedTuple
 
@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, Int
 
 from ._library import find_library, loaded_target
 
-DTYPES = frozenset({"float32", "float64"})
+KERNEL_DTYPES = frozenset({"float32", "float64"})
 
 
-class CGCall(NamedTuple):
+class CGKernelResult(NamedTuple):
     """What `csr_cg` found, one entry per column.
 
     Attributes:
@@ -25,7 +25,7 @@ class CGCall(NamedTuple):
     num_steps: Int[Array, " q"]
 
 
-class LocalCall(NamedTuple):
+class LocalKernelResult(NamedTuple):
     """What `csr_local` found, one row or entry per query.
 
     Attributes:
@@ -41,7 +41,7 @@ class LocalCall(NamedTuple):
     num_steps: Int[Array, " q"]
 
 
-def has_kernel(
+def has_csr_kernel(
     weights: Float[Array, "..."],
     indices: Int[Array, "..."],
     starts: Int[Array, " starts"] | None,
@@ -65,7 +65,7 @@ def has_kernel(
     return (
         starts is not None
         and weights.dtype == x.dtype
-        and x.dtype.name in DTYPES
+        and x.dtype.name in KERNEL_DTYPES
         # Starts count entries, which may be more than columns.
         and indices.dtype == jnp.int32
         and find_library().usable
@@ -117,7 +117,7 @@ def csr_cg(
     max_steps: int | Int[Array, ""],
     keep_best: bool = False,
     best: bool = True,
-) -> CGCall:
+) -> CGKernelResult:
     r"""Solves (I - alpha A) F = Y for every column by conjugate gradient, in one call.
 
     The iteration is that of `diffjax.diffusion.cg_solve`, formula by formula; only sums
@@ -160,7 +160,7 @@ def csr_cg(
         keep_best=keep_best,
         best=best,
     )
-    return CGCall(solution, residual[0], num_steps[0])
+    return CGKernelResult(solution, residual[0], num_steps[0])
 
 
 def csr_local(
@@ -172,10 +172,10 @@ def csr_local(
     *,
     alpha: Float[Array, " q"],
     size: int,
-    grow_steps: int | Int[Array, ""],
+    steps_per_expansion: int | Int[Array, ""],
     rtol: float | Float[Array, ""],
     max_steps: int | Int[Array, ""],
-) -> LocalCall:
+) -> LocalKernelResult:
     r"""Solves (I - alpha A) f = y on the nodes that each query reaches, in one call.
 
     What it does is written down at `diffjax.diffusion.diffuse_local`. Queries are
@@ -190,7 +190,7 @@ def csr_local(
         values: Right-hand sides there, of the dtype of `weights`.
         alpha: For every query its own.
         size: Most nodes of an answer, at least s. A Python number.
-        grow_steps: Iterations before nodes join.
+        steps_per_expansion: Iterations before nodes join.
         rtol: Relative residual inside at which a query stops.
         max_steps: Most iterations once all nodes are there.
 
@@ -210,7 +210,7 @@ def csr_local(
         ),
         vmap_method="sequential",
     )
-    return LocalCall(
+    return LocalKernelResult(
         *call(
             weights,
             indices,
@@ -219,7 +219,76 @@ def csr_local(
             nodes,
             values,
             jnp.asarray(rtol**2, dtype),
-            jnp.asarray(grow_steps, jnp.int32),
+            jnp.asarray(steps_per_expansion, jnp.int32),
             jnp.asarray(max_steps, jnp.int32),
         )
     )
+
+
+def has_list_kernel(indices: Int[Array, "n k"], numbers: Float[Array, "n k"]) -> bool:
+    """Whether there are native kernels for these lists, on processors.
+
+    Args:
+        indices: Neighbours of every node.
+        numbers: Their similarities, or weights.
+
+    Returns:
+        Whether the functions of this module may be called.
+    """
+    return (
+        indices.dtype == jnp.int32
+        and numbers.dtype.name in KERNEL_DTYPES
+        and find_library().usable
+    )
+
+
+def mutual_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
+    """Finds where the list of each neighbour has the node that it is a neighbour of.
+
+    Args:
+        indices: Neighbours of every node, int32, in any order, -1 in empty slots.
+
+    Returns:
+        The slot; -1 where the pair is not mutual, the slot empty, or the neighbour the
+        node itself.
+    """
+    call = jax.ffi.ffi_call(
+        loaded_target("mutual_slots", "int32"),
+        jax.typeof(indices),
+        vmap_method="sequential",
+    )
+    return call(indices)
+
+
+def lists_to_csr(
+    indices: Int[Array, "n k"],
+    numbers: Float[Array, "n k"],
+    starts: Int[Array, " starts"],
+    *,
+    count: int,
+    slots: Int[Array, "n k"] | None = None,
+) -> tuple[Int[Array, " e"], Float[Array, " e"]]:
+    """Writes the entries of lists as compressed rows, each sorted by column.
+
+    Args:
+        indices: Neighbours of every node, int32, -1 in empty slots.
+        numbers: Their similarities, or weights, float32 or float64.
+        starts: Where each row starts, and the end: n + 1, int32 or int64. Starts that
+            do not fit the lists are an error.
+        count: The end, as a Python number.
+        slots: What `mutual_slots` gives, for rows of mutual neighbours, with the
+            smaller of the two numbers of each pair. None for rows of all slots that are
+            not empty and have another number than 0.
+
+    Returns:
+        Columns and numbers.
+    """
+    columns = jax.typeof(indices).update(shape=(count,))
+    call = jax.ffi.ffi_call(
+        loaded_target("list_rows", numbers.dtype.name),
+        (columns, columns.update(dtype=numbers.dtype)),
+    )
+    mutual = slots is not None
+    back = jnp.zeros((0, 0), jnp.int32) if slots is None else slots
+    found, kept = call(indices, numbers, back, starts, mutual=mutual)
+    return found, kept

@@ -13,7 +13,7 @@ import jax
 # Counts up with every change of what the library exports or of what a call takes and
 # gives; kernels.cc holds the same number.
 ABI = 3
-SWITCH = "DIFFJAX_NATIVE"
+ENVIRONMENT_SWITCH = "DIFFJAX_NATIVE"
 HANDLERS = (
     *(
         f"diffjax_{kernel}_{dtype}"
@@ -24,7 +24,7 @@ HANDLERS = (
 )
 
 
-class Library(NamedTuple):
+class KernelLibrary(NamedTuple):
     """What became of the native kernels in this process.
 
     Attributes:
@@ -37,17 +37,19 @@ class Library(NamedTuple):
 
 
 @functools.cache
-def find_library() -> Library:
+def find_library() -> KernelLibrary:
     """Loads the native kernels and makes them known to XLA, the first time.
 
     They are left out if DIFFJAX_NATIVE is 0 and if they were not built, silently; if
     what was built does not fit this version of the package or of JAX, with a warning.
     """
-    if os.environ.get(SWITCH) == "0":
-        return Library(usable=False, description=f"JAX's own: {SWITCH} is 0")
+    if os.environ.get(ENVIRONMENT_SWITCH) == "0":
+        return KernelLibrary(
+            usable=False, description=f"JAX's own: {ENVIRONMENT_SWITCH} is 0"
+        )
     path = library_path()
     if not path.is_file():
-        return Library(
+        return KernelLibrary(
             usable=False,
             description="JAX's own: no C++ compiler when diffjax was installed",
         )
@@ -59,10 +61,10 @@ def find_library() -> Library:
         what = str(error).partition("\n")[0]
     warnings.warn(
         f"native kernels are not used ({what}): install diffjax again to build them, "
-        f"or set {SWITCH}=0 to go without.",
+        f"or set {ENVIRONMENT_SWITCH}=0 to go without.",
         stacklevel=2,
     )
-    return Library(usable=False, description=f"JAX's own: {what}")
+    return KernelLibrary(usable=False, description=f"JAX's own: {what}")
 
 
 def library_path() -> pathlib.Path:
@@ -90,12 +92,12 @@ def loaded_target(kernel: str, dtype: str) -> str:
     if not library.usable:
         raise RuntimeError(
             f"{kernel} must have native kernels, got {library.description}: ask "
-            "has_kernel first."
+            "has_csr_kernel first."
         )
     return target_name(kernel, dtype)
 
 
-def _register(library: ctypes.CDLL) -> Library:
+def _register(library: ctypes.CDLL) -> KernelLibrary:
     abi = library.diffjax_abi()
     if abi != ABI:
         raise RuntimeError(f"built for ABI {abi}, where this version has {ABI}")
@@ -107,4 +109,4 @@ def _register(library: ctypes.CDLL) -> Library:
         )
     library.diffjax_instructions.restype = ctypes.c_char_p
     instructions = library.diffjax_instructions().decode()
-    return Library(usable=True, description=f"native kernels, {instructions}")
+    return KernelLibrary(usable=True, description=f"native kernels, {instructions}")

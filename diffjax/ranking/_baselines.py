@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from diffjax.regions import global_descriptors
 
-from ._checks import check_regions
+from ._validation import check_scorer_arguments
 
 
 class Scorer(Protocol):
@@ -62,7 +62,7 @@ def nearest_neighbors(
     References:
         Tolias, Sicre and Jegou, ICLR 2016, https://arxiv.org/abs/1511.05879.
     """
-    counts = check_regions(
+    counts = check_scorer_arguments(
         vectors,
         image_ids,
         queries,
@@ -105,7 +105,7 @@ def r_match(
         Razavian et al., ICLR workshop 2015, https://arxiv.org/abs/1412.6574, in the
         form that Iscen et al., CVPR 2017, section 5.2, call R-match.
     """
-    counts = check_regions(
+    counts = check_scorer_arguments(
         vectors,
         image_ids,
         queries,

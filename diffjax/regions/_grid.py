@@ -1,10 +1,13 @@
-"""The R-MAC grid: overlapping squares at three scales, and the whole map."""
+"""R-MAC grid of region boxes, and boxes between cells and pixels."""
+
+import functools
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-_OVERLAP = 0.4  # Of neighbouring squares at scale 1, in parts of their area.
-_STEPS = np.arange(2, 8)  # Numbers of squares tried along the longer side.
+_TARGET_OVERLAP = 0.4  # Of neighbouring squares at scale 1, in parts of their area.
+_SQUARES_TRIED = np.arange(2, 8)  # Numbers of squares tried along the longer side.
 
 
 def rmac_grid(
@@ -54,8 +57,8 @@ def rmac_grid(
         side = 2 * min(height, width) // (scale + 1)
         boxes += [
             (y, x, y + side, x + side)
-            for y in _starts(height, side, scale + more_rows)
-            for x in _starts(width, side, scale + more_columns)
+            for y in _square_offsets(height, side, scale + more_rows)
+            for x in _square_offsets(width, side, scale + more_columns)
             if side > 0
         ]
     return np.array(list(dict.fromkeys(boxes)), np.int32)
@@ -66,12 +69,147 @@ def _extra_squares(height: int, width: int) -> tuple[int, int]:
     short, long = min(height, width), max(height, width)
     if short == long:
         return 0, 0
-    step = (long - short) / (_STEPS - 1)
+    step = (long - short) / (_SQUARES_TRIED - 1)
     overlap = (short**2 - short * step) / short**2
-    extra = int(_STEPS[np.argmin(np.abs(overlap - _OVERLAP))]) - 1
+    extra = int(_SQUARES_TRIED[np.argmin(np.abs(overlap - _TARGET_OVERLAP))]) - 1
     return (extra, 0) if height > width else (0, extra)
 
 
-def _starts(length: int, side: int, count: int) -> list[int]:
+def _square_offsets(length: int, side: int, count: int) -> list[int]:
     """Spreads `count` squares from edge to edge."""
     return [i * (length - side) // max(count - 1, 1) for i in range(count)]
+
+
+class RegionBoxes(NamedTuple):
+    """The regions of a batch of maps.
+
+    Attributes:
+        boxes: (y0, x0, y1, x1) in cells, all zero in empty slots, which come last.
+        counts: Number of regions of each map.
+    """
+
+    boxes: Int[np.ndarray, "b r 4"]
+    counts: Int[np.ndarray, " b"]
+
+
+def region_boxes(
+    sizes: Int[np.ndarray, "b 2"], *, stride: int, max_regions: int, scales: int = 3
+) -> RegionBoxes:
+    """Lays the R-MAC grid on the feature maps of a batch of pictures.
+
+    Args:
+        sizes: (height, width) of each picture in pixels, without padding.
+        stride: Pixels per cell of the feature map; a cell begun is a cell. 1 where
+            `sizes` are those of the maps.
+        max_regions: Slots for each picture, see `max_regions`.
+        scales: Scales of the grid, see `rmac_grid`.
+
+    Returns:
+        The boxes and their numbers.
+
+    Raises:
+        ValueError: If a picture has more than `max_regions` regions.
+    """
+    boxes = np.zeros((len(sizes), max_regions, 4), np.int32)
+    counts = np.zeros(len(sizes), np.int32)
+    for i, (height, width) in enumerate(sizes):
+        grid = _cached_grid(-(-int(height) // stride), -(-int(width) // stride), scales)
+        if len(grid) > max_regions:
+            raise ValueError(
+                f"max_regions must be at least {len(grid)} for a picture of {height} x "
+                f"{width} px at stride {stride}, got {max_regions}."
+            )
+        boxes[i, : len(grid)] = grid
+        counts[i] = len(grid)
+    return RegionBoxes(boxes, counts)
+
+
+def max_regions(sizes: Int[np.ndarray, "s 2"], *, stride: int, scales: int = 3) -> int:
+    """Counts the regions of the picture that has most of them.
+
+    Args:
+        sizes: (height, width) in pixels of every picture that may come; at least one.
+        stride: Pixels per cell of the feature map; 1 where `sizes` are those of maps.
+        scales: Scales of the grid, see `rmac_grid`.
+
+    Returns:
+        The number of slots that `region_boxes` needs.
+    """
+    return max(
+        len(_cached_grid(-(-int(h) // stride), -(-int(w) // stride), scales))
+        for h, w in sizes
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_grid(height: int, width: int, scales: int) -> Int[np.ndarray, "regions 4"]:
+    return rmac_grid(height, width, scales=scales)
+
+
+def boxes_to_cells(
+    boxes: Float[np.ndarray, "r 4"],
+    size: tuple[int, int],
+    *,
+    stride: int,
+    cells: tuple[int, int] | None = None,
+) -> Int[np.ndarray, "r 4"]:
+    """Takes boxes on a picture to the cells of its feature map, rounded outwards.
+
+    A box that reaches beyond the picture ends at its edge, and every box has at least
+    one cell: one of 3 pixels inside a cell is that cell.
+
+    Args:
+        boxes: (x0, y0, x1, y1) in pixels of the picture as it enters the network.
+        size: (height, width) of that picture in pixels, without padding.
+        stride: Pixels per cell of the feature map.
+        cells: Rows and columns of the map; None counts a cell begun as a cell.
+
+    Returns:
+        (y0, x0, y1, x1) in cells, the last row and column not included: what
+        `pool_regions` takes.
+
+    Raises:
+        ValueError: If a box is not finite, has no area or lies outside the picture,
+            with its row.
+    """
+    height, width = size
+    rows, columns = cells or (-(-height // stride), -(-width // stride))
+    finite = np.all(np.isfinite(boxes), axis=1)
+    x0, y0, x1, y1 = np.where(finite[:, None], boxes, 0).astype(np.float64).T
+    faults = (
+        (~finite, "be finite"),
+        ((x1 <= x0) | (y1 <= y0), "have an area, x0 < x1 and y0 < y1"),
+        (
+            (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height),
+            f"share pixels with the picture of {height} x {width} px (height x width)",
+        ),
+    )
+    for bad, rule in faults:
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"boxes must {rule}, got {boxes[row].tolist()} in row {row}."
+            )
+    starts = np.floor(np.stack([y0, x0], 1) / stride).astype(np.int64)
+    ends = np.ceil(np.stack([y1, x1], 1) / stride).astype(np.int64)
+    starts = np.clip(starts, 0, [rows - 1, columns - 1])
+    ends = np.clip(ends, starts + 1, [rows, columns])
+    return np.concatenate([starts, ends], 1).astype(np.int32)
+
+
+def cells_to_boxes(
+    cells: Int[np.ndarray, "r 4"], size: tuple[int, int], *, stride: int
+) -> Float[np.ndarray, "r 4"]:
+    """Takes boxes of cells to the pixels of the picture that they stand for.
+
+    Args:
+        cells: (y0, x0, y1, x1) in cells, as `pool_regions` takes them.
+        size: (height, width) of the picture in pixels, where boxes end.
+        stride: Pixels per cell of the feature map.
+
+    Returns:
+        (x0, y0, x1, y1) in pixels; zeros for an empty slot.
+    """
+    height, width = size
+    pixels = cells[:, [1, 0, 3, 2]].astype(np.float32) * stride
+    return np.minimum(pixels, np.array([width, height] * 2, np.float32))

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float
 
 from diffjax._arguments import check_vectors
 
-from ._pooling import l2_normalize
+from ._region_pooling import l2_normalize
 
-_STEPS = 100  # Of k-means, as in the authors' program.
-_RATIO = 100  # Of the two largest assignments of a descriptor, on average, likewise.
+_KMEANS_STEPS = 100  # Of k-means, as in the authors' program.
+_ASSIGNMENT_RATIO = (
+    100  # Of the two largest assignments of a descriptor, on average, likewise.
+)
 
 
 class NetVLAD(NamedTuple):
@@ -108,14 +110,16 @@ def fit_netvlad(
     kmeans = faiss.Kmeans(
         single.shape[1],
         clusters,
-        niter=_STEPS,
+        niter=_KMEANS_STEPS,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(single),
     )
     kmeans.train(single)
     squares, _ = kmeans.index.search(single, 2)
-    alpha = np.log(_RATIO) / np.mean(squares[:, 1] - squares[:, 0], dtype=np.float64)
+    alpha = np.log(_ASSIGNMENT_RATIO) / np.mean(
+        squares[:, 1] - squares[:, 0], dtype=np.float64
+    )
     centres = np.asarray(kmeans.centroids, np.float64)
     parts = centres, 2 * alpha * centres, -alpha * (centres**2).sum(1)
     return NetVLAD(*(jnp.asarray(part.astype(local.dtype)) for part in parts))

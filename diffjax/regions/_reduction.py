@@ -12,20 +12,26 @@ from diffjax._arguments import (
     check_ids,
     check_vectors,
     count_ids,
-    count_most,
     is_concrete,
+    max_rows_per_id,
 )
 from diffjax.types import Scalar
 
-from ._em import Covariance, Mixture, check_em, shares_of_components
-from ._kmeans import rounding
-from ._mixture import check_fit, fit
-from ._pooling import l2_normalize
+from ._gmm import (
+    CovarianceType,
+    Mixture,
+    check_em_settings,
+    check_mixture_settings,
+    component_responsibilities,
+    difference_rounding,
+    fit_masked_mixture,
+)
+from ._region_pooling import l2_normalize
 
 _IMAGES_AT_ONCE = 16
 
 
-class Reduced(NamedTuple):
+class ReducedRegions(NamedTuple):
     """Fewer vectors for the same images.
 
     Attributes:
@@ -43,13 +49,13 @@ def reduce_regions(
     *,
     components: int = 5,
     key: PRNGKeyArray,
-    covariance: Covariance = "diagonal",
+    covariance: CovarianceType = "diagonal",
     restarts: int = 5,
     steps: int = 10,
     regularization: Scalar = 3e-3,
     num_images: int | None = None,
     max_regions: int | None = None,
-) -> Reduced:
+) -> ReducedRegions:
     r"""Replaces the regions of each image by the unit means m / |m| of their mixture.
 
     An image gets at most as many vectors as it has regions that differ, and at least
@@ -65,10 +71,10 @@ def reduce_regions(
         image_ids: Image of every region, from 0 upwards; None if each is an image.
         components: Most vectors of an image, 5 in the paper. A Python number.
         key: Of the draws. What an image gets depends on its number, not on others.
-        covariance: See `improve_mixture`.
+        covariance: See `refine_mixture`.
         restarts: See `fit_mixture`.
-        steps: See `improve_mixture`.
-        regularization: See `improve_mixture`.
+        steps: See `refine_mixture`.
+        regularization: See `refine_mixture`.
         num_images: Number of images m; needed where `image_ids` is traced. Images
             beyond the ids have no vectors.
         max_regions: Most regions of any image; needed where `image_ids` is traced.
@@ -85,15 +91,15 @@ def reduce_regions(
         Iscen et al., CVPR 2017, section 4.4, https://arxiv.org/abs/1611.05113, which
         names neither covariance, start nor regularisation.
     """
-    check_fit(components, restarts)
-    check_em(covariance, steps, regularization)
+    check_mixture_settings(components, restarts)
+    check_em_settings(covariance, steps, regularization)
     check_vectors("vectors", vectors)
     rows = vectors.shape[0]
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
-    most = count_most("image_ids", ids, most=max_regions, most_name="max_regions")
-    means, kept = _reduce(
+    most = max_rows_per_id("image_ids", ids, most=max_regions, most_name="max_regions")
+    means, kept = _reduce_regions(
         vectors,
         jnp.asarray(ids, jnp.int32),
         key,
@@ -107,15 +113,22 @@ def reduce_regions(
     )
     images = jnp.repeat(jnp.arange(count, dtype=jnp.int32), components)
     if is_concrete(kept):
-        return Reduced(means[kept], images[kept])
-    return Reduced(means, images)
+        return ReducedRegions(means[kept], images[kept])
+    return ReducedRegions(means, images)
 
 
-_STATIC = "components", "covariance", "restarts", "steps", "num_images", "max_regions"
+_STATIC_ARGUMENTS = (
+    "components",
+    "covariance",
+    "restarts",
+    "steps",
+    "num_images",
+    "max_regions",
+)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _reduce(
+@functools.partial(jax.jit, static_argnames=_STATIC_ARGUMENTS)
+def _reduce_regions(
     vectors,
     image_ids,
     key,
@@ -147,15 +160,15 @@ def _reduce(
     @jax.checkpoint  # A gradient keeps nothing but the regions of other batches.
     def reduce(image):
         row, regions, start = image
-        used = slots < regions
+        is_region = slots < regions
         own: Array = vectors[jnp.minimum(row + slots, rows - 1)]
-        own = jnp.where(used[:, None], own, jnp.zeros_like(own))
+        own = jnp.where(is_region[:, None], own, jnp.zeros_like(own))
         own = jnp.where(regions > max_regions, jnp.nan, own)
-        mixture = fit(
-            own, used, start, regularization, covariance=covariance, steps=steps
+        mixture = fit_masked_mixture(
+            own, is_region, start, regularization, covariance=covariance, steps=steps
         )
         kept = ~(mixture.weights == 0)
-        return jnp.where(kept[:, None], _directions(own, used, mixture), 0), kept
+        return jnp.where(kept[:, None], _unit_means(own, is_region, mixture), 0), kept
 
     means, kept = jax.lax.map(
         reduce, (first, counts, jax.vmap(draw)(keys)), batch_size=batch
@@ -166,8 +179,8 @@ def _reduce(
     )
 
 
-def _directions(vectors: Array, used: Array, mixture: Mixture) -> Array:
+def _unit_means(vectors: Array, is_region: Array, mixture: Mixture) -> Array:
     """Scales means to unit length, or takes a region where there is no direction."""
-    member = vectors[shares_of_components(vectors, used, mixture).argmax(0)]
-    cancels = (mixture.means**2).sum(-1) <= rounding(vectors) ** 2
+    member = vectors[component_responsibilities(vectors, is_region, mixture).argmax(0)]
+    cancels = (mixture.means**2).sum(-1) <= difference_rounding(vectors) ** 2
     return l2_normalize(jnp.where(cancels[:, None], member, mixture.means))

@@ -1,21 +1,26 @@
-"""Principal components and whitening by them, fitted on a collection or its moments."""
+"""PCA whitening and supervised whitening, fitted on vectors or on pairs of them."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from diffjax._arguments import check_not_halved
+from diffjax._arguments import check_not_downcast
 from diffjax.types import Whitening
 
-from ._moments import Moments, check_count, moments
-from ._pooling import l2_normalize
+from ._region_pooling import l2_normalize
+from ._running_covariance import (
+    RunningCovariance,
+    check_enough_vectors,
+    running_covariance,
+    scatter_matrix,
+)
 
 
 def fit_pca(
-    vectors: Float[Array | np.ndarray, "n d"] | Moments, *, dim: int
+    vectors: Float[Array | np.ndarray, "n d"] | RunningCovariance, *, dim: int
 ) -> Whitening:
     r"""Finds the directions of most variance, without scaling.
 
@@ -38,12 +43,12 @@ def fit_pca(
         Hotelling, Analysis of a complex of statistical variables into principal
         components, Journal of Educational Psychology 24, 1933.
     """
-    found = _principal(vectors, dim=dim, shrinkage=0.0)
-    return whitening_of(found.moments, found.directions)
+    found = _principal_directions(vectors, dim=dim, shrinkage=0.0)
+    return make_whitening(found.running_covariance, found.directions)
 
 
 def fit_pca_whitening(
-    vectors: Float[Array | np.ndarray, "n d"] | Moments,
+    vectors: Float[Array | np.ndarray, "n d"] | RunningCovariance,
     *,
     dim: int,
     shrinkage: float = 0.0,
@@ -66,7 +71,7 @@ def fit_pca_whitening(
 
     Args:
         vectors: Vectors of regions or of whole images, of unit length; finite, float32
-            or float64. Or the `moments` of a collection of any size.
+            or float64. Or the `running_covariance` of a collection of any size.
         dim: Number of dimensions kept, at least 1; more than d gives d.
         shrinkage: s in [0, 1]; see `ledoit_wolf_shrinkage` for an estimate.
 
@@ -86,8 +91,10 @@ def fit_pca_whitening(
         Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
         matrices, Journal of Multivariate Analysis 88(2), 2004: the shrinkage.
     """
-    found = _principal(vectors, dim=dim, shrinkage=shrinkage)
-    return whitening_of(found.moments, found.directions / np.sqrt(found.variances))
+    found = _principal_directions(vectors, dim=dim, shrinkage=shrinkage)
+    return make_whitening(
+        found.running_covariance, found.directions / np.sqrt(found.variances)
+    )
 
 
 @jax.jit
@@ -112,7 +119,7 @@ def whiten(vectors: Float[Array, "n d"], whitening: Whitening) -> Float[Array, "
     return l2_normalize(projected)
 
 
-class Eigen(NamedTuple):
+class EigenDecomposition(NamedTuple):
     """Eigenvalues of a symmetric matrix, largest first, with unit eigenvectors.
 
     Attributes:
@@ -124,90 +131,307 @@ class Eigen(NamedTuple):
     vectors: Float[np.ndarray, "d d"]
 
 
-def eigen(matrix: Float[np.ndarray, "d d"]) -> Eigen:
+def decompose_symmetric(matrix: Float[np.ndarray, "d d"]) -> EigenDecomposition:
     """Decomposes a symmetric matrix in double precision."""
     with jax.enable_x64(True):
         # All of them: a subset takes LAPACK six times as long.
         values, vectors = map(np.asarray, _eigh(matrix))
-    return Eigen(values[::-1], vectors[:, ::-1])
+    return EigenDecomposition(values[::-1], vectors[:, ::-1])
 
 
-def check_fit(vectors: Any, *, dim: int, shrinkage: float) -> Moments:
+def check_whitening_fit(
+    vectors: Any, *, dim: int, shrinkage: float
+) -> RunningCovariance:
     """Refuses what can't be fitted; gives the moments of the rest."""
     if dim < 1:
         raise ValueError(f"dim must be at least 1, got {dim}.")
     if not 0 <= shrinkage <= 1:
         raise ValueError(f"shrinkage must be in [0, 1], got {shrinkage}.")
-    if isinstance(vectors, Moments):
-        check_not_halved("moments", vectors)
-    own = vectors if isinstance(vectors, Moments) else moments(vectors)
-    check_count(own)
-    return own
+    if isinstance(vectors, RunningCovariance):
+        check_not_downcast("running_covariance", vectors)
+    statistics = (
+        vectors
+        if isinstance(vectors, RunningCovariance)
+        else running_covariance(vectors)
+    )
+    check_enough_vectors(statistics)
+    return statistics
 
 
-def noise(largest: float, own: Moments) -> float:
+def rounding_variance(largest: float, statistics: RunningCovariance) -> float:
     """The variance that rounding of the vectors, or of the eigenvalues, can give.
 
     The first is the square of the rule of `numpy.linalg.matrix_rank`.
     """
-    size = len(own.mean)
-    eps = float(jnp.finfo(own.dtype).eps)
-    of_vectors = eps**2 * max(size**2 * largest, float(own.mean @ own.mean))
+    size = len(statistics.mean)
+    eps = float(jnp.finfo(statistics.dtype).eps)
+    of_vectors = eps**2 * max(
+        size**2 * largest, float(statistics.mean @ statistics.mean)
+    )
     return max(of_vectors, size * float(np.finfo(np.float64).eps) * largest)
 
 
-def shrink(values: Float[np.ndarray, " d"], share: float) -> Float[np.ndarray, " d"]:
+def shrink_eigenvalues(
+    values: Float[np.ndarray, " d"], share: float
+) -> Float[np.ndarray, " d"]:
     """The eigenvalues of (1 - s) C + s (tr(C)/d) I, from those of C."""
     positive = np.maximum(values, 0)  # Rounding makes some of nothing negative.
     return (1 - share) * positive + share * positive.mean()
 
 
-def whitening_of(own: Moments, projection: Float[np.ndarray, "d p"]) -> Whitening:
+def make_whitening(
+    statistics: RunningCovariance, projection: Float[np.ndarray, "d p"]
+) -> Whitening:
     """Fixes the signs, and gives the numbers in the vectors' type.
 
     Raises:
         ValueError: If they have no place there.
     """
     largest = np.take_along_axis(projection, np.abs(projection).argmax(0)[None], 0)
-    kind = jnp.finfo(own.dtype)
+    kind = jnp.finfo(statistics.dtype)
     sizes = np.abs(largest)
     if sizes.max() > float(kind.max) or sizes.min() < float(kind.tiny):
         raise ValueError(
             "vectors must have variances whose inverse roots their type can hold, got "
-            f"{own.dtype} and directions of {sizes.min():.3g} to {sizes.max():.3g}: "
+            f"{statistics.dtype} and directions of {sizes.min():.3g} to "
+            f"{sizes.max():.3g}: "
             "scale them to unit length."
         )
     return Whitening(
-        mean=jnp.asarray(own.mean.astype(own.dtype)),
-        projection=jnp.asarray((projection * np.sign(largest)).astype(own.dtype)),
+        mean=jnp.asarray(statistics.mean.astype(statistics.dtype)),
+        projection=jnp.asarray(
+            (projection * np.sign(largest)).astype(statistics.dtype)
+        ),
     )
 
 
-class _Principal(NamedTuple):
+class _PrincipalDirections(NamedTuple):
     """The directions kept, with their variances.
 
     Attributes:
-        moments: Of the vectors.
+        running_covariance: Of the vectors.
         variances: After shrinkage, largest first, all above 0.
         directions: One per column, of unit length.
     """
 
-    moments: Moments
+    running_covariance: RunningCovariance
     variances: Float[np.ndarray, " p"]
     directions: Float[np.ndarray, "d p"]
 
 
-def _principal(vectors: Any, *, dim: int, shrinkage: float) -> _Principal:
-    own = check_fit(vectors, dim=dim, shrinkage=shrinkage)
-    variances, directions = eigen(own.scatter / (own.count - 1))
-    kept = variances > noise(float(variances[0]), own)
+def _principal_directions(
+    vectors: Any, *, dim: int, shrinkage: float
+) -> _PrincipalDirections:
+    statistics = check_whitening_fit(vectors, dim=dim, shrinkage=shrinkage)
+    variances, directions = decompose_symmetric(
+        statistics.scatter_matrix / (statistics.count - 1)
+    )
+    kept = variances > rounding_variance(float(variances[0]), statistics)
     if not kept.any():
-        raise ValueError(f"vectors must differ, got {own.count} equal ones.")
+        raise ValueError(f"vectors must differ, got {statistics.count} equal ones.")
     if shrinkage:
-        variances, kept = shrink(variances, shrinkage), np.ones_like(kept)
-    return _Principal(own, variances[kept][:dim], directions[:, kept][:, :dim])
+        variances, kept = shrink_eigenvalues(variances, shrinkage), np.ones_like(kept)
+    return _PrincipalDirections(
+        statistics, variances[kept][:dim], directions[:, kept][:, :dim]
+    )
 
 
 @jax.jit
 def _eigh(matrix):
     return jnp.linalg.eigh(matrix)
+
+
+_BLOCK_PAIRS = 8192  # Pairs taken to double precision at a time.
+
+
+def fit_supervised_whitening(
+    vectors: Float[Array | np.ndarray, "n d"],
+    matched: Int[Array | np.ndarray, "p 2"],
+    unmatched: Int[Array | np.ndarray, "u 2"] | None = None,
+    *,
+    dim: int,
+    shrinkage: float = 0.0,
+) -> Whitening:
+    r"""Finds the directions along which vectors differ most where matches differ least.
+
+    C_S is the mean over matched pairs of (x_i - x_j)(x_i - x_j)', and C_D the same over
+    unmatched pairs. The projection is P = C_S^(-1/2) U, U the eigenvectors of
+    C_S^(-1/2) C_D C_S^(-1/2) with the `dim` largest eigenvalues: P' C_S P = I, and
+    P' C_D P is diagonal and descending. Vectors mapped by an invertible matrix
+    beforehand come out the same up to signs.
+
+    Without unmatched pairs C_D is the mean over *all* vectors of (x - m)(x - m)', m
+    their mean, as in the authors' program. Three things differ from that program: its m
+    is the mean of the first vectors of the pairs, here it is that of all vectors, also
+    in the result; its C_S^(-1/2) is the inverse of a Cholesky factor, which gives the
+    same P; and where C_S is singular it adds a growing number to the diagonal, here
+    `shrinkage` is asked for. That C_S and C_D are means, not sums, scales all of P
+    alike.
+
+    It is computed in double precision, pairs block by block; signs are those of
+    `fit_pca_whitening`.
+
+    Args:
+        vectors: Vectors of regions or of whole images, of unit length; finite, float32
+            or float64; two or more.
+        matched: Row numbers (i, j) of vectors of the same thing; see
+            `list_matching_pairs`.
+        unmatched: Row numbers of vectors of different things; None takes all vectors.
+        dim: Number of dimensions kept, at least 1; more than d gives d. Where C_D has
+            fewer that are not zero the others come last, in an order of no meaning.
+        shrinkage: s in [0, 1], which puts (1 - s) C_S + s (tr(C_S)/d) I in the place of
+            C_S; above 0 for differences that do not span all d dimensions, such as
+            those of fewer than d pairs.
+
+    Returns:
+        The whitening, with the mean of all vectors, in their type.
+
+    Raises:
+        ValueError: If a pair is not two different rows of the vectors, there are none,
+            or none differ; C_S is singular and `shrinkage` 0; or as
+            `fit_pca_whitening`.
+
+    References:
+        Radenovic, Tolias and Chum, CNN image retrieval learns from BoW: unsupervised
+        fine-tuning with hard examples, ECCV 2016, https://arxiv.org/abs/1604.02426.
+        Cited without a number; their program, cirtorch/utils/whiten.py of
+        https://github.com/filipradenovic/cnnimageretrieval-pytorch, was read.
+        Mikolajczyk and Matas, Improving descriptors for fast tree matching by optimal
+        linear projection, ICCV 2007, cited from the former.
+        For the shrinkage see `fit_pca_whitening`.
+    """
+    statistics = check_whitening_fit(vectors, dim=dim, shrinkage=shrinkage)
+    host = np.asarray(vectors)
+    _check_pair_rows("matched", matched, rows=len(host))
+    if unmatched is None:
+        between = statistics.scatter_matrix / statistics.count
+    else:
+        _check_pair_rows("unmatched", unmatched, rows=len(host))
+        between = _mean_pair_scatter(host, np.asarray(unmatched))
+        if not between.trace() > rounding_variance(float(between.trace()), statistics):
+            raise ValueError("unmatched must hold vectors that differ, got equal ones.")
+    within = decompose_symmetric(_mean_pair_scatter(host, np.asarray(matched)))
+    within = _check_within_rank(
+        within, statistics, pairs=len(matched), shrinkage=shrinkage
+    )
+    with jax.enable_x64(True):
+        projection = np.asarray(
+            _discriminant_projection(within.values, within.vectors, between)
+        )
+    return make_whitening(statistics, projection[:, :dim])
+
+
+def list_matching_pairs(
+    labels: Int[Array | np.ndarray, " n"], *, limit: int | None = None, seed: int = 0
+) -> Int[np.ndarray, "p 2"]:
+    """Lists pairs of vectors with the same label.
+
+    Args:
+        labels: What each vector shows.
+        limit: Most pairs, at least 1: of more, that many are drawn, each pair as likely
+            as any other and none twice. None takes all: c (c - 1) / 2 for a label of c
+            vectors.
+        seed: Of the draws; the same seed gives the same pairs.
+
+    Returns:
+        Row numbers (i, j) with i < j, int32, ordered by label, then by i and j; none
+        where all labels differ.
+
+    Raises:
+        ValueError: If `limit` is below 1 or labels are not whole numbers, one a row.
+    """
+    host = np.asarray(labels)
+    if host.ndim != 1 or not np.issubdtype(host.dtype, np.integer):
+        raise ValueError(
+            f"labels must be whole numbers [n], got {host.dtype} {list(host.shape)}."
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}.")
+    order = np.argsort(host, kind="stable")
+    ends = np.searchsorted(host[order], host[order], side="right")
+    # Pairs are numbered by place of their first vector in the order, then of the other.
+    starts = np.concatenate([[0], np.cumsum(ends - np.arange(len(host)) - 1)])
+    if limit is None or limit >= starts[-1]:
+        number = np.arange(starts[-1])
+    else:
+        rng = np.random.default_rng(seed)
+        number = np.sort(rng.choice(starts[-1], limit, replace=False, shuffle=False))
+    first = np.searchsorted(starts, number, side="right") - 1
+    second = first + 1 + number - starts[first]
+    return np.stack([order[first], order[second]], 1).astype(np.int32)
+
+
+def _check_pair_rows(
+    name: str, pairs: Int[Array | np.ndarray, "p 2"], *, rows: int
+) -> None:
+    """Refuses what does not name two different rows, naming the first bad pair."""
+    host = np.asarray(pairs)
+    if (
+        host.ndim != 2
+        or host.shape[1] != 2
+        or not np.issubdtype(host.dtype, np.integer)
+    ):
+        raise ValueError(
+            f"{name} must be pairs of row numbers [p, 2], got {host.dtype} "
+            f"{list(host.shape)}."
+        )
+    if len(host) == 0:
+        raise ValueError(f"{name} must be one pair or more, got none.")
+    outside = np.flatnonzero(((host < 0) | (host >= rows)).any(1))
+    if outside.size:
+        raise ValueError(
+            f"{name} must be row numbers from 0 to {rows - 1}, got "
+            f"{host[outside[0]].tolist()} in row {outside[0]}."
+        )
+    same = np.flatnonzero(host[:, 0] == host[:, 1])
+    if same.size:
+        raise ValueError(
+            f"{name} must pair different vectors, got {host[same[0]].tolist()} in row "
+            f"{same[0]}."
+        )
+
+
+def _check_within_rank(
+    within: EigenDecomposition,
+    statistics: RunningCovariance,
+    *,
+    pairs: int,
+    shrinkage: float,
+) -> EigenDecomposition:
+    """Refuses differences of matches that have no inverse; shrinks the others."""
+    values = within.values
+    rank = int((values > rounding_variance(float(values[0]), statistics)).sum())
+    if rank == 0:
+        raise ValueError(f"matched must hold vectors that differ, got {pairs} equal.")
+    if shrinkage:
+        return within._replace(values=shrink_eigenvalues(values, shrinkage))
+    if rank < len(values):
+        raise ValueError(
+            f"matched must give differences of rank {len(values)}, the vectors' "
+            f"dimension, got {rank} from {pairs} pairs: give more, or set shrinkage "
+            "above 0."
+        )
+    return within
+
+
+def _mean_pair_scatter(
+    vectors: Float[np.ndarray, "n d"], pairs: Int[np.ndarray, "p 2"]
+) -> Float[np.ndarray, "d d"]:
+    """The mean over pairs of (x_i - x_j)(x_i - x_j)'."""
+    total = np.zeros((vectors.shape[1],) * 2)
+    for start in range(0, len(pairs), _BLOCK_PAIRS):
+        first, second = pairs[start : start + _BLOCK_PAIRS].T
+        total += scatter_matrix(vectors[first], vectors[second])
+    return total / len(pairs)
+
+
+@jax.jit
+def _discriminant_projection(values, vectors, between):
+    """C_S^(-1/2) U, largest eigenvalue first, from C_S decomposed and C_D."""
+    highest = jax.lax.Precision.HIGHEST
+    scaled = vectors / jnp.sqrt(values)[None, :]
+    root = jnp.matmul(scaled, vectors.T, precision=highest)
+    inner = jnp.matmul(
+        root, jnp.matmul(between, root, precision=highest), precision=highest
+    )
+    return jnp.matmul(root, jnp.linalg.eigh(inner)[1], precision=highest)[:, ::-1]

@@ -5,9 +5,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from diffjax._files import write_whole
+from diffjax._io import write_atomically
 
-from ._readme import fill_tables
+from ._readme_tables import fill_tables
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if wanted.check and new != old:
             raise ValueError(f"{wanted.text} is out of date, run without --check.")
         if new != old:
-            write_whole(wanted.text, new.encode())
+            write_atomically(wanted.text, new.encode())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,15 +1,153 @@
-"""A page of search results: one HTML file that needs no network and no script."""
+"""HTML page of search results: one file that needs no network and no script."""
 
 import html
+import importlib.resources
 import os
 from collections.abc import Iterator, Sequence
 
-from diffjax._files import write_whole
+from diffjax._io import write_atomically
 
-from ._html import full_page, paragraphs, table_html
-from ._layout import Table
-from ._picture import Answer, Comparison, Thumbnail, frame_aspect
-from ._section import comparison_section
+from ._comparison import (
+    Answer,
+    Comparison,
+    Ranking,
+    Thumbnail,
+    format_ap,
+    frame_aspect,
+    make_thumbnail,
+    to_rgb,
+)
+from ._tables import Table
+
+
+def full_page(title: str, body: str) -> str:
+    """Puts a page with its style around `body`; it loads and runs nothing."""
+    style = importlib.resources.files("diffjax.report").joinpath("page.css")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+img-src data:; style-src 'unsafe-inline'">
+<title>{html.escape(title)}</title>
+<style>
+{style.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
+
+
+def paragraphs(text: str) -> str:
+    """Text with empty lines between its paragraphs."""
+    parts = (part.strip() for part in text.split("\n\n"))
+    return "".join(f"<p>{html.escape(part)}</p>\n" for part in parts if part)
+
+
+def table_html(table: Table) -> str:
+    """A table whose first column names the rows."""
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>\n"
+        for row in table.rows
+    )
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table></div>\n"
+    )
+
+
+def comparison_section(
+    comparison: Comparison, sprites: dict[str, Thumbnail], *, heading: str
+) -> str:
+    """Writes one query beside its rankings; adds its pictures to `sprites`."""
+    shown = to_rgb(comparison.picture)
+    thumbnail = make_thumbnail(shown, max_width=520, max_height=400)
+    sprites.setdefault(thumbnail.key, thumbnail)
+    name = html.escape(comparison.name)
+    what = "Query" if comparison.box is None else "Query, the object in the box:"
+    picture = _picture(thumbnail, f"{what} {comparison.name}", comparison.box)
+    single = len(comparison.rankings) == 1
+    longest = max((len(r.answers) for r in comparison.rankings), default=0)
+    columns = max(1, min(longest, 5 if single else 10))
+    best = max((r.ap for r in comparison.rankings if r.ap is not None), default=None)
+    rankings = "".join(
+        _ranking(ranking, sprites, is_best=not single and ranking.ap == best)
+        for ranking in comparison.rankings
+    )
+    kind = "rankings single" if single else "rankings"
+    return f"""<section aria-label="{heading}">
+<figure class="query">
+{picture}
+<figcaption><h2>{heading}</h2><bdi>{name}</bdi></figcaption>
+</figure>
+<div class="{kind}" style="--columns:{columns}">
+{rankings}</div>
+</section>
+"""
+
+
+def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) -> str:
+    """One method: its name, its average precision, its answers."""
+    badge = ""
+    if ranking.ap is not None:
+        best = " best" if is_best else ""
+        badge = f' <span class="ap{best}">{format_ap(ranking.ap)}</span>'
+    known = [answer.correct for answer in ranking.answers]
+    if known and None not in known:
+        right = f"{sum(map(bool, known))} of {len(known)} shown are right"
+        badge += f' <span class="right-count">{right}</span>'
+    answers = "".join(
+        _answer(answer, sprites, place=place)
+        for place, answer in enumerate(ranking.answers, start=1)
+    )
+    return f"""<article>
+<h3><bdi>{html.escape(ranking.name)}</bdi>{badge}</h3>
+<ol>
+{answers}</ol>
+</article>
+"""
+
+
+def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, place: int) -> str:
+    """One picture with its frame, mark, rank, score and note."""
+    shown = to_rgb(answer.picture)
+    thumbnail = make_thumbnail(shown, max_width=240, max_height=160)
+    sprites.setdefault(thumbnail.key, thumbnail)
+    kind, mark, word = {
+        True: ("right", "✓", "right: "),
+        False: ("wrong", "✗", "wrong: "),
+        None: ("unknown", "", ""),
+    }[None if answer.correct is None else bool(answer.correct)]
+    picture = _picture(thumbnail, word + answer.name, answer.box)
+    sign = f'<b class="mark" aria-hidden="true">{mark}</b>' if mark else ""
+    note = f'<bdi class="note">{html.escape(answer.note)}</bdi>' if answer.note else ""
+    return (
+        f'<li class="{kind}"><div class="frame">{picture}{sign}</div>'
+        f'<span class="place">{place}</span> '
+        f'<span class="score">{answer.score:.3g}</span>{note}'
+        f'<bdi class="name">{html.escape(answer.name)}</bdi></li>\n'
+    )
+
+
+def _picture(thumbnail: Thumbnail, text: str, box: Sequence[float] | None) -> str:
+    """Shows an embedded picture, in its original's coordinates, and a box in it."""
+    text = html.escape(text)
+    mark = ""
+    if box is not None:
+        x0, y0, x1, y1 = box
+        place = f'x="{x0:g}" y="{y0:g}" width="{x1 - x0:g}" height="{y1 - y0:g}"'
+        mark = f'<rect class="halo" {place}/><rect class="box" {place}/>'
+    return (
+        f'<svg role="img" aria-label="{text}" '
+        f'viewBox="0 0 {thumbnail.width} {thumbnail.height}">'
+        f'<title>{text}</title><use href="#{thumbnail.key}"/>{mark}</svg>'
+    )
 
 
 def write_page(
@@ -57,7 +195,7 @@ def write_page(
 {queries}</main>
 """
     # File names may hold bytes that are no text; they show as question marks.
-    write_whole(path, full_page(title, body).encode("utf-8", "replace"))
+    write_atomically(path, full_page(title, body).encode("utf-8", "replace"))
 
 
 def _sprite(thumbnail: Thumbnail) -> str:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ._layout import Table
-from ._table import (
-    CITED,
+from ._tables import (
+    CITED_MARK,
+    Table,
     format_difference,
     format_interval,
     format_paper,
     format_query_time,
-    take,
+    require_entry,
 )
 
 
@@ -58,7 +58,7 @@ def paper_table(
         >>> paper_table([ours], {"R-match": 81.5, "CroW": Cited(68.2)}).rows
         (('R-match', '81.5', '80.0 [70.0, 90.0]', '-1.5'), ('CroW', '68.2†', '-', '-'))
     """
-    measured = {str(take(result, "method")): result for result in results}
+    measured = {str(require_entry(result, "method")): result for result in results}
     if len(measured) != len(results):
         names = [result["method"] for result in results]
         raise ValueError(f"results must name each method once, got {names}.")
@@ -71,7 +71,7 @@ def paper_table(
     cells = {"method": list(methods)}
     for name, values in columns.items():
         marked = any(isinstance(value, Cited) for value in values.values())
-        heading = f"{name} ({CITED} cited)" if marked else name
+        heading = f"{name} ({CITED_MARK} cited)" if marked else name
         cells[heading] = [_published(values.get(method)) for method in methods]
     found = [measured.get(method) for method in methods]
     cells["ours, % [95 % interval]"] = [

@@ -26,7 +26,7 @@ _PACKAGES = {
     "scikit-image": "scikit-image",
 }
 # What experiments write themselves: one record must not make the next one's tree dirty.
-_WRITTEN = tuple(f":(exclude)*.{ending}" for ending in ("jsonl", "svg", "png"))
+_RECORD_PATTERNS = tuple(f":(exclude)*.{ending}" for ending in ("jsonl", "svg", "png"))
 
 
 def environment() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def versions() -> dict[str, str | None]:
     Returns:
         Versions by name; None where a package is not installed.
     """
-    found = {name: _version(package) for name, package in _PACKAGES.items()}
+    found = {name: _package_version(package) for name, package in _PACKAGES.items()}
     return found | {"python": platform.python_version()}
 
 
@@ -103,7 +103,7 @@ def make_record(
         "results": [dict(result) for result in results],
         **costs,
     }
-    _check(record, "record")
+    _check_json(record, "record")
     return record
 
 
@@ -119,7 +119,7 @@ def append_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> No
             ends in the middle of a line. Nothing is written then.
         OSError: If it can't be written, with its name; the file is then as it was.
     """
-    _check(record, "record")
+    _check_json(record, "record")
     # In their order, which is that of the columns in tables.
     line = json.dumps(record, allow_nan=False) + "\n"
     path = pathlib.Path(path)
@@ -163,7 +163,7 @@ def _parse(line: str, *, place: str) -> dict[str, Any]:
         raise ValueError(f"{place} must end in a newline: it was cut short, remove it.")
     try:
         record = json.loads(line)
-        _check(record, "record")
+        _check_json(record, "record")
     except ValueError as error:
         raise ValueError(f"{place} must be a record, got: {error}") from error
     if not isinstance(record, dict):
@@ -171,16 +171,16 @@ def _parse(line: str, *, place: str) -> dict[str, Any]:
     return record
 
 
-def _check(value: object, place: str) -> None:
+def _check_json(value: object, place: str) -> None:
     """Raises a ValueError that names the place of the first non-JSON value."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{place} must have text as keys, got {key!r}.")
-            _check(item, f"{place}.{key}")
+            _check_json(item, f"{place}.{key}")
     elif isinstance(value, list | tuple):
         for position, item in enumerate(value):
-            _check(item, f"{place}[{position}]")
+            _check_json(item, f"{place}[{position}]")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{place} must be finite, got {value}.")
@@ -189,7 +189,7 @@ def _check(value: object, place: str) -> None:
         raise ValueError(f"{place} must be a JSON value, got {value!r} of type {kind}.")
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     """The installed version, None if there is none."""
     try:
         return importlib.metadata.version(package)
@@ -212,5 +212,7 @@ def _commit(root: pathlib.Path) -> str | None:
         return run.stdout.strip()
 
     commit = ask("rev-parse", "HEAD")
-    changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN)
+    changed = ask(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", *_RECORD_PATTERNS
+    )
     return f"{commit}{'-dirty' if changed else ''}" if commit else None

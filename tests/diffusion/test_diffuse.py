@@ -9,7 +9,8 @@ import pytest
 import scipy.sparse
 from jax.test_util import check_grads
 
-from diffjax.diffusion import SolverName, _diffuse, diffuse
+from diffjax.diffusion import SolverName, diffuse
+from diffjax.diffusion import _solve as _diffuse
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.types import Graph
 

@@ -9,7 +9,7 @@ import kernels
 import numpy as np
 import pytest
 
-from diffjax.diffusion import diffuse, diffuse_local, spread_local
+from diffjax.diffusion import densify, diffuse, diffuse_local
 from diffjax.graph import affinity, compress, knn, normalize, truncate
 from diffjax.types import Graph
 
@@ -53,7 +53,7 @@ def right_hand_sides(n: int) -> np.ndarray:
 
 
 def all_scores(found, graph: Graph) -> np.ndarray:
-    return np.asarray(spread_local(found, graph))
+    return np.asarray(densify(found, graph))
 
 
 def conjugate(a, b, x, steps):
@@ -69,14 +69,16 @@ def conjugate(a, b, x, steps):
     return x
 
 
-def grown(s, y, *, size, places, grow_steps, max_steps) -> tuple[list[int], np.ndarray]:
+def grown(
+    s, y, *, size, places, steps_per_expansion, max_steps
+) -> tuple[list[int], np.ndarray]:
     """Nodes and their own scores of one query, by loops over a dense matrix."""
     a = np.eye(len(s)) - ALPHA * s
     members, x = np.flatnonzero(y).tolist(), np.zeros(len(s))
     most = places
     while most < size:
         inside = np.ix_(members, members)
-        x[members] = conjugate(a[inside], y[members], x[members], grow_steps)
+        x[members] = conjugate(a[inside], y[members], x[members], steps_per_expansion)
         most = min(2 * most, size)
         outside = ALPHA * s @ x
         others = [j for j in range(len(s)) if j not in members and outside[j] > 0]
@@ -91,7 +93,7 @@ def grown(s, y, *, size, places, grow_steps, max_steps) -> tuple[list[int], np.n
 
 @pytest.mark.parametrize("size", [4, 11, 100])
 def test_nodes_and_scores_are_those_of_loops(graph64, size):
-    steps: dict[str, Any] = {"grow_steps": 3, "max_steps": 5}
+    steps: dict[str, Any] = {"steps_per_expansion": 3, "max_steps": 5}
     found = diffuse_local(
         graph64, NODES, VALUES, size=size, alpha=ALPHA, rtol=1e-12, **steps
     )
@@ -119,8 +121,10 @@ def test_what_is_missed_is_told_exactly(graph64):
     exact = np.linalg.solve(np.eye(len(s)) - ALPHA * s, y)
     root = np.sqrt(np.asarray(graph64.degrees))
     background = root @ root * np.asarray(found.background)
-    np.testing.assert_allclose(found.missed, background / (root @ exact), atol=1e-12)
-    assert (np.asarray(found.missed) > 0.01).all()
+    np.testing.assert_allclose(
+        found.unreached_mass, background / (root @ exact), atol=1e-12
+    )
+    assert (np.asarray(found.unreached_mass) > 0.01).all()
     # With the background nothing is lost: it only lies elsewhere.
     scores = all_scores(found, graph64)
     np.testing.assert_allclose(root @ scores, root @ exact, rtol=1e-12)
@@ -140,7 +144,7 @@ def test_with_all_nodes_it_is_diffuse(collection, form):
     found = diffuse_local(
         graph, NODES, VALUES.astype(np.float32), size=2 * n, alpha=ALPHA, max_steps=200
     )
-    assert (np.asarray(found.missed) < 1e-4).all()
+    assert (np.asarray(found.unreached_mass) < 1e-4).all()
     scores = all_scores(found, graph)
     np.testing.assert_allclose(scores, expected.value, atol=1e-5 * scores.max())
     assert found.nodes.shape == (2, n)
@@ -148,11 +152,13 @@ def test_with_all_nodes_it_is_diffuse(collection, form):
 
 def test_more_nodes_miss_less(graph):
     values = VALUES.astype(np.float32)
-    missed = [
-        np.asarray(diffuse_local(graph, NODES, values, size=size, alpha=ALPHA).missed)
+    unreached_mass = [
+        np.asarray(
+            diffuse_local(graph, NODES, values, size=size, alpha=ALPHA).unreached_mass
+        )
         for size in (4, 16, 64)
     ]
-    assert (np.diff(missed, axis=0) < 0).all()
+    assert (np.diff(unreached_mass, axis=0) < 0).all()
 
 
 def test_rows_of_any_length_are_those_of_lists(collection, monkeypatch):
@@ -183,7 +189,7 @@ def test_nodes_elsewhere_cost_nothing(collection, form):
     # They are not connected with it, so that they get nothing, either.
     for name in few._fields:
         np.testing.assert_array_equal(getattr(few, name), getattr(found, name))
-    scores = np.asarray(spread_local(found, all_of_them))
+    scores = np.asarray(densify(found, all_of_them))
     assert (scores[:n] > 0).any()
     assert (scores[n:] == 0).all()
 
@@ -247,7 +253,7 @@ def test_batches_are_the_queries_one_by_one(graph):
         jnp.array([0.99, 0.5])
     )
     compiled = jax.jit(run)(graph, NODES, values)
-    for name in ("nodes", "values", "missed", "residual", "num_steps"):
+    for name in ("nodes", "values", "unreached_mass", "residual", "num_steps"):
         expected = np.asarray(getattr(together, name))
         for q in range(2):
             np.testing.assert_allclose(
@@ -267,7 +273,7 @@ def test_odd_right_hand_sides(graph):
     usual, nothing = run(VALUES), run(0 * VALUES)
     assert (np.asarray(nothing.values) == 0).all()
     assert np.asarray(nothing.converged).all()
-    assert (np.asarray(nothing.missed) == 0).all()
+    assert (np.asarray(nothing.unreached_mass) == 0).all()
     nobody = run(VALUES, np.full_like(NODES, -1))
     assert (np.asarray(nobody.nodes) == -1).all()
     assert (np.asarray(nobody.residual) == 0).all()
@@ -297,16 +303,16 @@ def test_a_node_without_edges_keeps_its_value(form):
     )
     assert np.asarray(found.nodes).tolist() == [[2, -1, -1]]
     assert np.asarray(found.values).tolist() == [[0.5, 0, 0]]
-    assert found.missed[0] == found.residual[0] == 0
+    assert found.unreached_mass[0] == found.residual[0] == 0
     assert found.converged[0]
     # Nobody is its neighbour, so nobody has its background.
-    assert spread_local(found, graph)[:, 0].tolist() == [0, 0, 0.5]
+    assert densify(found, graph)[:, 0].tolist() == [0, 0, 0.5]
 
     def total(weights):
         own = normalize(Graph(jnp.asarray(lists), weights))
         nodes, ones = np.array([[0]], np.int32), jnp.ones((1, 1))
         reached = diffuse_local(own, nodes, ones, size=2, alpha=0.9)
-        return reached.values.sum() + spread_local(reached, own).sum()
+        return reached.values.sum() + densify(reached, own).sum()
 
     # Nodes without edges have the root of 0, of which there is no derivative.
     assert np.isfinite(jax.grad(total)(jnp.asarray(weights))).all()
@@ -346,7 +352,7 @@ def test_the_residual_is_that_of_the_answer(graph):
         ({"alpha": 1.0}, "alpha must be in"),
         ({"rtol": -1.0}, "rtol must be in"),
         ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
-        ({"grow_steps": 0}, "grow_steps must be at least 1, got 0"),
+        ({"steps_per_expansion": 0}, "steps_per_expansion must be at least 1, got 0"),
         ({"nodes": NODES + 80}, r"nodes must be in -1\.\.85, got 79\.\.90"),
         ({"nodes": NODES[0]}, r"\[q, s\].* got \[4\] and \[2, 4\]"),
         ({"values": VALUES[:, :3].astype(np.float32)}, r"got \[2, 4\] and \[2, 3\]"),

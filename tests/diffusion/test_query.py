@@ -7,10 +7,10 @@ import oracle
 import pytest
 from jax.test_util import check_grads
 
-from diffjax.diffusion import Rule, query_vectors
+from diffjax.diffusion import QueryRule, query_vectors
 
 Arrays = tuple[jax.Array, jax.Array]
-RULES: tuple[Rule, ...] = ("paper", "official")
+RULES: tuple[QueryRule, ...] = ("paper", "official")
 
 
 @pytest.fixture

@@ -289,7 +289,7 @@ def test_what_a_solver_can_not_do_is_said_before_it_starts(graph, y):
 
 
 def test_a_dense_solve_has_a_limit(monkeypatch, graph, y):
-    monkeypatch.setattr("diffjax.diffusion._solvers.MOST_DIRECT_NODES", 5)
+    monkeypatch.setattr("diffjax.diffusion._solve.MAX_DIRECT_NODES", 5)
     with pytest.raises(ValueError, match="at most 5 nodes to be solved directly, got"):
         diffuse(graph, y[:, :3], solver="direct")
 

@@ -9,7 +9,7 @@ import scipy.sparse
 from jax.test_util import check_grads
 
 from diffjax.diffusion import (
-    Basis,
+    SpectralBasis,
     _spectral,
     diffuse,
     leading_eigenvectors,
@@ -100,9 +100,9 @@ def test_a_graph_without_edges_has_eigenvalues_of_0(x64):
 
 def test_rounds_end_when_all_are_good_enough_or_all_are_used(monkeypatch, graph):
     rounds = []
-    once = _spectral._filter
+    once = _spectral._chebyshev_filter
     monkeypatch.setattr(
-        _spectral, "_filter", lambda *a: (rounds.append(1), once(*a))[1]
+        _spectral, "_chebyshev_filter", lambda *a: (rounds.append(1), once(*a))[1]
     )
     loose = leading_eigenvectors(graph, 10, tol=1e-2)
     assert (loose.residual <= 1e-2).all()
@@ -127,7 +127,7 @@ def test_the_filter_is_a_polynomial_of_s_that_is_1_at_1(graph):
     values, vectors = np.linalg.eigh(graph.to_scipy().toarray())
     t = np.polynomial.chebyshev.Chebyshev.basis(20)
     gain = t((values + 0.2) / 0.8) / t(1.2 / 0.8)  # [-1, 0.6] becomes [-1, 1].
-    got = _spectral._filter(graph, x, jnp.asarray(0.6))
+    got = _spectral._chebyshev_filter(graph, x, jnp.asarray(0.6))
     expected = vectors @ (gain[:, None] * (vectors.T @ x))
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
@@ -238,7 +238,7 @@ def test_bad_arguments_are_refused(graph):
         leading_eigenvectors(graph._replace(degrees=None), 3)
     with pytest.raises(ValueError, match="graph must be concrete, got a traced one"):
         jax.jit(lambda g: leading_eigenvectors(g, 3))(graph)
-    basis = Basis(jnp.ones(1), jnp.ones((86, 1)), jnp.zeros(1))
+    basis = SpectralBasis(jnp.ones(1), jnp.ones((86, 1)), jnp.zeros(1))
     with pytest.raises(ValueError, match=r"nodes and values must be .* \[1, 2\] and"):
         spectral_scores(basis, jnp.ones((1, 2), int), jnp.ones((1, 3)))
     with pytest.raises(ValueError, match=r"nodes must be in -1\.\.85, got 86\.\.86"):

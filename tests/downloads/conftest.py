@@ -3,7 +3,7 @@
 import pytest
 from website import serving
 
-from diffjax import _transfer
+from diffjax import downloads as _transfer
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def site():
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(_transfer, "_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(_transfer, "_RETRY_DELAYS", (0.0, 0.0))
     monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
 

@@ -9,10 +9,10 @@ from diffjax.evaluation import evaluate
 from diffjax.evaluation._cutoffs import evaluate_cutoffs, precision_at, recall_at
 
 # Machines that do more than one thing at a time are slow at times.
-FEW = settings(deadline=None, max_examples=40)
+FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
-class Judged:
+class Benchmark:
     """A benchmark with nothing but its truth."""
 
     def __init__(self, positives, junk=None):
@@ -40,7 +40,7 @@ def walked(ranking, positives, junk, *, k):
     return found / seen, found / len(positives)
 
 
-@FEW
+@FEW_EXAMPLES
 @given(cases(), st.integers(1, 15))
 def test_agrees_with_walking_down_the_list(case, k):
     precision, recall = walked(*case, k=k)
@@ -71,7 +71,7 @@ def test_junk_is_taken_out_before_answers_are_counted():
         assert precision_at(np.arange(40), *truth, k=k) == precision
 
 
-@FEW
+@FEW_EXAMPLES
 @given(cases(), st.integers(1, 15))
 def test_a_perfect_ranking_reaches_1_at_every_cutoff(case, k):
     ranking, positives, junk = case
@@ -81,7 +81,7 @@ def test_a_perfect_ranking_reaches_1_at_every_cutoff(case, k):
     assert recall_at(perfect, positives, junk, k=k) == min(1, k / len(positives))
 
 
-@FEW
+@FEW_EXAMPLES
 @given(cases(), st.integers(1, 15))
 def test_the_first_k_answers_suffice(case, k):
     ranking, positives, junk = case
@@ -91,7 +91,7 @@ def test_the_first_k_answers_suffice(case, k):
     assert recall_at(short, positives, junk, k=k) == recall_at(*case, k=k)
 
 
-@FEW
+@FEW_EXAMPLES
 @given(cases())
 def test_recall_never_falls_and_ends_at_1(case):
     recalls = [recall_at(*case, k=k) for k in (1, 2, 4, 7, 12)]
@@ -113,7 +113,7 @@ def test_without_a_positive_there_is_neither_precision_nor_recall():
 
 def test_the_means_are_over_queries_that_have_positives():
     rankings = np.array([[0, 1, 0], [1, 0, 1], [2, 2, 2]])
-    truth = Judged([[0], [], [1, 2]], [[1], [0], []])
+    truth = Benchmark([[0], [], [1, 2]], [[1], [0], []])
     got = evaluate_cutoffs(rankings, truth, cutoffs=(1, 2), num_images=3)
     nan = np.nan
     # Query 2: [0, 1, 2] holds its two positives second and third.
@@ -131,7 +131,7 @@ def test_every_query_gets_what_it_would_get_alone():
     rankings = np.stack([rng.permutation(20) for _ in range(6)], axis=1)
     positives = [rng.choice(10, size=n, replace=False) for n in (1, 2, 3, 4, 5, 9)]
     junk = [10 + rng.choice(10, size=n, replace=False) for n in (0, 5, 3, 1, 2, 4)]
-    got = evaluate_cutoffs(rankings, Judged(positives, junk))
+    got = evaluate_cutoffs(rankings, Benchmark(positives, junk))
     assert got.cutoffs == (1, 5, 10)
     for query, one in enumerate(zip(rankings.T, positives, junk, strict=True)):
         for place, k in enumerate(got.cutoffs):
@@ -142,7 +142,7 @@ def test_every_query_gets_what_it_would_get_alone():
 
 
 def test_no_cutoffs_are_allowed():
-    got = evaluate_cutoffs(np.arange(3)[:, None], Judged([[0]]), cutoffs=())
+    got = evaluate_cutoffs(np.arange(3)[:, None], Benchmark([[0]]), cutoffs=())
     assert got.precision.shape == (1, 0)
     assert got.mean_precision.shape == (0,)
 
@@ -152,7 +152,7 @@ def test_a_cutoff_is_at_least_1(measure):
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         measure(np.arange(3), [0], k=0)
     with pytest.raises(ValueError, match="cutoffs must be at least 1, got -2"):
-        evaluate_cutoffs(np.arange(3)[:, None], Judged([[0]]), cutoffs=(1, -2))
+        evaluate_cutoffs(np.arange(3)[:, None], Benchmark([[0]]), cutoffs=(1, -2))
 
 
 @pytest.mark.parametrize("measure", [precision_at, recall_at])
@@ -165,4 +165,4 @@ def test_a_single_ranking_is_checked_as_for_average_precision(measure):
 
 def test_a_benchmark_without_a_positive_is_refused():
     with pytest.raises(ValueError, match="a query with positives, got none"):
-        evaluate_cutoffs(np.zeros((1, 2), int), Judged([[], []]))
+        evaluate_cutoffs(np.zeros((1, 2), int), Benchmark([[], []]))

@@ -10,8 +10,11 @@ import pytest
 import scipy.io
 
 from diffjax.evaluation import evaluate
+from diffjax.evaluation._average_precision import (
+    evaluate_scores,
+    random_average_precision,
+)
 from diffjax.evaluation._cutoffs import evaluate_cutoffs
-from diffjax.evaluation._ties import evaluate_scores, random_average_precision
 
 REVISITED = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}
 # Right answers and junk among the lists of the revisited sets.

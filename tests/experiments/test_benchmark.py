@@ -6,18 +6,18 @@ import pytest
 from configs import benchmark as card
 from diffjax.diffusion import diffuse
 from diffjax.report import read_records
-from experiments import benchmark
-from experiments._made_graphs import KINDS, make_graph
-from experiments._rounds import faster, take_turns
+from experiments.speed import benchmark
+from experiments.speed._synthetic_graphs import GRAPH_KINDS, make_synthetic_graph
+from experiments.speed._timing import compare_times, time_interleaved
 
 
 def test_calls_take_turns_after_one_that_is_not_counted():
     asked = []
     calls = {name: lambda number, n=name: asked.append((n, number)) for name in "ab"}
-    times = take_turns(calls, rounds=2)
+    times = time_interleaved(calls, rounds=2)
     assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert [len(each) for each in times.values()] == [2, 2]
-    found = faster("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
+    found = compare_times("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
     assert (found["least"], found["times_faster"], found["largest"]) == (2, 3, 5)
     assert (found["seconds"], found["seconds_against"]) == (2, 6)
 
@@ -28,12 +28,12 @@ def config():
 
 
 def test_made_graphs_hold_their_queries(config):
-    made = make_graph(config, "manifolds")
+    made = make_synthetic_graph(config, "manifolds")
     y = made.dense(slice(0, 2))
     assert y.shape == (600, 2)
     assert ((y > 0).sum(0) == config.query_k).all()
     np.testing.assert_allclose(y[made.nodes[1], 1], made.values[1])
-    there = np.asarray(made.layout.back(y))
+    there = np.asarray(made.layout.unpermute(y))
     exact = np.linalg.solve(made.matrix.toarray().astype(float), there)
     exact = exact[np.asarray(made.layout.order)]
     assert made.overlap(1, exact[:, 1]) == 1
@@ -51,7 +51,7 @@ def test_every_claim_has_its_ratio(config, tmp_path):
     assert len({(r["claim"], r["against"]) for r in claims}) == len(claims) == 14
     for found in claims:
         assert 0 < found["least"] <= found["times_faster"] <= found["largest"]
-    assert {point["graph"] for point in points} == set(KINDS)
+    assert {point["graph"] for point in points} == set(GRAPH_KINDS)
     before = {
         p["solver"] for p in points if p["offline_seconds"] > 0 < p["offline_bytes"]
     }
@@ -61,7 +61,7 @@ def test_every_claim_has_its_ratio(config, tmp_path):
         "fast spectral ranking",
         "offline rows",
     }
-    for kind in KINDS:
+    for kind in GRAPH_KINDS:
         right = {
             (p["solver"], p["setting"]): p["overlap"]
             for p in points

@@ -7,10 +7,11 @@ from matlab_files import StructArray, write_5
 from configs.schema import BenchmarkName, Setup
 from configs.table1 import Table1Config
 from configs.table2 import Table2Config
-from diffjax.data import read_revisited, revisited_names
-from experiments import _collections, table1, table2
-from experiments._benchmarks import find, load
-from experiments._methods import METHODS
+from diffjax.datasets import read_revisited, read_revisited_names
+from experiments import _collections
+from experiments._benchmarks import find_benchmark, load_benchmark
+from experiments.paper import table1, table2
+from experiments.paper._methods import METHODS
 
 NONE = np.zeros((0, 0))
 
@@ -18,7 +19,7 @@ NONE = np.zeros((0, 0))
 @pytest.fixture
 def oxford(shared_data, tmp_path):
     """Empty files in the place of all pictures of Oxford5k, and two distractors."""
-    names = revisited_names(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
+    names = read_revisited_names(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
     for folder, own in (("jpg", names), ("others", ("a", "b"))):
         (tmp_path / folder).mkdir()
         for name in own:
@@ -33,7 +34,7 @@ def test_each_revisited_protocol_has_its_own_answers(shared_data, oxford):
     )
     for name in names:
         setup = Setup(benchmark=name, data=shared_data, pictures=oxford / "jpg")
-        found = find(setup, oxford)
+        found = find_benchmark(setup, oxford)
         assert found.name == name
         assert (len(found.database), len(found.queries)) == (4993, 70)
         own = getattr(truth, name.rpartition("-")[2])
@@ -50,7 +51,7 @@ def test_distractors_come_after_the_database(shared_data, oxford):
         pictures=oxford / "jpg",
         distractors=oxford / "others",
     )
-    found = find(setup, oxford)
+    found = find_benchmark(setup, oxford)
     assert (found.name, len(found.database)) == ("oxford105k", 5065)
     assert [path.stem for path in found.database[-2:]] == ["a", "b"]
     (oxford / "others" / "list.txt").write_text("b.jpg\n")
@@ -60,7 +61,9 @@ def test_distractors_come_after_the_database(shared_data, oxford):
         pictures=oxford / "jpg",
         distractors=oxford / "others" / "list.txt",
     )
-    assert [path.stem for path in find(setup, oxford).database[4993:]] == ["b"]
+    assert [path.stem for path in find_benchmark(setup, oxford).database[4993:]] == [
+        "b"
+    ]
 
 
 @pytest.fixture
@@ -98,7 +101,7 @@ def released_setup(folder, **changes):
 
 def test_released_descriptors_are_searched_as_they_are(released):
     folder, parts = released
-    collection = load(Setup(**released_setup(folder)), folder)
+    collection = load_benchmark(Setup(**released_setup(folder)), folder)
     np.testing.assert_allclose(
         collection.index.vectors, np.hstack(parts["reg"]["V"]).T, atol=1e-6
     )
@@ -118,7 +121,7 @@ def test_descriptors_of_another_data_set_are_refused(released):
     write_5(folder / "other.mat", one_less)
     setup = Setup(**released_setup(folder, descriptors=folder / "other.mat"))
     with pytest.raises(ValueError, match=r"the 6 images .* got descriptors of 5"):
-        load(setup, folder)
+        load_benchmark(setup, folder)
 
 
 def released_graph(path, regions, k):
@@ -133,7 +136,7 @@ def test_a_released_graph_takes_the_place_of_the_search(released, monkeypatch):
     folder, parts = released
     regions = np.hstack(parts["reg"]["V"]).T
     released_graph(folder / "knn.mat", regions, 6)
-    without = load(Setup(**released_setup(folder)), folder)
+    without = load_benchmark(Setup(**released_setup(folder)), folder)
     own = METHODS["regional diffusion"].score(without, k=6, query_k=3)
 
     def refuse(*_, **__):
@@ -141,7 +144,7 @@ def test_a_released_graph_takes_the_place_of_the_search(released, monkeypatch):
 
     monkeypatch.setattr(_collections, "knn", refuse)
     setup = Setup(**released_setup(folder, graph=folder / "knn.mat"))
-    collection = load(setup, folder)
+    collection = load_benchmark(setup, folder)
     assert collection.facts["graph"] == "released"
     found = METHODS["regional diffusion"].score(collection, k=6, query_k=3)
     np.testing.assert_allclose(found, own, rtol=1e-5)
@@ -151,7 +154,7 @@ def test_a_released_graph_takes_the_place_of_the_search(released, monkeypatch):
 
 def test_a_graph_without_its_descriptors_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"graph must be of released descriptors"):
-        load(Setup(graph=tmp_path / "knn.mat"), tmp_path)
+        load_benchmark(Setup(graph=tmp_path / "knn.mat"), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
@@ -184,7 +187,7 @@ def test_a_table_of_released_descriptors_stands_beside_the_papers(released):
 def test_descriptors_need_the_truth_of_their_own_order(released, changes, message):
     folder, _ = released
     with pytest.raises(ValueError, match=message):
-        load(Setup(**released_setup(folder, **changes)), folder)
+        load_benchmark(Setup(**released_setup(folder, **changes)), folder)
 
 
 def test_truths_are_found_where_they_were_fetched_to(shared_data, oxford):
@@ -195,7 +198,7 @@ def test_truths_are_found_where_they_were_fetched_to(shared_data, oxford):
     (home.parent / "oxford5k").mkdir()
     (oxford / "jpg").rename(home.parent / "oxford5k" / "jpg")
     setup = Setup(benchmark="roxford5k-easy", data=home.parent)
-    assert len(find(setup, oxford).database) == 4993
+    assert len(find_benchmark(setup, oxford).database) == 4993
 
 
 def test_a_collection_of_ones_own_is_recorded_by_its_name(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from configs import cold_start as card
 from diffjax.report import read_records
-from experiments import cold_start
+from experiments.speed import cold_start
 
 pytestmark = pytest.mark.slow
 
@@ -53,4 +53,4 @@ def test_a_full_cache_leaves_nothing_to_compile(record):
 
 def test_a_process_that_fails_is_not_a_measurement(tmp_path):
     with pytest.raises(subprocess.CalledProcessError):
-        cold_start.start("raise SystemExit(3)", cache=tmp_path)
+        cold_start.time_process("raise SystemExit(3)", cache=tmp_path)

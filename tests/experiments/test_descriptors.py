@@ -7,7 +7,7 @@ import pytest
 from configs import descriptors as card
 from diffjax.regions import global_descriptors
 from diffjax.report import difference_table, mean_ap_table, read_records
-from experiments import descriptors
+from experiments.paper import descriptors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 

@@ -7,7 +7,8 @@ from configs import gradient_cost as cost_card
 from configs import solvers as solvers_card
 from configs import variants as variants_card
 from diffjax.report import read_records
-from experiments import gradient_cost, solvers, variants
+from experiments.paper import solvers, variants
+from experiments.speed import gradient_cost
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 

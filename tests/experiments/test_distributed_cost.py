@@ -3,10 +3,10 @@ import re
 import pytest
 
 from configs.distributed_cost import quick
-from diffjax.distributed import plan
+from diffjax.distributed import estimate_cost
 from diffjax.report import read_records
-from experiments import distributed_cost
-from experiments._compiled import _COLLECTIVE, _SHAPE, _size
+from experiments.speed import distributed_cost
+from experiments.speed._compiled_costs import _COLLECTIVE, _SHAPE, _shape_bytes
 
 # The compiler's own, such as its table of results.
 POINTERS = 64
@@ -48,7 +48,7 @@ def test_the_record_has_both_tables_and_charts(recorded):
         assert "1024 devices" in text
     largest = simulated[-1]
     assert largest["regions"] == 10**9
-    costs = plan(10**9, d=16, k=10, devices=1024, images=10**9 // 20)
+    costs = estimate_cost(10**9, d=16, k=10, devices=1024, images=10**9 // 20)
     assert largest["MB sent an iteration"] == costs.solve.sent / 1e6
     assert largest["GB on each"] == costs.memory / 1e9
 
@@ -62,6 +62,6 @@ def test_bytes_are_read_from_the_text_of_a_program():
     assert found
     assert found["kind"] == "all-reduce"
     assert found["name"] == "jit(f)/while/body/sum"
-    sizes = [_size(*shape) for shape in _SHAPE.findall(found["shapes"])]
+    sizes = [_shape_bytes(*shape) for shape in _SHAPE.findall(found["shapes"])]
     assert sizes == [12, 20, 4]
     assert not re.search(_COLLECTIVE, line.replace("all-reduce-start", "fusion"))

@@ -8,8 +8,8 @@ import pytest
 from diffjax.diffusion import diffuse, query_vectors
 from diffjax.graph import affinity, knn, normalize
 from diffjax.pooling import pool
-from experiments import distributed_search
-from experiments.distributed_search import SearchConfig, _read
+from experiments.speed import distributed_search
+from experiments.speed.distributed_search import SearchConfig, _read
 
 
 @pytest.fixture

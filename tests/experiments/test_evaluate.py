@@ -6,10 +6,10 @@ from PIL import Image
 
 from configs import grocery, scenes
 from configs.schema import EvaluateConfig, GroceryData
-from diffjax.data import compose_scenes
+from diffjax.datasets import compose_scenes
 from diffjax.index import CompareConfig
 from diffjax.report import read_records
-from experiments.evaluate import CARDS, run
+from experiments.paper.evaluate import CARDS, run
 
 METHODS = [
     "global k-NN",
@@ -37,7 +37,7 @@ def test_quick_scenes_leave_a_record_and_the_same_command_repeats_its_numbers(tm
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
 def test_quick_grocery_reads_classes_from_folders(tmp_path):
-    made = compose_scenes(tmp_path / "scenes", config=scenes.few())
+    made = compose_scenes(tmp_path / "scenes", config=scenes.few_scenes())
     for part, shown in ("train", made.database), ("test", made.queries):
         source = made.folder / ("database" if part == "train" else "queries")
         for scene in shown:

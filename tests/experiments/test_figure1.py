@@ -8,13 +8,13 @@ import scipy.ndimage
 import scipy.stats
 
 from configs import figure1
-from diffjax.data import toy_manifolds
+from diffjax.datasets import toy_manifolds
 from diffjax.evaluation import average_precision
 from diffjax.graph import affinity, normalize
 from diffjax.report import read_records
-from experiments import figure1 as experiment
-from experiments._plane import nearest, score_plane, search
-from experiments.figure1 import run
+from experiments.paper import figure1 as experiment
+from experiments.paper._plane_diffusion import nearest_points, score_plane, search_plane
+from experiments.paper.figure1 import run
 
 QUICK = figure1.quick()
 RED, GREEN, BLUE = (0xD7, 0x19, 0x1C), (0x12, 0x89, 0x4A), (0x2A, 0x5C, 0xA8)
@@ -31,7 +31,9 @@ def points_and_graph(config):
         noise=config.noise,
         seed=config.seed,
     )
-    neighbors = nearest(toy.points, toy.points, config.k, bandwidth=config.bandwidth)
+    neighbors = nearest_points(
+        toy.points, toy.points, config.k, bandwidth=config.bandwidth
+    )
     return toy, normalize(affinity(neighbors, gamma=1.0))
 
 
@@ -66,7 +68,7 @@ def spots(picture, color, *, least):
 def test_nearest_points_and_their_similarities_are_those_of_a_loop():
     rng = np.random.default_rng(0)
     points, places = (rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 4))
-    got = nearest(points, places, 3, bandwidth=0.7)
+    got = nearest_points(points, places, 3, bandwidth=0.7)
     for place, indices, values in zip(places, *map(np.asarray, got), strict=True):
         squares = [float(np.sum((place - point) ** 2)) for point in points]
         expected = sorted(range(9), key=squares.__getitem__)[:3]
@@ -85,11 +87,11 @@ def test_scores_are_those_of_a_dense_solve(count):
             y[i] += np.exp(-row[i] / (2 * QUICK.bandwidth**2))
     system = np.eye(len(y)) - QUICK.alpha * graph.to_scipy().toarray().astype(float)
     expected = np.linalg.solve(system, y)
-    got = search(toy, graph, count, config=QUICK)
+    got = search_plane(toy, graph, count, config=QUICK)
     # A residual of 1e-6 |y|, and the smallest eigenvalue is 1 - alpha = 0.01.
     atol = 2e-4 * float(np.linalg.norm(y))
     np.testing.assert_allclose(got.scores, expected, rtol=1e-3, atol=atol)
-    assert got.nearest.tolist() == np.flatnonzero(y).tolist()
+    assert got.nearest_points.tolist() == np.flatnonzero(y).tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -98,7 +100,7 @@ def test_diffusion_finds_the_manifolds_of_its_queries_and_distance_does_not(
     seed, count, most
 ):
     config = change(seed=seed)
-    done = search(*points_and_graph(config), count, config=config)
+    done = search_plane(*points_and_graph(config), count, config=config)
     diffused, measured = (result["average_precision"] for result in done.results)
     assert diffused > 0.995
     assert measured < most
@@ -106,7 +108,7 @@ def test_diffusion_finds_the_manifolds_of_its_queries_and_distance_does_not(
 
 def test_average_precision_by_distance_is_that_of_the_nearest_query():
     toy, graph = points_and_graph(QUICK)
-    done = search(toy, graph, 3, config=QUICK)
+    done = search_plane(toy, graph, 3, config=QUICK)
     squares = np.sum((toy.queries[:, None] - toy.points) ** 2, axis=-1).min(axis=0)
     right = toy.labels[np.argsort(squares)] >= 0
     # The trapezoidal mean of precisions lies within 1 / positives of the plain one.
@@ -117,7 +119,7 @@ def test_average_precision_by_distance_is_that_of_the_nearest_query():
 
 def test_scores_fall_along_the_manifold():
     toy, graph = points_and_graph(QUICK)
-    scores = search(toy, graph, 1, config=QUICK).scores
+    scores = search_plane(toy, graph, 1, config=QUICK).scores
     own = toy.labels == 0
     # Seen from the origin, the first arm winds from 0 to 1.4 pi.
     around, query = (
@@ -148,7 +150,7 @@ def test_score_of_the_plane_is_the_formula():
 @pytest.mark.parametrize("count", [1, 3])
 def test_contours_follow_the_manifolds_of_the_queries(count):
     toy, graph = points_and_graph(QUICK)
-    done = search(toy, graph, count, config=QUICK)
+    done = search_plane(toy, graph, count, config=QUICK)
     x, y = toy.points.T
     plane = score_plane(toy.points, done.scores, x, y, bandwidth=QUICK.bandwidth)
     read = np.diag(plane)
@@ -237,7 +239,7 @@ def test_bad_settings_are_refused_and_leave_nothing(
 
 def test_the_command_line_changes_settings(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(experiment, "RECORDS", tmp_path)
-    monkeypatch.setattr(experiment, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(experiment, "enable_compilation_cache", lambda: None)
     monkeypatch.setattr(figure1, "full", figure1.quick)
     monkeypatch.setattr(sys, "argv", ["experiments", "--alpha", "0.9"])
     experiment.main()

@@ -7,12 +7,12 @@ import pytest
 from configs import learn as card
 from configs import learn_path as path_card
 from configs import learn_whitening as whitening_card
-from diffjax.learning import object_splits, parameters
+from diffjax.learning import parameters, split_by_object
 from diffjax.report import read_records
-from experiments import learn, learn_path, learn_whitening
-from experiments._benchmarks import load
-from experiments._learning import Task
-from experiments._ways import WAYS
+from experiments._benchmarks import load_benchmark
+from experiments.learning import learn, learn_path, learn_whitening
+from experiments.learning._methods import LEARNING_METHODS
+from experiments.learning._task import LearningTask
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
@@ -25,15 +25,15 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def task(workdir):
     config = card.quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     objects = [str(name) for name in collection.truth.objects]
-    return Task(collection, object_splits(objects, splits=1)[0], config)
+    return LearningTask(collection, split_by_object(objects, splits=1)[0], config)
 
 
 def test_the_defaults_are_what_an_index_finds(task):
     everything = np.ones(task.collection.num_queries, bool)
     index = task.collection.index
-    own = task.collection.built(
+    own = task.collection.build_index(
         type(index.config)(k=task.config.k, query_k=task.config.fit.query_k)
     )
     expected = task.collection.precision(task.collection.scores(own))
@@ -52,7 +52,7 @@ def test_what_is_tested_is_in_no_other_part(task):
 
 def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
     truth = task.collection.truth
-    own = task.supervised(task.learns, shrinkage=0.1)
+    own = task.fit_supervised_projection(task.learns, shrinkage=0.1)
     known = np.concatenate(task.images_of(task.learns))
     # Other answers to the queries of the test part change nothing.
     positives = tuple(
@@ -60,7 +60,7 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         for row, tested in zip(truth.positives, task.split.test, strict=True)
     )
     changed = truth._replace(positives=positives)
-    other = Task(
+    other = LearningTask(
         type(task.collection)(
             task.collection.index,
             task.collection.regions,
@@ -70,7 +70,9 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         task.split,
         task.config,
     )
-    np.testing.assert_array_equal(other.supervised(task.learns, shrinkage=0.1), own)
+    np.testing.assert_array_equal(
+        other.fit_supervised_projection(task.learns, shrinkage=0.1), own
+    )
     np.testing.assert_array_equal(np.concatenate(other.images_of(task.learns)), known)
     shown = set(known.tolist())
     for query in np.flatnonzero(task.split.test):
@@ -83,7 +85,7 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
     ways = {result["method"]: result for result in record["results"]}
     assert tuple(ways) == card.quick().ways
-    assert {*card.full().ways, *whitening_card.full().ways} == set(WAYS)
+    assert {*card.full().ways, *whitening_card.full().ways} == set(LEARNING_METHODS)
     assert all(r["low"] <= r["mean_ap"] <= r["high"] for r in ways.values())
     assert ways["defaults"]["solves"] == 0
     # A search costs no more than the gradient, and a setting's worth less at most.
@@ -99,7 +101,7 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
 
 @pytest.mark.slow
 def test_every_way_runs(task):
-    learned = {name: way(task) for name, way in WAYS.items()}
+    learned = {name: way(task) for name, way in LEARNING_METHODS.items()}
     assert learned["mixed whitening, random"].solves > 0
     for name, found in learned.items():
         precision = task.precision(found.parameters, task.split.test)

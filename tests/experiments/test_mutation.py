@@ -3,7 +3,14 @@ import itertools
 
 import pytest
 
-from experiments._mutants import Place, locate, mutations, plant, read_tree, statements
+from experiments.testing._mutants import (
+    Place,
+    locate,
+    mutations,
+    plant,
+    read_tree,
+    statements,
+)
 
 SOURCE = b'''"""Doc < string."""
 LIMIT = 1 < 2

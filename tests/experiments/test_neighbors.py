@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 
 from configs import neighbors
-from diffjax.data import Benchmark
+from diffjax.datasets import Benchmark
 from diffjax.evaluation import evaluate
 from diffjax.index import Index
 from diffjax.report import read_records
-from experiments import neighbors as experiment
 from experiments._collections import Collection
-from experiments._neighbor_searches import measure, mixture
+from experiments.speed import neighbors as experiment
+from experiments.speed._neighbor_searches import (
+    draw_clustered_vectors,
+    measure_neighbor_search,
+)
 
 
 def test_quick_leaves_a_record_of_every_search(tmp_path):
@@ -27,7 +30,9 @@ def test_quick_leaves_a_record_of_every_search(tmp_path):
 
 def test_memory_is_that_of_the_search_alone():
     held = np.ones(2**26)  # 512 MiB in this process, and not in the other.
-    found = experiment.apart(measure, "exact", 50, dim=4, k=3, sample=9, seed=0)
+    found = experiment.call_in_new_process(
+        measure_neighbor_search, "exact", 50, dim=4, k=3, sample=9, seed=0
+    )
     assert found["largest_memory_mib"] < held.nbytes / 2**20
 
 
@@ -72,19 +77,19 @@ def test_a_search_whose_package_is_missing_is_left_out(monkeypatch):
         asked.append(search)
         return {}
 
-    monkeypatch.setattr(experiment, "_version", lambda: None)
-    monkeypatch.setattr(experiment, "apart", note)
+    monkeypatch.setattr(experiment, "_pynndescent_version", lambda: None)
+    monkeypatch.setattr(experiment, "call_in_new_process", note)
     config = dataclasses.replace(neighbors.full(), sizes=(5, 6))
     assert experiment._measure_all(config) == [{}] * 4
     assert asked == ["exact", "nn-descent, faiss"] * 2
 
 
 def test_the_vectors_are_units_in_clusters_of_very_different_sizes():
-    vectors = mixture(3_000, 24, seed=0)
+    vectors = draw_clustered_vectors(3_000, 24, seed=0)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(vectors, mixture(3_000, 24, seed=0))
-    assert (vectors != mixture(3_000, 24, seed=1)).any()
+    np.testing.assert_array_equal(vectors, draw_clustered_vectors(3_000, 24, seed=0))
+    assert (vectors != draw_clustered_vectors(3_000, 24, seed=1)).any()
     # How many are near: few in the small clusters, hundreds in the large.
     near = (vectors @ vectors.T > 0.5).sum(1)
     assert np.quantile(near, 0.9) > 10 * np.quantile(near, 0.1)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from configs import paper
-from diffjax.data import GroundTruth
+from diffjax.datasets import GroundTruth
 from diffjax.evaluation import bootstrap_interval, random_average_precision
 from diffjax.regions import fit_pca_whitening
 from diffjax.report import read_records
-from experiments import _collections, _gains, _methods, departures, text
-from experiments._benchmarks import find, load
-from experiments._gains import measure_gains
-from experiments._methods import METHODS
+from experiments import _collections
+from experiments._benchmarks import find_benchmark, load_benchmark
+from experiments.paper import _gains, _methods, departures, text
+from experiments.paper._gains import measure_gains
+from experiments.paper._methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
@@ -35,7 +36,7 @@ def run_quick(name, workdir, records, **changes):
     """Runs an experiment of this name and returns its settings and record."""
     card = importlib.import_module(f"configs.{name}")
     config = dataclasses.replace(card.quick(), **changes)
-    run = importlib.import_module(f"experiments.{name}").run
+    run = importlib.import_module(f"experiments.paper.{name}").run
     record = run(config, workdir, records=records)
     assert read_records(records / f"{name}_{config.benchmark}.jsonl") == [record]
     return config, record
@@ -159,7 +160,7 @@ def test_whitening_is_fitted_elsewhere_and_dimensions_stay(workdir, monkeypatch)
 
     monkeypatch.setattr(departures, "fit_pca_whitening", note)
     made = dict(departures._collections(config, workdir))
-    raw = load(dataclasses.replace(config, dim=None), workdir)
+    raw = load_benchmark(dataclasses.replace(config, dim=None), workdir)
     (used,) = fitted
     own = np.asarray(raw.index.vectors)
     assert used.shape != own.shape or not np.allclose(used, own)
@@ -192,29 +193,29 @@ def test_recall_looks_at_a_hundred_images():
     index: Any = types.SimpleNamespace(num_images=m)
     nothing = jnp.zeros((1, 2))
     made = _collections.Collection(index, nothing, np.zeros(1, int), truth)
-    found = made.judge(-jnp.arange(m, dtype=jnp.float32)[:, None])
+    found = made.evaluate_answers(-jnp.arange(m, dtype=jnp.float32)[:, None])
     assert found.recall_at_100.tolist() == [0.5]
     assert found.precision_at_10.tolist() == [0.1]
 
 
 def test_means_are_pooled_as_an_index_of_them_does(workdir):
     config = importlib.import_module("configs.figure4").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     settings = {"components": 3, "k": 10, "query_k": 10}
     index = _methods.index_of_means(collection, **settings)
     m = collection.index.num_images
     found = index.search(collection.regions, collection.query_ids, top=m)
     expected = np.zeros((len(found.images), m))
     np.put_along_axis(expected, np.asarray(found.images), np.asarray(found.scores), 1)
-    scores = _methods.by_means(collection, **settings)
+    scores = _methods.score_by_mixture_diffusion(collection, **settings)
     np.testing.assert_allclose(scores, expected.T, rtol=1e-5, atol=1e-9)
 
 
 def test_a_descriptor_of_other_settings_has_an_index_of_its_own(workdir):
     config = importlib.import_module("configs.departures").quick()
-    own = load(config, workdir)
-    raw = load(dataclasses.replace(config, dim=None), workdir)
-    again = load(config, workdir)
+    own = load_benchmark(config, workdir)
+    raw = load_benchmark(dataclasses.replace(config, dim=None), workdir)
+    again = load_benchmark(config, workdir)
     assert raw.index.vectors.shape[1] == 1280
     assert own.digest == again.digest != raw.digest
 
@@ -230,8 +231,8 @@ def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
 def test_the_text_has_a_value_for_each_of_the_papers(workdir, tmp_path):
     config, record = run_quick("text", workdir, tmp_path)
     ours = {result["what"]: result["ours"] for result in record["results"]}
-    collection = load(config, workdir)
-    own = _methods.outcome_of(
+    collection = load_benchmark(config, workdir)
+    own = _methods.method_outcome(
         "regional diffusion", collection, k=config.k, query_k=config.k
     ).precision[: config.inserted]
     assert config.inserted < collection.num_queries
@@ -255,7 +256,7 @@ def test_each_config_of_the_papers_is_a_card(name):
 
 def test_junk_has_no_rank_and_takes_none(workdir):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     own = collection.truth.positives[0]
     rest = np.setdiff1d(np.arange(collection.index.num_images), own)
     junk = (rest, *collection.truth.junk[1:])
@@ -270,7 +271,7 @@ def test_junk_has_no_rank_and_takes_none(workdir):
 
 def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
     positives = [list(p) for p in collection.truth.positives]
     assert found.image.tolist() == [image for own in positives for image in own]
@@ -285,27 +286,27 @@ def test_gains_rank_positives_as_a_count_of_better_images_would(workdir):
 
 def test_gains_are_of_the_two_methods_at_their_own_settings(workdir, monkeypatch):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     asked = {}
 
     def note(name, collection, **settings):
         asked[name] = settings
-        return _methods.scores_of(name, collection, **settings)
+        return _methods.method_scores(name, collection, **settings)
 
-    monkeypatch.setattr(_gains, "scores_of", note)
+    monkeypatch.setattr(_gains, "method_scores", note)
     found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
     assert asked == {
         "global diffusion": {"k": 5, "query_k": 3},
         "regional diffusion": {"k": 20, "query_k": 20},
     }
     for place, (name, settings) in enumerate(asked.items()):
-        own = _methods.outcome_of(name, collection, **settings).precision
+        own = _methods.method_outcome(name, collection, **settings).precision
         np.testing.assert_array_equal(found.average_precision[:, place], own)
 
 
 def test_intervals_of_an_entry_are_over_objects(workdir):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     count = collection.num_queries
     two = tuple("ab"[number < count // 2] for number in range(count))
     of_two = dataclasses.replace(
@@ -313,7 +314,7 @@ def test_intervals_of_an_entry_are_over_objects(workdir):
     )
     each = np.linspace(0, 1, count)
     outcome = _collections.Outcome(each, each, each, each)
-    entry = of_two.entry("R-match", outcome)
+    entry = of_two.make_entry("R-match", outcome)
     grouped = bootstrap_interval(outcome.precision, groups=two, seed=0)
     alone = bootstrap_interval(outcome.precision, seed=0)
     assert (entry["low"], entry["high"]) == (grouped.low, grouped.high)
@@ -322,11 +323,11 @@ def test_intervals_of_an_entry_are_over_objects(workdir):
 
 def test_first_answers_are_judged_as_a_count_would(workdir):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     m, q = collection.index.num_images, collection.num_queries
     # The images in the order of their numbers, for every query.
     falling = jnp.broadcast_to(-jnp.arange(m, dtype=jnp.float32)[:, None], (m, q))
-    found = collection.judge(falling)
+    found = collection.evaluate_answers(falling)
     for query, own in enumerate(collection.truth.positives):
         looked_at = min(10, 1 + max(own))
         right = sum(image < looked_at for image in own)
@@ -335,7 +336,7 @@ def test_first_answers_are_judged_as_a_count_would(workdir):
 
 
 def test_the_text_gives_seconds_of_one_query(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "seconds", lambda *runs, **_: (3.0,) * len(runs))
+    monkeypatch.setattr(text, "time_calls", lambda *runs, **_: (3.0,) * len(runs))
     config, record = run_quick("text", workdir, tmp_path)
     each = [r["ours"] for r in record["results"] if r["what"].endswith("one query")]
     assert each == [3.0 / config.timed] * 5
@@ -343,13 +344,15 @@ def test_the_text_gives_seconds_of_one_query(workdir, tmp_path, monkeypatch):
 
 def test_ties_are_told_from_ranks(workdir):
     config = importlib.import_module("configs.figure7").quick()
-    collection = load(config, workdir)
+    collection = load_benchmark(config, workdir)
     m, q = collection.index.num_images, collection.num_queries
-    nothing = collection.judge(jnp.zeros((m, q)))
-    for own, chance in zip(collection.truth.positives, nothing.by_chance, strict=True):
+    nothing = collection.evaluate_answers(jnp.zeros((m, q)))
+    for own, chance in zip(
+        collection.truth.positives, nothing.expected_precision, strict=True
+    ):
         expected = random_average_precision(len(own), m)
         assert chance == pytest.approx(expected, rel=1e-9)
-    assert (nothing.precision != nothing.by_chance).any()
+    assert (nothing.precision != nothing.expected_precision).any()
 
 
 @pytest.mark.parametrize(
@@ -368,4 +371,4 @@ def test_a_benchmark_that_is_not_there_says_what_to_put_where(
     config = importlib.import_module("configs.table1").quick()
     config = dataclasses.replace(config, **({"data": shared_data} | changes))
     with pytest.raises(ValueError, match=message):
-        find(config, tmp_path)
+        find_benchmark(config, tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from configs import reduction as card
 from diffjax.regions import reduce_regions
 from diffjax.report import difference_table, mean_ap_table, read_records
-from experiments import reduction
+from experiments.paper import reduction
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from diffjax.report import read_records
-from experiments.evaluate import RECORDS
-from experiments.report import write
+from experiments.paper.evaluate import RECORDS
+from experiments.reporting.report import write_results_page
 
 PAPER = re.compile(r"(figure\d|table\d|text|departures)(_.*)?")
 
@@ -16,7 +16,7 @@ PAPER = re.compile(r"(figure\d|table\d|text|departures)(_.*)?")
 def test_every_record_of_the_papers_has_its_card_tables_and_chart(tmp_path):
     path = tmp_path / "page.html"
     names = [p.stem for p in RECORDS.glob("*.jsonl") if PAPER.fullmatch(p.stem)]
-    assert write(RECORDS, path) == len(names) >= 15
+    assert write_results_page(RECORDS, path) == len(names) >= 15
     page = path.read_text()
     assert page.count("<h2") == len(names)
     for name in names:
@@ -33,4 +33,4 @@ def test_every_record_of_the_papers_has_its_card_tables_and_chart(tmp_path):
 
 def test_a_folder_without_records_is_told(tmp_path):
     with pytest.raises(ValueError, match="records must hold results"):
-        write(tmp_path, tmp_path / "page.html")
+        write_results_page(tmp_path, tmp_path / "page.html")

@@ -9,24 +9,29 @@ from diffjax.graph import affinity, compress, knn
 from diffjax.index import MappedIndex
 from diffjax.report import measurement_tables, read_records
 from diffjax.types import Graph
-from experiments import scale
-from experiments._edge_recall import edge_recall
-from experiments._scale_phases import PHASES, ask, build_phase, write_vectors
+from experiments.speed import scale
+from experiments.speed._scale_phases import (
+    BUILD_PHASES,
+    edge_recall,
+    measure_build_phase,
+    measure_queries,
+    write_vectors,
+)
 
 
 def test_phases_follow_each_other_and_the_last_leaves_an_index(tmp_path):
     vectors, index = tmp_path / "vectors.npy", tmp_path / "index"
     write_vectors(vectors, 1200, dim=16, seed=0)
     left = []
-    for phase in PHASES:
-        cost = build_phase(phase, vectors, index, k=10, reach=100)
+    for phase in BUILD_PHASES:
+        cost = measure_build_phase(phase, vectors, index, k=10, reach=100)
         assert cost["seconds"] > 0
         assert cost["peak_bytes"] >= 0
         left.append({path.name.split("-")[0] for path in index.glob("*.npy")})
     for number, role in enumerate(("vectors", "similarities", "bounds")):
         assert role in left[number]
         assert all(role not in before for before in left[:number])
-    found = ask(vectors, index, queries=3, steps=50, seed=0)
+    found = measure_queries(vectors, index, queries=3, steps=50, seed=0)
     opened = MappedIndex.open(index)
     assert found["stored_edges"] == opened.graph.weights.size
     assert found["recall"] == opened.recall > 0.8
@@ -58,7 +63,7 @@ def test_edges_that_are_missing_are_counted(collection):
 
 def test_slopes_are_those_of_power_laws():
     config = dataclasses.replace(card.full(), sizes=(10, 100, 1000), fit_from=100)
-    powers = {phase: number for number, phase in enumerate(PHASES)}
+    powers = {phase: number for number, phase in enumerate(BUILD_PHASES)}
     phases = [
         {
             "regions": n,
@@ -95,7 +100,7 @@ def test_quick_leaves_a_record_and_charts(tmp_path):
     record = scale.run(config, tmp_path / "work", records=tmp_path)
     assert read_records(tmp_path / "scale.jsonl") == [record]
     phases = [each for each in record["results"] if "phase" in each]
-    assert [each["phase"] for each in phases] == 2 * list(PHASES)
+    assert [each["phase"] for each in phases] == 2 * list(BUILD_PHASES)
     assert len(measurement_tables(record["results"])) == 3
     # Disk is given back.
     assert not list((tmp_path / "work").iterdir())

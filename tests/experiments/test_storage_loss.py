@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from configs import storage_loss as card
-from diffjax.data import GroundTruth
+from diffjax.datasets import GroundTruth
 from diffjax.index import Index, IndexConfig
 from diffjax.report import read_records
-from experiments import storage_loss
 from experiments._collections import Collection
+from experiments.speed import storage_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
@@ -33,7 +33,7 @@ def described(collection):
 
 
 def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage_loss, "load", lambda *_: described)
+    monkeypatch.setattr(storage_loss, "load_benchmark", lambda *_: described)
     config = dataclasses.replace(
         card.full(), code_bytes=(6, 3), k=10, reach=90, benchmark="scenes-small"
     )
@@ -47,7 +47,7 @@ def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monke
     assert "differences" not in whole
     # It is what an index in memory answers.
     settings = IndexConfig(k=10, query_k=10, warn_residual=np.inf)
-    built = described.built(settings)
+    built = described.build_index(settings)
     expected = described.precision(described.scores(built)).mean()
     np.testing.assert_allclose(whole["mean_ap"], expected, rtol=1e-6)
     for name in "half precision", "codes of 6 bytes", "codes of 3 bytes":

@@ -5,31 +5,31 @@ import numpy as np
 import pytest
 
 from experiments._collections import Outcome
-from experiments._tuning import halve, tune_method
+from experiments.paper._tuning import halve_objects, tune_method
 
 OBJECTS = [f"object {i // 3}" for i in range(30)]
 
 
 def test_halves_are_of_objects_and_of_equal_size():
-    second = halve(OBJECTS, seed=0)
+    second = halve_objects(OBJECTS, seed=0)
     sides = {name: set() for name in OBJECTS}
     for name, side in zip(OBJECTS, second.tolist(), strict=True):
         sides[name].add(side)
     assert all(len(found) == 1 for found in sides.values())
     assert second.sum() == 15
-    assert (halve(OBJECTS, seed=0) == second).all()
-    assert (halve(OBJECTS, seed=1) != second).any()
+    assert (halve_objects(OBJECTS, seed=0) == second).all()
+    assert (halve_objects(OBJECTS, seed=1) != second).any()
 
 
 def test_halves_do_not_depend_on_the_order_of_queries():
     order = np.random.default_rng(0).permutation(30)
-    mixed = halve([OBJECTS[i] for i in order], seed=0)
-    np.testing.assert_array_equal(mixed, halve(OBJECTS, seed=0)[order])
+    mixed = halve_objects([OBJECTS[i] for i in order], seed=0)
+    np.testing.assert_array_equal(mixed, halve_objects(OBJECTS, seed=0)[order])
 
 
 def test_one_object_is_refused():
     with pytest.raises(ValueError, match=r"objects must be two or more .* got 1"):
-        halve(["a", "a"])
+        halve_objects(["a", "a"])
 
 
 def tune(precision, second):
@@ -39,7 +39,7 @@ def tune(precision, second):
         own = np.asarray(precision)[settings["k"]]
         return Outcome(own, own + 10, own + 20, own + 30)
 
-    given: Any = types.SimpleNamespace(outcome=outcome)
+    given: Any = types.SimpleNamespace(evaluate_method=outcome)
     choices = [{"k": number} for number in range(len(precision))]
     return tune_method("R-MAC", given, second, choices=choices)
 
@@ -50,12 +50,12 @@ def test_each_half_is_tested_with_what_is_best_for_the_other():
     found = tune(precision, second)
     # The first settings are best for the first half: they answer the second half.
     assert found.chosen == ({"k": 1}, {"k": 0})
-    assert found.words == "k 1; k 0"
+    assert found.settings_text == "k 1; k 0"
     assert found.tried == 2
     expected = np.array([0.3, 0.2, 0.0, 0.1])
     for part, away in zip(found.outcome, (0, 10, 20, 30), strict=True):
         np.testing.assert_array_equal(part, expected + away)
-    np.testing.assert_array_equal(found.first, precision[0])
+    np.testing.assert_array_equal(found.untuned_precision, precision[0])
 
 
 def test_the_mean_chooses_not_the_median():

@@ -68,7 +68,7 @@ def test_blocks_of_any_size_give_the_same(vectors, monkeypatch):
     indices[::3, 2] = -1
     lists = listed(indices)
     whole = recall(lists, vectors)
-    monkeypatch.setattr(_recall, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(_recall, "_PRODUCT_ROWS", 7)
     assert recall(lists, vectors) == whole
 
 

@@ -32,14 +32,14 @@ def test_neighbours_come_together():
 def test_it_is_the_same_graph(collection, finish):
     graph = normalize(finish(affinity(knn(collection.vectors.astype(np.float32), 7))))
     moved = reorder(graph)
-    order, place = np.asarray(moved.order), np.asarray(moved.place)
+    order, place = np.asarray(moved.order), np.asarray(moved.inverse_order)
     before, after = graph.to_scipy().toarray(), moved.graph.to_scipy().toarray()
     np.testing.assert_array_equal(after, before[order][:, order])
     np.testing.assert_array_equal(order[place], np.arange(graph.num_nodes))
     assert graph.degrees is not None
     assert moved.graph.degrees is not None
     np.testing.assert_array_equal(moved.graph.degrees, graph.degrees[moved.order])
-    back = moved.restore()
+    back = moved.restore_graph()
     np.testing.assert_array_equal(back.to_scipy().toarray(), before)
     np.testing.assert_array_equal(back.degrees, graph.degrees)
 
@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_graph_as_it_was(collection):
     graph = normalize(compress(affinity(knn(collection.vectors.astype(np.float32), 7))))
     y = jnp.asarray(np.random.default_rng(0).random((graph.num_nodes, 3)), jnp.float32)
     moved = reorder(graph)
-    got = moved.back(diffuse(moved.graph, moved.into(y), max_steps=50).value)
+    got = moved.unpermute(diffuse(moved.graph, moved.permute(y), max_steps=50).value)
     np.testing.assert_allclose(got, diffuse(graph, y, max_steps=50).value, rtol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_an_order_that_is_known_is_taken():
     again = reorder(graph, order=np.asarray(first.order)[::-1])
     np.testing.assert_array_equal(again.order, first.order[::-1])
     np.testing.assert_array_equal(
-        again.restore().to_scipy().toarray(), graph.to_scipy().toarray()
+        again.restore_graph().to_scipy().toarray(), graph.to_scipy().toarray()
     )
 
 

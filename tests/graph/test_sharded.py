@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax._spread import line_of
+from diffjax._sharding import flat_mesh
 from diffjax.graph import knn
 from diffjax.graph._sharded import ring_search
 
@@ -97,7 +97,7 @@ def test_ties_go_by_lower_index_whichever_device_finds_them_first(found, mesh):
 
 
 def test_compiles_for_every_kind_of_device():
-    line = line_of(np.array(jax.devices()[:1]))
+    line = flat_mesh(np.array(jax.devices()[:1]))
     search = jax.jit(lambda *v: ring_search(*v, k=5, mesh=line))
     exported = jax.export.export(search, platforms=["cpu", "cuda", "tpu"])(
         jax.ShapeDtypeStruct((70, 8), jnp.float32), jax.ShapeDtypeStruct((70,), bool)

@@ -10,7 +10,7 @@ from diffjax.index import (
     CompareConfig,
     Index,
     IndexConfig,
-    Scored,
+    MethodScores,
     compare,
     score_methods,
 )
@@ -32,7 +32,7 @@ class Truth(NamedTuple):
     junk: list[list[int]]
 
 
-def by_method(scored) -> dict[str, Scored]:
+def by_method(scored) -> dict[str, MethodScores]:
     return {one.method: one for one in scored}
 
 
@@ -123,9 +123,9 @@ def planted():
     # Right for query 0; for 1 and 2 image 0 stands before the right one.
     half = right / 2 + np.eye(4, dtype=np.float32)[0][:, None]
     return [
-        Scored("global k-NN", jnp.asarray(half), None),
-        Scored("R-match", jnp.asarray(right), None),
-        Scored("something else", jnp.asarray(right), 0.25),
+        MethodScores("global k-NN", jnp.asarray(half), None),
+        MethodScores("R-match", jnp.asarray(right), None),
+        MethodScores("something else", jnp.asarray(right), 0.25),
     ], truth
 
 

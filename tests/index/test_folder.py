@@ -10,8 +10,8 @@ import pytest
 from photographs import SIDE, SMALL, SMALL_FLAGS
 from PIL import Image
 
-from diffjax.features import efficientnet_lite0_path
 from diffjax.index import Index, IndexConfig, index_folder
+from diffjax.weights import efficientnet_lite0_path
 
 # Shards of two pictures, so that a build can be killed between them.
 SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"

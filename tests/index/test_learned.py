@@ -56,12 +56,12 @@ def test_a_search_with_parameters_scores_as_learning_does(given, moved, dim):
     learned = learning.parameters(names, **LEARNED)
     if moved:
         learned = learned._replace(projection=projection(p, p - 2).astype(jnp.float32))
-    queries = learning.Queries(
+    queries = learning.QueryDescriptors(
         (index.prepare(given.queries),), np.asarray(given.query_ids)
     )
     problem = learning.problem(index.vectors, index.image_ids, k=CONFIG.k)
     if moved:
-        problem = learning.refresh(problem, learned, k=CONFIG.k)
+        problem = learning.refresh_neighbors(problem, learned, k=CONFIG.k)
     expected = learning.score_images(
         learned, problem, queries, query_k=CONFIG.query_k, max_steps=200
     )

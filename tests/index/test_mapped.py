@@ -288,8 +288,8 @@ def test_no_queries_have_no_answers(built):
 def test_blocks_of_any_size_give_the_same(data, built, tmp_path, monkeypatch):
     from diffjax.index import _mapped_build, _mapped_graph
 
-    monkeypatch.setattr(mapped_rows, "BLOCK_ROWS", 20)
-    monkeypatch.setattr(_mapped_build, "BLOCK_ROWS", 20)
+    monkeypatch.setattr(mapped_rows, "CLUSTER_BLOCK_ROWS", 20)
+    monkeypatch.setattr(_mapped_build, "CLUSTER_BLOCK_ROWS", 20)
     monkeypatch.setattr(_mapped_graph, "EDGE_ROWS", 7)
     monkeypatch.setattr(_mapped_graph, "_EDGES", 10)
     _, whole = built

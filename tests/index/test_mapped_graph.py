@@ -6,11 +6,7 @@ import scipy.sparse
 from diffjax.graph import affinity, compress, knn, mutual_rows, normalize
 from diffjax.index import _mapped_graph
 from diffjax.index._mapped_files import map_array
-from diffjax.index._mapped_graph import (
-    GraphFiles,
-    build_graph,
-    components,
-)
+from diffjax.index._mapped_graph import GraphFiles, build_graph, components
 from diffjax.types import Neighbors
 
 
@@ -34,7 +30,7 @@ def lists(n=120, k=9):
 
 def built(folder, indices, similarities, **settings):
     files = GraphFiles(*(folder / f"{name}.npy" for name in GraphFiles._fields))
-    build_graph(indices, similarities, files, told=lambda *_: None, **settings)
+    build_graph(indices, similarities, files, progress=lambda *_: None, **settings)
     return {name: map_array(path) for name, path in files._asdict().items()}
 
 

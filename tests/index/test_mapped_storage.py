@@ -108,7 +108,7 @@ def test_a_build_that_is_killed_goes_on_and_gives_the_same_bytes(
     assert done.returncode == -signal.SIGKILL
     assert not (folder / "mapped.json").exists()
     assert (folder / "mapped.lock").exists() is LOCKED
-    begun = {"search_clusters": [], "refine_clusters": []}
+    begun = {"search_clusters": [], "refine_neighbors": []}
     for name, firsts in begun.items():
         search = getattr(_mapped_build, name)
 

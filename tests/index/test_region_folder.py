@@ -8,14 +8,9 @@ import safetensors.numpy
 from photographs import SIDE, SMALL
 from PIL import Image
 
-from diffjax.features import efficientnet_lite0_path, read_checkpoint
-from diffjax.index import (
-    DescriptorConfig,
-    Index,
-    extract_folder,
-    index_folder,
-    read_folder_regions,
-)
+from diffjax.images import DescriptorConfig
+from diffjax.index import Index, extract_folder, index_folder, read_folder_regions
+from diffjax.weights import efficientnet_lite0_path, read_checkpoint
 
 CONFIG = DescriptorConfig(side=SIDE)
 

@@ -6,7 +6,12 @@ import numpy as np
 import oracle
 import pytest
 
-from diffjax.diffusion import combine_rows, diffuse, offline_rows, query_vectors
+from diffjax.diffusion import (
+    combine_offline_rows,
+    diffuse,
+    query_vectors,
+    solve_offline_rows,
+)
 from diffjax.graph import affinity, knn, normalize
 from diffjax.index import PRESETS, Index, IndexConfig
 from diffjax.index._search import warn_of_residuals
@@ -183,8 +188,8 @@ def test_every_preset_is_its_steps_put_together(collection, name):
     y = query_vectors(vectors, queries, collection.query_ids, k=9, rule=rule)
     if name == "offline-late":
         n = len(ids)
-        rows = offline_rows(graph, knn(vectors, n).indices)
-        f = combine_rows(rows, y, k=9)
+        rows = solve_offline_rows(graph, knn(vectors, n).indices)
+        f = combine_offline_rows(rows, y, k=9)
     else:
         f = diffuse(graph, y, keep_best=name == "official").value
     scores = pool(f, ids, weights=gmp_weights(vectors, ids))

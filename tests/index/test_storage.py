@@ -5,12 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from diffjax.images import DescriptorConfig, IndexedPictures
 from diffjax.index import (
-    DescriptorConfig,
     Index,
     IndexConfig,
     IndexFileError,
-    PictureInfo,
     _header,
     _storage,
     describe_file,
@@ -18,7 +17,7 @@ from diffjax.index import (
 )
 
 CONFIG = IndexConfig(k=12, query_k=8, dim=6)
-PICTURES = PictureInfo(
+PICTURES = IndexedPictures(
     folder="/some/where",
     names=("a.png", "é\nü.png", "b\udcff.png", *(f"{i}.png" for i in range(21))),
     skipped={"c.png": "the file is empty (0 bytes)"},
@@ -106,7 +105,8 @@ def test_another_index_replaces_the_one_in_a_folder(given, saved):
 
 
 @pytest.mark.parametrize(
-    ("module", "function"), [(_storage, "write_arrays"), (_header, "write_whole")]
+    ("module", "function"),
+    [(_storage, "write_safetensors"), (_header, "write_atomically")],
 )
 def test_a_save_that_fails_leaves_the_old_index(
     index, saved, given, monkeypatch, module, function

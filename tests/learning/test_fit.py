@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 from planted_learning import (
     curves,
-    halves,
     noisy_dimensions,
     simple_objective,
-    unit,
+    split_objects,
+    unit_vectors,
 )
 
 from diffjax.evaluation import evaluate
+from diffjax.learning._checkpoint import CheckpointError
 from diffjax.learning._config import FitConfig
-from diffjax.learning._fit import Fitted, fit
-from diffjax.learning._labelled import Answers
-from diffjax.learning._parameters import parameters, present
+from diffjax.learning._fit import FitResult, fit
+from diffjax.learning._labels import RelevanceLists
+from diffjax.learning._parameters import parameters, present_parts
 from diffjax.learning._problem import problem
-from diffjax.learning._scores import score_images
-from diffjax.learning._state import CheckpointError
+from diffjax.learning._score_images import score_images
 from diffjax.ranking import rank
 
 SCALARS = "alpha", "gamma"
@@ -38,25 +38,25 @@ CONFIG = FitConfig(
 def curved():
     """Curves: collection, training queries, held-out queries."""
     vectors, queries, owner, asked = curves()
-    training, held_out = halves(vectors, queries, owner, asked)
+    training, held_out = split_objects(vectors, queries, owner, asked)
     return problem(vectors, k=5), training, held_out
 
 
-def learn(curved, **changes) -> Fitted:
+def learn(curved, **changes) -> FitResult:
     settings = {"learned": SCALARS, "config": CONFIG, "objective": simple_objective}
     made, training, held_out = curved
     return fit(made, training, held_out, START, **(settings | changes))
 
 
 @pytest.fixture(scope="module")
-def learned(curved) -> Fitted:
+def learned(curved) -> FitResult:
     return learn(curved)
 
 
-def assert_same(one: Fitted, other: Fitted):
+def assert_same(one: FitResult, other: FitResult):
     for a, b in (
         (one.history, other.history),
-        (present(one.parameters), present(other.parameters)),
+        (present_parts(one.parameters), present_parts(other.parameters)),
     ):
         assert a.keys() == b.keys()
         for name in a:
@@ -71,7 +71,7 @@ def test_curves_that_must_be_followed_raise_alpha(learned):
     assert (
         learned.history["loss"][-4:].mean() < learned.history["loss"][:4].mean() - 0.3
     )
-    assert learned.stopped == "steps"
+    assert learned.stop_reason == "steps"
 
 
 def test_the_loss_rises_the_other_way_and_all_chunks_are_one_program(
@@ -89,7 +89,7 @@ def test_the_loss_rises_the_other_way_and_all_chunks_are_one_program(
     # Nor is there anything to wait for.
     config = dataclasses.replace(CONFIG, patience=1)
     impatient = learn(curved, objective=climbing, config=config)
-    assert impatient.stopped == "no gain"
+    assert impatient.stop_reason == "no gain"
     np.testing.assert_array_equal(impatient.history["evaluated_step"], [0, 4])
 
 
@@ -111,7 +111,7 @@ def climbing(*args, **kwargs):
 def test_noise_in_half_of_the_dimensions_is_projected_away():
     vectors, queries, owner, asked = noisy_dimensions()
     config = dataclasses.replace(CONFIG, steps=60, evaluate_every=20, refresh_every=20)
-    training, held_out = halves(vectors, queries, owner, asked)
+    training, held_out = split_objects(vectors, queries, owner, asked)
     found = fit(
         problem(vectors, k=12),  # Room for the edges of other neighbours.
         training,
@@ -121,7 +121,7 @@ def test_noise_in_half_of_the_dimensions_is_projected_away():
         config=config,
         objective=simple_objective,
     )
-    kept = np.linalg.norm(present(found.parameters)["projection"], axis=0)
+    kept = np.linalg.norm(present_parts(found.parameters)["projection"], axis=0)
     assert kept[:6].min() > kept[6:].max()
     assert found.history["held_out"][-1] > found.history["held_out"][0] + 0.05
     np.testing.assert_array_equal(found.history["refreshed_step"], [0, 20, 40, 60])
@@ -131,9 +131,9 @@ def test_noise_in_half_of_the_dimensions_is_projected_away():
 def test_of_two_graphs_the_one_of_noise_loses_its_weight():
     vectors, queries, owner, asked = curves()
     noise = np.random.default_rng(1)
-    nothing = unit(noise.normal(size=vectors.shape))
-    both = queries, unit(noise.normal(size=queries.shape))
-    training, held_out = halves(vectors, both[::-1], owner, asked)
+    nothing = unit_vectors(noise.normal(size=vectors.shape))
+    both = queries, unit_vectors(noise.normal(size=queries.shape))
+    training, held_out = split_objects(vectors, both[::-1], owner, asked)
     found = fit(
         problem([nothing, vectors], k=5),
         training,
@@ -143,7 +143,7 @@ def test_of_two_graphs_the_one_of_noise_loses_its_weight():
         config=CONFIG,
         objective=simple_objective,
     )
-    assert present(found.parameters)["mixture"][1] > 0.9
+    assert present_parts(found.parameters)["mixture"][1] > 0.9
 
 
 def test_the_same_seed_gives_the_same_and_compiles_nothing_anew(
@@ -187,7 +187,7 @@ def test_restarts_and_new_neighbours_go_on_from_a_checkpoint_too(tmp_path):
         CONFIG, steps=4, evaluate_every=1, refresh_every=2, restarts=2, k=6
     )
     made = problem(vectors, k=9)
-    training, held_out = halves(vectors, queries, owner, asked)
+    training, held_out = split_objects(vectors, queries, owner, asked)
 
     def run(**changes):
         return fit(
@@ -246,20 +246,20 @@ def test_a_loss_that_is_no_number_stops_it_with_step_and_queries_and_parameters(
     assert "2" in queries  # Images 24 to 35 are object 2, which query 2 asks for.
     assert len(queries) == CONFIG.batch
     assert "the gradient of alpha, gamma is not finite" in message
-    assert found.stopped == "diverged"
+    assert found.stop_reason == "diverged"
     assert len(found.history["loss"]) == step + 1
     # Until then all was as it is without.
     np.testing.assert_array_equal(
         found.history["loss"][:-1], learned.history["loss"][:step]
     )
-    assert all(np.isfinite(x) for x in present(found.parameters).values())
+    assert all(np.isfinite(x) for x in present_parts(found.parameters).values())
 
 
 def test_a_rate_that_diverges_stops_at_the_best_point(curved):
     config = dataclasses.replace(CONFIG, learning_rate=40.0)
     with pytest.warns(UserWarning, match="ran to the end of its range"):
         found = learn(curved, config=config)
-    assert found.stopped == "diverged"
+    assert found.stop_reason == "diverged"
     assert found.best_step == 0
     assert found.parameters.alpha == START.alpha
 
@@ -280,18 +280,19 @@ def test_a_projection_that_is_not_learned_is_applied_and_kept():
     vectors, queries, owner, asked = noisy_dimensions(objects=6, per_object=6)
     start = parameters(("projection",), dim=12, rank=6)
     made = problem(vectors, k=6)
-    training, held_out = halves(vectors, queries, owner, asked)
+    training, held_out = split_objects(vectors, queries, owner, asked)
     config = dataclasses.replace(CONFIG, steps=4)
     found = fit(
         made, training, held_out, start, config=config, objective=simple_objective
     )
     np.testing.assert_array_equal(
-        present(found.parameters)["projection"], present(start)["projection"]
+        present_parts(found.parameters)["projection"],
+        present_parts(start)["projection"],
     )
     # It is applied beforehand, and comes to the same as the whole chain.
     rankings = rank(score_images(start, made, held_out.queries, query_k=5))
     right = [np.flatnonzero(column) for column in np.asarray(held_out.positives).T]
-    expected = evaluate(rankings, Answers(right, [np.arange(0)] * len(right)))
+    expected = evaluate(rankings, RelevanceLists(right, [np.arange(0)] * len(right)))
     assert found.history["held_out"][0] == pytest.approx(
         expected.mean_average_precision
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffjax.evaluation import average_precision, precision_at
 from diffjax.learning import OBJECTIVES, smooth_average_precision
-from diffjax.learning._lists import standardize
+from diffjax.learning._objectives import standardize_scores
 
 # Loss and gradient at one shape, with room for all positives: each compiles once.
 STEPS = {
@@ -114,7 +114,7 @@ def test_under_tracing_there_is_room_for_all_positives():
 def test_blocks_do_not_change_the_loss(name, monkeypatch):
     # Blocks of 2 and 3 of 5 positives, of another shape so that it compiles anew.
     monkeypatch.setattr("diffjax.learning._objectives._NUMBERS_AT_ONCE", 3 * 11 * 2)
-    monkeypatch.setattr("diffjax.learning._rax_losses._WIDTH", 3)
+    monkeypatch.setattr("diffjax.learning._objectives._HINGE_BLOCK", 3)
     case = drawn(5, images=11, queries=3)
     objective = functools.partial(OBJECTIVES[name], max_positives=5)
     got = objective(jnp.asarray(case[0]), *case[1:])
@@ -290,7 +290,7 @@ def test_standard_scores_have_mean_0_and_variance_1_over_what_is_used():
     rng = np.random.default_rng(0)
     scores = (rng.normal(size=50) * 1e-22).astype(np.float32)
     used = rng.random(50) < 0.6
-    got = np.asarray(standardize(jnp.asarray(scores), jnp.asarray(used)))
+    got = np.asarray(standardize_scores(jnp.asarray(scores), jnp.asarray(used)))
     assert np.all(got[~used] == 0)
     np.testing.assert_allclose(got[used].mean(), 0, atol=1e-6)
     np.testing.assert_allclose(got[used].var(), 1, rtol=1e-5)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from diffjax.learning._parameters import (
     PARAMETER_NAMES,
-    at_end,
+    at_range_end,
     check_parameters,
     constrain,
     parameters,
-    present,
+    present_parts,
     unconstrain,
 )
 
@@ -55,9 +55,9 @@ def test_what_is_not_named_is_not_there():
 )
 def test_there_and_back_is_the_same(share, **values):
     start = everything(**values, mixture=[share, 1 - share], scale_weights=[1, 2, 0.1])
-    back = present(constrain(unconstrain(start)))
+    back = present_parts(constrain(unconstrain(start)))
     assert set(back) == set(PARAMETER_NAMES)
-    for name, before in present(start).items():
+    for name, before in present_parts(start).items():
         # A logarithm of single precision is off by its last digit, so exp of it, too.
         np.testing.assert_allclose(
             back[name], before, rtol=3e-6, atol=1e-6, err_msg=name
@@ -80,7 +80,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
     raw = [jnp.asarray(x).reshape(y.shape) for x, y in zip(parts, leaves, strict=True)]
     made = constrain(jax.tree.unflatten(tree, raw))
     check_parameters(made)
-    parts = present(made)
+    parts = present_parts(made)
     assert 0 < parts["alpha"] < 1
     assert -1 < parts["bias"] < 1
     for name in set(parts) - {"bias", "projection"}:
@@ -89,7 +89,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
 
 def test_the_maps_are_those_of_the_docstring():
     start = everything(alpha=0.75, gamma=np.e, bias=0.5, mixture=[0.8, 0.2])
-    raw = present(unconstrain(start))
+    raw = present_parts(unconstrain(start))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
     close(raw["alpha"], np.log(0.75 / 0.25))
     close(raw["gamma"], 1)
@@ -103,9 +103,9 @@ def test_what_is_no_number_stays_none():
 
 def test_a_parameter_that_ran_to_its_end_is_told():
     raw = unconstrain(everything())
-    assert not any(at_end(raw).values())
+    assert not any(at_range_end(raw).values())
     far = raw._replace(gamma=jnp.float32(-20), bias=jnp.float32(9))
-    told = [name for name, flag in at_end(far).items() if flag]
+    told = [name for name, flag in at_range_end(far).items() if flag]
     assert told == ["gamma", "bias"]
 
 

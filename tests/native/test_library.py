@@ -9,9 +9,9 @@ import pytest
 import scipy.sparse
 
 from diffjax.diffusion import diffuse
-from diffjax.diffusion._compressed import multiply_compressed
+from diffjax.diffusion._matvec import multiply_csr
 from diffjax.graph import normalize
-from diffjax.native import Library, _library, find_library
+from diffjax.native import KernelLibrary, _library, find_library
 from diffjax.types import Graph
 
 
@@ -44,7 +44,7 @@ def diffuse_on_an_edge():
 @pytest.mark.usefixtures("afresh")
 def test_an_environment_variable_switches_the_kernels_off(monkeypatch):
     monkeypatch.setenv("DIFFJAX_NATIVE", "0")
-    assert find_library() == Library(False, "JAX's own: DIFFJAX_NATIVE is 0")
+    assert find_library() == KernelLibrary(False, "JAX's own: DIFFJAX_NATIVE is 0")
     # A warning would be an error here: it is what was asked for.
     assert set(diffuse_on_an_edge()) == {kernels.XLA_KERNEL}
 
@@ -107,7 +107,7 @@ def test_a_library_may_be_found_twice():
 @kernels.needed
 def test_programs_name_the_version_of_the_kernel_they_were_made_for():
     # They are kept between runs: another version must not answer to the name.
-    text = jax.jit(functools.partial(multiply_compressed)).lower(
+    text = jax.jit(functools.partial(multiply_csr)).lower(
         jnp.ones(1), jnp.zeros(1, jnp.int32), jnp.array([0, 1]), jnp.ones((1, 1))
     )
     assert f"@diffjax_csr_product_float32_abi{_library.ABI}" in text.as_text()

@@ -3,16 +3,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffjax.ranking._hamming import HammingIndex
-from diffjax.ranking._hamming_config import HammingConfig
-from diffjax.ranking._hamming_expansion import (
-    _enrich,
+from diffjax.ranking._hamming_embedding import (
+    HammingConfig,
+    pack_signatures,
+    unpack_signatures,
+)
+from diffjax.ranking._hamming_index import (
+    FeatureMatches,
+    HammingIndex,
+    QuantizedFeatures,
+    _enrich_query,
+    _find_reliable_images,
     _frequent_words,
-    _reliable,
+    build_inverted_file,
     hamming_query_expansion,
 )
-from diffjax.ranking._hamming_matches import Features, Matches, invert
-from diffjax.ranking._hamming_signatures import pack_signatures, unpack_signatures
 
 DIM = 64
 CONFIG = HammingConfig(num_words=60, bits=64, assignments=1, iterations=4)
@@ -93,9 +98,9 @@ def oracle(index, queries, query_ids, *, top, strict, min_matches, new_words):
     ]
     columns = []
     for query in range(query_ids.max() + 1):
-        features = index.describe(queries[query_ids == query])
+        features = index.quantize(queries[query_ids == query])
         mine = list(zip(features.words, features.signatures, strict=True))
-        scores = index.score(features, index.match(features))
+        scores = index.score_matches(features, index.match(features))
         reliable = reliable_images(index, mine, filed, scores, top, strict, min_matches)
         if reliable:
             own = {word for word, _ in mine}
@@ -107,8 +112,8 @@ def oracle(index, queries, query_ids, *, top, strict, min_matches, new_words):
             ]
             words = sorted({word for word, _ in joined})
             bits = [vote([s for w, s in joined if w == word]) for word in words]
-            rich = Features(np.array(words), pack_signatures(np.stack(bits)))
-            scores = index.score(rich, index.match(rich))
+            rich = QuantizedFeatures(np.array(words), pack_signatures(np.stack(bits)))
+            scores = index.score_matches(rich, index.match(rich))
         columns.append(scores)
     return np.stack(columns, axis=1)
 
@@ -157,8 +162,8 @@ def test_matches_at_the_strict_distance_speak_for_an_image_and_farther_ones_do_n
     # Image 0 has two of distance 16 at most, image 1 one, image 2 two but is third.
     images = np.array([0, 0, 1, 1, 2, 2])
     distances = np.array([16, 3, 16, 17, 0, 0])
-    matches = Matches(np.arange(6), images, distances)
-    got = _reliable(matches, np.array([3.0, 2.0, 1.0]), 2, 16.0, 2)
+    matches = FeatureMatches(np.arange(6), images, distances)
+    got = _find_reliable_images(matches, np.array([3.0, 2.0, 1.0]), 2, 16.0, 2)
     np.testing.assert_array_equal(got, [True, False, False])
 
 
@@ -184,15 +189,15 @@ def test_features_of_a_word_become_one_of_their_majority(chain):
     bits[:2, 0] = True  # The query's only feature of word 4, and image 0's.
     bits[3:, 1] = True  # Both images in word 6.
     signatures = pack_signatures(bits)
-    filed = invert(
-        Features(np.array([4, 6, 4, 6]), signatures[1:][[0, 2, 1, 3]]),
+    filed = build_inverted_file(
+        QuantizedFeatures(np.array([4, 6, 4, 6]), signatures[1:][[0, 2, 1, 3]]),
         np.array([0, 0, 1, 1]),
         num_words=CONFIG.num_words,
     )
     both = np.arange(8) < 2
-    got = _enrich(
+    got = _enrich_query(
         dataclasses.replace(index, inverted=filed),
-        Features(np.array([4]), signatures[:1]),
+        QuantizedFeatures(np.array([4]), signatures[:1]),
         both,
         1.0,
     )

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.ranking import _scsm, nearest_neighbors, rank, scsm_reranking
+from diffjax.ranking import _neighbor_reranking as _scsm
+from diffjax.ranking import nearest_neighbors, rank, scsm_reranking
 
 
 def descriptors(vectors, ids):
@@ -137,7 +138,7 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
 def test_queries_one_at_a_time_get_the_scores_of_a_block(collection, monkeypatch):
     arguments = single(collection)
     together = scsm_reranking(*arguments)
-    monkeypatch.setattr(_scsm, "_HELD", 1)
+    monkeypatch.setattr(_scsm, "_MAX_RANKS_HELD", 1)
     # Two queries more, of no regions: a program that no other test keeps.
     one_by_one = scsm_reranking(*arguments, num_queries=7)
     np.testing.assert_allclose(one_by_one[:, :5], together, rtol=1e-6)

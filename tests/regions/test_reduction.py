@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_vjp
 
 from diffjax.regions import Mixture, fit_mixture, reduce_regions
-from diffjax.regions._reduction import _directions
+from diffjax.regions._reduction import _unit_means
 
 KEY = jax.random.key(3)
 ROWS = 20  # More than the images of a batch.
@@ -117,7 +117,7 @@ def test_the_first_of_regions_that_cancel_stands_for_their_component():
     def direction(vectors):
         means = vectors.mean(0, keepdims=True)
         mixture = Mixture(one, means, jnp.ones_like(means), one[0])
-        return _directions(vectors, jnp.ones(2, jnp.bool_), mixture)
+        return _unit_means(vectors, jnp.ones(2, jnp.bool_), mixture)
 
     np.testing.assert_allclose(direction(vectors), [[0.6, 0.8]], atol=1e-6)
     # Of the sum over x / |x|: (1, 1) - 1.4 x where x is the first, of length 1.

@@ -8,14 +8,16 @@ import pytest
 from jax.test_util import check_grads
 from jax.tree_util import Partial
 
-from diffjax.regions._aggregates import gem, mac, spoc
-from diffjax.regions._crow import crow
 from diffjax.regions._netvlad import NetVLAD, netvlad
-from diffjax.regions._pooling import (
+from diffjax.regions._region_pooling import (
     _pool_regions,
     aggregate_maps,
+    crow,
+    gem,
     l2_normalize,
+    mac,
     pool_regions,
+    spoc,
 )
 
 TRANSFORMS = pytest.mark.parametrize(

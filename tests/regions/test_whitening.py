@@ -5,11 +5,12 @@ import pytest
 from jax.test_util import check_grads
 from sklearn.decomposition import PCA
 
-from diffjax.regions import _moments, l2_normalize
-from diffjax.regions._moments import (
+from diffjax.regions import _running_covariance as _moments
+from diffjax.regions import l2_normalize
+from diffjax.regions._running_covariance import (
     ledoit_wolf_shrinkage,
-    merge_moments,
-    moments,
+    merge_covariances,
+    running_covariance,
 )
 from diffjax.regions._whitening import fit_pca, fit_pca_whitening, whiten
 
@@ -46,7 +47,7 @@ def test_agrees_with_scikit_learn_up_to_signs(vectors):
 
 @pytest.mark.usefixtures("x64")
 def test_blocks_change_nothing(rng, monkeypatch):
-    monkeypatch.setattr(_moments, "_BLOCK", 64)
+    monkeypatch.setattr(_moments, "_BLOCK_ROWS", 64)
     vectors = rng.normal(size=(164, 5)) * [3, 2, 1, 0.5, 0.2] + 7
     projected = project(vectors, fit_pca_whitening(vectors, dim=5))
     np.testing.assert_allclose(np.cov(projected.T), np.eye(5), atol=1e-10)
@@ -56,7 +57,9 @@ def test_blocks_change_nothing(rng, monkeypatch):
 def test_moments_of_parts_give_what_all_vectors_give(vectors, fit):
     single = vectors.astype(np.float32)
     whole = fit(single, dim=12)
-    parts = merge_moments(moments(single[:150]), moments(single[150:]))
+    parts = merge_covariances(
+        running_covariance(single[:150]), running_covariance(single[150:])
+    )
     got = fit(parts, dim=12)
     assert got.projection.dtype == jnp.float32
     np.testing.assert_allclose(got.mean, whole.mean, rtol=1e-6)
@@ -138,10 +141,10 @@ def test_one_dimension_is_scaled_to_variance_one():
 
 def test_duplicates_count_as_often_as_they_are_there(vectors):
     single = vectors.astype(np.float32)[:40]
-    own = moments(np.repeat(single, 3, axis=0))
-    want = moments(single)
+    own = running_covariance(np.repeat(single, 3, axis=0))
+    want = running_covariance(single)
     np.testing.assert_allclose(own.mean, want.mean, rtol=1e-12)
-    np.testing.assert_allclose(own.scatter, 3 * want.scatter, atol=1e-12)
+    np.testing.assert_allclose(own.scatter_matrix, 3 * want.scatter_matrix, atol=1e-12)
     got = fit_pca(np.repeat(single, 3, axis=0), dim=4).projection
     np.testing.assert_allclose(got, fit_pca(single, dim=4).projection, atol=1e-5)
 
@@ -259,8 +262,10 @@ def test_what_cannot_be_fitted_is_refused(vectors):
     with pytest.raises(ValueError, match="got float64: convert it, or turn on jax_en"):
         fit_pca_whitening(vectors, dim=3)
     with jax.enable_x64(True):
-        double = moments(vectors)
-    with pytest.raises(ValueError, match="moments must be float32 here, got float64"):
+        double = running_covariance(vectors)
+    with pytest.raises(
+        ValueError, match="running_covariance must be float32 here, got float64"
+    ):
         fit_pca(double, dim=3)
     for share in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match=r"shrinkage must be in \[0, 1\], got"):

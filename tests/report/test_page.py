@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 
 from diffjax.report import Answer, Comparison, Ranking, Table, write_page
-from diffjax.report._picture import note_precision
+from diffjax.report._comparison import note_precision
 
 HOSTILE = "\"><script>alert('1')</script>&amp;<img src=x>\udcff\x00\u202e.jpg"
 

@@ -88,7 +88,7 @@ def test_environment_names_no_machine_and_no_folder():
 
 
 def test_missing_package_has_no_version():
-    assert records._version("there-is-no-such-package") is None
+    assert records._package_version("there-is-no-such-package") is None
 
 
 def test_commit_is_that_of_the_tree(clone):

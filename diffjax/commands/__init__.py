@@ -1,5 +1,0 @@
-"""The commands of the program `diffjax`; each imports its own when it is named."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,333 @@
+"""Composed scene pictures: objects of photographs pasted into clutter."""
+
+import collections
+import dataclasses
+import importlib.util
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from ._clutter import draw_clutter, draw_patch, paste_patch
+
+
+class PhotoObject(NamedTuple):
+    """Where one object is.
+
+    Attributes:
+        name: What it shows.
+        photograph: File in scikit-image's data folder.
+        box: x0, y0, x1, y1 in pixels of the photograph, end excluded.
+        round: Whether the object is the ellipse that the box holds, not all of it.
+    """
+
+    name: str
+    photograph: str
+    box: tuple[int, int, int, int]
+    round: bool = False
+
+
+class ObjectPicture(NamedTuple):
+    """One object, cut out.
+
+    Attributes:
+        name: What it shows.
+        picture: Its pixels, RGB.
+        mask: 255 where the object is, 0 elsewhere; mode L.
+    """
+
+    name: str
+    picture: Image.Image
+    mask: Image.Image
+
+
+OBJECTS = (
+    PhotoObject("flag", "astronaut.png", (0, 0, 92, 190)),
+    PhotoObject("cat's eye", "chelsea.png", (125, 72, 222, 155), round=True),
+    PhotoObject("cup of coffee", "coffee.png", (168, 14, 412, 212)),
+    PhotoObject("engine", "motorcycle_left.png", (330, 256, 482, 386)),
+    PhotoObject("rocket", "rocket.jpg", (288, 118, 356, 318)),
+    PhotoObject("optic disc", "retina.jpg", (80, 500, 370, 790)),
+    PhotoObject("gland", "ihc.png", (248, 298, 388, 512)),
+    PhotoObject("lizard sign", "logo.png", (10, 8, 492, 492), round=True),
+    PhotoObject("coin with figures", "coins.png", (303, 12, 367, 74), round=True),
+    PhotoObject("photographer", "camera.png", (150, 56, 258, 206)),
+    PhotoObject("face", "astronaut.png", (148, 10, 306, 182)),
+    PhotoObject("cat's nose", "chelsea.png", (205, 190, 310, 292)),
+    PhotoObject("spoon", "coffee.png", (314, 226, 412, 330), round=True),
+    PhotoObject("front wheel", "motorcycle_left.png", (505, 266, 690, 454)),
+    PhotoObject("lamps", "rocket.jpg", (126, 344, 222, 427)),
+    PhotoObject("galaxies", "hubble_deep_field.jpg", (262, 48, 430, 150)),
+    PhotoObject("duct", "ihc.png", (272, 0, 462, 205)),
+    PhotoObject("colour wheel", "color.png", (0, 0, 371, 370), round=True),
+    PhotoObject("shelf", "motorcycle_left.png", (365, 44, 490, 100)),
+    PhotoObject("tripod", "camera.png", (225, 308, 405, 506)),
+    PhotoObject("collar", "astronaut.png", (112, 184, 308, 298)),
+    PhotoObject("gravel", "gravel.png", (140, 140, 390, 390)),
+    PhotoObject("handle", "coffee.png", (190, 226, 264, 314)),
+    PhotoObject("rear wheel", "motorcycle_left.png", (118, 242, 272, 402), round=True),
+    PhotoObject("launch pad", "rocket.jpg", (264, 330, 386, 427)),
+    PhotoObject("child's bicycle", "motorcycle_left.png", (0, 112, 54, 236)),
+    PhotoObject("camcorder", "camera.png", (260, 132, 336, 246)),
+    PhotoObject("page", "page.png", (0, 0, 384, 191)),
+    PhotoObject("mission patch", "astronaut.png", (132, 347, 210, 425), round=True),
+    PhotoObject("tank", "motorcycle_left.png", (346, 156, 486, 250)),
+    PhotoObject("shuttle", "astronaut.png", (350, 0, 466, 290)),
+    PhotoObject("headlight", "motorcycle_left.png", (488, 112, 592, 196)),
+    PhotoObject("formula", "text.png", (0, 0, 448, 172)),
+    PhotoObject("horse", "horse.png", (6, 4, 394, 324)),
+    PhotoObject("helmet", "astronaut.png", (276, 340, 510, 512)),
+    PhotoObject("cardboard boxes", "motorcycle_left.png", (528, 26, 708, 104)),
+    PhotoObject("bricks", "brick.png", (150, 150, 380, 380)),
+    PhotoObject("phantom", "phantom.png", (58, 12, 342, 386), round=True),
+    PhotoObject("garden bench", "motorcycle_left.png", (56, 102, 142, 190)),
+    PhotoObject("skyline", "camera.png", (340, 108, 500, 240)),
+)
+
+
+def cut_objects(count: int) -> tuple[ObjectPicture, ...]:
+    """Cuts the first objects out of their photographs.
+
+    Args:
+        count: How many, 1 to `len(OBJECTS)`.
+
+    Returns:
+        One picture and mask per object, in the order of `OBJECTS`.
+
+    Raises:
+        ValueError: If there are not that many objects.
+        FileNotFoundError: If scikit-image or one of its photographs is not installed.
+    """
+    if not 1 <= count <= len(OBJECTS):
+        raise ValueError(f"objects must be in 1..{len(OBJECTS)}, got {count}.")
+    wanted = collections.defaultdict(list)
+    for number, thing in enumerate(OBJECTS[:count]):
+        wanted[thing.photograph].append(number)
+    cut = {}
+    for photograph, numbers in wanted.items():
+        picture = _read_photograph(photograph)
+        cut |= {number: _cut_object(picture, OBJECTS[number]) for number in numbers}
+    return tuple(cut[number] for number in range(count))
+
+
+def _read_photograph(name: str) -> Image.Image:
+    """Reads one photograph as RGB, transparent parts white."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "scikit-image, whose photographs the scenes are made of, is not installed; "
+            "run `pip install scikit-image`."
+        )
+    path = pathlib.Path(spec.submodule_search_locations[0]) / "data" / name
+    with Image.open(path) as picture:
+        rgba = picture.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _cut_object(photograph: Image.Image, thing: PhotoObject) -> ObjectPicture:
+    picture = photograph.crop(thing.box)
+    mask = Image.new("L", picture.size, 0 if thing.round else 255)
+    if thing.round:
+        width, height = mask.size
+        ImageDraw.Draw(mask).ellipse((0, 0, width - 1, height - 1), fill=255)
+    return ObjectPicture(name=thing.name, picture=picture, mask=mask)
+
+
+# Few sizes, about equal in area: extraction compiles once per shape.
+_CANVAS_SIZES = ((400, 300), (300, 400), (350, 350))
+_EDGE_PADDING = 4
+# Of less, hardly more is seen of a thin object than its soft outline.
+_MIN_OBJECT_AREA = 0.005
+
+
+@dataclasses.dataclass(frozen=True)
+class ScenesConfig:
+    """What a collection of composed scenes holds, and how hard it is.
+
+    Attributes:
+        objects: How many objects there are.
+        scenes_per_object: Database pictures that show each of them.
+        empty_scenes: Database pictures of clutter alone.
+        queries_per_object: Query pictures per object, none of them in the database.
+        seed: Of everything random, at least 0.
+        object_side: Least and largest length of an object's longer side, as a fraction
+            of the picture's shorter one; at most 0.7, so that it fits when turned.
+            Unused where `object_area` is given.
+        object_area: Least and largest area of an object's box, as a fraction of the
+            picture's, from 0.005 to 1. Areas are log-uniform between them, of the
+            turned object and before anything covers it. An object too long for the
+            picture at its area is as large as fits. None draws sides instead.
+        max_rotation: Objects are turned by up to this many degrees either way.
+        relight: Strength of random gain, gamma and colour cast, in [0, 1); at 0.3
+            gain and gamma vary by a factor of 1.3, the colours by half as much.
+        cover_probability: How often clutter lies over a part of the object.
+        patches: Shapes of clutter in each picture.
+        quality: JPEG quality, 1 to 95.
+    """
+
+    objects: int = 40
+    scenes_per_object: int = 12
+    empty_scenes: int = 200
+    queries_per_object: int = 2
+    seed: int = 0
+    object_side: tuple[float, float] = (0.2, 0.7)
+    max_rotation: float = 25.0
+    relight: float = 0.3
+    cover_probability: float = 0.4
+    patches: int = 30
+    quality: int = 90
+    object_area: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: If a field is out of range.
+        """
+        limits = {
+            "objects": (1, len(OBJECTS)),
+            "scenes_per_object": (1, None),
+            "empty_scenes": (0, None),
+            "queries_per_object": (1, None),
+            "seed": (0, None),
+            "max_rotation": (0, 180),
+            "relight": (0, 0.99),
+            "cover_probability": (0, 1),
+            "patches": (0, None),
+            "quality": (1, 95),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not (low <= value and (high is None or value <= high)):
+                rule = f"at least {low}" if high is None else f"in [{low}, {high}]"
+                raise ValueError(f"{name} must be {rule}, got {value}.")
+        low, high = self.object_side
+        if not 0 < low <= high <= 0.7:
+            raise ValueError(
+                "object_side must be two fractions 0 < least <= largest <= 0.7, "
+                f"got {self.object_side}."
+            )
+        low, high = self.object_area or (_MIN_OBJECT_AREA, 1)
+        if not _MIN_OBJECT_AREA <= low <= high <= 1:
+            raise ValueError(
+                f"object_area must be two fractions {_MIN_OBJECT_AREA} <= least <= "
+                f"largest "
+                f"<= 1, got {self.object_area}."
+            )
+
+
+class ComposedPicture(NamedTuple):
+    """A scene before it is written.
+
+    Attributes:
+        picture: Its pixels, RGB.
+        box: x0, y0, x1, y1 in pixels, end excluded, around all of the object that can
+            be seen; None without an object.
+    """
+
+    picture: Image.Image
+    box: tuple[int, int, int, int] | None
+
+
+def compose_picture(
+    key: tuple[int, ...], thing: ObjectPicture | None, *, config: ScenesConfig
+) -> ComposedPicture:
+    """Composes one picture, a function of its key alone.
+
+    Args:
+        key: Seeds all that is random here, whatever else is composed before.
+        thing: The object to show; None for clutter alone. The clutter is the same
+            with and without it.
+        config: How large, turned, re-lit and covered the object may be.
+
+    Returns:
+        The picture and the box of the object.
+    """
+    rng = np.random.default_rng(key)
+    size = _CANVAS_SIZES[rng.integers(len(_CANVAS_SIZES))]
+    picture = draw_clutter(rng, size, patches=config.patches)
+    if thing is None:
+        return ComposedPicture(picture=picture, box=None)
+    alpha = _paste_object(rng, picture, thing, config=config)
+    if rng.random() < config.cover_probability:
+        alpha = _cover_object(rng, picture, alpha)
+    return ComposedPicture(picture=picture, box=alpha.getbbox())
+
+
+def _paste_object(rng, canvas, thing, *, config):
+    """Pastes in place; returns the object's opacity on the whole canvas, mode L."""
+    if config.object_area is None:
+        side = min(canvas.size) * rng.uniform(*config.object_side)
+        turned = _rotate_object(thing, side, rng.uniform(-1, 1) * config.max_rotation)
+    else:
+        share = np.exp(rng.uniform(*np.log(config.object_area)))
+        degrees = rng.uniform(-1, 1) * config.max_rotation
+        turned = _rotate_to_area(thing, share, degrees, room=canvas.size)
+    lit = _relight(rng, turned.picture, strength=config.relight)
+    room = np.subtract(canvas.size, lit.size)
+    x, y = rng.integers(0, np.maximum(room, 0) + 1).tolist()
+    canvas.paste(lit, (x, y), turned.mask)
+    alpha = Image.new("L", canvas.size)
+    alpha.paste(turned.mask, (x, y))
+    return alpha
+
+
+def _rotate_object(thing, side, degrees):
+    """Resizes and turns an object, its outline soft.
+
+    Pixels are repeated past the border first, so that neither the soft outline nor the
+    interpolation reaches the black outside.
+    """
+    scale = side / max(thing.picture.size)
+    size = tuple(max(round(length * scale), 1) for length in thing.picture.size)
+    resized = thing.picture.resize(size, Image.Resampling.LANCZOS)
+    margin = ((_EDGE_PADDING, _EDGE_PADDING), (_EDGE_PADDING, _EDGE_PADDING))
+    pixels = np.pad(np.asarray(resized), (*margin, (0, 0)), mode="edge")
+    inside = np.pad(np.asarray(thing.mask.resize(size)), margin)
+    soft = Image.fromarray(inside).filter(ImageFilter.GaussianBlur(0.8))
+    picture, mask = (
+        layer.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+        for layer in (Image.fromarray(pixels), soft)
+    )
+    frame = mask.getbbox()
+    return thing._replace(picture=picture.crop(frame), mask=mask.crop(frame))
+
+
+def _rotate_to_area(thing, share, degrees, *, room):
+    """Resizes and turns an object so that its box takes a share of the room's area.
+
+    The soft outline does not grow with the object, so the box is measured and the
+    object resized in proportion, twice; then pixels are too coarse for more.
+    """
+    side = np.sqrt(share * np.prod(room))
+    for _ in range(2):
+        box = np.array(_rotate_object(thing, side, degrees).mask.size)
+        scale = np.sqrt(share * np.prod(room) / np.prod(box))
+        side = side * min(scale, *(room / box))
+    return _rotate_object(thing, side, degrees)
+
+
+def _relight(rng, picture, *, strength):
+    """Draws gain, gamma and colour cast and applies them level by level."""
+    gain, gamma = (1 + strength) ** rng.uniform(-1, 1, 2)
+    cast = (1 + strength / 2) ** rng.uniform(-1, 1, 3)
+    levels = np.linspace(0, 1, 256) ** gamma * gain
+    table = np.clip(np.outer(cast, levels) * 255, 0, 255).astype(np.uint8)
+    return picture.point(table.ravel().tolist())
+
+
+def _cover_object(rng, canvas, alpha):
+    """Lays clutter over at most 0.6 x 0.6 of the object's box; returns what is left."""
+    x0, y0, x1, y1 = alpha.getbbox()
+    share = rng.uniform(0.3, 0.6, 2)
+    size = np.maximum(share * [x1 - x0, y1 - y0], 4).astype(int)
+    patch = draw_patch(rng, tuple(size.tolist()))
+    # Around a point of the object; half of a patch may hang over the box's border.
+    middle = rng.uniform([x0, y0], [x1, y1])
+    corner = tuple((middle - size / 2).astype(int).tolist())
+    paste_patch(rng, canvas, patch, corner)
+    cover = Image.new("L", canvas.size)
+    cover.paste(patch.mask, corner)
+    return ImageChops.multiply(alpha, ImageChops.invert(cover))

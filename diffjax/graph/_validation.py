@@ -1,0 +1,118 @@
+"""Validation of graphs and neighbour lists, remembered for arrays that passed."""
+
+import jax
+import numpy as np
+
+from diffjax._arguments import is_concrete
+from diffjax._array_cache import ArrayCache
+from diffjax.types import Graph, Neighbors
+
+_VALID_GRAPHS: ArrayCache[bool] = ArrayCache()
+
+
+def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
+    """Refuses a concrete graph that is no affinity, or no normalised one.
+
+    Args:
+        name: What the caller calls it.
+        graph: The graph, in either form; a traced one passes.
+        signed: Whether weights may be negative, as raw similarities may.
+
+    Raises:
+        ValueError: If a weight is NaN, infinite or negative, an index is not that of a
+            node, or the two directions of an edge differ.
+    """
+    leaves = jax.tree.leaves(graph)
+    if not all(is_concrete(leaf) for leaf in leaves):
+        return
+    if _VALID_GRAPHS.get(leaves):
+        return
+    weights, indices = np.asarray(graph.weights), np.asarray(graph.indices)
+    if weights.shape != indices.shape:
+        raise ValueError(
+            f"{name} must have one weight per index, {list(indices.shape)}, got "
+            f"{list(weights.shape)}."
+        )
+    bad = ~np.isfinite(weights)
+    if bad.any():
+        raise ValueError(
+            f"{name} must have finite weights, got {weights[bad][0]} in {bad.sum()} of "
+            f"{weights.size} places."
+        )
+    negative = bool(weights.size) and weights.min() < 0
+    if negative and not signed:
+        raise ValueError(
+            f"{name} must have weights of at least 0, got {weights.min()}."
+        )
+    lowest = 0 if graph.starts is not None else -1
+    if indices.size and not lowest <= indices.min() <= indices.max() < graph.num_nodes:
+        raise ValueError(
+            f"{name} must have indices in {lowest}..{graph.num_nodes - 1}, got "
+            f"{indices.min()}..{indices.max()}."
+        )
+    matrix = graph.to_scipy()
+    if (matrix != matrix.T).nnz:
+        raise ValueError(
+            f"{name} must be symmetric, got weights that differ by up to "
+            f"{abs(matrix - matrix.T).max():.3g} between the two directions."
+        )
+    if not negative:
+        mark_graph_valid(graph)
+
+
+def mark_graph_valid(graph: Graph) -> Graph:
+    """Spares a graph that is good by construction its check; gives it back."""
+    leaves = jax.tree.leaves(graph)
+    if all(is_concrete(leaf) for leaf in leaves):
+        _VALID_GRAPHS.put(leaves, value=True)
+    return graph
+
+
+_VALID_NEIGHBORS: ArrayCache[bool] = ArrayCache()
+
+
+def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
+    """Refuses lists that are not of n vectors, or no lists of neighbours.
+
+    Args:
+        name: What the caller calls them.
+        neighbors: The lists, concrete.
+        n: Number of vectors.
+
+    Raises:
+        ValueError: With the first bad row, if shapes differ, an index is not in
+            -1..n-1 or twice in a row, or a similarity is not finite.
+    """
+    if _VALID_NEIGHBORS.get(neighbors) and len(neighbors.indices) == n:
+        return
+    indices = np.asarray(neighbors.indices)
+    similarities = np.asarray(neighbors.similarities)
+    if indices.ndim != 2 or len(indices) != n or indices.shape != similarities.shape:
+        raise ValueError(
+            f"{name} must have indices and similarities of shape [{n}, k], got "
+            f"{list(indices.shape)} and {list(similarities.shape)}."
+        )
+    _raise_for_first_row(
+        name, "indices in -1..n-1", (indices < -1) | (indices >= n), indices
+    )
+    _raise_for_first_row(
+        name, "finite similarities", ~np.isfinite(similarities), similarities
+    )
+    ordered = np.sort(indices, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    _raise_for_first_row(name, "each index once in a row", twice, ordered[:, 1:])
+    mark_neighbors_valid(neighbors)
+
+
+def mark_neighbors_valid(neighbors: Neighbors) -> Neighbors:
+    """Spares lists that are good by construction their check; gives them back."""
+    if all(map(is_concrete, neighbors)):
+        _VALID_NEIGHBORS.put(neighbors, value=True)
+    return neighbors
+
+
+def _raise_for_first_row(name, rule, bad, values):
+    rows = np.flatnonzero(bad.any(1))
+    if rows.size:
+        value = values[rows[0]][bad[rows[0]]][0]
+        raise ValueError(f"{name} must have {rule}, got {value} in row {rows[0]}.")

@@ -1,0 +1,5 @@
+"""Images: reading, boxes, and the extraction of region vectors by a network."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,82 @@
+"""SIFT descriptors of a picture, computed by OpenCV."""
+
+import importlib
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import Float
+
+from ._reading import Box, PictureSource, read_pixels
+
+_DIM = 128
+
+
+def sift_descriptors(
+    picture: PictureSource,
+    *,
+    box: Box | None = None,
+    max_features: int = 1000,
+    root: bool = True,
+) -> Float[np.ndarray, "n 128"]:
+    """Describes a picture by the SIFT descriptors of its keypoints.
+
+    Args:
+        picture: A path, a Pillow image or uint8 pixels [h, w, 3].
+        box: The part wanted, in pixels of the upright picture; None is all of it. It is
+            cut out first, so that nothing outside has a say.
+        max_features: Keypoints kept, those of highest contrast.
+        root: RootSIFT: square roots of the descriptors divided by their sums, whose
+            Euclidean distance is the Hellinger distance of the originals. False divides
+            them by their lengths.
+
+    Returns:
+        Descriptors of unit length, highest contrast first; none where the picture
+        shows nothing.
+
+    Raises:
+        ModuleNotFoundError: If OpenCV, of the extra `sift`, is not installed.
+        PictureError: If the picture can't be read.
+        ValueError: If `max_features` is below 1, or the box is not in the picture.
+
+    References:
+        Lowe, Distinctive image features from scale-invariant keypoints, IJCV 60(2),
+        2004; Arandjelovic and Zisserman, Three things everyone should know to improve
+        object retrieval, CVPR 2012 (RootSIFT).
+    """
+    if max_features < 1:
+        raise ValueError(f"max_features must be at least 1, got {max_features}.")
+    cv2 = _import_opencv()
+    pixels = read_pixels(picture, box=box)
+    grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    detector = cv2.SIFT_create(nfeatures=max_features)
+    keypoints, descriptors = detector.detectAndCompute(grey, None)
+    if descriptors is None:
+        return np.empty((0, _DIM), np.float32)
+    # OpenCV promises no order, and keeps all that tie with the last one: a place with
+    # several orientations has a keypoint of the same contrast for each.
+    traits = [(-k.response, *k.pt, k.size, k.angle) for k in keypoints]
+    order = sorted(range(len(traits)), key=traits.__getitem__)[:max_features]
+    kept = descriptors[order]
+    return (
+        _root_sift(kept) if root else _divide_rows(kept, np.linalg.norm(kept, axis=1))
+    )
+
+
+def _root_sift(descriptors):
+    return np.sqrt(_divide_rows(descriptors, descriptors.sum(axis=1)))
+
+
+def _divide_rows(descriptors, sizes):
+    # A flat patch has a descriptor of zeros, and keeps it.
+    return descriptors / np.where(sizes > 0, sizes, 1)[:, None]
+
+
+def _import_opencv() -> ModuleType:
+    # By name: those who check the library's types need not have the extra.
+    try:
+        return importlib.import_module("cv2")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "sift_descriptors needs OpenCV, which is not installed: pip install "
+            "'diffjax[sift]'"
+        ) from error

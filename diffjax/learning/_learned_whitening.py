@@ -1,0 +1,206 @@
+"""Whitening in closed form from mixed scatter matrices, with learned weights."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import check_ids
+from diffjax.regions import global_descriptors
+
+from ._parameters import Parameters, check_parameters
+from ._problem import LearningProblem
+
+# Kinds of differences that a projection is to shrink, in the order of
+# `scatter_matrices`; the first two ask for labels.
+SCATTER_KINDS = (
+    "regions of an object",
+    "images of an object",
+    "regions of an image",
+    "identity",
+)
+# Eigenvalues that differ by less, relative to the largest, count as equal.
+_EIGENVALUE_TOLERANCE = 1e-7
+
+
+class ScatterMatrices(NamedTuple):
+    """How vectors differ, as covariances of trace d.
+
+    Attributes:
+        within: Differences to shrink, s of them: see `scatter_matrices`.
+        between: Differences to keep.
+    """
+
+    within: Float[Array, "s d d"]
+    between: Float[Array, "d d"]
+
+
+def scatter_matrices(
+    problem: LearningProblem, objects: Sequence[Int[np.ndarray, " _"]] = ()
+) -> ScatterMatrices:
+    """Measures how the vectors of a collection differ, within what is the same and all.
+
+    With labels there are four kinds of differences to shrink, in this order: of the
+    regions of images of one object from their mean; of the global descriptors of these
+    images from theirs; of the regions of one image from theirs; and the identity, which
+    keeps the mixture from being singular, and stands for a kind in which nothing
+    differs. Without labels there are the last two only.
+    The differences to keep are those of all images' global descriptors from their mean.
+
+    Args:
+        problem: The collection, of one description of d dimensions.
+        objects: For every object the numbers of the images that show it.
+
+    Returns:
+        The covariances, each scaled to trace d, in the type of the vectors.
+
+    Raises:
+        ValueError: If there are several descriptions, an object has fewer than two
+            images or one that is not in the collection, or all images are equal.
+    """
+    if len(problem.views) != 1:
+        raise ValueError(
+            f"scatters are those of one description, got {len(problem.views)}."
+        )
+    vectors = problem.views[0].vectors
+    ids = np.asarray(problem.image_ids)
+    check_ids("image_ids", ids, rows=len(vectors))
+    count, dim = int(ids[-1]) + 1, vectors.shape[1]
+    summed = global_descriptors(vectors, ids, num_images=count)
+    whole, regions = (np.asarray(each, np.float64) for each in (summed, vectors))
+    images = [np.unique(np.asarray(each, int)) for each in objects]
+    for number, each in enumerate(images):
+        if each.size < 2 or each[0] < 0 or each[-1] >= count:
+            raise ValueError(
+                f"objects[{number}] must be two images or more of 0..{count - 1}, got "
+                f"{each.tolist()}."
+            )
+    ends = np.searchsorted(ids, np.arange(count + 1))
+    spans = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
+    kinds = []
+    if images:
+        of_objects = [np.concatenate([spans[i] for i in each]) for each in images]
+        kinds += [_group_scatter(regions, of_objects), _group_scatter(whole, images)]
+    kinds.append(_group_scatter(regions, spans))
+    between = _group_scatter(whole, [np.arange(count)])
+    if between is None:
+        raise ValueError("vectors must differ between images, got equal ones.")
+    eye = np.eye(dim)
+    within = [*(eye if each is None else each for each in kinds), eye]
+    kind = problem.views[0].vectors.dtype
+    return ScatterMatrices(
+        jnp.asarray(np.stack(within), kind), jnp.asarray(between, kind)
+    )
+
+
+def replace_shrinkage_by_projection(
+    parameters: Parameters, scatter_matrices: ScatterMatrices, *, dim: int | None = None
+) -> Parameters:
+    r"""Puts a projection in the place of `shrinkage` and `emphasis`; differentiable.
+
+    With W = sum_j s_j W_j over the differences to shrink, s being `shrinkage`, W = L L'
+    and the eigenvalues v_1 >= v_2 >= ... and eigenvectors u_1, u_2, ... of L^-1 B L^-T,
+    row i of the projection is (v_i / v_1)^e u_i' L^-1, e being `emphasis`. At e = 0
+    this is supervised whitening with its covariance of matched pairs shrunken to
+    several targets; above it directions in which nothing but noise differs count less.
+    All is scaled to sum of squares p. Derivatives are those of x -> P x / |P x|, in
+    which directions of equal v may turn.
+
+    Args:
+        parameters: With `shrinkage`; without `emphasis` e is 0.
+        scatter_matrices: As many kinds of differences as `shrinkage` has weights.
+        dim: Dimensions p it projects to, 1 to d; None is d. A Python number.
+
+    Returns:
+        The parameters, with the projection.
+
+    Raises:
+        ValueError: If there is no `shrinkage` or a projection beside it, numbers
+            contradict each other, or a parameter is outside its range.
+
+    References:
+        The closed form is that of `regions.fit_supervised_whitening`; the regularised
+        discriminant of Friedman, Regularized discriminant analysis, JASA 84, 1989,
+        known by its abstract, mixes covariances likewise. That the mixture is learned
+        through the diffusion is ours.
+    """
+    check_parameters(parameters)
+    weights = parameters.shrinkage
+    if weights is None or parameters.projection is not None:
+        raise ValueError("whiten needs shrinkage in parameters, and no projection.")
+    kinds, size, _ = scatter_matrices.within.shape
+    if weights.shape[0] != kinds:
+        raise ValueError(
+            f"shrinkage must have one weight per scatter, {kinds}, got "
+            f"{weights.shape[0]}."
+        )
+    dim = size if dim is None else dim
+    if not 1 <= dim <= size:
+        raise ValueError(f"dim must be in 1..{size}, got {dim}.")
+    emphasis = parameters.emphasis
+    if emphasis is None:
+        emphasis = jnp.zeros_like(parameters.alpha)
+    projection = _closed_form_projection(scatter_matrices, weights, emphasis, dim=dim)
+    return parameters._replace(projection=projection, shrinkage=None, emphasis=None)
+
+
+def _closed_form_projection(scatter_matrices, weights, emphasis, *, dim):
+    kind = scatter_matrices.within.dtype
+    weights, emphasis = weights.astype(kind), emphasis.astype(kind)
+    within = jnp.tensordot(weights, scatter_matrices.within, 1, precision="highest")
+    root = jnp.linalg.cholesky(within)
+
+    def left(matrix):
+        return jax.scipy.linalg.solve_triangular(root, matrix, lower=True)
+
+    middle = left(left(scatter_matrices.between).T)
+    values, vectors = _safe_eigh((middle + middle.T) / 2)
+    values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
+    rows = jax.scipy.linalg.solve_triangular(root.T, vectors, lower=False).T
+    # Rounding makes zeros negative, of which there is no power.
+    share = jnp.maximum(values / values[0], jnp.finfo(kind).eps)
+    rows *= (share**emphasis)[:, None]
+    # Lengths are made 1 after it: this scale only keeps entries those of an identity.
+    return rows * jnp.sqrt(dim / jnp.sum(rows**2))
+
+
+@jax.custom_jvp
+def _safe_eigh(matrix):
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    return values, vectors
+
+
+@_safe_eigh.defjvp
+def _safe_eigh_jvp(primals, tangents):
+    # The library's rule divides by differences of eigenvalues, some of which are 0
+    # where vectors span less than all dimensions. Vectors of equal values may turn
+    # among themselves without changing a similarity: their turn is taken to be 0.
+    (matrix,), (change,) = primals, tangents
+    values, vectors = _safe_eigh(matrix)
+    product = functools.partial(jnp.matmul, precision="highest")
+    inner: Array = product(product(vectors.T, change), vectors)
+    gap = values[None, :] - values[:, None]
+    equal = jnp.abs(gap) <= _EIGENVALUE_TOLERANCE * jnp.max(jnp.abs(values))
+    turn = inner / (gap + equal.astype(gap.dtype)) * (~equal).astype(gap.dtype)
+    return (values, vectors), (jnp.diagonal(inner), product(vectors, turn))
+
+
+def _group_scatter(
+    vectors: Float[np.ndarray, "n d"], groups: Sequence[Int[np.ndarray, " _"]]
+) -> Float[np.ndarray, "d d"] | None:
+    """Sums (x - m)(x - m)' over groups, m their means; trace d; None if all is 0."""
+    dim = vectors.shape[1]
+    total = np.zeros((dim, dim))
+    for group in groups:
+        away = vectors[group] - vectors[group].mean(0)
+        total += away.T @ away
+    trace = total.trace()
+    # Means of equal vectors differ from them by rounding.
+    if trace <= np.finfo(np.float32).eps ** 2 * len(vectors):
+        return None
+    return total * (dim / trace)

@@ -1,0 +1,237 @@
+"""Image scores from parameters: the whole search as one differentiable function."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffjax._arguments import check_ids, count_ids, is_concrete, max_rows_per_id
+from diffjax.diffusion import diffuse, query_vectors
+from diffjax.graph import affinity, normalize
+from diffjax.pooling import gmp_weights, pool
+from diffjax.types import Graph
+
+from ._parameters import Parameters, check_parameters
+from ._problem import (
+    DescriptorView,
+    LearningProblem,
+    QueryDescriptors,
+    edges_with_similarities,
+    project_vectors,
+)
+
+
+def score_images(
+    parameters: Parameters,
+    problem: LearningProblem,
+    queries: QueryDescriptors,
+    *,
+    query_k: int = 50,
+    max_steps: int = 50,
+    rtol: float = 1e-6,
+    num_images: int | None = None,
+    num_queries: int | None = None,
+    max_regions: int | None = None,
+) -> Float[Array, "m q"]:
+    r"""Scores all images for some queries; differentiable in every parameter.
+
+    Vectors x become P x / |P x|; A = sum_g m_g A_g over the graphs, A_g having edges
+    max(x_i'x_j - b, 0)^gamma, and y = sum_g m_g y_g likewise, by `query_vectors`; S is
+    the normalised A and f = (I - alpha S)^-1 y. The score of an image is the sum over
+    its regions of w_i c_i f_i, w being the weights of generalised max pooling and c
+    those of the regions' scales. Several graphs share one Gram matrix there, sum_g m_g
+    Phi_g Phi_g'. With parts that are not there this is the plain search.
+
+    Args:
+        parameters: What is differentiated.
+        problem: The collection.
+        queries: Regions of the queries; a row whose id is `num_queries` or above is
+            padding.
+        query_k: Neighbours per query region, and entries kept per query and graph, 1 to
+            n. A Python number.
+        max_steps: Most iterations of the solver. A Python number.
+        rtol: Relative residual at which a query is solved. A Python number.
+        num_images: Number of images m; needed under jit.
+        num_queries: Number of queries q; needed under jit.
+        max_regions: Most regions of any image; needed under jit.
+
+    Returns:
+        Image scores, one column per query.
+
+    Raises:
+        ValueError: If a parameter is outside its range or does not fit the problem, the
+            queries have not one description per graph, `query_k` is outside 1..n, ids
+            are not as they must be, or a count is missing under jit.
+
+    References:
+        Iscen et al., CVPR 2017, eq. 1 to 14, https://arxiv.org/abs/1611.05113, for the
+        chain at the paper's parameters. The other parts are ours.
+    """
+    check_parameters(parameters)
+    if parameters.shrinkage is not None:
+        raise ValueError(
+            "shrinkage must have become a projection: give what whiten returns."
+        )
+    _check_compatible(parameters, problem, queries)
+    images = problem.image_ids
+    many = count_ids("image_ids", images, count=num_images, count_name="num_images")
+    most = max_rows_per_id(
+        "image_ids", images, most=max_regions, most_name="max_regions"
+    )
+    return _score_images(
+        parameters,
+        problem,
+        queries,
+        query_k=query_k,
+        solving=(max_steps, rtol),
+        num_images=many,
+        num_queries=_count_queries(queries, num_queries),
+        max_regions=most,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("query_k", "solving", "num_images", "num_queries", "max_regions"),
+)
+def _score_images(
+    parameters,
+    problem,
+    queries,
+    *,
+    query_k,
+    solving,
+    num_images,
+    num_queries,
+    max_regions,
+):
+    gamma, bias = parameters.gamma, parameters.bias
+    bias = 0.0 if bias is None else bias
+    exponent = gamma if parameters.query_gamma is None else parameters.query_gamma
+    vectors = [project_vectors(v.vectors, parameters.projection) for v in problem.views]
+    mixture = _graph_weights(parameters, vectors)
+    graphs = [
+        affinity(_edge_similarities(view, moved, parameters), gamma=gamma, bias=bias)
+        for view, moved in zip(problem.views, vectors, strict=True)
+    ]
+    y = jnp.zeros((vectors[0].shape[0], num_queries), vectors[0].dtype)
+    for weight, moved, asked in zip(mixture, vectors, queries.vectors, strict=True):
+        y += weight * query_vectors(
+            moved,
+            project_vectors(asked, parameters.projection),
+            queries.query_ids,
+            k=query_k,
+            gamma=exponent,
+            bias=bias,
+            num_queries=num_queries,
+        )
+    graph = normalize(_mix_affinities(problem, graphs, mixture))
+    max_steps, rtol = solving
+    f = diffuse(graph, y, alpha=parameters.alpha, max_steps=max_steps, rtol=rtol).value
+    weights = gmp_weights(
+        _concatenate_scaled(vectors, mixture),
+        problem.image_ids,
+        lam=parameters.lam,
+        num_images=num_images,
+        max_regions=max_regions,
+    )
+    if parameters.scale_weights is not None:
+        own = parameters.scale_weights[problem.scales]
+        weights *= own.astype(weights.dtype)
+    return pool(f, problem.image_ids, weights=weights, num_images=num_images)
+
+
+def _edge_similarities(
+    view: DescriptorView, moved: Array, parameters: Parameters
+) -> Graph:
+    """Similarities on the edges; those that are stored where nothing moved."""
+    if parameters.projection is None:
+        return view.edges
+    return edges_with_similarities(view.edges, moved)
+
+
+def _graph_weights(parameters: Parameters, vectors: list[Array]) -> list[Array]:
+    """Weights of the graphs, equal ones where they are not learned."""
+    count, kind = len(vectors), vectors[0].dtype
+    weights = parameters.mixture
+    if weights is None:
+        weights = jnp.full(count, 1 / count, kind)
+    return list(weights.astype(kind))
+
+
+def _mix_affinities(
+    problem: LearningProblem, graphs: list[Graph], mixture: list[Array]
+) -> Graph:
+    """Adds up the affinities of several graphs on the edges of all."""
+    if problem.union_positions is None:
+        return graphs[0]
+    total = jnp.zeros_like(problem.edges.weights)
+    for union_positions, graph, weight in zip(
+        problem.union_positions, graphs, mixture, strict=True
+    ):
+        total = total.at[union_positions].add(weight * graph.weights)
+    return problem.edges._replace(weights=total)
+
+
+def _concatenate_scaled(vectors: list[Array], mixture: list[Array]) -> Array:
+    """Vectors whose inner products are the mixture of those of all graphs."""
+    if len(vectors) == 1:
+        return vectors[0]
+    scaled = [jnp.sqrt(m) * v for m, v in zip(mixture, vectors, strict=True)]
+    return jnp.concatenate(scaled, axis=1)
+
+
+def _count_queries(queries: QueryDescriptors, count: int | None) -> int:
+    """The number of queries; rows past the last are padding and may stand anywhere."""
+    ids = queries.query_ids
+    if not is_concrete(ids):
+        return count_ids("query_ids", ids, count=count, count_name="num_queries")
+    host = np.asarray(ids)
+    if count is not None:
+        host = host[host < count]
+    check_ids("query_ids", host, rows=host.shape[0])
+    return count_ids("query_ids", host, count=count, count_name="num_queries")
+
+
+def _check_compatible(
+    parameters: Parameters, problem: LearningProblem, queries: QueryDescriptors
+) -> None:
+    graphs = len(problem.views)
+    if len(queries.vectors) != graphs:
+        raise ValueError(
+            f"queries must have one description per graph, {graphs}, got "
+            f"{len(queries.vectors)}."
+        )
+    for asked, view in zip(queries.vectors, problem.views, strict=True):
+        if asked.shape[1] != view.vectors.shape[1]:
+            raise ValueError(
+                f"queries must have the collection's {view.vectors.shape[1]} "
+                f"dimensions, got {asked.shape[1]}."
+            )
+        projection = parameters.projection
+        if projection is not None and projection.shape[1] != asked.shape[1]:
+            raise ValueError(
+                f"projection must take {asked.shape[1]} dimensions, got one of "
+                f"{projection.shape[1]}."
+            )
+    mixture, weights = parameters.mixture, parameters.scale_weights
+    if mixture is not None and mixture.shape[0] != graphs:
+        raise ValueError(
+            f"mixture must have one weight per graph, {graphs}, got {mixture.shape[0]}."
+        )
+    if weights is None:
+        return
+    if problem.scales is None:
+        raise ValueError(
+            "scale_weights must be None for a problem without scales, got "
+            f"{weights.shape[0]}."
+        )
+    if is_concrete(problem.scales):
+        needed = int(np.asarray(problem.scales).max(initial=-1)) + 1
+        if needed > weights.shape[0]:
+            raise ValueError(
+                f"scale_weights must have one weight per scale, {needed}, got "
+                f"{weights.shape[0]}."
+            )

@@ -1,0 +1,5 @@
+"""Networks in Flax that give their inner maps by name: VGG16, ResNet, EfficientNet."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,12 @@
+from ._efficientnet import EfficientNetLite0 as EfficientNetLite0
+from ._layers import ConvolutionLayer as ConvolutionLayer
+from ._layers import FoldedConvolution as FoldedConvolution
+from ._layers import fold_batch_norm as fold_batch_norm
+from ._network import IMAGENET_SCALING as IMAGENET_SCALING
+from ._network import Network as Network
+from ._network import PixelScaling as PixelScaling
+from ._network import forward as forward
+from ._resnet import ResNet as ResNet
+from ._resnet import resnet50 as resnet50
+from ._resnet import resnet101 as resnet101
+from ._vgg import VGG16 as VGG16

@@ -1,0 +1,244 @@
+"""EfficientNet-Lite0 on pictures of several sizes in one canvas."""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from ._layers import (
+    ConvolutionLayer,
+    depthwise_convolution,
+    mask_padding,
+    pointwise_convolution,
+    same_padding_convolution,
+)
+from ._network import PixelScaling, Sizes
+
+_NUM_CLASSES = 1000
+_STEM_CHANNELS = 32
+_HEAD_CHANNELS = 1280
+_KERNEL_INIT = nnx.initializers.he_normal()
+_LITE_SCALING = PixelScaling(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+
+
+class _Stage(NamedTuple):
+    """Blocks of one resolution.
+
+    Attributes:
+        repeats: Number of blocks.
+        size: Side of the depthwise kernel in cells.
+        stride: Step of the first block; the others have 1.
+        expansion: Inner channels over input channels.
+        channels: Output channels.
+    """
+
+    repeats: int
+    size: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+class _InvertedResidualBlock(nnx.Module):
+    """The inverted residual: wider channels, a depthwise step, narrow channels."""
+
+    def __init__(
+        self,
+        inputs: int,
+        stage: _Stage,
+        *,
+        stride: int,
+        kernel_init: nnx.Initializer,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the weights for maps of so many channels."""
+        layer = functools.partial(ConvolutionLayer, kernel_init=kernel_init, rngs=rngs)
+        inner = inputs * stage.expansion
+        self.expand = (
+            layer(pointwise_convolution, (1, 1, inputs, inner))
+            if stage.expansion > 1
+            else None
+        )
+        self.depthwise = layer(
+            depthwise_convolution, (stage.size, stage.size, 1, inner), stride=stride
+        )
+        self.project = layer(pointwise_convolution, (1, 1, inner, stage.channels))
+        self.residual = stride == 1 and inputs == stage.channels
+
+    def layers(self) -> dict[str, ConvolutionLayer]:
+        """Lists the layers in the order of their work."""
+        named = {"depthwise": self.depthwise, "project": self.project}
+        return named if self.expand is None else {"expand": self.expand, **named}
+
+    def __call__(
+        self, maps: Float[Array, "b h w i"], sizes: Int[Array, "b 2"]
+    ) -> Float[Array, "b y x o"]:
+        """Transforms maps of which the first `sizes` cells are real."""
+        inner = maps if self.expand is None else jax.nn.relu6(self.expand(maps))
+        inner = jax.nn.relu6(self.depthwise(mask_padding(inner, sizes)))
+        outputs = self.project(inner)
+        return maps + outputs if self.residual else outputs
+
+
+class EfficientNetLite0(nnx.Module):
+    """EfficientNet-Lite0: seven stages of inverted residuals between a stem and a head.
+
+    ReLU6, no squeeze-and-excite, TensorFlow's `SAME` padding, batch norm folded into
+    the convolutions. A picture may lie at the top left of a larger canvas: what is
+    beyond its true size is set to zero before every convolution that looks at
+    neighbours, so the answer is the one that the picture gets alone.
+
+    Attributes:
+        strides: For each named map, pixels per cell. The real part of a map has the
+            picture's size over the stride; beyond it maps are 0.
+        multiple: 32: where `SAME` padding puts its zeros depends on the parity of a
+            map's sides, so the sides of canvas and picture must stay even.
+        scaling: How pixels are scaled first.
+
+    References:
+        Tan and Le, EfficientNet, ICML 2019, https://arxiv.org/abs/1905.11946, for the
+        blocks. The "lite" variant is described by code alone:
+        https://github.com/tensorflow/tpu,
+        models/official/efficientnet/lite/efficientnet_lite_builder.py.
+    """
+
+    strides: ClassVar[Mapping[str, int]] = MappingProxyType(
+        {
+            "stem": 2,
+            "stage1": 2,
+            "stage2": 4,
+            "stage3": 8,
+            "stage4": 16,
+            "stage5": 16,
+            "stage6": 32,
+            "stage7": 32,
+            "head": 32,
+        }
+    )
+    multiple: ClassVar[int] = 32
+
+    def __init__(
+        self,
+        *,
+        scaling: PixelScaling = _LITE_SCALING,
+        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws random weights; `load_efficientnet_lite0` has trained ones.
+
+        Args:
+            scaling: How pixels are scaled first.
+            kernel_init: Draws a kernel [height, width, inputs, outputs]; biases are 0.
+            rngs: Random keys of the stream `params`.
+
+        Raises:
+            ValueError: If `scaling` is not of finite numbers, or a std not above 0.
+        """
+        self.scaling = scaling.validated()
+        settings = {"kernel_init": kernel_init, "rngs": rngs}
+        layer = functools.partial(ConvolutionLayer, **settings)
+        channels = _STEM_CHANNELS
+        self.stem = layer(same_padding_convolution, (3, 3, 3, channels), stride=2)
+        blocks = []
+        for stage in _STAGES:
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                blocks.append(
+                    _InvertedResidualBlock(channels, stage, stride=stride, **settings)
+                )
+                channels = stage.channels
+        self.blocks = nnx.List(blocks)
+        self.head = layer(pointwise_convolution, (1, 1, channels, _HEAD_CHANNELS))
+        self.classifier = layer(
+            pointwise_convolution, (1, 1, _HEAD_CHANNELS, _NUM_CLASSES)
+        )
+
+    def layers(self) -> dict[str, ConvolutionLayer]:
+        """Lists every layer that has weights, by its dotted name."""
+        named = {"stem": self.stem}
+        for number, block in enumerate(self.blocks):
+            named |= {
+                f"blocks.{number}.{name}": layer
+                for name, layer in block.layers().items()
+            }
+        return named | {"head": self.head, "classifier": self.classifier}
+
+    def cells(self, name: str, sizes: Sizes) -> Sizes:
+        """Counts the real cells of a map: true sizes are multiples of the stride."""
+        return sizes // self.strides[name]
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        sizes: Int[Array, "b 2"],
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Computes every inner map.
+
+        Args:
+            images: Red, green and blue from 0 to 255, each picture at the top left of
+                its canvas; both sides of the canvas are multiples of 32 pixels.
+            sizes: True (height, width) of each picture in pixels, multiples of 32 from
+                32 to the canvas. Whether they are is not checked here: see `forward`.
+
+        Returns:
+            Maps by the names of `strides`, channels last.
+
+        Raises:
+            ValueError: If the canvas is not a multiple of 32 pixels.
+        """
+        height, width = images.shape[1:3]
+        if not height or not width or height % 32 or width % 32:
+            raise ValueError(
+                "images must have sides that are multiples of 32 px, got "
+                f"{height} x {width}."
+            )
+        pixels = self.scaling.apply(images)
+        maps = jax.nn.relu6(self.stem(mask_padding(pixels, sizes)))
+        named = {"stem": maps}
+        blocks = iter(self.blocks)
+        cells = self.cells("stem", sizes)
+        for number, stage in enumerate(_STAGES, start=1):
+            for _ in range(stage.repeats):
+                maps = next(blocks)(maps, cells)
+                cells = self.cells(f"stage{number}", sizes)
+            named[f"stage{number}"] = maps
+        named["head"] = jax.nn.relu6(self.head(maps))
+        return {
+            name: mask_padding(found, self.cells(name, sizes))
+            for name, found in named.items()
+        }
+
+    def logits(
+        self,
+        images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        sizes: Int[Array, "b 2"],
+    ) -> Float[Array, "b classes"]:
+        """Scores the classes of ImageNet: classifier on the mean of the head's cells.
+
+        Args:
+            images: As for calling the network.
+            sizes: As for calling the network.
+
+        Returns:
+            One logit per class, in ImageNet's order.
+        """
+        head = self(images, sizes)["head"]
+        cells = jnp.prod(self.cells("head", sizes), axis=1).astype(head.dtype)
+        means = jnp.sum(head, axis=(1, 2), keepdims=True) / cells[:, None, None, None]
+        return self.classifier(means)[:, 0, 0]

@@ -1,0 +1,193 @@
+"""ResNet of bottleneck blocks on pictures of several sizes in one canvas."""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from ._layers import (
+    ConvolutionLayer,
+    mask_padding,
+    max_pool,
+    pointwise_convolution,
+    symmetric_padding_convolution,
+)
+from ._network import IMAGENET_SCALING, PixelScaling, Sizes
+
+_KERNEL_INIT = nnx.initializers.he_normal()
+_EXPANSION = 4  # Output channels of a block over its inner ones.
+
+
+class _BottleneckBlock(nnx.Module):
+    """The residual block: narrow channels, a 3 x 3 step, wider channels."""
+
+    def __init__(
+        self,
+        inputs: int,
+        inner: int,
+        *,
+        stride: int,
+        kernel_init: nnx.Initializer,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the weights for maps of so many channels."""
+        layer = functools.partial(ConvolutionLayer, kernel_init=kernel_init, rngs=rngs)
+        outputs = _EXPANSION * inner
+        self.conv1 = layer(pointwise_convolution, (1, 1, inputs, inner))
+        self.conv2 = layer(
+            symmetric_padding_convolution, (3, 3, inner, inner), stride=stride
+        )
+        self.conv3 = layer(pointwise_convolution, (1, 1, inner, outputs))
+        self.downsample = (
+            layer(pointwise_convolution, (1, 1, inputs, outputs), stride=stride)
+            if stride != 1 or inputs != outputs
+            else None
+        )
+
+    def layers(self) -> dict[str, ConvolutionLayer]:
+        """Lists the layers."""
+        named = {"conv1": self.conv1, "conv2": self.conv2, "conv3": self.conv3}
+        if self.downsample is not None:
+            named["downsample"] = self.downsample
+        return named
+
+    def __call__(
+        self, maps: Float[Array, "b h w i"], sizes: Int[Array, "b 2"]
+    ) -> Float[Array, "b y x o"]:
+        """Transforms maps of which the first `sizes` cells are real."""
+        inner = jax.nn.relu(self.conv1(maps))
+        # The only step that looks at neighbours.
+        inner = jax.nn.relu(self.conv2(mask_padding(inner, sizes)))
+        passed = maps if self.downsample is None else self.downsample(maps)
+        return jax.nn.relu(self.conv3(inner) + passed)
+
+
+class ResNet(nnx.Module):
+    """ResNet without its classifier: a 7 x 7 stem and four layers of bottlenecks.
+
+    Batch norm folded into the convolutions; where a block halves the resolution, its
+    3 x 3 convolution does (the "v1.5" of torchvision), not the first one as in the
+    paper. A picture may lie at the top left of a larger canvas: what is beyond its true
+    size is set to zero before every step that looks at neighbours, so the answer is the
+    one that the picture gets alone.
+
+    Attributes:
+        strides: For each named map, pixels per cell: the stem after its ReLU, the
+            pooled stem, and the four layers.
+        multiple: 1, pictures may have any size: a last odd row has a cell of its own.
+        scaling: How pixels are scaled first.
+
+    References:
+        He et al., Deep Residual Learning, CVPR 2016, table 1,
+        https://arxiv.org/abs/1512.03385. The place of the stride is described by code
+        alone: https://github.com/pytorch/vision, torchvision/models/resnet.py.
+    """
+
+    strides: ClassVar[Mapping[str, int]] = MappingProxyType(
+        {"conv1": 2, "pool1": 4, "layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+    )
+    multiple: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        depths: tuple[int, int, int, int] = (3, 4, 23, 3),
+        width: int = 64,
+        scaling: PixelScaling = IMAGENET_SCALING,
+        kernel_init: nnx.Initializer = _KERNEL_INIT,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws random weights.
+
+        Args:
+            depths: Blocks of each of the four layers; the default is ResNet101.
+            width: Channels of the stem; the layers have 4, 8, 16 and 32 times as many.
+            scaling: How pixels are scaled first.
+            kernel_init: Draws a kernel [height, width, inputs, outputs]; biases are 0.
+            rngs: Random keys of the stream `params`.
+
+        Raises:
+            ValueError: If `depths` are not four numbers of at least 1, `width` is below
+                1, `scaling` is not of finite numbers, or a std not above 0.
+        """
+        if len(depths) != 4 or min(depths) < 1:
+            raise ValueError(
+                f"depths must be four numbers of at least 1, got {depths}."
+            )
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}.")
+        settings = {"kernel_init": kernel_init, "rngs": rngs}
+        self.scaling = scaling.validated()
+        self.conv1 = ConvolutionLayer(
+            symmetric_padding_convolution, (7, 7, 3, width), stride=2, **settings
+        )
+        channels, layers = width, []
+        for number, depth in enumerate(depths):
+            inner, blocks = width * 2**number, []
+            for repeat in range(depth):
+                stride = 2 if number > 0 and repeat == 0 else 1
+                blocks.append(
+                    _BottleneckBlock(channels, inner, stride=stride, **settings)
+                )
+                channels = _EXPANSION * inner
+            layers.append(nnx.List(blocks))
+        self.blocks = nnx.List(layers)
+
+    def layers(self) -> dict[str, ConvolutionLayer]:
+        """Lists every layer that has weights, by its dotted name."""
+        return {"conv1": self.conv1} | {
+            f"layer{number}.{place}.{name}": layer
+            for number, blocks in enumerate(self.blocks, start=1)
+            for place, block in enumerate(blocks)
+            for name, layer in block.layers().items()
+        }
+
+    def cells(self, name: str, sizes: Sizes) -> Sizes:
+        """Counts the real cells of a map: sizes over its stride, rounded up."""
+        return -(-sizes // self.strides[name])
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        sizes: Int[Array, "b 2"],
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
+        """Computes every inner map.
+
+        Args:
+            images: Red, green and blue from 0 to 255, each picture at the top left of
+                its canvas.
+            sizes: True (height, width) of each picture in pixels. Whether they fit is
+                not checked here: see `forward`.
+
+        Returns:
+            Maps by the names of `strides`, channels last.
+        """
+        pixels = mask_padding(self.scaling.apply(images), sizes)
+        stem = jax.nn.relu(self.conv1(pixels))
+        named = {"conv1": mask_padding(stem, self.cells("conv1", sizes))}
+        # Zeros around the picture are as good as nothing: no cell of it is below 0.
+        maps = named["pool1"] = max_pool(named["conv1"], size=3, stride=2, padding=1)
+        cells = self.cells("pool1", sizes)
+        for number, blocks in enumerate(self.blocks, start=1):
+            for block in blocks:
+                maps = block(maps, cells)
+                cells = self.cells(f"layer{number}", sizes)
+            named[f"layer{number}"] = maps
+        return {
+            name: mask_padding(found, self.cells(name, sizes))
+            for name, found in named.items()
+        }
+
+
+def resnet50(**settings: Any) -> ResNet:
+    """Makes a ResNet of 50 layers; settings are those of `ResNet`, without depths."""
+    return ResNet(depths=(3, 4, 6, 3), **settings)
+
+
+def resnet101(**settings: Any) -> ResNet:
+    """Makes a ResNet of 101 layers; settings are those of `ResNet`, without depths."""
+    return ResNet(depths=(3, 4, 23, 3), **settings)

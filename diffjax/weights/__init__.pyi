@@ -1,0 +1,14 @@
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import PretrainedNetwork as PretrainedNetwork
+from ._export_cache import CachedNetwork as CachedNetwork
+from ._export_cache import ExportedNetwork as ExportedNetwork
+from ._export_cache import load_or_export_network as load_or_export_network
+from ._formats import read_checkpoint as read_checkpoint
+from ._load import load_network as load_network
+from ._load import network_names as network_names
+from ._zoo import KNOWN_WEIGHTS as KNOWN_WEIGHTS
+from ._zoo import KnownWeights as KnownWeights
+from ._zoo import efficientnet_lite0_fingerprint as efficientnet_lite0_fingerprint
+from ._zoo import efficientnet_lite0_path as efficientnet_lite0_path
+from ._zoo import fetch_weights as fetch_weights
+from ._zoo import load_efficientnet_lite0 as load_efficientnet_lite0

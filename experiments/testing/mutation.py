@@ -1,0 +1,247 @@
+"""Planted errors, one at a time: `python -m experiments mutation draw MUTANTS.json`.
+
+`draw` chooses mutants by a seed, `run` asks the tests of each one's folder, `survivors`
+asks the whole suite about those that are left, `find` says where each mutant stands
+today, and `summary` counts. The tree itself is never changed: mutants are planted in a
+copy of it.
+"""
+
+import json
+import pathlib
+from collections import Counter
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from tyro.conf import Positional, arg
+
+from ._mutant_tree import Tests, Tree
+from ._mutants import Place, folder_of, locate, mutations, plant, read_tree
+
+Mutants = Positional[Annotated[pathlib.Path, arg(metavar="MUTANTS.json")]]
+Outcome = Positional[Annotated[pathlib.Path, arg(metavar="OUTCOME.json")]]
+
+_ROOT = pathlib.Path(__file__).parents[2]
+# Errors that are easily overlooked are drawn twice as often.
+_SUBTLE = {"boundary", "number", "plus", "times", "extreme", "logic", "axis"}
+# A mutant may take so many times as long as the tests do without one, and so much more.
+_TIMES, _SECONDS = 3, 60
+
+
+def draw(
+    out: Positional[Annotated[pathlib.Path, arg(metavar="MUTANTS.json")]],
+    *,
+    seed: int = 20,
+    count: int = 60,
+    least: int = 3,
+    root: pathlib.Path = _ROOT,
+) -> None:
+    """Draw mutants by a seed: of all kinds, and at most one in a function.
+
+    Only statements that occur once in the package are mutated: they are found again.
+
+    Args:
+        out: File to write.
+        seed: Of the generator.
+        count: Mutants wanted.
+        least: Mutants of each folder at least.
+        root: The repository.
+    """
+    modules, rng = read_tree(root), np.random.default_rng(seed)
+    times = Counter(s.text for each in modules.values() for s in each)
+    pools: dict[str, list[dict[str, Any]]] = {}
+    for path, members in modules.items():
+        source = (root / path).read_bytes()
+        for statement in members:
+            for kind, after in (
+                mutations(statement) if times[statement.text] == 1 else ()
+            ):
+                line = statement.node.lineno
+                mutant = {"folder": folder_of(path), "file": path}
+                mutant |= {"function": statement.function, "line": line, "kind": kind}
+                mutant["source"] = source.splitlines()[line - 1].decode().strip()
+                mutant |= {"before": statement.text, "after": after, "moved_to": None}
+                compile(plant(source, statement, after), path, "exec")
+                pools.setdefault(folder_of(path), []).append(mutant)
+    sizes = {folder: len(pool) for folder, pool in pools.items()}
+    drawn = []
+    turns = [folder for folder in pools for _ in range(least)]
+    while len(drawn) < count:
+        left = [folder for folder, pool in pools.items() if pool]
+        share = np.array([sizes[folder] for folder in left], float)
+        folder = turns.pop(0) if turns else str(rng.choice(left, p=share / share.sum()))
+        kinds = sorted({mutant["kind"] for mutant in pools[folder]})
+        weights = np.array([1 + (kind in _SUBTLE) for kind in kinds], float)
+        kind = rng.choice(kinds, p=weights / weights.sum())
+        choices = [mutant for mutant in pools[folder] if mutant["kind"] == kind]
+        mutant = choices[rng.integers(len(choices))]
+        place = mutant["file"], mutant["function"]
+        pools[folder] = [
+            m for m in pools[folder] if (m["file"], m["function"]) != place
+        ]
+        drawn.append(mutant)
+    drawn.sort(key=lambda mutant: (mutant["file"], mutant["line"]))
+    numbered = [{"id": f"{i:02}", **mutant} for i, mutant in enumerate(drawn, start=1)]
+    _write(out, {"seed": seed, "candidates": sizes, "mutants": numbered})
+    print(f"{len(numbered)} of {sum(sizes.values())} mutants in {len(sizes)} folders")
+
+
+def find(mutants: Mutants, *, root: pathlib.Path = _ROOT) -> None:
+    """Say where each mutant stands today, and what looks like those that do not.
+
+    Args:
+        mutants: What `draw` wrote, with what was added under `moved_to` by hand.
+        root: The repository.
+    """
+    modules = read_tree(root)
+    for mutant in _read(mutants)["mutants"]:
+        place = locate(modules, mutant)
+        if isinstance(place, Place):
+            print(mutant["id"], place.path, place.statement.function)
+        else:
+            print(f"{mutant['id']} {mutant['file']}, {mutant['before']}: {place}")
+
+
+def run(
+    mutants: Mutants,
+    outcome: Outcome,
+    *,
+    only: tuple[str, ...] = (),
+    root: pathlib.Path = _ROOT,
+) -> None:
+    """Plant each mutant and run the tests of its folder until one fails.
+
+    Before its first mutant a folder's tests are run without any: what fails then is
+    left out, and a mutant that takes three times as long, and a minute, is caught too.
+    What has an outcome is not run again, unless `only` names it.
+
+    Args:
+        mutants: What `draw` wrote.
+        outcome: File to write, after each mutant.
+        only: Identifiers of the mutants to run; none for all.
+        root: The repository.
+    """
+    tree = Tree(root)
+    told = _read(outcome) if outcome.exists() else {"normal": {}, "outcomes": {}}
+    for mutant in _read(mutants)["mutants"]:
+        wanted = mutant["id"] in only if only else mutant["id"] not in told["outcomes"]
+        if not wanted:
+            continue
+        place = locate(tree.modules, mutant)
+        facts = {"folder": mutant["folder"]}
+        if isinstance(place, str):
+            told["outcomes"][mutant["id"]] = facts | {
+                "status": "not found",
+                "why": place,
+            }
+        else:
+            folder, files = tree.tests_of(place)
+            if folder not in told["normal"]:
+                tree.plant()
+                normal = tree.test(sorted(files))
+                told["normal"][folder] = normal._asdict()
+                _write(outcome, told)
+            normal = told["normal"][folder]
+            tree.plant(place)
+            # The module itself for the examples in its docstrings.
+            files.insert(1, place.path)
+            ask = ["-x", *files, *(f"--deselect={test}" for test in normal["failed"])]
+            limit = _TIMES * normal["processor"] + _SECONDS
+            told["outcomes"][mutant["id"]] = facts | _verdict(
+                tree.test(ask, limit=limit)
+            )
+        _write(outcome, told)
+        print(mutant["id"], told["outcomes"][mutant["id"]], flush=True)
+
+
+def _verdict(tests: Tests) -> dict[str, Any]:
+    """Says what became of a mutant."""
+    cost = {"seconds": round(tests.seconds), "processor": round(tests.processor)}
+    if tests.status == 0:
+        return {"status": "survived", **cost}
+    if tests.failed:
+        test, why = next(iter(tests.failed.items()))
+        return {"status": "caught", "by": test, "why": why, **cost}
+    if tests.status is None:
+        return {"status": "caught", "by": "timeout", **cost}
+    # Killed by a signal, or no test could be collected.
+    return {"status": "caught", "by": f"exit status {tests.status}", **cost}
+
+
+def survivors(
+    mutants: Mutants, outcome: Outcome, *, n: int = 0, root: pathlib.Path = _ROOT
+) -> None:
+    """Run the whole suite on all survivors of `run` together, then sort them out.
+
+    What fails with all of them and not without any is run again with each alone. That
+    is exact as long as none hides another: a survivor that only a test would catch
+    which passes when all are there at once counts as not caught.
+
+    Args:
+        mutants: What `draw` wrote.
+        outcome: What `run` wrote; `whole_suite` is added to it.
+        n: Processes of pytest for the whole suite; 0 for one.
+        root: The repository.
+    """
+    tree, told = Tree(root), _read(outcome)
+    places = {}
+    for mutant in _read(mutants)["mutants"]:
+        place = locate(tree.modules, mutant)
+        status = told["outcomes"].get(mutant["id"], {}).get("status")
+        if status == "survived" and isinstance(place, Place):
+            places[mutant["id"]] = place
+    tree.plant(*places.values())
+    together = tree.test(n=n)
+    tree.plant()
+    # A file that could not even be read is named as such: all of it is run again.
+    suspects = sorted(together.failed)
+    usual = tree.test(suspects).failed if suspects else {}
+    suspects = [test for test in suspects if test not in usual]
+    told["whole_suite"] = {**together._asdict(), "usual": usual, "suspects": suspects}
+    _write(outcome, told)
+    for name, place in places.items():
+        verdict = {"status": "survived"}
+        if suspects:
+            tree.plant(place)
+            limit = _TIMES * together.processor + _SECONDS
+            verdict = _verdict(tree.test(["-x", *suspects], limit=limit))
+        told["outcomes"][name]["whole_suite"] = verdict
+        _write(outcome, told)
+        print(name, verdict, flush=True)
+
+
+def summary(outcomes: Positional[tuple[pathlib.Path, ...]]) -> None:
+    """Count what was caught, folder by folder.
+
+    Args:
+        outcomes: What `run` and `survivors` wrote, once or several times.
+    """
+    for path in outcomes:
+        counts: dict[str, Counter[str]] = {}
+        for each in _read(path)["outcomes"].values():
+            whole = each.get("whole_suite", {}).get("status")
+            status = (
+                "caught by the whole suite" if whole == "caught" else each["status"]
+            )
+            for folder in (each["folder"], "all"):
+                counts.setdefault(folder, Counter())[status] += 1
+        print(path)
+        for folder, count in sorted(counts.items()):
+            parts = (f"{number} {status}" for status, number in sorted(count.items()))
+            print(f"  {folder}: {count.total()} drawn, {', '.join(parts)}")
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)
+
+
+def main() -> None:
+    """Reads the command line."""
+    verbs = {each.__name__: each for each in (draw, find, run, survivors, summary)}
+    tyro.extras.subcommand_cli_from_dict(verbs, prog="python -m experiments mutation")

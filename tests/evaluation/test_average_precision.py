@@ -1,0 +1,403 @@
+"""Average precision of rankings, of tied scores, and of random order."""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffjax.evaluation import average_precision, evaluate
+from diffjax.evaluation._average_precision import (
+    PrecisionReport,
+    evaluate_scores,
+    expected_average_precision,
+    random_average_precision,
+)
+from diffjax.ranking import rank
+
+
+def walked_average_precision(ranking, positives, junk=()):
+    """Walks down the list and adds up the area under precision over recall."""
+    positives, junk = set(positives), set(junk)
+    seen = found = 0
+    area, precision = 0.0, 1.0
+    for image in ranking:
+        if image in junk:
+            continue
+        seen += 1
+        found += image in positives
+        if image in positives:
+            area += (precision + found / seen) / 2 / len(positives)
+        precision = found / seen
+    return area
+
+
+class Benchmark:
+    """A benchmark with nothing but its truth."""
+
+    def __init__(self, positives, junk=None):
+        self.positives = positives
+        self.junk = junk if junk is not None else [[] for _ in positives]
+
+
+@st.composite
+def cases(draw):
+    """A ranking of up to 12 images with positives and junk among up to 14."""
+    size = draw(st.integers(1, 12))
+    ranking = draw(st.permutations(range(size)))
+    kinds = draw(st.lists(st.sampled_from("pj-"), min_size=size + 2, max_size=size + 2))
+    positives = [i for i, kind in enumerate(kinds) if kind == "p"]
+    junk = [i for i, kind in enumerate(kinds) if kind == "j"]
+    return ranking, positives or [size], [i for i in junk if i != size]
+
+
+def test_positives_at_ranks_0_2_and_5_give_what_the_formula_says():
+    # j/p_j and (j+1)/(p_j+1): (1 + 1/1)/2, (1/2 + 2/3)/2, (2/5 + 3/6)/2.
+    expected = (1 + (1 / 2 + 2 / 3) / 2 + (2 / 5 + 3 / 6) / 2) / 3
+    assert average_precision(np.arange(6), [0, 2, 5]) == pytest.approx(expected)
+    assert round(expected, 6) == 0.677778  # As the benchmark's own program prints.
+
+
+def test_junk_is_taken_out_before_ranks_are_counted():
+    # Junk at 1, 8, 9 and 30 moves the positives up by 0, 1, 1, 3 and 3.
+    with_junk = average_precision(np.arange(40), [0, 2, 6, 10, 20], [1, 8, 9, 30])
+    assert with_junk == average_precision(np.arange(36), [0, 1, 5, 7, 17])
+    # (j/p_j + (j+1)/(p_j+1))/2 at 0, 1, 5, 7 and 17.
+    steps = [(1, 1), (1, 1), (2 / 5, 3 / 6), (3 / 7, 4 / 8), (4 / 17, 5 / 18)]
+    assert with_junk == pytest.approx(sum(map(sum, steps)) / 2 / 5)
+
+
+@given(cases())
+def test_agrees_with_walking_down_the_list(case):
+    ranking, positives, junk = case
+    got = average_precision(np.array(ranking), positives, junk)
+    assert got == pytest.approx(walked_average_precision(ranking, positives, junk))
+    assert 0 <= got <= 1
+
+
+@pytest.mark.parametrize("positives", [1, 3, 6])
+def test_a_perfect_ranking_has_precision_1(positives):
+    assert average_precision(np.arange(6), range(positives)) == pytest.approx(1)
+
+
+def test_the_mean_over_all_rankings_is_what_chance_gives():
+    # The j-th positive (from 0) is at rank p in C(p, j) C(m-1-p, P-1-j) of the
+    # C(m, P) equally likely places, and adds ((j/p) + (j+1)/(p+1)) / 2 / P there.
+    m, positives = 6, 2
+    expected = sum(
+        math.comb(p, j)
+        * math.comb(m - 1 - p, positives - 1 - j)
+        / math.comb(m, positives)
+        * ((j / p if p else 1) + (j + 1) / (p + 1))
+        / 2
+        / positives
+        for j in range(positives)
+        for p in range(m)
+    )
+    rankings = itertools.permutations(range(m))
+    all_of_them = [average_precision(np.array(r), range(positives)) for r in rankings]
+    assert np.mean(all_of_them) == pytest.approx(expected)
+
+
+@given(cases(), st.randoms())
+def test_the_place_of_junk_never_matters(case, random):
+    ranking, positives, junk = case
+    moved = [image for image in ranking if image not in junk]
+    for image in junk:
+        moved.insert(random.randint(0, len(moved)), image)
+    assert average_precision(np.array(moved), positives, junk) == average_precision(
+        np.array(ranking), positives, junk
+    )
+
+
+@given(cases())
+def test_a_positive_that_moves_up_never_lowers_the_precision(case):
+    ranking, positives, junk = case
+    before = average_precision(np.array(ranking), positives, junk)
+    for upper, lower in itertools.pairwise(range(len(ranking))):
+        if ranking[lower] in positives:
+            better = list(ranking)
+            better[upper], better[lower] = ranking[lower], ranking[upper]
+            after = average_precision(np.array(better), positives, junk)
+            assert after >= before - 1e-12
+
+
+def test_a_positive_that_is_not_ranked_adds_nothing():
+    # One of two is found, at rank 0: (1 + 1)/2 / 2.
+    assert average_precision(np.array([4, 0]), [4, 9]) == pytest.approx(1 / 2)
+    assert average_precision(np.array([0, 1]), [9]) == 0
+    assert average_precision(np.zeros(0, int), [9]) == 0
+
+
+def test_an_image_named_twice_as_positive_counts_once():
+    once = average_precision(np.arange(6), [0, 2, 5])
+    assert average_precision(np.arange(6), [0, 2, 2, 5, 0]) == once
+
+
+def test_all_junk_leaves_nothing_found():
+    assert average_precision(np.arange(3), [7], [0, 1, 2]) == 0
+
+
+def test_without_a_positive_there_is_no_precision():
+    assert math.isnan(average_precision(np.arange(3), [], [1]))
+
+
+def test_rankings_and_truths_of_any_kind_of_array_are_the_same():
+    ranking = [3, 1, 0, 2]
+    expected = average_precision(np.array(ranking), [1, 2], [0])
+    got = average_precision(jnp.array(ranking), np.array([2, 1]), np.array([0]))
+    assert got == expected
+
+
+def test_the_mean_is_over_queries_that_have_positives():
+    rankings = np.array([[0, 1, 0], [1, 0, 1], [2, 2, 2]])
+    got = evaluate(rankings, Benchmark([[0], [], [2]], [[1], [0], []]))
+    # Query 0 is perfect, query 1 asks nothing, query 2 is found last: (0/2 + 1/3)/2.
+    expected = [1, np.nan, 1 / 6]
+    np.testing.assert_allclose(got.average_precision, expected, rtol=1e-12)
+    assert got.mean_average_precision == pytest.approx((1 + 1 / 6) / 2)
+    assert isinstance(got, PrecisionReport)
+
+
+def test_queries_without_positives_are_counted_and_do_not_change_the_mean():
+    rankings = np.array([[0, 1], [1, 0]])
+    alone = evaluate(rankings[:, :1], Benchmark([[1]]))
+    assert alone.num_without_positives == 0
+    for without in (1, 3):
+        wider = np.repeat(rankings, [1, without], axis=1)
+        got = evaluate(wider, Benchmark([[1], *[[]] * without]))
+        assert got.num_without_positives == without
+        assert got.mean_average_precision == alone.mean_average_precision
+
+
+def test_the_fields_of_a_report_keep_their_order():
+    mean, per_query, without = evaluate(np.array([[0], [1]]), Benchmark([[0]]))
+    assert mean == 1
+    assert per_query.shape == (1,)
+    assert without == 0
+
+
+def test_an_image_can_not_be_both_positive_and_junk():
+    with pytest.raises(ValueError, match="must be disjoint, got 2 in both"):
+        average_precision(np.arange(3), [0, 2], [2])
+
+
+def test_an_image_can_not_be_ranked_twice():
+    with pytest.raises(ValueError, match="ranking must hold every image once"):
+        average_precision(np.array([0, 1, 1]), [0])
+
+
+def test_there_must_be_a_ranking_for_every_query():
+    with pytest.raises(ValueError, match="one column per query, 2, got 3"):
+        evaluate(np.zeros((1, 3), int), Benchmark([[0], [0]]))
+
+
+def test_a_benchmark_without_a_positive_is_refused():
+    with pytest.raises(ValueError, match="a query with positives, got none"):
+        evaluate(np.zeros((1, 2), int), Benchmark([[], []]))
+
+
+# Machines that do more than one thing at a time are slow at times.
+FEW_EXAMPLES = settings(deadline=None, max_examples=40)
+
+
+class TiedBenchmark:
+    """A benchmark with nothing but its truth."""
+
+    def __init__(self, positives, junk=None):
+        self.positives = positives
+        self.junk = junk if junk is not None else [[] for _ in positives]
+
+
+@st.composite
+def tied_cases(draw, *, largest=6):
+    """Scores with ties of up to 6 images, at least one of them positive."""
+    size = draw(st.integers(1, largest))
+    scores = draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+    kinds = draw(st.lists(st.sampled_from("pj-"), min_size=size, max_size=size))
+    kinds[draw(st.integers(0, size - 1))] = "p"
+    positives, junk = ([i for i, k in enumerate(kinds) if k == w] for w in "pj")
+    return np.array(scores, float), positives, junk
+
+
+def enumerated(scores, positives, junk):
+    """Mean over all orders of all images that put no lower score before a higher."""
+    areas = []
+    for order in itertools.permutations(range(len(scores))):
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
+            kept = [image for image in order if image not in junk]
+            ranks = [p for p, image in enumerate(kept) if image in positives]
+            areas.append(
+                sum(
+                    ((j / p if p else 1) + (j + 1) / (p + 1)) / 2
+                    for j, p in enumerate(ranks)
+                )
+                / len(positives)
+            )
+    return np.mean(areas)
+
+
+@FEW_EXAMPLES
+@given(tied_cases())
+def test_agrees_with_all_orders_of_tied_images(case):
+    assert expected_average_precision(*case) == pytest.approx(enumerated(*case))
+
+
+def test_a_tie_behind_other_images_by_hand():
+    # [0 | 1 2 3 | 4] with positives 0, 2: 0 adds 1. 2 is at rank 1, 2 or 3, and adds
+    # (1/1 + 2/2)/2, (1/2 + 2/3)/2 or (1/3 + 2/4)/2, one as likely as another.
+    second = ((1 / 1 + 2 / 2) + (1 / 2 + 2 / 3) + (1 / 3 + 2 / 4)) / 2 / 3
+    got = expected_average_precision(np.array([3.0, 2, 2, 2, 1]), [0, 2])
+    assert got == pytest.approx((1 + second) / 2)
+
+
+@FEW_EXAMPLES
+@given(
+    st.permutations(range(12)),
+    st.lists(st.sampled_from("pj-"), min_size=12, max_size=12),
+)
+def test_without_ties_it_is_the_average_precision(ranking, kinds):
+    positives, junk = ([i for i, k in enumerate(kinds) if k == w] for w in "pj")
+    scores = np.empty(12)
+    scores[list(ranking)] = -np.arange(12.0)
+    expected = average_precision(np.array(ranking), positives, junk)
+    got = expected_average_precision(scores, positives, junk)
+    np.testing.assert_array_equal(got, expected)
+
+
+@FEW_EXAMPLES
+@given(tied_cases(largest=15), st.randoms())
+def test_the_order_of_the_database_never_matters(case, random):
+    scores, positives, junk = case
+    moved = list(range(scores.size))
+    random.shuffle(moved)
+    to = np.argsort(moved)
+    got = expected_average_precision(scores[moved], to[positives], to[junk])
+    assert got == pytest.approx(expected_average_precision(*case), rel=1e-12)
+
+
+@FEW_EXAMPLES
+@given(tied_cases(largest=15))
+def test_it_lies_between_the_luckiest_and_the_unluckiest_order(case):
+    scores, positives, junk = case
+    is_positive = np.isin(np.arange(scores.size), positives)
+    luckiest = average_precision(np.lexsort((~is_positive, -scores)), positives, junk)
+    unluckiest = average_precision(np.lexsort((is_positive, -scores)), positives, junk)
+    got = expected_average_precision(*case)
+    assert unluckiest - 1e-12 <= got <= luckiest + 1e-12
+
+
+def test_images_outside_a_short_list_are_tied_below_it():
+    scores = np.array([2.0, -np.inf, 1, -np.inf])
+    # 1 is third or fourth: ((1/2 + 2/3) + (1/3 + 2/4))/2/2, and 0 adds 1.
+    expected = (1 + ((1 / 2 + 2 / 3) + (1 / 3 + 2 / 4)) / 4) / 2
+    assert expected_average_precision(scores, [0, 1]) == pytest.approx(expected)
+
+
+def test_scores_of_any_kind_of_array_are_the_same():
+    case = [0.5, 0.25, 0.5, 0.0]
+    got = expected_average_precision(jnp.array(case), np.array([0, 3]), np.array([1]))
+    assert got == expected_average_precision(np.array(case), [0, 3], [1])
+
+
+def test_without_a_positive_there_is_no_expected_precision():
+    assert math.isnan(expected_average_precision(np.zeros(3), [], [1]))
+    assert math.isnan(random_average_precision(0, 3))
+    assert math.isnan(random_average_precision(0, 0))
+
+
+@pytest.mark.parametrize("num_images", range(1, 8))
+def test_chance_is_all_images_tied(num_images):
+    for positives in range(1, num_images + 1):
+        got = random_average_precision(positives, num_images)
+        tied = expected_average_precision(np.zeros(num_images), range(positives))
+        assert got == pytest.approx(tied, rel=1e-12)
+        # All places of the positives are equally likely.
+        everywhere = [
+            average_precision(np.arange(num_images), places)
+            for places in itertools.combinations(range(num_images), positives)
+        ]
+        assert got == pytest.approx(np.mean(everywhere), rel=1e-12)
+
+
+@pytest.mark.parametrize(("positives", "num_images"), [(1, 100), (7, 60), (50, 200)])
+def test_chance_agrees_with_shuffling(positives, num_images):
+    rng = np.random.default_rng(3)
+    drawn = [
+        average_precision(rng.permutation(num_images), range(positives))
+        for _ in range(1000)
+    ]
+    error = np.std(drawn) / np.sqrt(len(drawn))
+    got = random_average_precision(positives, num_images)
+    assert np.mean(drawn) == pytest.approx(got, abs=4 * error)
+
+
+def test_chance_finds_all_where_all_are_right_and_little_where_few_are():
+    assert random_average_precision(9, 9) == 1
+    # (P/N + P/N + H_N/N) / 2 for few among many.
+    few, many = 10, 1_000_000
+    harmonic = math.log(many) + 0.5772156649
+    expected = (few / many + (few - 1) / many + harmonic / many) / 2
+    assert random_average_precision(few, many) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_report_is_over_queries_that_have_positives():
+    scores = np.array([[1.0, 2, 0], [1, 1, 0], [0, 0, 0]])
+    got = evaluate_scores(scores, TiedBenchmark([[0], [], [2]], [[], [0], [1]]))
+    # Query 0: first or second, 1 or (0/1 + 1/2)/2. Query 2: the same, 1 being junk.
+    np.testing.assert_allclose(got.average_precision, [5 / 8, np.nan, 5 / 8])
+    assert got.mean_average_precision == pytest.approx(5 / 8)
+    assert got.num_without_positives == 1
+
+
+def test_the_report_without_ties_is_that_of_the_rankings():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(30, 4)).astype(np.float32)
+    truth = TiedBenchmark([rng.choice(30, 5, replace=False) for _ in range(4)])
+    got = evaluate_scores(jnp.asarray(scores), truth)
+    expected = evaluate(rank(jnp.asarray(scores)), truth, num_images=30)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_score_that_is_not_a_number_is_named():
+    scores = np.array([[0.0, 1], [1, np.nan], [2, 0]])
+    with pytest.raises(ValueError, match=r"numbers, got NaN for image 1\."):
+        expected_average_precision(scores[:, 1], [0])
+    with pytest.raises(ValueError, match=r"numbers, got NaN for image 1 \(query 1\)\."):
+        evaluate_scores(scores, TiedBenchmark([[0], [0]]))
+
+
+def test_an_image_without_a_score_is_named():
+    with pytest.raises(ValueError, match=r"positives must be images .* 2, got 3\."):
+        expected_average_precision(np.zeros(3), [3])
+    with pytest.raises(ValueError, match=r"junk must be images .* got -1 \(query 0\)"):
+        evaluate_scores(np.zeros((3, 1)), TiedBenchmark([[0]], [[-1]]))
+
+
+def test_a_scored_image_can_not_be_both_positive_and_junk():
+    with pytest.raises(ValueError, match=r"must be disjoint, got 1 in both\."):
+        expected_average_precision(np.zeros(3), [0, 1], [1])
+
+
+def test_there_must_be_scores_for_every_query():
+    with pytest.raises(ValueError, match="scores must have one column per query, 2"):
+        evaluate_scores(np.zeros((3, 1)), TiedBenchmark([[0], [0]]))
+    with pytest.raises(ValueError, match="a query with positives, got none"):
+        evaluate_scores(np.zeros((3, 1)), TiedBenchmark([[]]))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rankings_are_no_scores():
+    with pytest.raises(ValueError, match=r"int64 \[3, 1\]: `evaluate` takes rankings"):
+        evaluate_scores(np.arange(3)[:, None], TiedBenchmark([[0]]))
+
+
+@pytest.mark.parametrize(("positives", "images"), [(-1, 5), (6, 5), (1, 0)])
+def test_there_are_at_most_as_many_positives_as_images(positives, images):
+    complaint = rf"num_positives must be in \[0, num_images\], {images}, got"
+    with pytest.raises(ValueError, match=complaint):
+        random_average_precision(positives, images)

@@ -1,0 +1,273 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffjax.ranking import _k_reciprocal as _reciprocal
+from diffjax.ranking import k_reciprocal, nearest_neighbors, rank
+
+
+def descriptors(vectors, ids):
+    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
+    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+
+
+def encoded(images, queries, *, k1=20, k2=6, lam=0.3):
+    """The definition: dense, in Python sets, one query after the other."""
+    return np.stack([one_query(images, q, k1, k2, lam) for q in queries], axis=1)
+
+
+def one_query(images, query, k1, k2, lam):
+    everything = np.vstack([images, query])
+    similar = everything @ everything.T
+    # One vector everywhere: any distance is 0, and so is its share of the largest.
+    largest = (1 - similar).max(axis=1, keepdims=True)
+    distance = (1 - similar) / np.where(largest > 0, largest, 1)
+    itself_first = similar + np.diag(np.full(len(similar), np.inf))
+    order = np.argsort(-itself_first, axis=1, kind="stable")
+
+    def reciprocal(k):
+        near = [set(row[: k + 1].tolist()) for row in order]
+        return [{g for g in near[p] if p in near[g]} for p in range(len(near))]
+
+    weights = np.zeros_like(similar)
+    halves = reciprocal(round(k1 / 2))
+    for p, members in enumerate(reciprocal(k1)):
+        grown = set(members)
+        for half in [halves[c] for c in members]:
+            if len(half & members) > 2 / 3 * len(half):
+                grown |= half
+        for g in grown:
+            weights[p, g] = np.exp(-distance[p, g])
+        weights[p] /= weights[p].sum()
+    averaged = np.array([weights[order[p, :k2]].mean(0) for p in range(len(order))])
+    own = averaged[-1]
+    smaller, larger = np.minimum(own, averaged), np.maximum(own, averaged)
+    jaccard = 1 - smaller.sum(1) / larger.sum(1)
+    return (1 - (1 - lam) * jaccard - lam * distance[-1])[:-1]
+
+
+def clustered(images, queries, seed=0):
+    """Unit vectors in 6 clusters, float64."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(6, 5))
+
+    def draw(count):
+        vectors = centres[rng.integers(6, size=count)]
+        vectors = vectors + 0.6 * rng.normal(size=vectors.shape)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return draw(images), draw(queries)
+
+
+def scores(images, queries, **settings):
+    """Of images and queries of one vector each."""
+    ids = np.arange(len(images)), np.arange(len(queries))
+    return np.asarray(
+        k_reciprocal(
+            jnp.asarray(images), ids[0], jnp.asarray(queries), ids[1], **settings
+        )
+    )
+
+
+def single(collection):
+    """What the scorer takes, in single precision."""
+    return (
+        jnp.asarray(collection.vectors.astype(np.float32)),
+        collection.image_ids,
+        jnp.asarray(collection.queries.astype(np.float32)),
+        collection.query_ids,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"k1": 1, "k2": 1},
+        {"k1": 5, "k2": 3, "lam": 0.0},
+        {"k1": 7, "k2": 12, "lam": 0.7},
+        {"k1": 30},
+        {"k1": 200, "k2": 200},
+    ],
+    ids=str,
+)
+def test_agrees_with_the_dense_definition(chosen):
+    images, queries = clustered(30, 4)
+    got = scores(images, queries, **chosen)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_agrees_with_the_definition_on_images_of_several_regions(collection):
+    vectors, ids, queries, query_ids = collection
+    got = k_reciprocal(
+        jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k1=6, k2=3
+    )
+    images, wanted = descriptors(vectors, ids), descriptors(queries, query_ids)
+    np.testing.assert_allclose(got, encoded(images, wanted, k1=6, k2=3), atol=1e-13)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    k1=st.sampled_from([1, 4, 7, 40]),
+    k2=st.sampled_from([1, 2, 6]),
+    lam=st.floats(0, 1),
+)
+def test_any_collection_agrees_with_the_definition(seed, k1, k2, lam):
+    chosen = {"k1": k1, "k2": k2, "lam": lam}
+    with jax.enable_x64(True):
+        images, queries = clustered(30, 4, seed)
+        got = scores(images, queries, **chosen)
+    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+    assert got.min() >= 0
+    assert got.max() <= 1
+
+
+def test_single_precision_is_close_to_the_definition():
+    images, queries = clustered(30, 4)
+    got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+
+
+def test_with_the_original_distance_alone_the_order_is_nearest_neighbours(collection):
+    arguments = single(collection)
+    got = np.asarray(k_reciprocal(*arguments, lam=1))
+    similar = np.asarray(nearest_neighbors(*arguments))
+    np.testing.assert_array_equal(rank(jnp.asarray(got)), rank(jnp.asarray(similar)))
+    expected = 1 - (1 - similar) / (1 - similar).max(0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_finds_what_shares_neighbours_before_what_is_near_the_query():
+    # Degrees on a circle. The query at 0 is of the group at 6 to 24; what lies at -20
+    # is nearer to it than 24 is, but has a group of its own, down to -28.
+    degrees = np.deg2rad([6, 10, 14, 18, 24, -20, -22, -24, -26, -28])
+    images = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    query = np.array([[1, 0]], np.float32)
+    near = rank(jnp.asarray(images @ query.T))[:, 0].tolist()
+    assert near.index(5) < near.index(4)
+    found = rank(jnp.asarray(scores(images, query, k1=4, k2=2)))[:, 0].tolist()
+    assert set(found[:5]) == {0, 1, 2, 3, 4}
+
+
+def test_another_order_of_the_images_gives_the_scores_in_that_order():
+    images, queries = (x.astype(np.float32) for x in clustered(30, 4))
+    order = np.random.default_rng(0).permutation(30)
+    got = scores(images[order], queries, k1=7)
+    expected = scores(images, queries, k1=7)[order]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_query_gets_the_same_scores_alone_and_among_others():
+    images, queries = (x.astype(np.float32) for x in clustered(30, 4))
+    # Two that are alike would be neighbours in one set.
+    queries[3] = queries[2]
+    together = scores(images, queries, k1=7)
+    np.testing.assert_array_equal(together[:, 3], together[:, 2])
+    for query in (0, 2):
+        alone = scores(images, queries[query : query + 1], k1=7)
+        np.testing.assert_allclose(alone[:, 0], together[:, query], atol=1e-6)
+
+
+def test_rows_in_blocks_agree_with_the_definition(monkeypatch):
+    monkeypatch.setattr(_reciprocal, "_BLOCK_ROWS", 7)
+    images, queries = clustered(29, 4)  # Of no other test, which keeps its programs.
+    got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
+    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+
+
+@pytest.mark.parametrize("k1", [1, 20])
+def test_one_image_and_duplicates_agree_with_the_definition(k1):
+    eye = np.eye(3, dtype=np.float32)
+    for numbers in ([0], [0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 2, 0, 1]):
+        images, queries = eye[numbers], eye[:2]
+        got = scores(images, queries, k1=k1, k2=2)
+        expected = encoded(images, queries, k1=k1, k2=2)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_differences_that_are_rounding_are_none():
+    # The product of a vector with itself is not exactly 1, but above or below it.
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12, 1, 48)).astype(np.float32)
+    for vector in vectors / np.linalg.norm(vectors, axis=2, keepdims=True):
+        got = scores(np.repeat(vector, 9, axis=0), vector, k1=3, k2=1, lam=1)
+        np.testing.assert_allclose(got, 1, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_query_far_from_all_images_changes_the_scale_of_their_distances():
+    # It is among nobody's nearest, but everybody's farthest.
+    images, _ = clustered(30, 4)
+    images[:, 0] = 3 + np.abs(images[:, 0])
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    query = np.eye(5)[:1] * -1
+    got = scores(images, query, k1=4, k2=3)
+    np.testing.assert_allclose(got, encoded(images, query, k1=4, k2=3), atol=1e-13)
+
+
+def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
+    arguments = single(collection)
+    got = k_reciprocal(*arguments, k1=6, num_images=26, num_queries=6)
+    np.testing.assert_array_equal(got[24:], 0)
+    np.testing.assert_array_equal(got[:, 5], 0)
+    expected = k_reciprocal(*arguments, k1=6)
+    np.testing.assert_allclose(got[:24, :5], expected, atol=1e-6)
+
+
+def test_no_query_and_no_image_are_allowed():
+    assert scores(jnp.eye(3), jnp.zeros((0, 3))).shape == (3, 0)
+    assert scores(jnp.zeros((0, 3)), jnp.eye(3)).shape == (0, 3)
+
+
+def test_the_arguments_are_left_as_they_are():
+    images, queries = (x.astype(np.float32) for x in clustered(30, 4))
+    vectors, wanted = jnp.asarray(images), jnp.asarray(queries)
+    k_reciprocal(vectors, np.arange(30), wanted, np.arange(4))
+    np.testing.assert_array_equal(vectors, images)
+    np.testing.assert_array_equal(wanted, queries)
+
+
+def test_refuses_to_be_traced():
+    arguments = jnp.eye(3), jnp.arange(3), jnp.eye(3), jnp.arange(3)
+    with pytest.raises(ValueError, match="got traced ones: k_reciprocal runs on the"):
+        jax.jit(lambda *a: k_reciprocal(*a, num_images=3, num_queries=3))(*arguments)
+    with pytest.raises(ValueError, match="got traced ones"):
+        jax.grad(lambda v: k_reciprocal(v, *arguments[1:]).sum())(arguments[0])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("chosen", "complaint"),
+    [
+        ({"k1": 0}, "k1 must be at least 1, got 0"),
+        ({"k2": 0}, "k2 must be at least 1, got 0"),
+        ({"lam": -0.1}, r"lam must be in \[0, 1\], got -0.1"),
+        ({"lam": 1.5}, r"lam must be in \[0, 1\], got 1.5"),
+        ({"lam": float("nan")}, r"lam must be in \[0, 1\], got nan"),
+        ({"num_images": 2}, "num_images must be at least 3, got 2"),
+    ],
+)
+def test_rejects_bad_settings(chosen, complaint):
+    arguments = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    with pytest.raises(ValueError, match=complaint):
+        k_reciprocal(*arguments, **chosen)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rejects_bad_vectors_and_ids():
+    good = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    with pytest.raises(ValueError, match="image_ids must start at 0, got 1"):
+        k_reciprocal(good[0], np.arange(1, 4), *good[2:])
+    with pytest.raises(ValueError, match="the database's 3 dimensions, got 2"):
+        k_reciprocal(*good[:2], jnp.eye(2), np.arange(2))
+    double = [np.eye(3), *good[1:]]
+    with pytest.raises(ValueError, match="vectors must be float32 here, got float64"):
+        k_reciprocal(*double)

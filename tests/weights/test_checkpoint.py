@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from diffjax.weights._checkpoint import select_state_dict, to_native_array
+
+A, B = np.zeros(2), np.ones(3)
+
+
+def choose(contents):
+    """The chosen tensors and the extras."""
+    tensors, extras, source = select_state_dict(contents, source="file")
+    assert source == "file"
+    return tensors, extras
+
+
+@pytest.mark.parametrize(
+    ("contents", "tensors", "extras"),
+    [
+        ({}, {}, {}),
+        ({"w": A}, {"w": A}, {}),
+        (
+            {"w": A, "epoch": 3, "more": {"v": B}},
+            {"w": A},
+            {"epoch": 3, "more": {"v": B}},
+        ),
+        ({"anything": {"w": A}, "epoch": 3}, {"w": A}, {"epoch": 3}),
+        ({"state_dict": {"w": A}, "mean": B}, {"w": A}, {"mean": B}),
+        ({"ema": {"w": B}, "model": {"w": A}}, {"w": A}, {"ema": {"w": B}}),
+        ({"net": {"w": A, "extra": None}}, {"w": A}, {"extra": None}),
+        (
+            {"model": {"w": B}, "state_dict": {"w": A}},
+            {"w": A},
+            {"model": {"w": B}},
+        ),
+        ({"optimizer": {"state": {0: {"m": B}}}, "net": {"w": A}}, {"w": A}, ...),
+        ({"module.a": A, "module.b": B}, {"a": A, "b": B}, {}),
+        ({"module.a": A, "b": B}, {"module.a": A, "b": B}, {}),
+        ({"state_dict": {"module.module.a": A}}, {"module.a": A}, {}),
+        ({0: {"w": A}, "epoch": 3}, {"w": A}, {"epoch": 3}),
+    ],
+    ids=str,
+)
+def test_the_dict_of_weights_is_found(contents, tensors, extras):
+    found, rest = choose(contents)
+    assert list(found) == list(tensors)
+    for name, array in tensors.items():
+        assert found[name] is array
+    if extras is not ...:
+        assert rest == extras
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([A], "it holds a list, not a dict of tensors"),
+        (A, "it holds a ndarray, not a dict"),
+        ({"epoch": 3}, "it holds no tensors"),
+        ({"state_dict": {}}, "it holds no tensors"),
+        ({"student": {"w": A}, "teacher": {"w": B}}, "'student', 'teacher'"),
+        ({1: A}, "tensor 1 has no name"),
+    ],
+    ids=str,
+)
+def test_contents_without_one_dict_of_weights_are_refused(contents, message):
+    with pytest.raises(ValueError, match=message):
+        choose(contents)
+
+
+@given(
+    hnp.arrays(
+        hnp.floating_dtypes(sizes=(16, 32, 64)) | hnp.integer_dtypes(),
+        hnp.array_shapes(min_dims=0, min_side=0),
+    ),
+    st.booleans(),
+)
+def test_an_array_of_ones_own_has_the_same_numbers(array, transposed):
+    view = array.T if transposed else array
+    own = to_native_array(view)
+    np.testing.assert_array_equal(own, view)
+    assert own.flags.c_contiguous
+    assert own.flags.writeable
+    assert own.dtype.isnative
+    assert own.dtype.kind == view.dtype.kind
+    half = view.dtype.newbyteorder("=") == np.float16
+    assert own.dtype.itemsize == (4 if half else view.dtype.itemsize)
+    assert not np.shares_memory(own, array)

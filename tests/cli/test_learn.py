@@ -67,7 +67,7 @@ def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
 def test_shrinkage_is_searched_with_as_a_projection(home, tmp_path, monkeypatch):
     out = tmp_path / "params.safetensors"
@@ -122,7 +122,7 @@ def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, ca
     assert said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_labels_are_split_by_object_and_the_row_itself_does_not_count(home):
     index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
     config = FitConfig(steps=2, evaluate_every=2, batch=2, k=20, query_k=10)

@@ -42,7 +42,7 @@ def test_made_graphs_hold_their_queries(config):
     np.testing.assert_allclose(ours, exact, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_claim_has_its_ratio(config, tmp_path):
     record, curves = benchmark.run(config, tmp_path, records=tmp_path)
     assert read_records(tmp_path / "benchmark.jsonl") == [record]

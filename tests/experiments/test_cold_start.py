@@ -6,7 +6,7 @@ from configs import cold_start as card
 from diffjax.report import read_records
 from experiments.speed import cold_start
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from experiments.paper import descriptors
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_quick_descriptors_leave_a_record_and_are_not_described_twice(tmp_path):
     config = card.quick()
     record = descriptors.run(config, tmp_path, records=tmp_path / "records")

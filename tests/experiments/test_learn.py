@@ -79,7 +79,7 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         assert not shown & set(np.asarray(truth.positives[query]).tolist())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     record = learn.run(card.quick(), workdir, records=tmp_path)
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]
@@ -99,7 +99,7 @@ def test_every_way_is_compared_on_all_objects(workdir, tmp_path):
     assert again["results"] == record["results"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_way_runs(task):
     learned = {name: way(task) for name, way in LEARNING_METHODS.items()}
     assert learned["mixed whitening, random"].solves > 0
@@ -109,7 +109,7 @@ def test_every_way_runs(task):
         assert np.isnan(precision[~task.split.test]).all(), name
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_paths_are_drawn_on_the_surface(workdir, tmp_path):
     record = learn_path.run(path_card.quick(), workdir, records=tmp_path)
     assert read_records(next(tmp_path.glob("*.jsonl"))) == [record]

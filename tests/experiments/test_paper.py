@@ -124,7 +124,7 @@ def test_a_figure_is_drawn_and_recorded(name, workdir, tmp_path):
     assert len(record["results"]) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_causes_are_changed_one_at_a_time(workdir, tmp_path):
     config, record = run_quick("departures", workdir, tmp_path)
     half = len(record["results"]) // 2

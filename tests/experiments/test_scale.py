@@ -94,7 +94,7 @@ def test_slopes_are_those_of_power_laws():
     assert scale._slopes(few, phases, asked) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_quick_leaves_a_record_and_charts(tmp_path):
     config = card.quick()
     record = scale.run(config, tmp_path / "work", records=tmp_path)

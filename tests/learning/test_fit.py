@@ -127,7 +127,7 @@ def test_noise_in_half_of_the_dimensions_is_projected_away():
     np.testing.assert_array_equal(found.history["refreshed_step"], [0, 20, 40, 60])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_of_two_graphs_the_one_of_noise_loses_its_weight():
     vectors, queries, owner, asked = curves()
     noise = np.random.default_rng(1)
@@ -180,7 +180,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(
     assert len(told) == chunks
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_restarts_and_new_neighbours_go_on_from_a_checkpoint_too(tmp_path):
     vectors, queries, owner, asked = noisy_dimensions(objects=6, per_object=6)
     config = dataclasses.replace(
@@ -275,7 +275,7 @@ def test_what_is_given_back_is_the_best_on_the_held_out_queries(curved, learned)
     assert learned.num_solves == 2 * 4 * 12 + evaluations * held_out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_projection_that_is_not_learned_is_applied_and_kept():
     vectors, queries, owner, asked = noisy_dimensions(objects=6, per_object=6)
     start = parameters(("projection",), dim=12, rank=6)

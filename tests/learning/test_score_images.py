@@ -238,7 +238,7 @@ def test_new_neighbours_are_those_of_the_projected_vectors(collection):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fewer_neighbours_leave_the_shapes_as_they_are(collection):
     vectors = collection.vectors.astype("f4")
     start = problem(vectors, collection.image_ids, k=[5, 9])

@@ -1,1 +1,1 @@
-"""One file per experiment: its docstring is the experiment's card."""
+"""Cards of the experiments: one file each, with its settings, full and quick."""

@@ -1,23 +1,23 @@
-"""Speed: the library's solvers against SciPy, scikit-learn and the machine's memory.
+"""Solver speed against SciPy, scikit-learn and the machine's memory bandwidth.
 
 Paper: 0.66 s a query at 5,000 pictures and 14 s at 105,000, in MATLAB.
-Data: made graphs, mutual neighbours of unit vectors in clusters whose sizes follow a
-power law (Pareto, exponent 1.2). "Manifolds" have clusters of 6 directions and a noise
-of a third; "clouds" have 24 directions and a noise as large as the distance between
-clusters, which is little structure.
-Protocol: float32. Contenders take turns, a round each, after one that is not counted;
-a round asks one query that was not asked before, except where 32 are asked at once.
-"Overlap" is the share of the first 100 nodes that are those of the solution to a
-residual of 1e-6. Building right-hand sides belongs to no contender. Our nodes are
-numbered by `reorder`, SciPy's as the vectors are, and as ours where that is said. A
-refined query starts from the scores of half of its neighbours. Offline rows are solved
-for the nodes that queries start from, and what all would take is estimated from those.
+Data: synthetic graphs, mutual neighbours of unit vectors in clusters whose sizes follow
+a power law (Pareto, exponent 1.2). "Manifolds" have clusters of 6 directions and a
+noise of a third; "clouds" are overlapping clusters, of 24 directions and a noise as
+large as the distance between clusters.
+Protocol: float32. Timings are interleaved, one round of each solver after the other,
+after one round that is not counted; a round solves for one new query, or for 32 at
+once. "Overlap" is the share of the first 100 nodes that are those of the solution to a
+residual of 1e-6. Building right-hand sides is not timed. Our nodes are numbered by
+`reorder`, SciPy's as the vectors are, or as ours where stated. A refined query starts
+from the scores of half of its neighbours. Offline rows are solved for the seeds of the
+queries alone; the cost of all rows is estimated from those.
 Recorded: per claim the least, median and largest ratio of the rounds, and medians of
-the seconds; the work that stands against it; a chart of overlap against time, and what
-each way to solve needs beforehand, in seconds and bytes.
+the seconds; the baseline; a chart of overlap against time, and seconds and bytes that
+each solver needs beforehand.
 Expected, on 2 cores: a product 1.5 to 2 times as fast as SciPy's, so a query; one of a
 batch 17 to 27 times; the local solver 16 to 23 times.
-Cost: five minutes on 2 cores that have nothing else to do.
+Cost: five minutes on 2 idle cores.
 Command: python -m experiments benchmark
 """
 
@@ -26,19 +26,19 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """The graphs and how they are asked."""
+    """Sizes of the graphs, queries and settings of the solvers."""
 
     nodes: int = 50_000
     dim: int = 128
     k: int = 120
-    """Neighbours of each vector, itself counted; edges are mutual."""
+    """Neighbours of each vector, itself included; edges are mutual."""
     alpha: float = 0.99
     steps: int = 20
-    """Iterations of every solver that is not local."""
+    """Iterations of every global solver."""
     query_k: int = 50
     """Entries of each right-hand side."""
     batch: int = 32
-    """Queries that are asked at once."""
+    """Queries per batch."""
     size: int = 2000
     """Nodes of the local solver."""
     curve_steps: tuple[int, ...] = (2, 3, 4, 5, 7, 10, 14, 20, 28)
@@ -48,16 +48,16 @@ class BenchmarkConfig:
     curve_ranks: tuple[int, ...] = (128, 512)
     """Leading eigenvectors in the chart."""
     curve_steps_beside: tuple[int, ...] = (0, 1, 2, 3, 5, 8)
-    """Iterations beside eigenvectors, and from other scores, in the chart."""
+    """Iterations with eigenvectors, and from earlier scores, in the chart."""
     curve_rows: tuple[int, ...] = (200, 500, 1000, 2000)
     """Nodes of each offline solution in the chart."""
     rounds: int = 15
     seed: int = 0
-    """Of vectors and queries."""
+    """Seed of vectors and queries."""
 
 
 def full() -> BenchmarkConfig:
-    """The experiment of the records."""
+    """Settings of the records."""
     return BenchmarkConfig()
 
 

@@ -1,16 +1,16 @@
-"""What a collection costs on many devices: bytes sent and memory on each.
+"""Costs of a collection on many devices: bytes sent and memory on each.
 
-Paper: nothing; its graphs are of one machine, of up to 2.2 million regions.
-Data: none. Programs are compiled for shapes, on host devices, and not run; what their
-text says of collective operations, and the compiler of memory, is compared with the
-arithmetic of `diffjax.distributed.estimate_cost`. That is then followed to 10^9
+Paper: nothing; its graphs fit one machine, with up to 2.2 million regions.
+Data: none. Programs are compiled for shapes, on host devices, and not run; the bytes of
+their collective operations and the compiler's figures of memory are compared with the
+arithmetic of `diffjax.distributed.estimate_cost`, which is then extended to 10^9
 regions.
 Recorded: "compiled", per number of devices and step: bytes that a device sends in a
 round, its memory, and the same by arithmetic. "simulated", per number of regions and of
 devices: bytes that a device sends in an iteration of one query and to build the graph,
 and the most memory at any time.
 Expected: bytes as compiled; of 10^9 regions, 128-D, k 50, on 1,024 devices, 5 GB on
-each and 4 GB sent in an iteration, which are the search directions that all gather.
+each and 4 GB sent in an iteration: the search directions, which every device gathers.
 Cost: one minute.
 Command: python -m experiments distributed_cost
 """
@@ -20,18 +20,18 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DistributedCostConfig:
-    """Sizes that are compiled, and sizes that are computed."""
+    """Sizes of the compiled programs and of the arithmetic."""
 
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Host devices that programs are compiled for."""
+    """Numbers of host devices to compile for."""
     nodes: int = 100_000
-    """Regions in them, a multiple of all of these."""
+    """Regions in compiled programs, a multiple of all of these."""
     images: int = 5_000
-    """Images that they belong to."""
+    """Images of the compiled programs."""
     many_devices: tuple[int, ...] = (8, 64, 256, 1024)
-    """Devices of the simulation."""
+    """Numbers of devices in the arithmetic."""
     many_nodes: tuple[int, ...] = (10**6, 10**7, 10**8, 10**9)
-    """Regions of the simulation, 20 to an image."""
+    """Numbers of regions in the arithmetic, 20 an image."""
     dim: int = 128
     k: int = 50
     queries: int = 1
@@ -39,7 +39,7 @@ class DistributedCostConfig:
 
 
 def full() -> DistributedCostConfig:
-    """The experiment."""
+    """Settings of the records."""
     return DistributedCostConfig()
 
 

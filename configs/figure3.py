@@ -1,11 +1,12 @@
-"""Figure 3: mAP against iterations, conjugate gradient and the classic iteration.
+"""Figure 3: mAP against iterations of conjugate gradient and the classic iteration.
 
-Paper: conjugate gradient is done in 20 iterations, f <- alpha S f + y reaches the same
-mAP after about 110; times stand beside the points.
+Paper: conjugate gradient takes 20 iterations, f <- alpha S f + y reaches the same mAP
+after about 110; points are labelled with times.
 Data: any benchmark at hand.
-Settings: the paper's, at the graph's k below; times are of the diffusion alone, for a
-batch of queries, per query.
-Recorded: mAP, largest residual and milliseconds a query by iterations; chart.
+Settings: the paper's, except for k below; times are of the diffusion alone, for a batch
+of queries, per query.
+Recorded: mAP, largest residual and milliseconds a query by iterations, paired
+differences from the last step of conjugate gradient; chart.
 Expected: conjugate gradient level at 15 to 20 iterations, the other at 80 to 120.
 Cost: five minutes on 2 cores after the pictures are described.
 Command: python -m experiments figure3 --benchmark grocery
@@ -13,26 +14,25 @@ Command: python -m experiments figure3 --benchmark grocery
 
 import dataclasses
 
-from configs.scenes import quick_setup
-from configs.schema import Setup
+from configs.schema import Setup, quick_setup
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure3Config(Setup):
-    """Which iterations."""
+    """Numbers of iterations."""
 
     k: int = 50
     """Neighbours in the graph, and of the query."""
     steps: tuple[int, ...] = (1, 2, 5, 10, 15, 20, 30, 50, 80, 110, 150)
-    """Iterations."""
+    """Numbers of iterations."""
     labelled: tuple[int, ...] = (5, 20, 50, 110)
-    """Iterations whose times stand in the chart."""
+    """Iterations whose points are labelled with times."""
     batch: int = 32
-    """Queries whose time is taken together."""
+    """Queries that are timed together."""
 
 
 def full() -> Figure3Config:
-    """The figure of the records."""
+    """Settings of the records."""
     return Figure3Config()
 
 

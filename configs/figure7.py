@@ -1,11 +1,12 @@
-"""Figure 7: queries with the answers that regional diffusion gained most.
+"""Figure 7: queries with the answers that regional diffusion gains most.
 
 Paper: positives in decreasing order of the difference between their ranks by global and
-by regional diffusion, the precision at either rank under each, average precision of
-both by query. What is gained shows small objects in clutter.
+by regional diffusion, with the precision at both ranks and the average precision of
+both by query. The gains are small objects in clutter.
 Data: any benchmark of pictures.
 Made: a page, figure7_NAME.html in the folder of results, and its first query as PNG.
-Recorded: both average precisions and the largest differences of the queries shown.
+Recorded: both average precisions and the largest differences of the queries shown; mAP
+of both methods.
 Expected: on grocery twelve queries that gain 37 to 68 points.
 Cost: a minute on 2 cores after the pictures are described.
 Command: python -m experiments figure7 --benchmark scenes-small
@@ -13,18 +14,17 @@ Command: python -m experiments figure7 --benchmark scenes-small
 
 import dataclasses
 
-from configs.scenes import quick_setup
-from configs.schema import Setup
+from configs.schema import Setup, quick_setup
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure7Config(Setup):
-    """What is shown, and what is searched."""
+    """Queries to show, and graphs."""
 
     queries: int = 12
-    """Queries on the page: those that gain most, one an object."""
+    """Queries on the page: those that gain most, one per object."""
     answers: int = 8
-    """Positives of each."""
+    """Positives to show per query."""
     k: int = 50
     """Neighbours in the graph of regions, and of the query."""
     global_k: int = 10
@@ -34,7 +34,7 @@ class Figure7Config(Setup):
 
 
 def full() -> Figure7Config:
-    """The page of the records."""
+    """Settings of the records."""
     return Figure7Config()
 
 

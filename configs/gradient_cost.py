@@ -1,10 +1,10 @@
-"""What a gradient costs: value and gradient against the value alone, at 50,000 nodes.
+"""Cost of a gradient: value and gradient against the value alone, at 50,000 nodes.
 
 Paper: nothing; implicit differentiation promises one more solve, so a ratio near 2.
-Data: a made graph: clusters with heavy-tailed sizes (Pareto, shape 1.2), 64-D.
+Data: a synthetic graph of clusters with heavy-tailed sizes (Pareto, shape 1.2), 64-D.
 Recorded: per number of queries the ratio of the least times of one run, for the
-gradient to alpha, S and y, and through the kernel and the normalisation to the
-similarities of the edges, gamma, alpha and y. The solve has 20 steps in every case.
+gradient with respect to alpha, S and y, and through the kernel and the normalisation to
+the similarities of the edges, gamma, alpha and y. The solve has 20 steps in every case.
 Expected: at most 2.5.
 Cost: two minutes on 2 cores.
 Command: python -m experiments gradient_cost
@@ -15,7 +15,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class GradientCostConfig:
-    """The graph and the queries."""
+    """Sizes of the graph and of the queries."""
 
     nodes: int = 50_000
     dim: int = 64
@@ -23,13 +23,13 @@ class GradientCostConfig:
     k: int = 200
     queries: tuple[int, ...] = (1, 8, 32)
     entries: int = 100
-    """Entries of each right-hand side."""
+    """Nonzero entries of each right-hand side."""
     rounds: int = 10
     seed: int = 0
 
 
 def full() -> GradientCostConfig:
-    """The experiment."""
+    """Settings of the records."""
     return GradientCostConfig()
 
 

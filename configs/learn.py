@@ -1,34 +1,33 @@
-"""Learning: parameters and projections by gradient, against searches of equal cost.
+"""Learning of parameters and projections by gradient, against searches of equal cost.
 
 Paper: nothing is learned; its parameters are alpha 0.99, gamma 3 and lambda 1.
 Data: any benchmark at hand with four objects or more.
 Protocol: objects are split by `learning.split_by_object`, seeds 0, 1, 2, ...; all
-pictures stay in the database. Of the objects to learn on a quarter tells when to stop;
-nothing is chosen on the test part. Searches try as many settings as the gradient's
-solves pay for, those of a whitening as many as it searches for neighbours. Whitening in
-closed form sees the database pictures of the objects to learn on. "No labels" learns
-from what large and small regions of the database agree on, or from how regions of one
-picture differ; the test is by labels there, too.
-The kinds of differences that a mixed whitening shrinks, and how it is learned, were
-chosen while looking at splits 0 to 3 of grocery, the tests among them; no other
+pictures stay in the database. A quarter of the training objects is held out for early
+stopping; nothing is chosen on the test objects. Searches try as many settings as the
+gradient's solves pay for; searches of a whitening as many as the gradient searches for
+neighbours. Whitening in closed form sees the database pictures of the training objects.
+"No labels" learns from pictures on whose neighbours large and small regions agree, or
+from the differences between regions of one picture; its test uses labels, too.
+The kinds of differences that a mixed whitening shrinks, and the settings of its fit,
+were chosen while looking at splits 0 to 3 of grocery, their tests included; no other
 benchmark was looked at.
-Recorded: mAP on objects that were not seen, pooled over splits, with intervals over
-objects; solves; paired differences.
-Cost: an hour and a half on 2 cores for grocery; a changed setting computes its own.
+Recorded: mAP on unseen objects, pooled over splits, with intervals over objects;
+solves; paired differences.
+Cost: an hour and a half on 2 cores for grocery; cached results are used again.
 Command: python -m experiments learn --benchmark grocery
 """
 
 import dataclasses
 
-from configs.scenes import quick_setup
-from configs.schema import Setup
+from configs.schema import Setup, quick_setup
 from diffjax.datasets import ScenesConfig
 from diffjax.learning import FitConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnConfig(Setup):
-    """What is learned, and how."""
+    """Methods of learning and their settings."""
 
     ways: tuple[str, ...] = (
         *("defaults", "grid", "random", "gradient", "gradient, no labels"),
@@ -38,15 +37,15 @@ class LearnConfig(Setup):
         *("mixed whitening", "mixed whitening, random", "mixed whitening, gradient"),
         "free projection, gradient",
     )
-    """What is compared."""
+    """Methods to compare."""
     splits: int = 10
     """Splits of the objects."""
     rank: int = 64
     """Dimensions of the projections."""
     shrinkage: float = 0.1
-    """Of the closed form's covariance of differences."""
+    """Shrinkage of the closed form's covariance of differences."""
     shrinkages: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.7, 0.9)
-    """What is chosen from where it is chosen."""
+    """Candidates where the shrinkage is chosen."""
     k: int = 50
     """Neighbours in the graph."""
     fit: FitConfig = dataclasses.field(
@@ -58,7 +57,7 @@ class LearnConfig(Setup):
             search_steps=20,
         )
     )
-    """How parameters are learned; neighbours are refreshed for projections only."""
+    """Settings of the fit; neighbours are refreshed for projections only."""
     whitening: FitConfig = dataclasses.field(
         default_factory=lambda: FitConfig(
             steps=48,
@@ -70,13 +69,13 @@ class LearnConfig(Setup):
             search_steps=20,
         )
     )
-    """How a mixed whitening is learned."""
+    """Settings of the fit of a mixed whitening."""
     seed: int = 0
-    """Of the first split and the resampling."""
+    """Seed of the first split and of the bootstrap."""
 
 
 def full() -> LearnConfig:
-    """The experiment of the records."""
+    """Settings of the records."""
     return LearnConfig()
 
 

@@ -1,13 +1,13 @@
-"""A whitening of all dimensions, learned through the diffusion by each objective.
+"""Whitening of all dimensions, learned through the diffusion by three objectives.
 
 Paper: nothing is learned.
 Data: any benchmark at hand with four objects or more.
-Protocol: as for `learn`, but no dimension is given up: what
-`diffjax learn --parts alpha gamma lam shrinkage emphasis` does. "Gradient" makes smooth
-average precision large, the other two a listwise softmax and a pairwise hinge, with the
-same batches, rates and steps.
+Protocol: as for `learn`, but all dimensions are kept, as by
+`diffjax learn --parts alpha gamma lam shrinkage emphasis`. "Gradient" maximises smooth
+average precision, the other two a listwise softmax and a pairwise hinge, with the same
+batches, rates and steps.
 Recorded: as for `learn`.
-Cost: an hour on 2 cores for grocery; a changed setting computes its own.
+Cost: an hour on 2 cores for grocery; cached results are used again.
 Command: python -m experiments learn_whitening --benchmark grocery
 """
 
@@ -25,7 +25,7 @@ _WAYS = (
 
 
 def full() -> LearnConfig:
-    """The experiment of the records: benchmarks have 256 dimensions."""
+    """Settings of the records: benchmarks have 256 dimensions."""
     return LearnConfig(ways=_WAYS, rank=256)
 
 

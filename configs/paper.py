@@ -1,4 +1,4 @@
-"""The figures that the paper reports, beside which ours are put: mAP in percent.
+"""Figures of the paper, to compare with ours: mAP in percent.
 
 Source: Iscen, Tolias, Avrithis, Furon and Chum, CVPR 2017, tables 1 and 2, for 512-D
 vectors of VGG16 and, in table 2, for 2048-D vectors of ResNet101. Oxford105k and
@@ -17,7 +17,7 @@ TABLE1: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {"sum": (79.1, 92.2, 90.6, 96.1, 94.4), "GMP": (80.0, 93.2, 91.6, 96.5, 94.6)}
 )
 
-# None where the paper gives nothing.
+# None where the paper has no figure.
 TABLE2: Mapping[str, tuple[float | None, ...]] = MappingProxyType(
     {
         "CroW": (None, 68.2, 63.2, 79.8, 71.0),
@@ -48,17 +48,17 @@ TABLE2_2048: Mapping[str, tuple[float | None, ...]] = MappingProxyType(
     }
 )
 
-# Figures that the paper takes from elsewhere.
+# Figures that the paper cites from other publications.
 CITED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"CroW": COLUMNS, "NetVLAD": COLUMNS, "HQE on SIFT": COLUMNS[1:]}
 )
 
 
 def paper_column(benchmark: str) -> str:
-    """The paper's data set to compare a benchmark with: its own, or INSTRE.
+    """Chooses the paper's data set to compare a benchmark with: the same, or INSTRE.
 
-    INSTRE is the paper's collection of small objects in clutter, which collections
-    that the paper does not have are most like.
+    INSTRE is the paper's collection of small objects in clutter, the closest one to
+    collections that the paper does not have.
     """
     return benchmark if benchmark in COLUMNS else "instre"
 
@@ -66,16 +66,16 @@ def paper_column(benchmark: str) -> str:
 def paper_entry(
     benchmark: str, values: Sequence[float | None] | None, method: str = ""
 ) -> dict[str, Any]:
-    """What a record's entry says of the paper, see `report.mean_ap_table`.
+    """Makes the fields of a record's entry on the paper, see `report.mean_ap_table`.
 
     Args:
-        benchmark: What the entry was measured on.
-        values: The paper's, by column; None for a method that it does not have.
-        method: Whose they are.
+        benchmark: Benchmark of the entry.
+        values: The paper's figures, by column; None for a method that it does not have.
+        method: Name of the method.
     """
-    where = paper_column(benchmark)
-    value = values[COLUMNS.index(where)] if values else None
+    column = paper_column(benchmark)
+    value = values[COLUMNS.index(column)] if values else None
     share = None if value is None else value / 100
-    if where != benchmark:
+    if column != benchmark:
         return {"instre_map": share}
-    return {"paper_map": share, "paper_cited": where in CITED.get(method, ())}
+    return {"paper_map": share, "paper_cited": column in CITED.get(method, ())}

@@ -1,10 +1,10 @@
-"""Smaller vectors: what half precision and codes lose in the search, in mAP.
+"""Storage of vectors: loss of mAP by half precision and by product quantisation.
 
 Paper: whole vectors only.
 Data: any benchmark at hand.
-Protocol: an index on the disk, its graph always from whole vectors, with all clusters
-probed and solved on the whole graph, so that nothing differs but what queries are
-compared with; then the same with near clusters only, and around each query.
+Protocol: an index on disk, its graph always from whole vectors, with all clusters
+probed and solved on the whole graph, so that only the stored vectors of the comparison
+with queries differ; then the same with near clusters only, and local solves.
 Recorded: mAP with intervals, paired differences from whole vectors, bytes of a region.
 Expected: half precision loses nothing; codes of 64 bytes for 256 dimensions lose less
 than a point.
@@ -14,24 +14,23 @@ Command: python -m experiments storage_loss --benchmark grocery
 
 import dataclasses
 
-from configs.scenes import quick_setup
-from configs.schema import Setup
+from configs.schema import Setup, quick_setup
 
 
 @dataclasses.dataclass(frozen=True)
 class StorageLossConfig(Setup):
-    """Which codes."""
+    """Lengths of codes, and graphs."""
 
     code_bytes: tuple[int, ...] = (128, 64, 32, 16)
     """Bytes of a region's code; divisors of the dimensions."""
     k: int = 50
     """Neighbours in the graph, and of the query."""
     reach: int = 4000
-    """Regions that a local query goes to."""
+    """Regions that a local query expands to."""
 
 
 def full() -> StorageLossConfig:
-    """The experiment of the records."""
+    """Settings of the records."""
     return StorageLossConfig()
 
 

@@ -2,21 +2,22 @@
 
 Paper, 512-D, mAP on INSTRE: R-MAC 47.7, AQE 57.3, SCSM 60.1, HN 64.7, global diffusion
 70.3, R-match 55.5, HQE 74.7, R-match + AQE 60.4, regional diffusion 77.5 with 5 means
-and 80.0 with all regions. Its order is the finding to meet.
+and 80.0 with all regions. The order is the finding to meet.
 Data: any benchmark at hand; `scenes-small` is composed by the program, `grocery` lies
-in $DIFFJAX_DATA. Descriptors are EfficientNet-Lite0's unless others are given.
+in $DIFFJAX_DATA. Descriptors are EfficientNet-Lite0's, or those of
+--descriptor.network; CroW and NetVLAD use the same network.
 Tuning: half of the objects, drawn by seed, choose the settings for queries of the other
-half and the other way round; every method that has settings tries as many of them, the
-first its authors' or the paper's. R-MAC, R-match, CroW and NetVLAD have none; the
-layer of NetVLAD is set by k-means and not trained, and whitened as CroW is.
+half, and vice versa; every method that has settings tries as many of them, the first
+its authors' or the paper's. R-MAC, R-match, CroW and NetVLAD have none; the layer of
+NetVLAD is initialised by k-means and not trained, and whitened as CroW is.
 Recorded: mAP at the chosen settings with intervals over objects, mAP at the first
-settings, mP@10, recall@100, mAP expected if ties were broken at random, what was
-chosen, paired differences from regional diffusion with intervals and
-a sign-flip test; the paper's value.
+settings, mP@10, recall@100, mAP expected if ties were broken at random, the chosen
+settings, paired differences from regional diffusion with intervals and a sign-flip
+test; the paper's value.
 Expected: scenes-small HQE 88, R-match + AQE 44, regional diffusion 42, global 27, R-MAC
 25; grocery k-reciprocal 61, global diffusion 58, regional 57, HQE 49, R-MAC 30.
-Cost: ten minutes on 2 cores for scenes-small, half an hour for grocery; a changed
-setting computes only its own.
+Cost: ten minutes on 2 cores for scenes-small, half an hour for grocery; cached results
+are used again.
 Command: python -m experiments table2 --benchmark scenes-small
          python -m experiments table2 --benchmark grocery --local-features 300
 """
@@ -26,26 +27,25 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from configs.scenes import quick_setup
-from configs.schema import Setup
+from configs.schema import Setup, quick_setup
 
 Choices = tuple[Mapping[str, Any], ...]
 
 
 def _product(**values: Sequence[Any]) -> Choices:
-    """All combinations, the first names varying slowest."""
-    found: list[dict[str, Any]] = [{}]
+    """Lists all combinations, the first names varying slowest."""
+    choices: list[dict[str, Any]] = [{}]
     for name, options in values.items():
-        found = [{**one, name: option} for one in found for option in options]
-    return tuple(found)
+        choices = [{**choice, name: option} for choice in choices for option in options]
+    return tuple(choices)
 
 
 def _combinations(*names: str, of: Sequence[tuple[Any, ...]]) -> Choices:
-    """Combinations in an order of their own."""
+    """Lists given combinations in their order."""
     return tuple(dict(zip(names, values, strict=True)) for values in of)
 
 
-# The paper's or the authors' own come first.
+# The settings of the paper, or of the method's authors, come first.
 _SHORT = (10, 3, 5, 20, 50, 1, 2, 4, 7, 15, 30, 70)
 _QUERY_K = "k", "query_k"
 
@@ -90,20 +90,20 @@ TRIED_SETTINGS: Mapping[str, Choices] = MappingProxyType(
 
 @dataclasses.dataclass(frozen=True)
 class Table2Config(Setup):
-    """Which methods, and how many settings of each."""
+    """Methods, and number of settings of each."""
 
     methods: tuple[str, ...] = tuple(TRIED_SETTINGS)
     """Rows of the table."""
     trials: int = 12
-    """Most settings that a method tries."""
+    """Most settings to try per method."""
     local_features: int = 1000
-    """SIFT features of a picture, those of highest contrast."""
+    """SIFT features per picture, those of highest contrast."""
     seed: int = 0
-    """Of the halves and the resampling."""
+    """Seed of the halves and of the bootstrap."""
 
 
 def full() -> Table2Config:
-    """Everything."""
+    """Settings of the records."""
     return Table2Config()
 
 

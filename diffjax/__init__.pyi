@@ -27,11 +27,9 @@ from .graph import reorder as reorder
 from .graph import shortlist as shortlist
 from .graph import truncate as truncate
 from .images import DescriptorConfig as DescriptorConfig
-from .index import FolderConfig as FolderConfig
+from .index import GraphConfig as GraphConfig
 from .index import Index as Index
 from .index import IndexConfig as IndexConfig
-from .index import MappedConfig as MappedConfig
-from .index import MappedIndex as MappedIndex
 from .index import extract_folder as extract_folder
 from .index import index_folder as index_folder
 from .index import read_folder_regions as read_folder_regions
@@ -41,6 +39,7 @@ from .ranking import fill_outside_by_similarity as fill_outside_by_similarity
 from .ranking import fill_outside_with_zeros as fill_outside_with_zeros
 from .ranking import rank as rank
 from .regions import reduce_regions as reduce_regions
+from .retrieve import SearchConfig as SearchConfig
 from .types import Graph as Graph
 from .types import Neighbors as Neighbors
 from .types import SearchResult as SearchResult

@@ -1,81 +1,63 @@
-"""Checks of concrete arguments; under tracing values are unknown and pass."""
+"""Checks of array arguments; traced arrays, whose values are unknown, pass."""
 
 from typing import Any
 
-import jax
 import numpy as np
 from jax import dtypes
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-
-def is_concrete(value: Any) -> bool:
-    """Whether the values of `value` can be looked at: all are here, and not traced."""
-    if isinstance(value, Tracer):
-        return False
-    return not isinstance(value, jax.Array) or value.is_fully_addressable
-
-
-def check_in_range(
-    name: str, value: Any, *, low: float, high: float, closed_low: bool = False
-) -> None:
-    """Refuses a concrete scalar outside (low, high), or [low, high) if `closed_low`."""
-    if not is_concrete(value):
-        return
-    number = float(value)
-    above = number >= low if closed_low else number > low
-    if not (above and number < high):
-        rule = f"in {'[' if closed_low else '('}{low}, {high})"
-        if high == np.inf:
-            rule = f"finite and {'at least' if closed_low else 'above'} {low}"
-        raise ValueError(f"{name} must be {rule}, got {value}.")
+from diffjax._ranges import check_in_range, is_concrete  # noqa: F401  # Both are imported from here.
 
 
 def check_matrix(name: str, array: Any) -> None:
-    """Refuses what is no matrix of floating point.
+    """Refuses anything but a matrix of floating point.
 
     Raises:
         ValueError: With the type and shape.
     """
-    kind, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
-    if kind is None or shape is None:
+    dtype, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
+    if dtype is None or shape is None:
         raise ValueError(f"{name} must be an array, got {type(array).__name__}.")
-    if len(shape) != 2 or not np.issubdtype(kind, np.floating):
+    if len(shape) != 2 or not np.issubdtype(dtype, np.floating):
         raise ValueError(
-            f"{name} must be a matrix of floating point, got {kind} {list(shape)}."
+            f"{name} must be a matrix of floating point, got {dtype} {list(shape)}."
         )
 
 
 def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
-    """Refuses vectors that JAX would halve silently, that are not finite, or zero.
+    """Refuses vectors that are zero, not finite, or float64 that JAX would downcast.
 
     Raises:
-        ValueError: Naming the first bad row.
+        ValueError: With the number of bad rows and the first of them.
     """
     check_not_downcast(name, vectors)
     if not is_concrete(vectors) or vectors.size == 0:
         return
     host = np.asarray(vectors)
-    # By the largest number of a row: its square may be too large or too small.
+    # The largest entry rather than the norm, whose square over- or underflows.
     largest = np.maximum(host.max(axis=1), -host.min(axis=1))
-    bad = np.flatnonzero(~np.isfinite(largest))
-    if bad.size:
+    not_finite = np.flatnonzero(~np.isfinite(largest))
+    if not_finite.size:
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in {bad.size} of "
-            f"{len(host)} rows, first in row {bad[0]}."
+            f"{name} must be finite, got NaN or infinity in {not_finite.size} of "
+            f"{len(host)} rows, first in row {not_finite[0]}."
         )
-    bad = np.flatnonzero(largest == 0)
-    if bad.size:
+    zero = np.flatnonzero(largest == 0)
+    if zero.size:
         raise ValueError(
-            f"{name} must have a direction, got {bad.size} of {len(host)} rows that "
-            f"are zero, first row {bad[0]}: leave those out."
+            f"{name} must have a direction, got {zero.size} of {len(host)} rows that "
+            f"are zero, first row {zero[0]}: leave those out."
         )
 
 
 def check_not_downcast(name: str, array: Any) -> None:
-    """Refuses float64 where JAX would make it float32 without a word."""
-    halved = dtypes.canonicalize_dtype(np.float64) != np.float64
-    if halved and getattr(array, "dtype", None) == np.float64:
+    """Refuses float64 where JAX would silently make it float32.
+
+    Raises:
+        ValueError: With what to do about it.
+    """
+    is_downcast = dtypes.canonicalize_dtype(np.float64) != np.float64
+    if is_downcast and getattr(array, "dtype", None) == np.float64:
         raise ValueError(
             f"{name} must be float32 here, got float64: convert it, or turn on "
             "jax_enable_x64 to compute in double precision."
@@ -83,10 +65,10 @@ def check_not_downcast(name: str, array: Any) -> None:
 
 
 def check_ids(name: str, ids: Int[Array | np.ndarray, " n"], *, rows: int) -> None:
-    """Refuses ids that are not one per row, from 0 upwards without going back or gaps.
+    """Refuses ids that are not one per row, ascending from 0 and without gaps.
 
     Raises:
-        ValueError: Naming the first bad place.
+        ValueError: With the first bad row.
     """
     if ids.shape != (rows,):
         raise ValueError(f"{name} must have one id per row, {rows}, got {ids.shape}.")
@@ -98,21 +80,20 @@ def check_ids(name: str, ids: Int[Array | np.ndarray, " n"], *, rows: int) -> No
     if host[0] != 0:
         raise ValueError(f"{name} must start at 0, got {host[0]}.")
     if bad.size:
-        before, here = host[bad[0] - 1], host[bad[0]]
         raise ValueError(
-            f"{name} must go up from 0 without going back or skipping a number, got "
-            f"{here} after {before} in row {bad[0]}: sort the rows by id and number "
-            "the ids 0, 1, 2, ..."
+            f"{name} must neither decrease nor skip a number, got {host[bad[0]]} "
+            f"after {host[bad[0] - 1]} in row {bad[0]}: sort the rows by id and "
+            "number the ids 0, 1, 2, ..."
         )
 
 
 def count_ids(
     name: str, ids: Int[Array | np.ndarray, " n"], *, count: int | None, count_name: str
 ) -> int:
-    """The number of different ids: `count` if given, else read from concrete ids.
+    """Number of different ids: `count`, or read from concrete ids if that is None.
 
     Raises:
-        ValueError: If neither is possible, or if `count` is too small.
+        ValueError: If it is None and the ids are traced, or if it is too small.
     """
     if not is_concrete(ids):
         if count is None:
@@ -120,21 +101,21 @@ def count_ids(
                 f"{count_name} must be given under jit, where {name} has no values."
             )
         return count
-    seen = int(np.asarray(ids)[-1]) + 1 if ids.shape[0] else 0
+    actual = int(np.asarray(ids)[-1]) + 1 if ids.shape[0] else 0
     if count is None:
-        return seen
-    if count < seen:
-        raise ValueError(f"{count_name} must be at least {seen}, got {count}.")
+        return actual
+    if count < actual:
+        raise ValueError(f"{count_name} must be at least {actual}, got {count}.")
     return count
 
 
 def max_rows_per_id(
     name: str, ids: Int[Array | np.ndarray, " n"], *, most: int | None, most_name: str
 ) -> int:
-    """The most rows of any id: `most` if given, else counted in concrete ids.
+    """Largest number of rows with one id: `most`, or counted if that is None.
 
     Raises:
-        ValueError: If neither is possible, or if `most` is too small.
+        ValueError: If it is None and the ids are traced, or if it is too small.
     """
     if not is_concrete(ids):
         if most is None:
@@ -142,9 +123,9 @@ def max_rows_per_id(
                 f"{most_name} must be given under jit, where {name} has no values."
             )
         return most
-    seen = int(np.bincount(np.asarray(ids)).max(initial=0))
+    actual = int(np.bincount(np.asarray(ids)).max(initial=0))
     if most is None:
-        return seen
-    if most < seen:
-        raise ValueError(f"{most_name} must be at least {seen}, got {most}.")
+        return actual
+    if most < actual:
+        raise ValueError(f"{most_name} must be at least {actual}, got {most}.")
     return most

@@ -11,55 +11,54 @@ T = TypeVar("T")
 
 
 class ArrayCache(Generic[T]):
-    """Remembers of arrays what a look at all of them told, and keeps none alive.
+    """Cache of values computed from JAX arrays, which holds no array alive.
 
-    Arrays of JAX do not change, so that a look at all of a large one, which is a copy
-    to the host on an accelerator, is not needed for every query. Where one of several
-    is of another kind, which may change, nothing is remembered.
+    JAX arrays do not change, so a check of a large one, which copies it to the host
+    from an accelerator, need not be repeated for every query. Nothing is cached if one
+    of the arrays is of another kind, which may change.
     """
 
     def __init__(self) -> None:
-        """Remembers nothing yet."""
-        self._known: dict[
+        """Makes an empty cache."""
+        self._entries: dict[
             tuple[int, ...], tuple[tuple[weakref.ref[jax.Array], ...], T]
         ] = {}
 
     def get(self, arrays: Sequence[Any]) -> T | None:
-        """What was remembered of these arrays together; None for nothing."""
-        references, value = self._known.get(tuple(map(id, arrays)), ((), None))
-        # A number may have gone over from an array that is no more.
-        same = all(r() is a for r, a in zip(references, arrays, strict=False))
-        return value if references and same else None
+        """Returns the value cached for these arrays together, or None."""
+        references, value = self._entries.get(tuple(map(id, arrays)), ((), None))
+        # The id may be that of a deleted array.
+        is_same = all(r() is a for r, a in zip(references, arrays, strict=False))
+        return value if references and is_same else None
 
     def put(self, arrays: Sequence[Any], value: T) -> T:
-        """Remembers a value of these arrays together, and gives it back."""
+        """Caches a value for these arrays together, and returns it."""
         if all(isinstance(array, jax.Array) for array in arrays):
             key = tuple(map(id, arrays))
 
-            def forget(_: weakref.ref[jax.Array]) -> None:
-                self._known.pop(key, None)
+            def evict(_: weakref.ref[jax.Array]) -> None:
+                self._entries.pop(key, None)
 
-            references = tuple(weakref.ref(array, forget) for array in arrays)
-            self._known[key] = references, value
+            references = tuple(weakref.ref(array, evict) for array in arrays)
+            self._entries[key] = references, value
         return value
 
 
 def cache_by_identity(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Makes a function of concrete arrays remember what it gave.
+    """Caches the results of a function of concrete arrays, by identity of the arrays.
 
     Args:
-        function: Takes an array or a tree of them, and gives what is worth keeping,
-            which is not None.
+        function: Function of an array or a tree of arrays; never returns None.
 
     Returns:
-        The function with a `ArrayCache`.
+        The function with an `ArrayCache`.
     """
-    memory: ArrayCache[T] = ArrayCache()
+    cache: ArrayCache[T] = ArrayCache()
 
     @functools.wraps(function)
-    def remembered(given: Any) -> T:
-        arrays = jax.tree.leaves(given)
-        known = memory.get(arrays)
-        return memory.put(arrays, function(given)) if known is None else known
+    def cached_function(tree: Any) -> T:
+        arrays = jax.tree.leaves(tree)
+        value = cache.get(arrays)
+        return cache.put(arrays, function(tree)) if value is None else value
 
-    return remembered
+    return cached_function

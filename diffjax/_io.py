@@ -1,6 +1,7 @@
-"""Atomic files: written whole or not at all, and named by hash."""
+"""Files on disk: atomic writes, names by content hash, locks on folders."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -13,14 +14,17 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Shaped
 
+# Error numbers of file systems that have no locks, some shared ones for instance.
+_LOCKS_UNSUPPORTED = errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP
+
 
 class StoredFile(NamedTuple):
-    """A file named by its content.
+    """A file whose name holds a hash of its content.
 
     Attributes:
-        name: Its name.
-        sha256: Hash of all its bytes.
-        bytes: Its size.
+        name: File name.
+        sha256: SHA-256 of all bytes, as hexadecimal digits.
+        bytes: File size.
     """
 
     name: str
@@ -31,56 +35,57 @@ class StoredFile(NamedTuple):
 def write_atomically(
     path: str | os.PathLike[str], data: bytes, *, sync: bool = True
 ) -> None:
-    """Writes a file aside and renames it, so that `path` never holds half of it.
+    """Writes a file under a temporary name and renames it, so that it is never partial.
 
     Args:
         path: The file.
         data: Its bytes.
-        sync: Whether to wait until they are on the disk. Not for one of many files that
-            can be made again.
+        sync: Whether to wait until they are on the disk. False suits one of many files
+            that can be computed again.
 
     Raises:
-        OSError: If it can't be written; nothing is left behind.
+        OSError: If it can't be written; the temporary file is removed.
     """
     path = pathlib.Path(path)
-    with _temporary_path(path) as aside:
-        aside.write_bytes(data)
+    with _temporary_path(path) as temporary:
+        temporary.write_bytes(data)
         if sync:
-            _flush_to_disk(aside)
-        aside.replace(path)
+            _flush_to_disk(temporary)
+        temporary.replace(path)
 
 
 def write_safetensors(
     folder: pathlib.Path, prefix: str, arrays: Mapping[str, Shaped[np.ndarray, "..."]]
 ) -> StoredFile:
-    """Writes arrays into `folder` as PREFIX-HASH.safetensors, whole or not at all.
+    """Writes arrays into `folder` as PREFIX-HASH.safetensors, atomically.
 
     Raises:
-        OSError: If they can't be written; nothing is left behind.
+        OSError: If they can't be written; the temporary file is removed.
     """
-    with _temporary_path(folder / prefix) as aside:
-        aside.touch()
-        rights = stat.S_IMODE(aside.stat().st_mode)
-        # The library writes the memory behind a view, whatever its strides say.
-        dense = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+    with _temporary_path(folder / prefix) as temporary:
+        temporary.touch()
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
+        # The library writes the memory behind a view, whatever its strides are.
+        contiguous = {name: np.asarray(a, order="C") for name, a in arrays.items()}
         try:
-            safetensors.numpy.save_file(dense, aside)
+            safetensors.numpy.save_file(contiguous, temporary)
         except safetensors.SafetensorError as error:
-            # The library's own class hides what the system said, "disk full" say.
+            # The library's own class hides the system's message, "disk full" say.
             raise OSError(f"{folder} can't be written: {error}") from error
-        aside.chmod(rights)  # It made a file of its own, for its owner alone.
-        _flush_to_disk(aside)
-        digest = file_digest(aside)
+        # It replaced the file by one that only its owner may read.
+        temporary.chmod(permissions)
+        _flush_to_disk(temporary)
+        digest = file_digest(temporary)
         stored = StoredFile(
-            f"{prefix}-{digest[:16]}.safetensors", digest, aside.stat().st_size
+            f"{prefix}-{digest[:16]}.safetensors", digest, temporary.stat().st_size
         )
-        aside.replace(folder / stored.name)
+        temporary.replace(folder / stored.name)
     return stored
 
 
 def remove_partial_files(folder: pathlib.Path, prefix: str) -> None:
-    """Removes what killed programs left of files PREFIX... that they were writing."""
-    # The second kind is what the safetensors library calls a file until it is whole.
+    """Removes temporary files of PREFIX... that killed processes left behind."""
+    # The second pattern is that of the safetensors library's temporary files.
     for pattern in (f"{prefix}*.part", ".tmp??????"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -93,20 +98,67 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _temporary_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Names a file beside `path` and takes it away again if it is still there."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+def folder_lock(
+    folder: pathlib.Path, name: str, *, wait: bool = False
+) -> Iterator[None]:
+    """Lock on a folder: one process at a time holds it, until it ends or is killed.
+
+    The operating system holds the lock, not the file NAME, which exists meanwhile: a
+    file that a killed process left behind locks nobody out. Without effect on a file
+    system that has no locks, and in a folder that is read-only.
+
+    Args:
+        folder: An existing folder.
+        name: Name of the lock file in it.
+        wait: Whether to wait for a process that holds the lock.
+
+    Raises:
+        ValueError: If another process, or another thread, holds it; not with `wait`.
+        OSError: If the lock file can't be opened.
+    """
+    if not os.access(folder, os.W_OK):
+        yield
+        return
+    import filelock  # noqa: PLC0415  # Imports asyncio, which takes 0.1 s.
+
+    path = folder / name
+    # Its soft locks, for file systems without others, would outlive a killed process.
+    lock = filelock.FileLock(path, fallback_to_soft=False)
     try:
-        yield aside
+        lock.acquire(blocking=wait)
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"another process is writing to {folder}: wait for its end, or name "
+            "another folder."
+        ) from error
+    except OSError as error:
+        if error.errno not in _LOCKS_UNSUPPORTED:
+            raise
+    try:
+        yield
+    finally:
+        # While it is locked: afterwards it may be the file of the next process. Windows
+        # removes no open file; there filelock does so.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
+def _temporary_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Temporary path beside `path`; its file is removed at the end if still there."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
     except OSError as error:
         if error.errno and not error.filename:
-            error.filename = str(path)  # A write that fails knows no name.
+            error.filename = str(path)  # A failed write carries no file name.
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: pathlib.Path) -> None:
-    """Waits until the bytes are on the disk, so that no rename comes before them."""
+    """Waits until a file is on the disk, so that its renaming can't come earlier."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

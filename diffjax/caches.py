@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""Cache folder of the user, and the compilation cache in it."""
 
 import hashlib
 import os
@@ -13,19 +13,19 @@ _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of all caches: $DIFFJAX_CACHE, else `diffjax` in the user's cache."""
-    own = os.environ.get("DIFFJAX_CACHE")
-    if own:
-        return pathlib.Path(own)
-    users = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(users) / "diffjax"
+    """Folder of all caches: $DIFFJAX_CACHE, else `diffjax` in the user's cache."""
+    configured = os.environ.get("DIFFJAX_CACHE")
+    if configured:
+        return pathlib.Path(configured)
+    user_cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(user_cache) / "diffjax"
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs between runs, apart for each jaxlib and processor.
+    """Keeps compiled programs between runs, separately by jaxlib and processor.
 
-    A program compiled for instructions that another processor lacks would crash there,
-    and home folders are shared between machines.
+    Home folders are shared between machines, and a program compiled for instructions
+    that a processor lacks would crash on it.
     """
     folder = (
         cache_folder() / "compiled" / f"{version('jaxlib')}-{_processor_fingerprint()}"
@@ -39,24 +39,38 @@ def enable_compilation_cache() -> None:
             stacklevel=2,
         )
         return
-    # A program killed while it kept one leaves half of it behind; it is compiled anew.
+    # A process killed while writing leaves a partial file; its program is recompiled.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Also those compiled in milliseconds: a search has a dozen of them.
+    # Also programs compiled in milliseconds: a search has a dozen of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _quieten_compiler()
 
 
 def exported_networks_folder() -> pathlib.Path | None:
-    """Where networks are kept beside programs; None where `diffjax` keeps none."""
+    """Folder of exported networks beside compiled programs; None outside our cache."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     if folder is None or cache_folder() not in pathlib.Path(folder).parents:
         return None
     return pathlib.Path(folder) / "networks"
 
 
+def _quieten_compiler() -> None:
+    """Leaves out XLA's warnings where nobody chose a level.
+
+    JAX 0.9 writes one for each program that it takes from the cache.
+    """
+    level = jax.config.values["jax_logging_level"]
+    # Importing JAX sets the variable to 1, warnings and worse, where it was not set.
+    if level == "NOTSET" and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        jax.config.update("jax_logging_level", "ERROR")
+        # Python's loggers have no warnings to leave out; XLA's level stays where it is.
+        jax.config.update("jax_logging_level", level)
+
+
 def _processor_fingerprint() -> str:
-    """Names the processor by architecture and, where the system tells, its features."""
+    """Hash of the processor's architecture and, on Linux, its features."""
     text = platform.machine() + platform.processor()
     if _CPU_INFO.is_file():
         lines = _CPU_INFO.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""From scores of regions to scores of images: sum and generalised max pooling."""
+"""Pooling of region scores into image scores: sum and generalised max pooling."""
 
 import functools
 
@@ -33,17 +33,17 @@ def pool(
 
     Args:
         scores: Scores f of all regions, one column per query.
-        image_ids: Image of every region, from 0 upwards; None if each is an image.
+        image_ids: Image of every region, ascending from 0; None if every region is an
+            image.
         weights: w of `gmp_weights`; None for sum pooling, w = 1.
-        num_images: Number of images m; needed where `image_ids` is traced, or spread
+        num_images: Number of images m; needed where `image_ids` is traced, or sharded
             over processes.
-        mesh: Devices, also those of other processes, among which the rows of all
-            arguments are shared out, n being a multiple of them. An image's rows may
-            lie on several: each adds up its own, and all of these sums are added. None
-            is one device.
+        mesh: Devices, also of other processes, that share the rows of all arguments; n
+            must be a multiple of their number. The rows of an image may lie on several
+            devices, whose partial sums are added. None is one device.
 
     Returns:
-        Image scores, one column per query; on a mesh the same on every device.
+        Image scores, one column per query; on a mesh replicated on every device.
 
     Raises:
         ValueError: If ids go back or skip, lengths differ, `num_images` is missing
@@ -78,7 +78,7 @@ def _pool(scores, image_ids, weights, *, num_images, mesh):
     if mesh is None:
         return add_up(weighted, image_ids)
     return jax.shard_map(
-        lambda *parts: jax.lax.psum(add_up(*parts), mesh.axis_names),
+        lambda *shards: jax.lax.psum(add_up(*shards), mesh.axis_names),
         mesh=mesh,
         in_specs=row_spec(mesh),
         out_specs=PartitionSpec(),
@@ -95,17 +95,18 @@ def gmp_weights(
 ) -> Float[Array, " n"]:
     r"""Computes the weights of generalised max pooling.
 
-    Per image w = (Phi Phi' + lambda I)^-1 1, the rows of Phi being its regions. Regions
-    that look alike share one vote; lambda times w tends to 1, sum pooling, as lambda
-    grows.
+    The weights of an image are w = (Phi Phi' + lambda I)^-1 1, where the rows of Phi
+    are its regions. Similar regions share one vote; lambda times w tends to 1, sum
+    pooling, as lambda grows.
 
     Args:
         vectors: Region vectors, unit length.
-        image_ids: Image of every region, from 0 upwards; None if each is an image.
+        image_ids: Image of every region, ascending from 0; None if every region is an
+            image.
         lam: Regularisation lambda, above 0; may be traced and differentiated.
         num_images: Number of images m; needed where `image_ids` is traced.
-        max_regions: Most regions of any image; needed where `image_ids` is traced.
-            Under jit the weights of an image with more are not a number.
+        max_regions: Largest number of regions of any image; needed where `image_ids` is
+            traced. Under jit the further regions of an image with more get NaN.
 
     Returns:
         One weight per region.
@@ -124,13 +125,15 @@ def gmp_weights(
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
-    most = max_rows_per_id("image_ids", ids, most=max_regions, most_name="max_regions")
+    max_regions = max_rows_per_id(
+        "image_ids", ids, most=max_regions, most_name="max_regions"
+    )
     return _gmp_weights(
         vectors,
         jnp.asarray(ids, jnp.int32),
         lam,
         num_images=count,
-        max_regions=most,
+        max_regions=max_regions,
     )
 
 
@@ -154,17 +157,17 @@ def _gmp_weights(
 
     def solve(image):
         start, regions = image
-        used = slots < regions
-        own = vectors[jnp.minimum(start + slots, rows - 1)]
-        phi = jnp.where(used[:, None], own, jnp.zeros_like(own))
+        is_region = slots < regions
+        phi = vectors[jnp.minimum(start + slots, rows - 1)]
+        phi = jnp.where(is_region[:, None], phi, jnp.zeros_like(phi))
         gram = jnp.matmul(phi, phi.T, precision=jax.lax.Precision.HIGHEST)
         system = gram + lam * jnp.eye(max_regions, dtype=vectors.dtype)
-        # Rows of empty slots are lambda times the identity and stay apart.
+        # Rows of empty slots are lambda times the identity, separate from the others.
         factor = jax.scipy.linalg.cho_factor(system)
-        return jax.scipy.linalg.cho_solve(factor, used.astype(vectors.dtype))
+        return jax.scipy.linalg.cho_solve(factor, is_region.astype(vectors.dtype))
 
     batch = min(_IMAGES_PER_BATCH, max(num_images, 1))
     weights = jax.lax.map(solve, (starts, counts), batch_size=batch)
     slot = jnp.arange(rows, dtype=jnp.int32) - starts[image_ids]
-    own: Array = weights[image_ids, jnp.minimum(slot, max_regions - 1)]
-    return jnp.where(slot < max_regions, own, jnp.full_like(own, jnp.nan))
+    region_weights: Array = weights[image_ids, jnp.minimum(slot, max_regions - 1)]
+    return jnp.where(slot < max_regions, region_weights, jnp.nan)

@@ -1,11 +1,11 @@
-"""The few shapes that travel between stages.
+"""Types that stages exchange: neighbour lists, graphs, solutions, results.
 
-Dimension letters, used by every annotation of the package: n region vectors in the
-database, m images, d dimensions, k neighbours, e stored edges, q queries, r regions of
-all queries together, t answers per query.
+Dimension letters of all annotations in the package: n region vectors in the database, m
+images, d dimensions, k neighbours, e stored edges, q queries, r regions of all queries
+together, t results per query.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_not_downcast
 
-if TYPE_CHECKING:  # Slow to import, and a search in a saved index does without them.
+if TYPE_CHECKING:  # Slow to import, and not needed to search in a saved index.
     import scipy.sparse
     from jax.experimental import sparse
 
@@ -24,12 +24,12 @@ Scalar = float | Float[Array | np.ndarray, ""]
 
 
 class Neighbors(NamedTuple):
-    """The k nearest vectors of every vector, most similar first.
+    """Lists of the k nearest vectors of every vector, most similar first.
 
     Attributes:
-        indices: Which vectors, the vector itself counted among its k; -1 is an empty
-            slot.
-        similarities: Their inner products, 0 in an empty slot.
+        indices: Numbers of the neighbours, including the vector itself, -1 in empty
+            slots.
+        similarities: Their inner products, 0 in empty slots.
     """
 
     indices: Int[Array, "n k"]
@@ -37,21 +37,21 @@ class Neighbors(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A weighted undirected graph on n nodes, in one of two forms.
+    """Weighted undirected graph on n nodes, in one of two forms.
 
-    *Padded*: `indices` and `weights` are [n, k], row i holding the neighbours of node
-    i, with index -1 and weight 0 in empty slots. Shapes depend on n and k alone, so the
-    form is built, batched and differentiated inside compiled code.
+    *Padded*: `indices` and `weights` are [n, k], and row i holds the neighbours of node
+    i, with index -1 and weight 0 in empty slots. Shapes depend on n and k only, so this
+    form can be built, batched and differentiated inside compiled code.
 
     *Compressed*: `indices` and `weights` are [e], the rows one after the other, and row
     i is `starts[i]:starts[i + 1]`. Memory is edges, not n x k; `compress` makes it.
 
-    Every edge is stored from both its ends, with the same weight.
+    Every edge is stored in both directions, with the same weight.
 
     Attributes:
         indices: Column of each stored entry.
-        weights: Its weight, at least 0.
-        starts: Where each row starts in the compressed form; None in the padded one.
+        weights: Weight of each stored entry, at least 0.
+        starts: Start of each row in the compressed form; None in the padded form.
         degrees: Row sums of the affinity that `normalize` divided by; None before.
     """
 
@@ -62,7 +62,7 @@ class Graph(NamedTuple):
 
     @property
     def num_nodes(self) -> int:
-        """The number of nodes n."""
+        """Number of nodes n."""
         if self.starts is None:
             return self.indices.shape[0]
         return self.starts.shape[0] - 1
@@ -86,14 +86,15 @@ class Graph(NamedTuple):
             rows = np.broadcast_to(nodes[:, None], columns.shape)
         else:
             rows = np.repeat(nodes, np.diff(np.asarray(self.starts)))
-        kept = (columns >= 0) & (weights != 0)
+        is_edge = (columns >= 0) & (weights != 0)
         return scipy.sparse.csr_array(
-            (weights[kept], (rows[kept], columns[kept])), shape=(self.num_nodes,) * 2
+            (weights[is_edge], (rows[is_edge], columns[is_edge])),
+            shape=(self.num_nodes,) * 2,
         )
 
     def to_bcoo(self) -> "sparse.BCOO":
-        """Views the graph as JAX's coordinate matrix; empty slots become zeros."""
-        from jax.experimental import sparse  # noqa: PLC0415  # Slow, too.
+        """Converts the graph to JAX's coordinate matrix; empty slots become zeros."""
+        from jax.experimental import sparse  # noqa: PLC0415  # Slow to import.
 
         rows, columns = self.rows.reshape(-1), self.indices.reshape(-1)
         return sparse.BCOO(
@@ -108,13 +109,15 @@ class Graph(NamedTuple):
         """Makes the compressed form of a symmetric, non-negative SciPy matrix.
 
         Args:
-            matrix: Square, symmetric, floating point, finite, nothing below zero;
-                weights on the diagonal are not edges and must be absent. It is left
-                as it is.
+            matrix: Square, symmetric, floating point, finite, non-negative, with a zero
+                diagonal. It is not modified.
+
+        Returns:
+            The graph.
 
         Raises:
-            ValueError: If the matrix is none of that, with what was found, or there
-                are more entries than `row_starts` can count.
+            ValueError: If the matrix has none of these properties, or more entries than
+                `row_starts` can count.
         """
         import scipy.sparse  # noqa: PLC0415  # Slow, and seldom needed.
 
@@ -148,18 +151,18 @@ class Graph(NamedTuple):
 def row_starts(
     starts: np.ndarray, *, sharding: jax.sharding.Sharding | None = None
 ) -> Int[Array, " starts"]:
-    """Puts the row starts of a compressed matrix on the device, as narrow as they fit.
+    """Puts row starts on the device, in the narrowest integer type that holds them.
 
     Args:
-        starts: Where each row starts, and the end: n + 1. On a processor not copied
-            where they are as narrow already.
-        sharding: Which device; None for the usual one.
+        starts: Start of each row of a compressed matrix, and the end: n + 1 numbers. On
+            a processor they are not copied if they have that type already.
+        sharding: Target device; None for the default device.
 
     Returns:
-        The same in int32 or, from 2^31 entries on, in int64.
+        The row starts in int32 or, from 2^31 entries on, in int64.
 
     Raises:
-        ValueError: If they need 64 bits and JAX is set to halve those.
+        ValueError: If they need 64 bits and jax_enable_x64 is off.
     """
     check_countable(int(starts[-1]))
     if starts[-1] <= np.iinfo(np.int32).max:
@@ -168,10 +171,10 @@ def row_starts(
 
 
 def check_countable(edges: int) -> None:
-    """Refuses more stored edges than JAX is set to count.
+    """Checks that a number of stored edges fits the integers of JAX.
 
     Raises:
-        ValueError: If they need 64 bits and JAX is set to halve those.
+        ValueError: If it needs 64 bits and jax_enable_x64 is off.
     """
     narrow = dtypes.canonicalize_dtype(np.int64) != np.int64
     if narrow and edges > np.iinfo(np.int32).max:
@@ -182,14 +185,14 @@ def check_countable(edges: int) -> None:
 
 
 class Solution(NamedTuple):
-    """What a diffusion found, one entry per query.
+    """Solution of a diffusion, one entry per query.
 
     Attributes:
         value: f = (I - alpha S)^-1 y, one column per query.
         residual: Relative residual |y - (I - alpha S) f| / |y|; 0 where y is 0.
         num_steps: Iterations spent on each query; -1 where the solver reports none.
-        converged: Whether `residual` reached the tolerance. Twenty steps seldom do,
-            and ranks are right long before.
+        converged: Whether `residual` reached the tolerance. Twenty steps rarely reach
+            it, but ranks are right long before.
     """
 
     value: Float[Array, "n q"]
@@ -199,11 +202,11 @@ class Solution(NamedTuple):
 
 
 class Whitening(NamedTuple):
-    """The map x -> (x - mean) projection, fitted on vectors or read beside a network.
+    """Whitening x -> (x - mean) projection, fitted on vectors or read with a network.
 
     Attributes:
-        mean: The centre of the vectors it was fitted on.
-        projection: Directions, one per column, each scaled as the whitening wants it.
+        mean: Mean of the vectors that it was fitted on.
+        projection: Directions, one per column, with the scale of the whitening.
     """
 
     mean: Float[Array, " d"]
@@ -211,17 +214,18 @@ class Whitening(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """The best images of every query.
+    """Best images of every query.
 
     Attributes:
         images: Image numbers, best first.
         scores: Their pooled scores, in the units of the diffusion's right-hand side.
-        solution: The diffusion behind them, node by node.
-        regions: For each image the region that adds most to its score, so where the
-            object was found; -1 where no region adds anything.
+        solution: The diffusion that the scores are pooled from: a `Solution` on all
+            regions, or a `LocalSolution` on those that a query reaches.
+        regions: Region of each image that contributes most to its score, which locates
+            the object; -1 if no region contributes.
     """
 
     images: Int[Array, "q t"]
     scores: Float[Array, "q t"]
-    solution: Solution
+    solution: Any
     regions: Int[Array, "q t"]

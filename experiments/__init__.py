@@ -1,1 +1,1 @@
-"""Programs that measure: each has `run(workdir)` and leaves a record."""
+"""Experiments: `python -m experiments NAME` measures and appends a record."""

@@ -1,4 +1,4 @@
-"""A benchmark by its name: pictures found, truths read, everything described."""
+"""Benchmarks by name: finds pictures, reads ground truths, describes everything."""
 
 import dataclasses
 import functools
@@ -40,23 +40,25 @@ from diffjax.types import Neighbors
 
 from ._collections import Collection, describe_collection
 
+_CLASSIC = "oxford5k", "paris6k", "oxford105k", "paris106k"
+
 
 def load_benchmark(setup: Setup, workdir: pathlib.Path) -> Collection:
-    """Describes a benchmark, or reads descriptors of it that were released.
+    """Loads a benchmark: describes its pictures, or reads released descriptors.
 
     Args:
-        setup: Which benchmark, and where its files are.
-        workdir: Keeps composed scenes, and the index of the pictures.
+        setup: Name of the benchmark and paths of its files.
+        workdir: Caches composed scenes and the index of the pictures.
 
     Returns:
-        Its vectors, queries and right answers.
+        The vectors, queries and right answers.
 
     Raises:
         ValueError: If something is missing, with what to put where, or descriptors and
             ground truth are not of the same data set.
     """
-    found = _load_collection(setup, workdir)
-    return dataclasses.replace(found, results=workdir / "results")
+    collection = _load_collection(setup, workdir)
+    return dataclasses.replace(collection, results=workdir / "results")
 
 
 def _load_collection(setup: Setup, workdir: pathlib.Path) -> Collection:
@@ -72,23 +74,23 @@ def _load_collection(setup: Setup, workdir: pathlib.Path) -> Collection:
         name = _index_name(truth.name, setup, str(truth.folder.resolve()))
         return describe_collection(truth, setup.folder, workdir, index_name=name)
     scenes = _compose(setup, workdir)
-    found = scenes_benchmark(scenes, name=setup.benchmark)
+    benchmark = scenes_benchmark(scenes, name=setup.benchmark)
     notes: dict[str, Any] = {"pixels_sha256": (scenes.pixels_sha256 or "")[:16]}
     if setup.composed is None:
         notes["scenes_version"] = SCENE_SETS[setup.benchmark].version
     name = _index_name(
-        found.name, setup, repr(setup.composed) if setup.composed else ""
+        benchmark.name, setup, repr(setup.composed) if setup.composed else ""
     )
-    collection = describe_collection(found, setup.folder, workdir, index_name=name)
+    collection = describe_collection(benchmark, setup.folder, workdir, index_name=name)
     return dataclasses.replace(collection, extra_facts=notes)
 
 
 class DescribedScenes(NamedTuple):
-    """Composed scenes, described.
+    """Described collection of composed scenes, with the areas of their objects.
 
     Attributes:
-        collection: Their vectors, queries and right answers.
-        areas: What part of each database picture its object takes; NaN for none.
+        collection: Vectors, queries and right answers.
+        areas: Share of each database picture that its object covers; NaN without one.
     """
 
     collection: Collection
@@ -114,8 +116,8 @@ def find_benchmark(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     """Finds the pictures of a benchmark and their right answers.
 
     Args:
-        setup: Which benchmark, and where its files are.
-        workdir: Keeps composed scenes.
+        setup: Name of the benchmark and paths of its files.
+        workdir: Caches composed scenes.
 
     Returns:
         Pictures, queries and right answers.
@@ -149,9 +151,8 @@ def find_benchmark(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     if not folder.is_dir():
         raise ValueError(
             f"pictures of {name} must be in a folder, got none at {folder}: fetch them "
-            f"(diffjax fetch {_ground_truth_name(name)} --out {setup.data}), or "
-            f"say where they "
-            "are (--pictures)."
+            f"(diffjax fetch {_ground_truth_name(name)} --out {setup.data}), or name "
+            "their folder (--pictures)."
         )
     if name.endswith(("105k", "106k")) and setup.distractors is None:
         raise ValueError(
@@ -163,23 +164,23 @@ def find_benchmark(setup: Setup, workdir: pathlib.Path) -> Benchmark:
     )
 
 
-def _index_name(name: str, setup: Setup, which: str) -> str:
-    """Where the index is kept: an own place for each collection and descriptor."""
-    own = setup.folder
-    others = "" if own == type(setup)().folder else repr(own)
-    if not which + others:
+def _index_name(name: str, setup: Setup, source: str) -> str:
+    """Names the index of a collection, apart for every source and descriptor."""
+    folder = setup.folder
+    changes = "" if folder == type(setup)().folder else repr(folder)
+    if not source + changes:
         return name
-    return f"{name}-{hashlib.sha256(f'{which}{others}'.encode()).hexdigest()[:8]}"
+    return f"{name}-{hashlib.sha256(f'{source}{changes}'.encode()).hexdigest()[:8]}"
 
 
 def _picture_folder(setup: Setup) -> pathlib.Path:
-    """Where `diffjax fetch` puts the pictures; revisited ones are the originals'."""
+    """Finds the folder that `diffjax fetch` fills; revisited sets have the same."""
     home = setup.data / _ground_truth_name(setup.benchmark).removeprefix("r")
     return home / "jpg" if (home / "jpg").is_dir() else home
 
 
 def _distractors(setup: Setup) -> tuple[pathlib.Path, ...]:
-    """Pictures of a folder, or of a list of paths that lies beside them."""
+    """Lists the pictures of a folder, or those of a list that lies beside them."""
     if setup.distractors is None:
         return ()
     if setup.distractors.is_dir():
@@ -191,14 +192,14 @@ def _distractors(setup: Setup) -> tuple[pathlib.Path, ...]:
 def _compose(setup: Setup, workdir: pathlib.Path) -> SceneCollection:
     name = setup.benchmark
     if setup.composed is not None:
-        # Others than those of the name, in a folder of their own.
+        # Scenes of other settings than the name's have a folder of their own.
         digest = hashlib.sha256(repr(setup.composed).encode()).hexdigest()[:12]
         return compose_scenes(workdir / f"{name}-{digest}", config=setup.composed)
     return compose_scenes(workdir / name, config=SCENE_SETS[name].config)
 
 
 def _load_released(setup: Setup, path: pathlib.Path) -> Collection:
-    """Vectors as the paper's authors released them, whitened already."""
+    """Loads vectors that the paper's authors released, whitened already."""
     name = setup.benchmark
     if _ground_truth_name(name) not in _GROUND_TRUTH_READERS:
         raise ValueError(
@@ -219,27 +220,29 @@ def _load_released(setup: Setup, path: pathlib.Path) -> Collection:
         if setup.truth is None
         else read_released_truth(setup.truth)
     )
-    found = read_released_descriptors(path)
+    released = read_released_descriptors(path)
     check_descriptor_counts(
-        found, num_images=len(truth.database), num_queries=len(truth.queries)
+        released, num_images=len(truth.database), num_queries=len(truth.queries)
     )
-    own = setup.folder.index
-    few = {"k": min(own.k, len(found.vectors)), "query_k": 1}
-    settings = dataclasses.replace(own, dim=None, **few)
-    lists = None if setup.graph is None else read_knn_graph(setup.graph)
+    config = setup.folder.index
     # This graph is not searched: each experiment builds its own.
-    few_lists = lists and Neighbors(*(each[:, : settings.k] for each in lists))
+    smallest = {"k": min(config.graph.k, len(released.vectors)), "query_k": 1}
+    settings = config.replace(dim=None, **smallest)
+    lists = None if setup.graph is None else read_knn_graph(setup.graph)
+    short_lists = lists and Neighbors(
+        *(array[:, : settings.graph.k] for array in lists)
+    )
     index = Index.build(
-        found.vectors, found.image_ids, config=settings, neighbors=few_lists
+        released.vectors, released.image_ids, config=settings, neighbors=short_lists
     )
     return Collection(
         index=index,
-        regions=index.prepare(found.query_vectors),
-        query_ids=found.query_ids,
+        regions=index.prepare(released.query_vectors),
+        query_ids=released.query_ids,
         truth=truth._replace(name=name),
         released_globals=(
-            jnp.asarray(found.global_vectors),
-            jnp.asarray(found.global_queries),
+            jnp.asarray(released.global_vectors),
+            jnp.asarray(released.global_queries),
         ),
         released_neighbors=lists,
         extra_facts={} if setup.graph is None else {"graph": "released"},
@@ -247,13 +250,13 @@ def _load_released(setup: Setup, path: pathlib.Path) -> Collection:
 
 
 def _ground_truth_name(name: str) -> str:
-    """The data set whose ground truth a benchmark has."""
-    known = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
-    return known.get(name, name.partition("-")[0])
+    """Names the data set whose ground truth a benchmark has."""
+    originals = {"oxford105k": "oxford5k", "paris106k": "paris6k"}
+    return originals.get(name, name.partition("-")[0])
 
 
 def _read_classic(setup: Setup, *, name: str) -> GroundTruth:
-    """Oxford5k or Paris6k, on the pictures that the revisited list names."""
+    """Reads Oxford5k or Paris6k, on the pictures that the revisited list names."""
     files = _ground_truth_path(setup, name, fetched=f"{name}/ground_truth")
     names = f"gnd_r{name}.pkl"
     listed = _ground_truth_path(setup, names, fetched=f"r{name}/{names}")
@@ -262,8 +265,10 @@ def _read_classic(setup: Setup, *, name: str) -> GroundTruth:
 
 def _read_revisited(setup: Setup, *, name: str) -> GroundTruth:
     file = f"gnd_{name}.pkl"
-    found = read_revisited(_ground_truth_path(setup, file, fetched=f"{name}/{file}"))
-    return getattr(found, setup.benchmark.rpartition("-")[2])
+    protocols = read_revisited(
+        _ground_truth_path(setup, file, fetched=f"{name}/{file}")
+    )
+    return getattr(protocols, setup.benchmark.rpartition("-")[2])
 
 
 def _read_instre(setup: Setup) -> GroundTruth:
@@ -272,19 +277,17 @@ def _read_instre(setup: Setup) -> GroundTruth:
 
 
 def _ground_truth_path(setup: Setup, name: str, *, fetched: str) -> pathlib.Path:
-    """Where a ground truth lies: among others, or where `diffjax fetch` puts it."""
-    places = setup.data / "ground_truth" / name, setup.data / fetched
-    for place in places:
-        if place.exists():
-            return place
+    """Finds a ground truth beside others, or in the folder of `diffjax fetch`."""
+    paths = setup.data / "ground_truth" / name, setup.data / fetched
+    for path in paths:
+        if path.exists():
+            return path
     raise ValueError(
-        f"ground truths must be at {places[0]} or {places[1]}, got none: fetch them "
-        f"(diffjax fetch {fetched.partition('/')[0]} --out {setup.data}), or say where "
-        "the data lie (--data, or $DIFFJAX_DATA)."
+        f"ground truths must be at {paths[0]} or {paths[1]}, got none: fetch them "
+        f"(diffjax fetch {fetched.partition('/')[0]} --out {setup.data}), or name the "
+        "folder of the data (--data, or $DIFFJAX_DATA)."
     )
 
-
-_CLASSIC = "oxford5k", "paris6k", "oxford105k", "paris106k"
 
 _GROUND_TRUTH_READERS: Mapping[str, Callable[[Setup], GroundTruth]] = MappingProxyType(
     {

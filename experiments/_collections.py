@@ -1,10 +1,9 @@
-"""A benchmark's index and queries, and how its methods are put in a record."""
+"""Collections: a benchmark's index, queries and answers, and entries of records."""
 
 import dataclasses
 import functools
 import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,37 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from configs.schema import GroceryData, ScenesData
+from configs.schema import GroceryData, PicturesConfig, ScenesData
 from diffjax.datasets import Benchmark, GroundTruth
-from diffjax.evaluation import (
-    bootstrap_interval,
-    evaluate,
-    evaluate_cutoffs,
-    evaluate_scores,
-    paired_bootstrap,
-)
+from diffjax.evaluation import evaluate, evaluate_cutoffs, evaluate_scores
 from diffjax.graph import knn
-from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
+from diffjax.index import Index, IndexConfig, index_folder
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
 from diffjax.regions import ReducedRegions, global_descriptors, reduce_regions
 from diffjax.types import Neighbors
 
+from ._entries import Baseline, descriptor_settings, method_entry
 from ._result_cache import Arrays, arrays_digest, load_or_compute_arrays
 
 T = TypeVar("T")
 
-_LONGEST_LISTS = (
-    300  # Neighbours that are searched for once; shorter lists are cut from it.
-)
-_PRECISION_CUTOFF, _RECALL_CUTOFF = (
-    10,
-    100,
-)  # Answers whose precision, and whose recall, is reported.
+_MAX_NEIGHBORS = 300  # Length of the lists that shorter ones are cut from.
+_PRECISION_CUTOFF, _RECALL_CUTOFF = 10, 100  # First answers that are reported.
 
 
 class Outcome(NamedTuple):
-    """How good a method's answers are, query by query; NaN without positives.
+    """Quality of a method's answers, query by query; NaN without positives.
 
     Attributes:
         precision: Average precision; of images that tie, those of lower number first.
@@ -57,7 +46,7 @@ class Outcome(NamedTuple):
     recall_at_100: Float[np.ndarray, " q"]
 
     def means(self) -> dict[str, float]:
-        """What a record has of it, beside mAP."""
+        """Averages over queries, as a record keeps them beside mAP."""
         return {
             "expected_ap": float(np.nanmean(self.expected_precision)),
             "precision_at_10": float(np.nanmean(self.precision_at_10)),
@@ -67,19 +56,19 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """A benchmark, ready to be searched.
+    """Benchmark with its index and described queries, ready to be searched.
 
     Attributes:
-        index: Its pictures.
-        regions: Prepared regions of its queries.
-        query_ids: Query of every row of them.
-        truth: Right answers.
-        extra_facts: What else belongs into its records.
-        released_globals: Global descriptors of images and queries that came with the
-            vectors; None for sums of their regions.
-        released_neighbors: The nearest of every region that came with the vectors; None
-            to search.
-        results: Folder that keeps what is computed of it; None keeps nothing.
+        index: Index of the pictures.
+        regions: Prepared regions of the queries.
+        query_ids: Query of every row of `regions`.
+        truth: Right answers, with the pictures where there are any.
+        extra_facts: Further settings for records.
+        released_globals: Global descriptors of images and queries that were released
+            with the vectors; None for sums of their regions.
+        released_neighbors: Nearest neighbours of every region that were released with
+            the vectors; None to search.
+        results: Folder in which computed arrays are cached; None caches nothing.
     """
 
     index: Index
@@ -93,17 +82,17 @@ class Collection:
 
     @property
     def benchmark(self) -> Benchmark | None:
-        """Its pictures; None if there are vectors only."""
+        """The benchmark with its pictures; None if there are vectors only."""
         return self.truth if isinstance(self.truth, Benchmark) else None
 
     @property
     def num_queries(self) -> int:
-        """The number of queries."""
+        """Number of queries."""
         return len(self.truth.queries)
 
     def sizes(self) -> dict[str, int]:
         """Numbers of images, queries and regions, as records name them."""
-        empty = sum(not len(right) for right in self.truth.positives)
+        empty = sum(not len(images) for images in self.truth.positives)
         return {
             "images": self.index.num_images,
             "queries": self.num_queries,
@@ -117,9 +106,9 @@ class Collection:
         truth = self.truth
         lists = {"positives": truth.positives, "junk": truth.junk}
         ragged = {
-            f"{name} {part}": array
+            f"{name} {kind}": array
             for name, rows in lists.items()
-            for part, array in (
+            for kind, array in (
                 ("all", np.concatenate([np.asarray(row, np.int64) for row in rows])),
                 ("counts", np.array([len(row) for row in rows])),
             )
@@ -159,46 +148,45 @@ class Collection:
         vectors = self.global_vectors if of_images else self.index.vectors
         ids = None if of_images else self.index.image_ids
         n = len(vectors)
-        k = min(settings.k, n)
-        exact = settings.neighbors == "exact"
+        k = min(settings.graph.k, n)
+        exact = settings.graph.method in {None, "exact"}
         return Index.build(
             vectors,
             ids,
             # The vectors are whitened already; residuals are handed on as data.
-            config=dataclasses.replace(
-                settings,
+            config=settings.replace(
                 dim=None,
                 k=k,
-                query_k=min(settings.query_k, n),
+                query_k=min(settings.search.query_k, n),
                 warn_residual=np.inf,
             ),
             neighbors=self._neighbor_lists(of_images=of_images, k=k) if exact else None,
         )
 
     def _neighbor_lists(self, *, of_images: bool, k: int) -> Neighbors:
-        longest = self._longest_of_images if of_images else self._longest_of_regions
-        if k > longest.indices.shape[1]:
+        lists = self._image_neighbors if of_images else self._region_neighbors
+        if k > lists.indices.shape[1]:
             if self.released_neighbors is not None and not of_images:
                 raise ValueError(
-                    f"k must be at most the {longest.indices.shape[1]} neighbours of "
+                    f"k must be at most the {lists.indices.shape[1]} neighbours of "
                     f"the graph that was released, got {k}."
                 )
             return knn(self.global_vectors if of_images else self.index.vectors, k)
-        return Neighbors(*(each[:, :k] for each in longest))
+        return Neighbors(*(array[:, :k] for array in lists))
 
     @functools.cached_property
-    def _longest_of_regions(self) -> Neighbors:
+    def _region_neighbors(self) -> Neighbors:
         if self.released_neighbors is not None:
             return self.released_neighbors
         vectors = self.index.vectors
-        return knn(vectors, min(_LONGEST_LISTS, len(vectors)))
+        return knn(vectors, min(_MAX_NEIGHBORS, len(vectors)))
 
     @functools.cached_property
-    def _longest_of_images(self) -> Neighbors:
-        return knn(self.global_vectors, min(_LONGEST_LISTS, len(self.global_vectors)))
+    def _image_neighbors(self) -> Neighbors:
+        return knn(self.global_vectors, min(_MAX_NEIGHBORS, len(self.global_vectors)))
 
     def means(self, components: int) -> ReducedRegions:
-        """A few means of each image's regions."""
+        """Reduces each image's regions to a few means of a mixture."""
         return self.compute_once(
             f"{components} means",
             lambda: reduce_regions(
@@ -210,7 +198,7 @@ class Collection:
         )
 
     def compute_once(self, name: str, make: Callable[[], T]) -> T:
-        """Makes something of the collection once, and finds it the next time."""
+        """Makes an object once per process and returns it again under its name."""
         if name not in self._computed:
             self._computed[name] = make()
         return self._computed[name]
@@ -221,23 +209,23 @@ class Collection:
 
     def load_or_compute(
         self,
-        what: str,
+        name: str,
         settings: Mapping[str, Any],
         compute: Callable[[], Arrays],
         *,
         by: Callable[..., Any] | None = None,
     ) -> Arrays:
-        """Computes arrays of the collection, or finds them where results are kept.
+        """Loads arrays from the cache of results, or computes and stores them.
 
         Args:
-            what: Their name.
+            name: Name of the arrays.
             settings: All that they depend on beside the collection, as JSON values.
-            compute: Computes them, from nothing but those.
-            by: As for `kept`.
+            compute: Computes them from the collection and the settings alone.
+            by: Function that does the work, as for `load_or_compute_arrays`.
         """
         if self.results is None:
             return compute()
-        key = {"collection": self.digest, "what": what, "settings": dict(settings)}
+        key = {"collection": self.digest, "what": name, "settings": dict(settings)}
         return load_or_compute_arrays(self.results, key, compute, by=by)
 
     def evaluate_method(
@@ -246,12 +234,12 @@ class Collection:
         settings: Mapping[str, Any],
         score: Callable[[], Float[Array, "m q"]],
     ) -> Outcome:
-        """Judges a method's answers at some settings, or finds what was kept of them.
+        """Evaluates a method at some settings, or loads its cached outcome.
 
         Args:
-            method: Its name.
-            settings: As for `remembered`.
-            score: Computes the scores, from nothing but those.
+            method: Name of the method.
+            settings: All that its scores depend on beside the collection.
+            score: Computes the scores of all images for all queries.
         """
 
         def compute():
@@ -260,97 +248,116 @@ class Collection:
         return Outcome(**self.load_or_compute(method, settings, compute, by=score))
 
     def evaluate_answers(self, scores: Float[Array, "m q"]) -> Outcome:
-        """Judges the answers to all queries."""
+        """Evaluates the answers to all queries."""
         order = rank(scores)
         count = self.index.num_images
-        cut = evaluate_cutoffs(
+        first = evaluate_cutoffs(
             order,
             self.truth,
             cutoffs=(_PRECISION_CUTOFF, _RECALL_CUTOFF),
             num_images=count,
         )
-        chance = evaluate_scores(np.asarray(scores), self.truth)
+        ties_at_random = evaluate_scores(np.asarray(scores), self.truth)
         return Outcome(
             precision=self.precision(scores),
-            expected_precision=np.asarray(chance.average_precision),
-            precision_at_10=cut.precision[:, 0],
-            recall_at_100=cut.recall[:, 1],
+            expected_precision=np.asarray(ties_at_random.average_precision),
+            precision_at_10=first.precision[:, 0],
+            recall_at_100=first.recall[:, 1],
         )
 
     def scores(self, index: Index, *, of_images: bool = False) -> Float[Array, "m q"]:
-        """Scores all images by an index that `built` made."""
+        """Scores all images for all queries by an index of `build_index`."""
         queries = self.global_queries if of_images else self.regions
         ids = None if of_images else self.query_ids
-        found = index.search(queries, ids, top=index.num_images)
-        rows = jnp.arange(found.images.shape[0])[:, None]
-        scattered = jnp.zeros(found.images.shape).at[rows, found.images]
-        return scattered.set(found.scores).T
+        answers = index.search(queries, ids, top=index.num_images)
+        rows = jnp.arange(answers.images.shape[0])[:, None]
+        scattered = jnp.zeros(answers.images.shape).at[rows, answers.images]
+        return scattered.set(answers.scores).T
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the vectors are, as records name it."""
+        """Network, descriptor settings and dimensions of the vectors, for records."""
         pictures = self.index.pictures
-        network = pictures.network if pictures else "released descriptors"
         dim = int(self.index.vectors.shape[1])
-        return {"network": network, "dim": dim, **self.extra_facts}
+        if pictures is None:
+            return {"network": "released descriptors", "dim": dim, **self.extra_facts}
+        return {
+            "network": pictures.network,
+            "dim": dim,
+            "descriptor": descriptor_settings(pictures.descriptor),
+            **self.extra_facts,
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sizes and facts: what every record of the collection has in its settings."""
+        return {**self.sizes(), **self.facts}
 
     def first_queries(self, count: int) -> "Collection":
-        """The same with the right answers of the first queries only."""
-        own = "queries", "boxes", "positives", "junk", "objects"
-        cut = {name: getattr(self.truth, name)[:count] for name in own}
-        return dataclasses.replace(self, truth=self.truth._replace(**cut))
+        """Restricts the right answers to those of the first queries."""
+        fields = "queries", "boxes", "positives", "junk", "objects"
+        first = {name: getattr(self.truth, name)[:count] for name in fields}
+        return dataclasses.replace(self, truth=self.truth._replace(**first))
 
     def precision(self, scores: Float[Array, "m q"]) -> Float[np.ndarray, " q"]:
-        """Average precision of every query."""
+        """Computes the average precision of every query."""
         report = evaluate(rank(scores), self.truth, num_images=self.index.num_images)
         return np.asarray(report.average_precision)
 
     def make_entry(
         self,
         method: str,
-        found: Outcome | Float[Array, "m q"],
+        answers: Outcome | Float[Array, "m q"] | Float[np.ndarray, " q"],
         *,
-        against: tuple[str, Float[np.ndarray, " q"]] | None = None,
-        **more: Any,
+        against: Sequence[Baseline] = (),
+        seed: int = 0,
+        test: bool = False,
+        **facts: Any,
     ) -> dict[str, Any]:
-        """Makes an entry of a record's results.
+        """Makes an entry of a record's results, see `method_entry`.
 
         Args:
-            method: Its name.
-            found: How good its answers are, or its scores of all images.
-            against: Name and average precision of what it is compared with.
-            more: What else is known of it.
+            method: Name of the method.
+            answers: Quality of its answers, its scores of all images, or its average
+                precision per query.
+            against: Methods to compare with, query by query.
+            seed: Seed of the bootstrap over objects.
+            test: Whether differences have a p-value.
+            facts: Further JSON values for the entry.
         """
-        if isinstance(found, Outcome):
-            precision, more = found.precision, {**found.means(), **more}
+        if isinstance(answers, Outcome):
+            precision, facts = answers.precision, {**answers.means(), **facts}
+        elif answers.ndim == 2:
+            precision = self.precision(jnp.asarray(answers))
         else:
-            precision = self.precision(found)
-        drawing: dict[str, Any] = {"groups": self.truth.objects, "seed": 0}
-        own = bootstrap_interval(precision, **drawing)
-        entry = {"method": method, "mean_ap": own.mean, "low": own.low}
-        entry |= {"high": own.high, **more}
-        if against is not None:
-            pair = paired_bootstrap(precision, against[1], **drawing)
-            entry["differences"] = [{"against": against[0], **pair._asdict()}]
-        return entry
+            precision = np.asarray(answers)
+        return method_entry(
+            method,
+            precision,
+            groups=self.truth.objects,
+            seed=seed,
+            against=against,
+            test=test,
+            **facts,
+        )
 
 
 def load_collection(
-    benchmark: GroceryData | ScenesData, folder: FolderConfig, workdir: pathlib.Path
+    benchmark: GroceryData | ScenesData, folder: PicturesConfig, workdir: pathlib.Path
 ) -> Collection:
-    """Indexes a benchmark, or finds its index in `workdir`, and describes its queries.
+    """Loads a benchmark, indexes its pictures and describes its queries.
 
     Args:
-        benchmark: Which one.
+        benchmark: The benchmark.
         folder: Settings of the index.
-        workdir: Keeps pictures and index for the next time.
+        workdir: Caches pictures and index for later runs.
     """
     return describe_collection(benchmark.load(workdir), folder, workdir)
 
 
 def describe_collection(
     truth: Benchmark,
-    folder: FolderConfig,
+    folder: PicturesConfig,
     workdir: pathlib.Path,
     *,
     index_name: str | None = None,
@@ -360,14 +367,16 @@ def describe_collection(
     Args:
         truth: The benchmark.
         folder: Settings of the index.
-        workdir: Keeps the index for the next time.
-        index_name: What the index is called there; None is the benchmark's name.
+        workdir: Caches the index for later runs.
+        index_name: Name of the index there; None is the benchmark's name.
     """
     with progress_bars() as progress:
         index = index_folder(
             truth.folder,
             workdir / f"{index_name or truth.name}.index",
-            config=folder,
+            config=folder.index,
+            descriptor=folder.descriptor,
+            workers=folder.workers,
             strict=True,
             pictures=truth.database,
             progress=progress,
@@ -375,19 +384,3 @@ def describe_collection(
         queries = index.describe(truth.queries, boxes=truth.boxes, progress=progress)
     regions = index.prepare(queries.vectors)
     return Collection(index, regions, queries.query_ids, truth)
-
-
-def time_calls(*runs: Callable[[], Any], rounds: int = 3) -> tuple[float, ...]:
-    """The least time that each call takes, compiled before it is timed.
-
-    Calls take turns, so that a busy machine slows down all of them.
-    """
-    times: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        jax.block_until_ready(run())
-    for _ in range(rounds):
-        for run, own in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            own.append(time.perf_counter() - start)
-    return tuple(map(min, times))

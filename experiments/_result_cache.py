@@ -1,9 +1,8 @@
-"""Results that are kept by what they depend on: a changed setting computes its own.
+"""Cache of computed arrays, keyed by everything that they depend on.
 
 A result's file is named by a hash of its settings, of the data, of the sources that
 compute, of the libraries' versions and of the device, so that nothing computed by other
-code is ever taken for new. Times are never
-kept: whoever reports one takes it.
+code is ever taken for new. Times are never cached: whoever reports one measures it.
 """
 
 import functools
@@ -23,7 +22,7 @@ import diffjax
 from diffjax._io import write_atomically
 from diffjax.report import versions
 
-# These only show what was computed.
+# Stages that only show results: a change of theirs computes nothing anew.
 _PRESENTATION_MODULES = "report", "cli"
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -31,8 +30,9 @@ Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
 @functools.cache
 def sources_digest() -> str:
-    """Hash of the Python sources that results are computed by."""
-    package, here = pathlib.Path(diffjax.__file__).parent, pathlib.Path(__file__).parent
+    """Hashes the Python sources that compute results."""
+    package = pathlib.Path(diffjax.__file__).parent
+    experiments = pathlib.Path(__file__).parent
     paths = [
         path
         for path in sorted(package.rglob("*.py"))
@@ -40,14 +40,14 @@ def sources_digest() -> str:
         not in _PRESENTATION_MODULES
     ]
     digest = hashlib.sha256()
-    # What several experiments share computes; the others put it together.
-    for path in (*paths, *sorted(here.rglob("_*.py"))):
+    # Private modules compute; public ones, the experiments, put results together.
+    for path in (*paths, *sorted(experiments.rglob("_*.py"))):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def arrays_digest(arrays: Arrays) -> str:
-    """Hash of named arrays, their types and shapes."""
+    """Hashes named arrays with their types and shapes."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         dense = np.ascontiguousarray(array)
@@ -64,37 +64,37 @@ def load_or_compute_arrays(
     by: Callable[..., Any] | None = None,
     sources: str | None = None,
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Computes arrays, or finds what was computed of the same before.
+    """Loads arrays from the cache, or computes and stores them.
 
     Args:
-        folder: Where results are kept.
-        key: All that they depend on beside the sources, as JSON values.
-        compute: Computes them.
-        by: What `compute` calls, if that is where the work is written.
-        sources: Hash of the sources; None is those of this package, of what experiments
-            share, and of the module that the work is written in.
+        folder: Folder of the cache.
+        key: All that the arrays depend on beside the sources, as JSON values.
+        compute: Computes the arrays.
+        by: Function that `compute` calls, if the work is written there.
+        sources: Hash of the sources; None is those of this package, of the experiments'
+            private modules, and of the module in which the work is written.
 
     Returns:
         The arrays.
 
     Raises:
-        OSError: If they can't be written; what was kept before stays.
+        OSError: If they can't be written; what the cache held before stays.
     """
-    known = sources or [sources_digest(), _module_digest(by or compute)]
-    where = {"versions": versions(), "device": jax.devices()[0].device_kind}
-    named = json.dumps([dict(key), known, where], sort_keys=True)
-    digest = hashlib.sha256(named.encode()).hexdigest()
+    code = sources or [sources_digest(), _module_digest(by or compute)]
+    platform = {"versions": versions(), "device": jax.devices()[0].device_kind}
+    identity = json.dumps([dict(key), code, platform], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()
     path = folder / f"{digest[:32]}.safetensors"
     if not path.is_file():
         dense = {name: np.array(array, order="C") for name, array in compute().items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = safetensors.numpy.save(dense, metadata={"key": named})
+        data = safetensors.numpy.save(dense, metadata={"key": identity})
         write_atomically(path, data, sync=False)
     return safetensors.numpy.load_file(path)
 
 
 def _module_digest(work: Callable[..., Any]) -> str:
-    """Hash of the module that a function, or an object that can be called, is from."""
+    """Hashes the module of a function or of a callable object's class."""
     source = work if inspect.isfunction(work) else type(work)
     return hashlib.sha256(
         pathlib.Path(inspect.getfile(source)).read_bytes()

@@ -1,4 +1,4 @@
-"""Writes MATLAB files of both layouts from the same plain values."""
+"""Writers of MATLAB files of both layouts from the same plain values."""
 
 import itertools
 import pathlib
@@ -10,12 +10,12 @@ import scipy.io
 
 
 class StructArray(NamedTuple):
-    """What a list of dicts means in MATLAB, where a list of anything is a cell."""
+    """Struct array, as a list of dicts; a plain list is a cell array."""
 
     records: list[dict[str, Any]]
 
 
-NUMBERS = itertools.count()  # Of what is referred to: each has a name of its own.
+NUMBERS = itertools.count()  # For unique names of referenced values.
 CLASSES = {"f8": "double", "f4": "single", "b1": "logical"} | {
     f"{kind}{size}": f"{sign}int{8 * size}"
     for kind, sign in [("i", ""), ("u", "u")]
@@ -29,28 +29,28 @@ def write_5(path: pathlib.Path, variables: dict[str, Any], **options: Any) -> No
 
 
 def as_scipy(value: Any) -> Any:
-    """What SciPy writes as the value: objects are cells, records are structs."""
+    """Value for SciPy, which writes object arrays as cells and records as structs."""
     if isinstance(value, StructArray):
         names = list(value.records[0]) if value.records else ["ok"]
         array = np.empty((1, len(value.records)), [(name, object) for name in names])
-        for place, record in enumerate(value.records):
+        for position, record in enumerate(value.records):
             for name in names:
-                array[name][0, place] = as_scipy(record[name])
+                array[name][0, position] = as_scipy(record[name])
         return array
     if isinstance(value, dict):
         return {name: as_scipy(item) for name, item in value.items()}
     if isinstance(value, list):
         rows = value if value and all(type(v) is list for v in value) else [value]
         cells = np.empty((len(rows), len(rows[0])), object)
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             for column, item in enumerate(row):
-                cells[place, column] = as_scipy(item)
+                cells[number, column] = as_scipy(item)
         return cells
     return value
 
 
 def write_73(path: pathlib.Path, variables: dict[str, Any]) -> None:
-    """Writes version 7.3 as MATLAB does: HDF5 behind a header, axes the other way."""
+    """Writes version 7.3 as MATLAB does: HDF5 after a header, with reversed axes."""
     with h5py.File(path, "w", userblock_size=512) as file:
         references = file.create_group("#refs#")
         for name, value in variables.items():
@@ -61,7 +61,7 @@ def write_73(path: pathlib.Path, variables: dict[str, Any]) -> None:
 
 
 def put(references: h5py.Group, parent: h5py.Group, name: str, value: Any) -> Any:
-    """Writes one value, and what it refers to, into `references`."""
+    """Writes one value, with the values that it references in `references`."""
     if isinstance(value, dict):
         group = parent.create_group(name)
         group.attrs["MATLAB_class"] = np.bytes_("struct")
@@ -90,8 +90,8 @@ def put(references: h5py.Group, parent: h5py.Group, name: str, value: Any) -> An
         node = parent.create_dataset(name, data=np.array(shape, "<u8"))
         node.attrs["MATLAB_empty"] = np.uint8(1)
     else:
-        packed = {"compression": "gzip"} if content.size > 1000 else {}
-        node = parent.create_dataset(name, data=content, **packed)
+        options = {"compression": "gzip"} if content.size > 1000 else {}
+        node = parent.create_dataset(name, data=content, **options)
     node.attrs["MATLAB_class"] = np.bytes_(kind)
     return node
 
@@ -99,8 +99,8 @@ def put(references: h5py.Group, parent: h5py.Group, name: str, value: Any) -> An
 def refer(references: h5py.Group, parent: h5py.Group, name: str, rows: Any) -> Any:
     """Writes a matrix of references to values."""
     matrix = np.empty((len(rows), len(rows[0])), h5py.ref_dtype)
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         for column, item in enumerate(row):
             node = put(references, references, f"r{next(NUMBERS)}", item)
-            matrix[place, column] = node.ref
+            matrix[number, column] = node.ref
     return parent.create_dataset(name, data=matrix.T)

@@ -1,6 +1,6 @@
-"""The computation once more, dense, in NumPy and float64: what the library is held to.
+"""Dense reference of all stages in NumPy and float64, for comparison in tests.
 
-Written from the paper's formulas, one loop per sum, with nothing of the library in it.
+Written from the paper's formulas, one loop per sum, without the library.
 """
 
 import numpy as np
@@ -27,16 +27,18 @@ def normalized(a):
 
 
 def query_vector(vectors, regions, k, gamma, rule):
-    """One query's y: eq. 8 and the cut to k, or the release's order of the same."""
+    """Query vector y: eq. 8 and the cut to k, or the same as the release orders it."""
     y = np.zeros(len(vectors))
     for region in regions:
         similarity = vectors @ region
         for i in np.argsort(-similarity, kind="stable")[:k]:
             term = similarity[i]
             y[i] += max(term, 0) ** gamma if rule == "paper" else term
-    kept = np.argsort(-y, kind="stable")[:k]
+    largest = np.argsort(-y, kind="stable")[:k]
     out = np.zeros(len(vectors))
-    out[kept] = y[kept] if rule == "paper" else np.maximum(y[kept], 0) ** gamma
+    out[largest] = y[largest]
+    if rule == "official":
+        out[largest] = np.maximum(y[largest], 0) ** gamma
     return out
 
 
@@ -64,3 +66,18 @@ def pooled(scores, image_ids, weights):
             for i in images
         ]
     )
+
+
+def random_average_precision(num_positives, num_images):
+    """Mean average precision of a ranking in random order; NaN without a positive.
+
+    With P positives among N images and c = (P - 1) / (N - 1) it is
+    (P / N + c + (1 - c) H_N / N) / 2, H_N = 1 + 1/2 + ... + 1/N: the formula of
+    `evaluate_scores` summed for one group of all images.
+    """
+    if num_positives == 0:
+        return float("nan")
+    # A single image is first in any case, whatever c is.
+    c = (num_positives - 1) / max(num_images - 1, 1)
+    harmonic = float(np.sum(1 / np.arange(1, num_images + 1)))
+    return (num_positives / num_images + c + (1 - c) * harmonic / num_images) / 2

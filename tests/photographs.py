@@ -9,11 +9,13 @@ import sys
 import skimage
 from PIL import Image
 
-from diffjax.index import FolderConfig, IndexConfig
+from diffjax.images import DescriptorConfig
+from diffjax.index import IndexConfig
 
 SIDE = 128
 # Square pictures of one side are all one canvas: the network is compiled once.
-SMALL = FolderConfig(side=SIDE, index=IndexConfig(dim=16, k=20, query_k=20))
+DESCRIPTOR = DescriptorConfig(side=SIDE)
+SMALL = IndexConfig.of(dim=16, k=20, query_k=20)
 # The same for the command line.
 SMALL_FLAGS = ("--side", f"{SIDE}", "--dim", "16", "--k", "20", "--query-k", "20")
 

@@ -29,13 +29,16 @@ def split_objects(vectors, queries, objects, asked):
     last = objects.max() * 2 // 3
     first = np.arange(last + 1)
     rest = np.arange(last + 1, objects.max() + 1)
-    return tuple(
+    made = [
         make_labelled_queries(vectors, queries, objects, asked, chosen=chosen)
         for chosen in (first, rest)
-    )
+    ]
+    return made[0], made[1]
 
 
-def noisy_dimensions(*, objects=9, per_object=10, dims=6, noise=0.8, seed=0):
+def noisy_dimensions(
+    *, objects=9, per_object=10, queries_per_object=2, dims=6, noise=0.8, seed=0
+):
     """Clusters in the first half of the dimensions, nothing but noise in the second."""
     rng = np.random.default_rng(seed)
     centres = unit_vectors(rng.normal(size=(objects, dims)))
@@ -47,11 +50,11 @@ def noisy_dimensions(*, objects=9, per_object=10, dims=6, noise=0.8, seed=0):
         )
 
     owner = np.repeat(np.arange(objects), per_object)
-    asked = np.repeat(np.arange(objects), 2)
+    asked = np.repeat(np.arange(objects), queries_per_object)
     return draw(owner), draw(asked), owner, asked
 
 
-def curves(*, objects=9, per_object=12, seed=0):
+def curves(*, objects=9, per_object=12, queries_per_object=1, seed=0):
     """Every object is a curve that is asked for at its beginning.
 
     Its end is far from there, and only steps along the curve lead to it: scores that
@@ -63,9 +66,10 @@ def curves(*, objects=9, per_object=12, seed=0):
     angle = np.linspace(0, np.pi / 2, per_object)[None, :, None]
     points = np.cos(angle) * start[:, None] + np.sin(angle) * end[:, None]
     points = unit_vectors(points + 0.05 * rng.normal(size=points.shape))
-    queries = unit_vectors(points[:, 0] + 0.02 * rng.normal(size=(objects, 16)))
+    asked = np.repeat(np.arange(objects), queries_per_object)
+    queries = unit_vectors(points[asked, 0] + 0.02 * rng.normal(size=(len(asked), 16)))
     owner = np.repeat(np.arange(objects), per_object)
-    return points.reshape(-1, 16), queries, owner, np.arange(objects)
+    return points.reshape(-1, 16), queries, owner, asked
 
 
 def simple_objective(scores, positives, used, *, queries_used=None, max_positives=None):

@@ -1,4 +1,4 @@
-"""Several processes of one program that compute together, as tests start them."""
+"""Process launcher: starts the processes of one program that compute together."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 MEMBER = pathlib.Path(__file__).parent / "member.py"
 
 
-class Ended(NamedTuple):
-    """How a process ended, and what it wrote to its standard error."""
+class Exit(NamedTuple):
+    """Exit code of a process, and what it wrote to its standard error."""
 
     code: int
     errors: str
@@ -25,10 +25,18 @@ def run_members(
     processes: int,
     devices: int = 1,
     timeout: float = 150,
-) -> list[Ended]:
-    """Runs `member.py` as some processes of some host devices each, to their end.
+) -> list[Exit]:
+    """Runs `member.py` in several processes until all of them have ended.
 
-    Whatever happens, none of them is left behind.
+    Args:
+        task: What they compute; see `member.main`.
+        folder: Where they read their data and write their results.
+        processes: How many there are.
+        devices: Host devices of each process.
+        timeout: Seconds after which a process counts as hanging.
+
+    Returns:
+        How each ended, by rank. Processes that hang are killed, whatever happens.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -38,21 +46,19 @@ def run_members(
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
     )
     environment = os.environ | {
         "PYTHONPATH": str(MEMBER.parents[1]),
         "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(processes),
     }
     started = [
         subprocess.Popen(
-            [sys.executable, MEMBER, json.dumps(task), folder, str(rank)],
-            env=environment
-            | {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(processes),
-                "JAX_PROCESS_ID": str(rank),
-            },
+            [sys.executable, MEMBER, json.dumps(task), folder],
+            env=environment | {"JAX_PROCESS_ID": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -60,7 +66,7 @@ def run_members(
     ]
     try:
         return [
-            Ended(errors=process.communicate(timeout=timeout)[1], code=process.wait())
+            Exit(errors=process.communicate(timeout=timeout)[1], code=process.wait())
             for process in started
         ]
     finally:

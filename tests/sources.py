@@ -1,6 +1,7 @@
-"""The sources of the project, read without running them."""
+"""Source files of the project, parsed without running them."""
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Module(NamedTuple):
-    """A module by its dotted name, and its source."""
+    """Module with its dotted name and source."""
 
     name: str
     source: str
@@ -17,32 +18,39 @@ class Module(NamedTuple):
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.source)
+        return _parse(self.source)
 
     @property
     def stub(self) -> ast.Module:
-        """What a package makes public; imported when it is first asked for."""
+        """Stub of a package: its public names, which are imported on first use."""
         path = ROOT.joinpath(*self.name.split("."), "__init__.pyi")
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return _parse(path.read_text(encoding="utf-8"))
 
     @property
     def home(self) -> str:
-        """The stage or module right below the package; "" for the package itself."""
+        """Stage or module directly below the package; "" for the package itself."""
         return (*self.name.split("."), "")[1]
 
 
-def read_modules(*folders: str) -> list[Module]:
-    found = []
+@functools.cache
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@functools.cache
+def read_modules(*folders: str) -> tuple[Module, ...]:
+    """Modules of the project in these folders, sorted by path."""
+    modules = []
     for path in sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py")):
         *parents, name = path.relative_to(ROOT).with_suffix("").parts
         is_package = name == "__init__"
         dotted = ".".join(parents if is_package else [*parents, name])
-        found.append(Module(dotted, path.read_text(encoding="utf-8"), is_package))
-    return found
+        modules.append(Module(dotted, path.read_text(encoding="utf-8"), is_package))
+    return tuple(modules)
 
 
 def imported(module: Module) -> Iterator[str]:
-    """Dotted names of all that a module imports, wherever in it and however."""
+    """Dotted names of all imports of a module, also inside functions."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -54,16 +62,15 @@ def imported(module: Module) -> Iterator[str]:
 
 
 def taken_from(module: Module, node: ast.ImportFrom) -> Iterator[str]:
-    """Dotted names of what one `from ... import ...` takes."""
+    """Dotted names of the imports of one `from ... import ...`."""
     package = module.name.split(".")
     up = node.level - module.is_package
     start = package[: len(package) - up] if node.level else []
     base = ".".join([*start, *([node.module] if node.module else [])])
     for alias in node.names:
-        # Of a package names are taken; below `diffjax` itself, and where they have an
-        # underscore, these are modules.
-        deeper = base == "diffjax" or alias.name.startswith("_")
-        yield f"{base}.{alias.name}" if deeper else base
+        # An imported name is a module below `diffjax` itself, or with an underscore.
+        is_module = base == "diffjax" or alias.name.startswith("_")
+        yield f"{base}.{alias.name}" if is_module else base
 
 
 def _is_import(function):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax._arguments import (
@@ -14,27 +14,29 @@ from diffjax._arguments import (
     check_vectors,
     count_ids,
     is_concrete,
+    max_rows_per_id,
 )
+from diffjax._ranges import check_at_least_one, check_choice
 
 INFINITE = float("inf")
 TRANSFORMS = [jax.jit, jax.vmap, jax.grad]
 
 
 @pytest.mark.parametrize("value", [1, 1.5, np.ones(2), jnp.ones(2)])
-def test_numbers_and_arrays_can_be_looked_at(value):
+def test_numbers_and_arrays_are_concrete(value):
     assert is_concrete(value)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_what_is_being_traced_can_not_be_looked_at(transform):
-    seen = []
+def test_traced_arrays_are_not_concrete(transform):
+    concrete = []
 
-    def look(x):
-        seen.append(is_concrete(x))
+    def observe(x):
+        concrete.append(is_concrete(x))
         return x
 
-    transform(look)(jnp.ones(3) if transform is jax.vmap else jnp.float32(1))
-    assert seen == [False]
+    transform(observe)(jnp.ones(3) if transform is jax.vmap else jnp.float32(1))
+    assert concrete == [False]
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), jnp.float32(0.5)])
@@ -54,33 +56,49 @@ def test_a_number_within_the_range_passes(value):
         (jnp.float32(2), False, r"in \(0, 1\), got 2.0"),
     ],
 )
-def test_a_number_outside_the_range_is_named_with_its_rule(value, closed_low, rule):
+def test_a_number_outside_the_range_is_refused_with_the_rule(value, closed_low, rule):
     with pytest.raises(ValueError, match=f"alpha must be {rule}"):
         check_in_range("alpha", value, low=0, high=1, closed_low=closed_low)
 
 
-def test_only_a_closed_end_belongs_to_the_range():
+def test_the_lower_end_belongs_to_a_closed_range_only():
     check_in_range("alpha", 0, low=0, high=1, closed_low=True)
     with pytest.raises(ValueError, match="alpha"):
         check_in_range("alpha", 0, low=0, high=1)
 
 
 @pytest.mark.parametrize("value", [0, -1, INFINITE, float("nan")])
-def test_a_range_without_end_says_finite(value):
+def test_an_unbounded_range_says_finite(value):
     with pytest.raises(
         ValueError, match=f"gamma must be finite and above 0, got {value}"
     ):
         check_in_range("gamma", value, low=0, high=INFINITE)
 
 
-def test_a_closed_range_without_end_says_at_least():
+def test_a_closed_unbounded_range_says_at_least():
     check_in_range("gamma", 0, low=0, high=INFINITE, closed_low=True)
     with pytest.raises(ValueError, match="finite and at least 0, got -1"):
         check_in_range("gamma", -1, low=0, high=INFINITE, closed_low=True)
 
 
-@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
-def test_no_rule_about_values_applies_under_tracing(transform):
+def test_the_least_number_is_one():
+    check_at_least_one("grid", 1)
+    with pytest.raises(ValueError, match="grid must be at least 1, got 0"):
+        check_at_least_one("grid", 0)
+
+
+def test_another_choice_is_refused_with_those_that_exist():
+    check_choice("method", "ivf", ("exact", "ivf"))
+    with pytest.raises(
+        ValueError, match=r"method must be one of \('exact', 'ivf'\), got 'hnsw'"
+    ):
+        check_choice("method", "hnsw", ("exact", "ivf"))
+
+
+@pytest.mark.parametrize(
+    "transform", [jax.jit, pytest.param(jax.vmap, marks=pytest.mark.full)]
+)
+def test_values_are_not_checked_under_tracing(transform):
     def checked(x):
         check_in_range("alpha", x, low=5, high=6)
         check_vectors("vectors", x * jnp.zeros((2, 3)))
@@ -113,7 +131,7 @@ def test_vectors_without_a_direction_are_counted_and_the_first_is_named():
         check_vectors("queries", vectors)
 
 
-def test_double_precision_is_refused_where_jax_would_halve_it():
+def test_double_precision_is_refused_where_jax_would_downcast_it():
     for refuse in (check_not_downcast, check_vectors):
         with pytest.raises(
             ValueError, match="vectors must be float32 here, got float64"
@@ -122,27 +140,31 @@ def test_double_precision_is_refused_where_jax_would_halve_it():
 
 
 @pytest.mark.usefixtures("x64")
-def test_double_precision_is_welcome_where_jax_keeps_it():
+def test_double_precision_passes_where_jax_keeps_it():
     check_vectors("vectors", np.ones((2, 3)))
     check_not_downcast("vectors", jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize("value", [1.0, np.ones(2, np.float32), np.ones(2, np.int64)])
-def test_only_double_precision_arrays_are_halved(value):
+def test_other_types_pass_the_check_of_double_precision(value):
     check_not_downcast("value", value)
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 4), max_size=6))
-def test_ids_that_count_up_pass_and_are_counted(rows_of_each):
+def test_ascending_ids_pass_and_are_counted(rows_of_each):
     ids = np.repeat(np.arange(len(rows_of_each)), rows_of_each)
     check_ids("ids", ids, rows=len(ids))
     count = count_ids("ids", ids, count=None, count_name="num_ids")
     assert count == len(rows_of_each)
+    most = max_rows_per_id("ids", ids, most=None, most_name="max_rows")
+    assert most == max(rows_of_each, default=0)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=5))
 def test_other_ids_are_refused(ids):
-    # What is allowed, said differently: first 0, then the same or one more.
+    # The same rule in other words: first 0, then the same or one more.
     allowed = ids[0] == 0 and all(b - a in {0, 1} for a, b in itertools.pairwise(ids))
     if allowed:
         check_ids("ids", np.array(ids), rows=len(ids))
@@ -156,8 +178,8 @@ def test_other_ids_are_refused(ids):
     [
         ([1, 1, 2], "image_ids must start at 0, got 1"),
         ([-1, 0, 1], "image_ids must start at 0, got -1"),
-        ([0, 2, 1], "without going back or skipping a number, got 2 after 0 in row 1"),
-        ([0, 1, 0], "without going back or skipping a number, got 0 after 1 in row 2"),
+        ([0, 2, 1], "neither decrease nor skip a number, got 2 after 0 in row 1"),
+        ([0, 1, 0], "neither decrease nor skip a number, got 0 after 1 in row 2"),
     ],
 )
 def test_the_first_bad_id_is_named(ids, complaint):
@@ -165,12 +187,12 @@ def test_the_first_bad_id_is_named(ids, complaint):
         check_ids("image_ids", np.array(ids), rows=3)
 
 
-def test_there_must_be_an_id_for_every_row():
+def test_every_row_must_have_an_id():
     complaint = r"ids must have one id per row, 4, got \(3,\)"
     with pytest.raises(ValueError, match=complaint):
         check_ids("ids", np.arange(3), rows=4)
     with pytest.raises(ValueError, match=complaint):
-        jax.jit(lambda ids: check_ids("ids", ids, rows=4))(jnp.arange(3))
+        jax.eval_shape(lambda ids: check_ids("ids", ids, rows=4), jnp.arange(3))
 
 
 def test_a_given_count_may_be_larger_than_the_ids_but_not_smaller():
@@ -179,13 +201,23 @@ def test_a_given_count_may_be_larger_than_the_ids_but_not_smaller():
     assert count_ids("ids", ids, count=5, count_name="num_ids") == 5
     with pytest.raises(ValueError, match="num_ids must be at least 2, got 1"):
         count_ids("ids", ids, count=1, count_name="num_ids")
+    assert max_rows_per_id("ids", ids, most=4, most_name="max_rows") == 4
+    with pytest.raises(ValueError, match="max_rows must be at least 2, got 1"):
+        max_rows_per_id("ids", ids, most=1, most_name="max_rows")
 
 
-def test_traced_ids_are_counted_by_the_given_number_alone():
-    def counted(ids, count):
-        return count_ids("ids", ids, count=count, count_name="num_ids")
+def test_of_traced_ids_only_the_given_counts_are_known():
+    def counts(ids, count):
+        return count_ids("ids", ids, count=count, count_name="num_ids"), (
+            max_rows_per_id("ids", ids, most=count, most_name="max_rows")
+        )
 
-    got = jax.jit(lambda ids: counted(ids, 7))(jnp.arange(3))
-    assert got == 7
+    ids = jax.ShapeDtypeStruct((3,), jnp.int32)
+    jax.eval_shape(lambda ids: jnp.zeros(counts(ids, 7)), ids)
     with pytest.raises(ValueError, match="num_ids must be given under jit, where ids"):
-        jax.jit(lambda ids: counted(ids, None))(jnp.arange(3))
+        jax.eval_shape(lambda ids: counts(ids, None), ids)
+    with pytest.raises(ValueError, match="max_rows must be given under jit, where ids"):
+        jax.eval_shape(
+            lambda ids: max_rows_per_id("ids", ids, most=None, most_name="max_rows"),
+            ids,
+        )

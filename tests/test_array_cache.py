@@ -7,40 +7,40 @@ import numpy as np
 from diffjax._array_cache import ArrayCache, cache_by_identity
 
 
-def test_each_array_is_looked_at_once_and_not_kept():
-    seen = []
+def test_a_value_is_computed_once_per_array_which_is_not_kept_alive():
+    calls = []
 
     @cache_by_identity
     def total(array):
-        seen.append(1)
+        calls.append(1)
         return float(np.asarray(array).sum())
 
     one, other = jnp.arange(3.0), jnp.arange(4.0)
     assert [total(one), total(other), total(one), total(other)] == [3, 6, 3, 6]
-    assert len(seen) == 2
+    assert len(calls) == 2
     alive = weakref.ref(one)
     del one
     gc.collect()
     assert alive() is None
-    # What comes to lie in its place is looked at again.
+    # Arrays that reuse its memory are computed again.
     others = [jnp.full(3, i) for i in range(20)]
-    assert [total(each) for each in others] == [3 * i for i in range(20)]
+    assert [total(array) for array in others] == [3 * i for i in range(20)]
 
 
-def test_what_may_change_is_looked_at_again():
-    total = cache_by_identity(lambda given: float(sum(each.sum() for each in given)))
+def test_values_of_mutable_arrays_are_not_cached():
+    total = cache_by_identity(lambda tree: float(sum(leaf.sum() for leaf in tree)))
     fixed, array = jnp.ones(2), np.ones(3)
     assert total((array, fixed)) == 5
     array *= 2
     assert total((array, fixed)) == 8
 
 
-def test_several_arrays_are_known_together_or_not_at_all():
-    memory = ArrayCache()
+def test_a_value_of_several_arrays_is_cached_for_all_of_them_together():
+    cache = ArrayCache()
     one, other = jnp.arange(3.0), jnp.arange(4.0)
-    assert memory.put((one, other), "both") == memory.get((one, other)) == "both"
-    assert memory.get((one,)) is memory.get((other, one)) is None
+    assert cache.put((one, other), "both") == cache.get((one, other)) == "both"
+    assert cache.get((one,)) is cache.get((other, one)) is None
     del other
     gc.collect()
     others = [jnp.full(4, i) for i in range(20)]
-    assert not any(memory.get((one, each)) for each in others)
+    assert not any(cache.get((one, array)) for array in others)

@@ -1,4 +1,7 @@
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -13,13 +16,13 @@ from diffjax.caches import (
 
 @pytest.fixture
 def updates(monkeypatch):
-    """What is set in JAX, caught before it is."""
-    caught = {}
-    monkeypatch.setattr(jax.config, "update", caught.__setitem__)
-    return caught
+    """Updates of JAX's configuration, recorded instead of made."""
+    recorded = {}
+    monkeypatch.setattr(jax.config, "update", recorded.__setitem__)
+    return recorded
 
 
-def test_the_nearest_wish_decides_where_caches_are(monkeypatch, tmp_path):
+def test_the_most_specific_variable_names_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     monkeypatch.setenv("DIFFJAX_CACHE", "/own")
@@ -31,7 +34,7 @@ def test_the_nearest_wish_decides_where_caches_are(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / ".cache" / "diffjax"
 
 
-def test_programs_are_kept_in_the_cache(monkeypatch, tmp_path, updates):
+def test_compiled_programs_are_in_the_cache_folder(monkeypatch, tmp_path, updates):
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
     enable_compilation_cache()
     folder = pathlib.Path(updates["jax_compilation_cache_dir"])
@@ -39,9 +42,27 @@ def test_programs_are_kept_in_the_cache(monkeypatch, tmp_path, updates):
     assert folder.is_dir()
 
 
-def test_networks_are_kept_where_programs_are_if_that_is_in_our_cache(
-    monkeypatch, tmp_path
-):
+def test_programs_from_the_cache_give_no_compiler_messages(tmp_path):
+    code = (
+        "import jax; from diffjax.caches import enable_compilation_cache;"
+        "enable_compilation_cache(); add = jax.jit(lambda x: x + 1); add(2.0);"
+        "jax.clear_caches(); add(2.0)"
+    )
+    environment = os.environ | {"DIFFJAX_CACHE": str(tmp_path)}
+    # Set for the tests, not for users.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr
+    assert any((tmp_path / "compiled").rglob("jit__lambda*"))
+
+
+def test_networks_are_beside_programs_if_those_are_in_our_cache(monkeypatch, tmp_path):
     programs = pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
     monkeypatch.setenv("DIFFJAX_CACHE", str(programs.parents[1]))
     assert exported_networks_folder() == programs / "networks"
@@ -49,14 +70,14 @@ def test_networks_are_kept_where_programs_are_if_that_is_in_our_cache(
     assert exported_networks_folder() is None
 
 
-def test_processors_of_other_features_keep_their_programs_apart(
+def test_processors_with_other_features_have_separate_programs(
     monkeypatch, tmp_path, updates
 ):
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
     monkeypatch.setattr(caches, "_CPU_INFO", tmp_path / "cpuinfo")
     folders = []
     for flags in (None, "sse", "sse avx512", "sse"):
-        if flags:  # Speeds change from one moment to the next and must not matter.
+        if flags:  # Clock speeds vary and must not matter.
             speed = f"cpu MHz : {1000 + len(folders)}"
             (tmp_path / "cpuinfo").write_text(f"{speed}\nflags : {flags}\n")
         enable_compilation_cache()
@@ -65,12 +86,14 @@ def test_processors_of_other_features_keep_their_programs_apart(
     assert len(set(folders)) == 3
 
 
-def test_a_cache_that_can_not_be_written_warns_in_a_line_and_is_left_out(
+def test_an_unwritable_cache_is_not_used_with_a_warning_in_a_line(
     monkeypatch, tmp_path, updates
 ):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.warns(UserWarning, match="Not a directory.*set DIFFJAX_CACHE") as said:
+    with pytest.warns(
+        UserWarning, match="Not a directory.*set DIFFJAX_CACHE"
+    ) as caught:
         enable_compilation_cache()
-    assert "\n" not in str(said[0].message)
+    assert "\n" not in str(caught[0].message)
     assert updates == {}

@@ -1,9 +1,14 @@
-"""A watch on the compiler itself: fails where JAX computes something wrong."""
+"""A watch on JAX itself: fails where it computes something wrong or moved a name."""
+
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from diffjax._sharding import match_varying_axes, varying_axes
 
 
 @pytest.mark.usefixtures("x64")
@@ -24,3 +29,26 @@ def test_a_compiled_product_of_rows_is_the_eager_one(dtype, length):
     expected = np.arange(length).astype(dtype) ** 2
     np.testing.assert_array_equal(squares(rows), expected)
     np.testing.assert_array_equal(jax.jit(squares)(rows), expected)
+
+
+def test_the_axes_of_an_arrays_type_are_where_varying_axes_looks():
+    # jax 0.12 moved jax.typeof(x).vma to jax.typeof(x).mat.varying.
+    mesh, rows = Mesh(jax.devices()[:1], "rows"), PartitionSpec("rows")
+    found, takes = [], []
+
+    def look(x):
+        takes.append(inspect.signature(type(jax.typeof(x))))
+        same = jnp.zeros(3)
+        found.extend(map(varying_axes, (x, same, *match_varying_axes(x, same))))
+        return x
+
+    try:
+        jax.shard_map(look, mesh=mesh, in_specs=rows, out_specs=rows)(jnp.zeros(2))
+    except AttributeError as error:
+        pytest.fail(
+            f"JAX {jax.__version__} moved a name that varying_axes or "
+            f"match_varying_axes of diffjax._sharding needs: {error}. What "
+            f"jax.typeof(x) gives is made of {takes}."
+        )
+    spread = frozenset({"rows"})
+    assert found == [spread, frozenset(), spread, spread]

@@ -1,4 +1,4 @@
-"""Everything public says what it is, takes and gives."""
+"""Docstrings of public functions and classes: present, with Args and Returns."""
 
 import ast
 import re
@@ -29,41 +29,41 @@ def definitions(module: Module) -> dict[str, ast.AST]:
 
 
 def public_definitions() -> Iterator[tuple[str, ast.AST]]:
-    """Functions and classes that are public, by where they are public."""
+    """Public functions and classes by their public names."""
     by_name = {module.name: module for module in MODULES}
     for module in MODULES:
         if module in STAGES:
-            for node in ast.walk(module.stub):
-                if isinstance(node, ast.ImportFrom):
-                    for alias in node.names:
-                        (source,) = set(taken_from(module, node))
-                        found = definitions(by_name[source]).get(alias.name)
-                        # A type alias is neither; what it means is said at its uses.
-                        if found is not None:
-                            yield f"{module.name}.{alias.name}", found
+            for imports in module.stub.body:
+                if isinstance(imports, ast.ImportFrom):
+                    for alias in imports.names:
+                        (source,) = set(taken_from(module, imports))
+                        node = definitions(by_name[source]).get(alias.name)
+                        # A type alias is documented where it is used.
+                        if node is not None:
+                            yield f"{module.name}.{alias.name}", node
         elif module.name.count(".") == 1 and not module.home.startswith("_"):
-            for name, found in definitions(module).items():
+            for name, node in definitions(module).items():
                 if not name.startswith("_"):
-                    yield f"{module.name}.{name}", found
+                    yield f"{module.name}.{name}", node
 
 
-def missing_words(where: str, node: ast.AST) -> list[str]:
-    """What the docstring of a public function or class should say and does not."""
+def missing_entries(name: str, node: ast.AST) -> list[str]:
+    """Entries that the docstring of a public function or class lacks."""
     assert isinstance(node, ast.FunctionDef | ast.ClassDef)
     text = ast.get_docstring(node) or ""
     if not text:
-        return [f"{where} has no docstring"]
+        return [f"{name} has no docstring"]
     if isinstance(node, ast.ClassDef) or not _takes_arrays(node):
         return []
-    names = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
-    wanted = ["Args:", *(f"    {name}: " for name in names)]
+    arguments = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
+    required = ["Args:", *(f"    {argument}: " for argument in arguments)]
     if node.returns is None or ast.unparse(node.returns) != "None":
-        wanted.append("Returns:")
+        required.append("Returns:")
     lines = text.splitlines()
     return [
-        f"{where} does not document {word.strip()}"
-        for word in wanted
-        if not any(line.startswith(word) for line in lines)
+        f"{name} does not document {entry.strip()}"
+        for entry in required
+        if not any(line.startswith(entry) for line in lines)
     ]
 
 
@@ -74,10 +74,12 @@ def _takes_arrays(node):
 
 
 def test_everything_public_is_documented():
-    found = [
-        w for name, node in public_definitions() for w in missing_words(name, node)
+    missing = [
+        entry
+        for name, node in public_definitions()
+        for entry in missing_entries(name, node)
     ]
-    assert not found, "\n".join(found)
+    assert not missing, "\n".join(missing)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,9 @@ def test_everything_public_is_documented():
         ),
     ],
 )
-def test_words_that_are_missing_are_found(source, missing):
+def test_missing_entries_are_found(source, missing):
     ((name, node),) = definitions(Module("diffjax.made_up", source)).items()
-    assert missing_words(name, node) == missing
+    assert missing_entries(name, node) == missing
 
 
 def test_every_name_of_the_package_is_public_in_a_stage():

@@ -1,4 +1,7 @@
-"""From vectors and settings to a number made of image scores, and back."""
+"""Gradients through the whole search, from image scores to vectors and settings."""
+
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 class Chain:
-    """The whole search as one function; the lists of neighbours stay as they are."""
+    """The whole search as one function of its settings, with fixed neighbour lists."""
 
     def __init__(self, collection, form):
         self.collection = collection
@@ -33,7 +36,7 @@ class Chain:
         }
 
     def scores(self, *, alpha, gamma, lam, queries, vectors, edges):
-        """Image scores; `edges` is what is added to the similarities of the edges."""
+        """Image scores; `edges` is added to the similarities of the edges."""
         ids, query_ids = self.collection.image_ids, self.collection.query_ids
         raw = edge_similarities(self.raw, vectors)
         raw = raw._replace(weights=raw.weights + edges)
@@ -48,25 +51,38 @@ class Chain:
         scores = self.scores(**(self.settings | changed))
         return jnp.sum(scores * jnp.linspace(-1, 1, scores.size).reshape(scores.shape))
 
+    @functools.cached_property
+    def value(self):
+        return jax.jit(self.total)
 
-@pytest.fixture(params=["padded", "compressed"])
+    @functools.cached_property
+    def gradient(self):
+        return jax.jit(jax.grad(self.total))
+
+
+# One chain of each form, so that tests share its compiled programs.
+chains: dict[str, Chain] = {}
+
+
+@pytest.fixture(params=["compressed", pytest.param("padded", marks=pytest.mark.full)])
 def chain(request, collection, x64) -> Chain:
-    return Chain(collection, request.param)
+    if request.param not in chains:
+        chains[request.param] = Chain(collection, request.param)
+    return chains[request.param]
 
 
 def symmetric(chain):
-    """A direction to change edges in, the same for both ways of each."""
+    """A direction of change of the edges, the same for both directions of an edge."""
     graph = chain.raw
     rows, columns = np.asarray(graph.rows).ravel(), np.asarray(graph.indices).ravel()
-    both = np.minimum(rows, columns) * 1000 + np.maximum(rows, columns)
-    spread = np.sin(both) * (columns >= 0)
-    return jnp.asarray(spread.reshape(graph.weights.shape))
+    edge_numbers = np.minimum(rows, columns) * 1000 + np.maximum(rows, columns)
+    change = np.sin(edge_numbers) * (columns >= 0)
+    return jnp.asarray(change.reshape(graph.weights.shape))
 
 
 def test_every_derivative_of_the_whole_chain_matches_finite_differences(chain):
-    # One program each for values, forward and backward, whatever is changed.
-    value = jax.jit(chain.total)
-    backward = jax.jit(jax.grad(chain.total))(chain.settings)
+    # One program each for values, forward and backward mode, for all arguments.
+    value, backward = chain.value, chain.gradient(chain.settings)
     forward = jax.jit(lambda to: jax.jvp(chain.total, (chain.settings,), (to,))[1])
     draw = np.random.default_rng(0)
     for name in NAMES:
@@ -76,9 +92,9 @@ def test_every_derivative_of_the_whole_chain_matches_finite_differences(chain):
             value(chain.settings | {name: start + sign * step * to}) for sign in (1, -1)
         )
         expected = (next(ends) - next(ends)) / (2 * step)
-        nothing = jax.tree.map(jnp.zeros_like, chain.settings)
+        zeros = jax.tree.map(jnp.zeros_like, chain.settings)
         slopes = {
-            "forward": forward(nothing | {name: jnp.asarray(to)}),
+            "forward": forward(zeros | {name: jnp.asarray(to)}),
             "backward": jnp.sum(backward[name] * to),
         }
         for mode, slope in slopes.items():
@@ -88,37 +104,37 @@ def test_every_derivative_of_the_whole_chain_matches_finite_differences(chain):
 
 
 def test_a_gradient_points_uphill(chain):
-    gradient = jax.grad(lambda a: chain.total({"alpha": a}))(jnp.asarray(0.9))
-    up = chain.total({"alpha": 0.9 + 1e-4 * jnp.sign(gradient)})
-    assert (
-        up > chain.total({}) > chain.total({"alpha": 0.9 - 1e-4 * jnp.sign(gradient)})
+    slope = chain.gradient(chain.settings)["alpha"]
+    down, same, up = (
+        chain.value(chain.settings | {"alpha": 0.9 + step * jnp.sign(slope)})
+        for step in (-1e-4, 0.0, 1e-4)
     )
+    assert up > same > down
 
 
-def test_nothing_of_size_n_times_n_is_made_on_the_way_back(collection):
+def test_the_gradient_makes_no_array_of_size_n_times_n(collection):
     chain = Chain(collection, "compressed")
     n = len(collection.vectors)
     program = jax.make_jaxpr(jax.grad(lambda w: chain.total({"edges": w})))(
         chain.settings["edges"]
     )
-    shapes = {v.aval.shape for e in every(program.jaxpr) for v in e.outvars}
+    shapes = {v.aval.shape for e in equations(program.jaxpr) for v in e.outvars}
     assert (n,) in shapes or (n, 5) in shapes
     assert (n, n) not in shapes
 
 
-def every(jaxpr):
+def equations(jaxpr):
+    """All equations of a program, including those of inner functions."""
     for equation in jaxpr.eqns:
         yield equation
         is_leaf = {"is_leaf": lambda leaf: hasattr(leaf, "eqns")}
         for value in jax.tree.leaves(equation.params, **is_leaf):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from every(inner)
+                yield from equations(inner)
 
 
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("alpha", [0.0, 1e-9, 1 - 1e-6])
-def test_gradients_are_finite_at_isolated_nodes_and_similarities_of_zero(alpha, gamma):
+def test_gradients_are_finite_at_isolated_nodes_and_similarities_of_zero():
     # 0 and 1 share an edge of similarity 0, 2 and 3 one of 0.5, 4 is alone.
     indices = jnp.array([[1], [0], [3], [2], [-1]], jnp.int32)
     similarities = jnp.array([[0.0], [0.0], [0.5], [0.5], [0.0]])
@@ -129,12 +145,13 @@ def test_gradients_are_finite_at_isolated_nodes_and_similarities_of_zero(alpha, 
         graph = normalize(affinity(raw, gamma=gamma))
         return (diffuse(graph, y, alpha=alpha, max_steps=50).value ** 2).sum()
 
-    arguments = similarities, jnp.asarray(alpha), jnp.asarray(gamma), y
-    for gradient in jax.grad(total, (0, 1, 2, 3))(*arguments):
-        assert jnp.isfinite(gradient).all()
-    # Where there is no edge the convention is 0.
-    to_edges = jax.grad(total)(*arguments)
-    np.testing.assert_array_equal(to_edges[jnp.array([0, 1, 4])], 0)
+    gradient = jax.jit(jax.grad(total, (0, 1, 2, 3)))
+    for alpha, gamma in itertools.product([0.0, 1e-9, 1 - 1e-6], [0.5, 1.0, 3.0]):
+        slopes = gradient(similarities, jnp.asarray(alpha), jnp.asarray(gamma), y)
+        for slope in slopes:
+            assert np.isfinite(slope).all(), (alpha, gamma)
+        # By convention it is 0 where there is no edge.
+        np.testing.assert_array_equal(np.asarray(slopes[0])[[0, 1, 4]], 0)
 
 
 def test_single_precision_ranks_like_double(collection):

@@ -11,7 +11,7 @@ from diffjax.pooling import gmp_weights, pool
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("lam", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("lam", [0.1, 10.0])
 def test_weights_agree_with_solving_image_by_image(collection, lam):
     got = gmp_weights(jnp.asarray(collection.vectors), collection.image_ids, lam=lam)
     expected = oracle.gmp_weights(collection.vectors, collection.image_ids, lam)
@@ -36,8 +36,8 @@ def test_pooled_scores_agree_with_summing_image_by_image(collection):
     )
 
 
-@settings(deadline=None, max_examples=20)
-@given(copies=st.integers(1, 6), lam=st.floats(0.01, 100))
+@settings(deadline=None, max_examples=10)
+@given(copies=st.sampled_from([1, 2, 6]), lam=st.floats(0.01, 100))
 def test_identical_regions_share_their_vote(copies, lam):
     # Phi Phi' = 1 1', so w = 1 / (r + lambda), and r regions of score 1 pool to
     # r / (r + lambda).
@@ -54,14 +54,15 @@ def test_large_lambda_is_sum_pooling(collection):
     np.testing.assert_allclose(1e4 * got, 1.0, rtol=1e-3)
 
 
-def test_regions_without_ids_are_images_of_their_own():
+def test_without_ids_every_region_is_an_image():
     vectors = jnp.eye(3)
     np.testing.assert_allclose(gmp_weights(vectors, lam=1.0), 0.5)
     np.testing.assert_allclose(pool(vectors), vectors)
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradients_match_finite_differences(collection):
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_gradients_match_finite_differences(collection, order):
     ids = collection.image_ids
 
     def score(vectors, lam, scores):
@@ -70,9 +71,9 @@ def test_gradients_match_finite_differences(collection):
 
     vectors = jnp.asarray(collection.vectors)
     check_grads(
-        score,
+        jax.jit(score),
         (vectors, jnp.asarray(1.0), vectors[:, :2]),
-        order=2,
+        order=order,
         atol=1e-6,
         rtol=1e-6,
     )
@@ -81,11 +82,11 @@ def test_gradients_match_finite_differences(collection):
 def test_compiled_and_traced_ids_give_the_same(collection):
     vectors = jnp.asarray(collection.vectors.astype(np.float32))
     ids = jnp.asarray(collection.image_ids)
-    most = int(np.bincount(collection.image_ids).max())
+    max_regions = int(np.bincount(collection.image_ids).max())
 
     @jax.jit
     def both(vectors, ids):
-        weights = gmp_weights(vectors, ids, num_images=24, max_regions=most)
+        weights = gmp_weights(vectors, ids, num_images=24, max_regions=max_regions)
         return weights, pool(vectors, ids, weights=weights, num_images=24)
 
     weights = gmp_weights(vectors, ids)
@@ -95,7 +96,7 @@ def test_compiled_and_traced_ids_give_the_same(collection):
     )
 
 
-def test_an_image_with_more_regions_than_stated_shows_under_jit():
+def test_regions_beyond_max_regions_have_nan_weights_under_jit():
     ids = jnp.array([0, 0, 0, 1])
     got = jax.jit(lambda v, i: gmp_weights(v, i, num_images=2, max_regions=2))(
         jnp.eye(4), ids
@@ -131,6 +132,6 @@ def test_rejects_bad_arguments(call, complaint):
         call(jnp.eye(3))
 
 
-def test_nothing_to_pool_is_allowed():
+def test_no_regions_are_allowed():
     assert gmp_weights(jnp.zeros((0, 3))).shape == (0,)
     assert pool(jnp.zeros((0, 2))).shape == (0, 2)

@@ -14,14 +14,14 @@ def test_steps_follow_each_other_from_the_start_of_the_process():
         watch.step("one")
         watch.step("two")
     after = time.perf_counter() - timing._PROCESS_START
-    *steps, whole = watch.steps
+    *steps, total = watch.steps
     assert [step.name for step in steps] == ["Python", "imports", "one", "two"]
-    assert whole.name == "in all"
-    assert whole.seconds == pytest.approx(sum(step.seconds for step in steps))
-    assert before <= whole.seconds <= after
+    assert total.name == "in all"
+    assert total.seconds == pytest.approx(sum(step.seconds for step in steps))
+    assert before <= total.seconds <= after
 
 
-def test_programs_are_counted_in_the_step_that_needs_them(monkeypatch, tmp_path):
+def test_programs_are_counted_in_the_step_that_needs_them():
     x = jax.block_until_ready(jnp.arange(7.0))
     double = jax.jit(lambda x: 2 * x)
     with stopwatch() as watch:
@@ -30,15 +30,15 @@ def test_programs_are_counted_in_the_step_that_needs_them(monkeypatch, tmp_path)
         double(x)
         watch.step("again")
     double = jax.jit(lambda x: 3 * x)
-    double(x)  # Nobody listens any more.
-    *_, first, again, whole = watch.steps
+    double(x)  # No longer measured.
+    *_, first, again, total = watch.steps
     assert first.compiled + first.cached == 1
     assert 0 < first.programs <= first.seconds
     assert (again.compiled, again.cached, again.programs) == (0, 0, 0)
-    assert whole.compiled + whole.cached == 1
+    assert total.compiled + total.cached == 1
 
 
-def test_what_came_from_the_cache_was_not_compiled():
+def test_cache_hits_are_not_compilations():
     with stopwatch() as watch:
         for event in (timing._CACHE_HIT_EVENT, "/another/event"):
             watch.on_event(event)
@@ -62,5 +62,5 @@ def test_what_came_from_the_cache_was_not_compiled():
         ([(1, 4), (2, 6)], 5),
     ],
 )
-def test_time_that_several_cover_counts_once(spans, seconds):
+def test_overlapping_spans_count_once(spans, seconds):
     assert timing._union_duration(spans) == seconds

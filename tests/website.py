@@ -1,4 +1,4 @@
-"""A web site of one file on this machine, with the faults of real ones."""
+"""Local web server of one file, with the faults of real servers."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ HALF = SIZE // 2
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """A server of one file, with the faults that a test gives it."""
+    """Server of one file; its attributes are the faults that a test wants."""
 
     daemon_threads = True
 
@@ -25,12 +25,12 @@ class Site(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.content = CONTENT
         self.headers = {"ETag": '"one"'}
-        self.codes = []  # Answers to give before the file, one per request.
+        self.codes = []  # Status codes to answer with before the file, one per request.
         self.cuts = []  # Bytes of the body after which to cut, one per request.
         self.ranges = True
-        self.shift = 0  # By how much a range starts later than was asked for.
+        self.shift = 0  # Bytes by which a range starts later than requested.
         self.redirect = None
-        self.go_on = threading.Event()  # Set: no waiting in mid-body.
+        self.go_on = threading.Event()  # Not set: bodies pause in the middle.
         self.go_on.set()
         self.requests = []  # Headers of each request.
         self.served = 0  # Bytes of bodies.
@@ -44,7 +44,7 @@ class Site(http.server.ThreadingHTTPServer):
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    """What the site answers to one request."""
+    """Handler of one request."""
 
     @property
     def site(self):
@@ -65,10 +65,10 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def send_file(self):
         site, start = self.site, 0
-        asked, condition = self.headers.get("Range"), self.headers.get("If-Range")
-        same = condition in (None, *site.headers.values())
-        if asked and site.ranges and same:
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) + site.shift
+        requested, condition = self.headers.get("Range"), self.headers.get("If-Range")
+        is_same = condition in (None, *site.headers.values())
+        if requested and site.ranges and is_same:
+            start = int(requested.removeprefix("bytes=").removesuffix("-")) + site.shift
             if start >= len(site.content):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(site.content)}")
@@ -97,7 +97,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Site]:
-    """Runs a site as long as it is needed."""
+    """Running server, stopped at the end of the context."""
     with Site() as site:
         thread = threading.Thread(target=site.serve_forever, args=(0.01,))
         thread.start()
@@ -110,14 +110,15 @@ def serving() -> Iterator[Site]:
 
 
 def names(path):
-    return sorted(each.name for each in path.parent.iterdir())
+    """Names of the files beside `path`, itself included."""
+    return sorted(file.name for file in path.parent.iterdir())
 
 
 def broken_download(site, path, *, remote=None, at=HALF):
-    """Interrupts a download for good after `at` bytes; returns what it said."""
+    """Download interrupted for good after `at` bytes; returns the error message."""
     site.cuts = [at, 0, 0]
-    with pytest.raises(OSError, match="could not be downloaded") as said:
+    with pytest.raises(OSError, match="could not be downloaded") as caught:
         download(remote or RemoteFile(site.url), path)
     site.requests.clear()
     site.served = 0
-    return str(said.value)
+    return str(caught.value)

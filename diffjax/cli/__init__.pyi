@@ -6,10 +6,6 @@ from ._index import extract as extract
 from ._index import index as index
 from ._info import info as info
 from ._learn import learn as learn
-from ._main import find_commands as find_commands
 from ._main import main as main
-from ._main import run as run
 from ._search import search as search
 from ._usage import UsageError as UsageError
-from ._vectors import index_vectors as index_vectors
-from ._vectors import search_vectors as search_vectors

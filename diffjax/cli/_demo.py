@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -17,9 +16,15 @@ from diffjax.datasets import (
     scenes_benchmark,
 )
 from diffjax.evaluation import evaluate
-from diffjax.images import read_picture
-from diffjax.index import CompareConfig, FolderConfig, MethodScores, run_benchmark
-from diffjax.progress import progress_bars
+from diffjax.images import DescriptorConfig, read_picture
+from diffjax.index import (
+    CompareConfig,
+    IndexConfig,
+    MethodScores,
+    pictures_config,
+    run_benchmark,
+)
+from diffjax.progress import Progress, no_progress, progress_bars
 from diffjax.report import (
     Answer,
     Comparison,
@@ -46,7 +51,8 @@ class DemoConfig:
     """Settings of the demonstration."""
 
     scenes: ScenesConfig = dataclasses.field(default_factory=ScenesConfig)
-    folder: FolderConfig = dataclasses.field(default_factory=FolderConfig)
+    descriptor: DescriptorConfig = dataclasses.field(default_factory=DescriptorConfig)
+    index: IndexConfig = dataclasses.field(default_factory=pictures_config)
     # The baseline at its best on these scenes, which show each object twelve times.
     compare: CompareConfig = dataclasses.field(
         default_factory=lambda: CompareConfig(global_k=10, global_query_k=3)
@@ -73,7 +79,7 @@ def run_demo(
     workdir: pathlib.Path,
     *,
     config: DemoConfig | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DemoResult:
     """Composes the scenes, indexes them and answers all queries by five methods.
 
@@ -98,7 +104,8 @@ def run_demo(
     run = run_benchmark(
         scenes_benchmark(scenes),
         workdir / "index",
-        folder=config.folder,
+        config=config.index,
+        descriptor=config.descriptor,
         compare_config=config.compare,
         progress=progress,
     )
@@ -183,22 +190,8 @@ def _comparison(
     )
 
 
-def no_progress(task: str, done: int, of: int) -> None:
-    """Takes progress where nobody wants it."""
-    del task, done, of
-
-
-def demo(out: pathlib.Path = pathlib.Path("diffjax-demo.html")) -> None:
-    """Show what diffusion finds, on scenes composed here and now.
-
-    Composes 680 cluttered scenes with small objects and 80 queries, indexes them,
-    answers every query by five methods, prints a table and writes a page of answers.
-    Takes a minute or three the first time, seconds later: scenes and index are kept in
-    the cache folder ($DIFFJAX_CACHE).
-
-    Args:
-        out: The page to write.
-    """
+def demo(*, out: pathlib.Path) -> None:
+    """Shows what diffusion finds, on scenes composed here and now."""
     caches.enable_compilation_cache()
     check_writable(out)
     with progress_bars() as progress:

@@ -1,91 +1,138 @@
-"""`diffjax index` and `diffjax extract`: the pictures of a folder, described."""
+"""Commands `diffjax index` and `diffjax extract`: pictures described, and indexed."""
 
-import dataclasses
 import pathlib
+import sys
 from collections.abc import Mapping
-from typing import Annotated
-
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from typing import Any
 
 from diffjax import caches
 from diffjax.images import DescriptorConfig, read_boxes_csv
-from diffjax.index import PRESETS, FolderConfig, Preset, extract_folder, index_folder
+from diffjax.index import (
+    PRESETS,
+    GraphConfig,
+    Index,
+    IndexConfig,
+    Preset,
+    extract_folder,
+    index_folder,
+    pictures_config,
+)
 from diffjax.progress import progress_bars
+from diffjax.retrieve import SearchConfig
 
-from ._usage import UsageError, say, warn
+from ._parser import settings_from
+from ._usage import UsageError, read_array, say, warn
 
 
 def index(
-    folder: Positional[Annotated[pathlib.Path, arg(metavar="FOLDER")]],
     *,
-    out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
-    regions: Annotated[pathlib.Path | None, arg(metavar="CSV")] = None,
-    strict: bool = False,
-    preset: Preset | None = None,
-    config: Annotated[OmitArgPrefixes[FolderConfig], arg(name="")] = FolderConfig(),  # noqa: B008  # Frozen.
+    source: pathlib.Path,
+    out: pathlib.Path | None,
+    ids: pathlib.Path | None,
+    regions: pathlib.Path | None,
+    strict: bool,
+    workers: int,
+    preset: Preset | None,
+    **settings: Any,
 ) -> None:
-    """Make the index of a folder of pictures.
-
-    Pictures that can't be read are listed and left out. A build that was stopped goes
-    on where it was; pictures that are already in the index are not described again.
-
-    Args:
-        folder: Pictures, also in folders in it.
-        out: Folder of the index; default: the name of FOLDER with .diffjax added, here.
-        regions: Regions of your own instead of the grid: picture,x0,y0,x1,y1 per line.
-        strict: Refuse the folder if a picture can't be read.
-        preset: Settings of a published program instead of those below.
-        config: Settings.
-    """
-    config = _with_preset(config, preset)
+    """Makes the index of a folder of pictures, or of vectors."""
+    of_vectors = source.is_file()
+    path = out or pathlib.Path(f"{source.resolve().with_suffix('').name}.diffjax")
+    descriptor = settings_from(settings, DescriptorConfig)
+    config = _config(
+        settings, preset, IndexConfig() if of_vectors else pictures_config()
+    )
     caches.enable_compilation_cache()
-    path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
+    if of_vectors:
+        for name, value in (("--regions", regions), ("--strict", strict)):
+            if value:
+                raise UsageError(f"{name} is for pictures, got the vectors {source}.")
+        if descriptor:
+            option = "--" + min(descriptor).replace("_", "-")
+            raise UsageError(f"{option} is for pictures, got the vectors {source}.")
+        _index_vectors(source, path, ids, config)
+        return
+    if ids is not None:
+        raise UsageError(f"--ids is for vectors, got the folder {source}.")
     with progress_bars() as progress:
         made = index_folder(
-            folder,
+            source,
             path,
             config=config,
+            descriptor=DescriptorConfig(**descriptor),
+            workers=workers,
             strict=strict,
             regions=None if regions is None else read_boxes_csv(regions),
             progress=progress,
         )
     _warn_of_skipped(made.pictures.skipped if made.pictures else {})
     say(
-        f"{path}: {made.num_images} pictures, {len(made.image_ids)} regions. "
+        f"{path}: {made.num_images} pictures, {made.num_regions} regions. "
         f"Search it with: diffjax search {path} PICTURE"
     )
 
 
-def extract(
-    folder: Positional[Annotated[pathlib.Path, arg(metavar="FOLDER")]],
-    *,
-    out: Annotated[pathlib.Path | None, arg(metavar="PATH")] = None,
-    regions: Annotated[pathlib.Path | None, arg(metavar="CSV")] = None,
-    strict: bool = False,
-    workers: int = 2,
-    config: Annotated[OmitArgPrefixes[DescriptorConfig], arg(name="")] = (
-        DescriptorConfig()  # noqa: B008  # Frozen.
-    ),
+def _index_vectors(
+    source: pathlib.Path,
+    path: pathlib.Path,
+    ids: pathlib.Path | None,
+    config: IndexConfig,
 ) -> None:
-    """Describe the pictures of a folder, without making an index of them.
+    with progress_bars() as progress:
+        made = Index.build(
+            read_array(source),
+            None if ids is None else read_array(ids),
+            config=config,
+            path=path,
+            log=lambda line: print(line, file=sys.stderr),  # noqa: T201  # Its voice.
+            progress=progress,
+        )
+    share = made.recall
+    found = "" if share is None else f", {share:.1%} of the true neighbours on a sample"
+    say(f"{path}: {made}{found}.")
+    say(f"Search it with: diffjax search {path} QUERIES.npy")
 
-    Writes the region vectors as files of the safetensors format, which Python reads
-    with diffjax.index.read_folder_regions; `diffjax index` with the same --out and the
-    same network makes the index of them. A run that was stopped goes on where it was.
 
-    Args:
-        folder: Pictures, also in folders in it.
-        out: Folder of the vectors; default: the name of FOLDER with .diffjax added,
-            here.
-        regions: Regions of your own instead of the grid: picture,x0,y0,x1,y1 per line.
-        strict: Refuse the folder if a picture can't be read.
-        workers: Processes that read pictures.
-        config: Settings.
-    """
+def _config(
+    settings: dict[str, Any], preset: Preset | None, default: IndexConfig
+) -> IndexConfig:
+    """Settings of the command line, or of a preset with these dimensions."""
+    graph = settings_from(settings, GraphConfig)
+    search = settings_from(settings, SearchConfig)
+    if "dim" in graph:
+        graph["dim"] = graph["dim"] or None
+    try:
+        if preset is None:
+            return default.replace(**graph, **search)
+        others = sorted({*graph, *search} - {"dim"})
+        if others:
+            raise UsageError(
+                f"--preset must go without other settings of the graph and search, got "
+                f"{preset!r} and {others[0]}: leave out one or the other."
+            )
+        return PRESETS[preset].replace(dim=graph.get("dim", default.graph.dim))
+    except ValueError as error:  # A setting that is out of its range.
+        raise UsageError(str(error)) from error
+
+
+def extract(
+    *,
+    folder: pathlib.Path,
+    out: pathlib.Path | None,
+    regions: pathlib.Path | None,
+    strict: bool,
+    workers: int,
+    **settings: Any,
+) -> None:
+    """Describes the pictures of a folder, without making an index of them."""
+    try:
+        config = DescriptorConfig(**settings_from(settings, DescriptorConfig))
+    except ValueError as error:  # A setting that is out of its range.
+        raise UsageError(str(error)) from error
     caches.enable_compilation_cache()
     path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
     with progress_bars() as progress:
-        found = extract_folder(
+        extracted = extract_folder(
             folder,
             path,
             config=config,
@@ -94,24 +141,12 @@ def extract(
             regions=None if regions is None else read_boxes_csv(regions),
             progress=progress,
         )
-    _warn_of_skipped(found.skipped)
-    say(f"{path}: {len(found.names)} pictures, {sum(found.counts)} regions.")
+    _warn_of_skipped(extracted.skipped)
+    counts = extracted.counts
+    say(f"{path}: {len(extracted.names)} pictures, {sum(counts)} regions.")
 
 
 def _warn_of_skipped(skipped: Mapping[str, str]) -> None:
     if skipped:
         lines = [f"  {name}: {why}" for name, why in skipped.items()]
         warn(f"pictures skipped: {len(lines)}\n" + "\n".join(lines))
-
-
-def _with_preset(config: FolderConfig, preset: Preset | None) -> FolderConfig:
-    """Takes the graph's settings from a preset, all but the dimensions."""
-    if preset is None:
-        return config
-    if dataclasses.replace(FolderConfig().index, dim=config.index.dim) != config.index:
-        raise UsageError(
-            f"--preset must go without other settings of the graph, got {preset!r} and "
-            "some: leave out one or the other."
-        )
-    chosen = dataclasses.replace(PRESETS[preset], dim=config.index.dim)
-    return dataclasses.replace(config, index=chosen)

@@ -3,11 +3,10 @@
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tyro.conf import Positional, arg
 
 from diffjax import caches
 from diffjax.datasets import GroundTruth, read_labels
@@ -34,8 +33,9 @@ from diffjax.ranking import rank
 from ._usage import check_writable, say
 
 # Settings that make a search another one than what is differentiated.
-_REQUIRED_SETTINGS = {"pooling": "gmp", "rule": "paper", "cut": "early"}
-_UNSUPPORTED_SETTINGS = "shortlist", "offline", "reach"
+_REQUIRED_SETTINGS = {"pooling": "gmp", "rule": "paper"}
+_LEARNED_SETTINGS = "alpha", "gamma", "lam", "query_gamma", "bias"
+_UNSUPPORTED_SETTINGS = "shortlist", "offline_neighbors", "local_nodes"
 
 
 class LearnedFromLabels(NamedTuple):
@@ -131,16 +131,15 @@ def learn_from_labels(
         )
         for part in (~held_out, held_out)
     )
-    own = index.config
+    settings = index.config.by_name()
     # Parts of the index's search that are not learned stay as they are, too.
-    given = {"query_gamma": own.query_gamma is not None, "bias": own.bias != 0}
+    given = {
+        "query_gamma": settings["query_gamma"] is not None,
+        "bias": settings["bias"] != 0,
+    }
     start = parameters(
         (*learned, *(name for name, there in given.items() if there)),
-        alpha=own.alpha,
-        gamma=own.gamma,
-        lam=own.lam,
-        query_gamma=own.query_gamma,
-        bias=own.bias,
+        **{name: settings[name] for name in _LEARNED_SETTINGS},
         dim=int(index.vectors.shape[1]),
     )
     collection = problem(
@@ -203,8 +202,8 @@ def learn_and_save(
         steps=steps,
         seed=seed,
         k=index.neighbors.indices.shape[1],
-        query_k=min(index.config.query_k, len(index.vectors)),
-        search_steps=index.config.max_steps,
+        query_k=min(index.config.search.query_k, index.num_regions),
+        search_steps=index.config.search.max_steps,
         **_schedule_settings(learned),
     )
     checkpoint = out.with_name(f"{out.name}.checkpoint")
@@ -260,14 +259,11 @@ def _schedule_settings(learned: Sequence[str]) -> dict[str, Any]:
 
 def _check_search_settings(config: IndexConfig) -> None:
     """Refuses an index that searches in another way than what learning follows."""
-    own = {
-        name: getattr(config, name)
-        for name in (*_REQUIRED_SETTINGS, *_UNSUPPORTED_SETTINGS)
-    }
+    settings = config.by_name()
     other = [
-        f"{name} {value}"
-        for name, value in own.items()
-        if value != _REQUIRED_SETTINGS.get(name)
+        f"{name} {settings[name]}"
+        for name in (*_REQUIRED_SETTINGS, *_UNSUPPORTED_SETTINGS)
+        if (settings[name] or None) != _REQUIRED_SETTINGS.get(name)
     ]
     if other:
         raise ValueError(
@@ -341,52 +337,25 @@ def _select_labelled_queries(
     )
 
 
-LearnedPart = Literal[
-    "alpha",
-    "gamma",
-    "lam",
-    "query_gamma",
-    "bias",
-    "projection",
-    "shrinkage",
-    "emphasis",
-]
-
-
 def learn(
-    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
     *,
-    queries: Annotated[pathlib.Path, arg(metavar="CSV")],
-    out: Annotated[pathlib.Path, arg(metavar="FILE")],
-    parts: tuple[LearnedPart, ...] = ("alpha", "gamma", "lam"),
-    steps: int = 200,
-    seed: int = 0,
-    weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
+    index: pathlib.Path,
+    queries: pathlib.Path,
+    out: pathlib.Path,
+    parts: Sequence[str],
+    steps: int,
+    seed: int,
+    weights: pathlib.Path | None,
 ) -> None:
-    """Learn the settings of a search from boxes and labels in pictures of its index.
-
-    The file names pictures of the index, what each shows and where, in columns
-    picture,x0,y0,x1,y1,label. Each row is a query, right are the pictures of its label.
-    A quarter of the labels is held out and tells when to stop. What was learned is used
-    by `diffjax search --params`. Learning that was stopped goes on where it was.
-
-    Args:
-        index: Folder that `diffjax index` made.
-        queries: The labels.
-        out: Where the parameters go.
-        parts: What is learned; shrinkage and emphasis whiten vectors by the labels.
-        steps: Most steps, a multiple of 20.
-        seed: Of the batches and of what is held out.
-        weights: Where the network's weights lie now, if they were moved.
-    """
+    """Learns the settings of a search from labelled boxes in pictures of its index."""
     caches.enable_compilation_cache()
     check_writable(out)
     with progress_bars() as progress:
         lines = learn_and_save(
-            Index.load(index),
+            Index.open(index),
             read_labels(queries),
             out,
-            learned=parts,
+            learned=tuple(parts),
             steps=steps,
             seed=seed,
             weights=weights,

@@ -1,7 +1,6 @@
-"""Program `diffjax`: commands, error lines and exit codes."""
+"""Program `diffjax`: runs a command, and puts what goes wrong in one line."""
 
 import errno
-import functools
 import importlib
 import io
 import os
@@ -9,65 +8,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import diffjax.timing  # noqa: F401  # The clock of --timing runs from here on.
 
-from ._usage import UsageError
+from ._parser import parse_command_line
 
 _STOPPED = "stopped; run the same command to go on where it was."
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _FORBIDDEN = errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR
-_COMMAND_NAMES = (
-    *("demo", "index", "extract", "search", "learn", "info", "fetch"),
-    *("index-vectors", "search-vectors"),
-)
-
-
-def find_commands() -> dict[str, Callable[..., None]]:
-    """Imports the command that is named, or all of them where the help needs them."""
-    named = [name for name in sys.argv[1:2] if name in _COMMAND_NAMES]
-    commands = importlib.import_module("diffjax.cli")
-    return {
-        name: getattr(commands, name.replace("-", "_"))
-        for name in named or _COMMAND_NAMES
-    }
-
-
-def run() -> None:
-    """Reads the command line and runs the command that it names."""
-    import tyro  # noqa: PLC0415  # Where Ctrl-C is looked after.
-
-    options = (tyro.conf.FlagCreatePairsOff,)
-    commands = {name: _defer_call(each) for name, each in find_commands().items()}
-    try:
-        if len(commands) == 1:
-            ((name, command),) = commands.items()
-            chosen = tyro.cli(
-                command, prog=f"diffjax {name}", args=sys.argv[2:], config=options
-            )
-        else:
-            chosen = tyro.extras.subcommand_cli_from_dict(
-                commands,
-                prog="diffjax",
-                description=(
-                    "Searches pictures for small objects, by diffusion on the graph of "
-                    "picture regions. Start with: diffjax demo"
-                ),
-                config=options,
-            )
-    except ValueError as error:  # A setting that is out of its range.
-        raise UsageError(str(error)) from error
-    chosen()
-
-
-def _defer_call(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Makes what binds a command's arguments: they are all read before it runs."""
-
-    @functools.wraps(command)
-    def bind(*args: object, **kwargs: object) -> Callable[[], None]:
-        return functools.partial(command, *args, **kwargs)
-
-    return bind
 
 
 def main() -> None:
@@ -79,8 +28,7 @@ def main() -> None:
         # A file name may hold bytes that are no text, or no letters of this terminal.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _import_commands()
-        run()
+        run(sys.argv[1:])
         sys.stdout.flush()  # Here, where what goes wrong is told in a line.
     except KeyboardInterrupt:
         _fail(_STOPPED, code=130)
@@ -94,8 +42,18 @@ def main() -> None:
         _fail(_describe_os_error(error), code=1)
 
 
-def _import_commands() -> None:
-    """Imports the command that is named; Ctrl-C meanwhile ends the program at once.
+def run(arguments: list[str]) -> None:
+    """Runs the command that a command line names.
+
+    Raises:
+        UsageError: If the command line can't be meant.
+    """
+    name, values = parse_command_line(arguments)
+    _import_command(name)(**values)
+
+
+def _import_command(name: str) -> Callable[..., Any]:
+    """Imports the function of a command; Ctrl-C meanwhile ends the program at once.
 
     An interrupted import leaves half a module behind, and other errors than Ctrl-C.
     """
@@ -105,14 +63,13 @@ def _import_commands() -> None:
         os._exit(130)
 
     before = signal.getsignal(signal.SIGINT)
-    usual = before is signal.default_int_handler
-    if usual:
+    is_default = before is signal.default_int_handler
+    if is_default:
         signal.signal(signal.SIGINT, stop)
     try:
-        importlib.import_module("tyro")
-        find_commands()
+        return getattr(importlib.import_module("diffjax.cli"), name)
     finally:
-        if usual:
+        if is_default:
             signal.signal(signal.SIGINT, before)
 
 

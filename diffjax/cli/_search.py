@@ -1,38 +1,40 @@
 """Command `diffjax search`, and its page of answers with pictures."""
 
-import json
+import dataclasses
+import json as json_format
 import pathlib
-from typing import Annotated
+from typing import Any
 
 import jax
 import numpy as np
-from tyro.conf import Positional, arg
 
 from diffjax import caches
 from diffjax.images import Box, read_picture, read_pixels
 from diffjax.index import Index
 from diffjax.report import Answer, Comparison, Ranking, text_table, write_page
+from diffjax.retrieve import SearchConfig
 from diffjax.timing import stopwatch
 from diffjax.types import SearchResult
 
-from ._usage import UsageError, check_writable, say
+from ._parser import settings_from
+from ._usage import UsageError, check_writable, read_array, say
 
 Place = tuple[int, int, int, int]
 
 
-def answer_boxes(index: Index, found: SearchResult) -> list[Place | None]:
+def answer_boxes(index: Index, result: SearchResult) -> list[Place | None]:
     """Boxes of the regions that add most to the answers to the first query.
 
     Args:
-        index: What was searched.
-        found: What was found.
+        index: Index that was searched.
+        result: Answers of the search.
 
     Returns:
         Boxes in whole pixels; None where the index knows none or no region adds.
     """
     if index.boxes is None:
-        return [None] * found.regions.shape[1]
-    regions = np.asarray(found.regions)[0]
+        return [None] * result.regions.shape[1]
+    regions = np.asarray(result.regions)[0]
     boxes = np.rint(index.boxes[np.maximum(regions, 0)]).astype(int).tolist()
     pairs = zip(regions.tolist(), boxes, strict=True)
     return [(x0, y0, x1, y1) if r >= 0 else None for r, (x0, y0, x1, y1) in pairs]
@@ -43,16 +45,16 @@ def write_answer_page(
     index: Index,
     picture: pathlib.Path,
     box: Box | None,
-    found: SearchResult,
+    result: SearchResult,
 ) -> None:
     """Writes the page of answers; pictures that have gone since are named.
 
     Args:
         path: The page.
-        index: What was searched.
+        index: Index that was searched.
         picture: The query.
         box: What of it was asked for.
-        found: What was found.
+        result: Answers of the search.
 
     Raises:
         ValueError: If a picture can't be read any more.
@@ -69,8 +71,9 @@ def write_answer_page(
             box=place,
         )
         for image, score, place in zip(
-            found.images[0], found.scores[0], answer_boxes(index, found), strict=True
+            result.images[0], result.scores[0], answer_boxes(index, result), strict=True
         )
+        if int(image) >= 0  # A local solve may reach fewer pictures.
     )
     write_page(
         path,
@@ -88,87 +91,163 @@ def write_answer_page(
 
 
 def search(
-    index: Positional[Annotated[pathlib.Path, arg(metavar="INDEX")]],
-    picture: Positional[Annotated[pathlib.Path, arg(metavar="PICTURE")]],
     *,
-    box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1")] = None,
-    top: int = 10,
-    html: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
-    weights: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
-    params: Annotated[pathlib.Path | None, arg(metavar="FILE")] = None,
-    json_: Annotated[bool, arg(name="json")] = False,
-    timing: bool = False,
+    index: pathlib.Path,
+    query: pathlib.Path,
+    box: str | None,
+    query_ids: pathlib.Path | None,
+    top: int,
+    html: pathlib.Path | None,
+    json: bool,
+    timing: bool,
+    weights: pathlib.Path | None,
+    params: pathlib.Path | None,
+    **settings: Any,
 ) -> None:
-    """Find the pictures of an index that show what a picture, or a box in it, shows.
+    """Finds the pictures of an index that show what a picture, or a box in it, shows.
 
-    Args:
-        index: Folder that `diffjax index` made.
-        picture: The query.
-        box: What is asked for, in pixels, right and bottom not included.
-        top: Answers wanted.
-        html: Also write the answers as a page with pictures.
-        weights: Where the network's weights lie now, if they were moved.
-        params: Search with parameters that `diffjax learn` wrote for this index.
-        json_: Print JSON.
-        timing: Also say how many seconds each step took from the start of the program,
-            and how many programs were compiled or taken from the cache.
+    Queries that are vectors find the best images for each.
     """
+    of_vectors = query.suffix == ".npy"
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
-    wanted = None if box is None else _parse_box(box)
+    _check_options(query, of_vectors, query_ids, box=box, html=html, weights=weights)
+    pixels = None if box is None else _parse_box(box)
+    _check_index(index)
     caches.enable_compilation_cache()
-    if html is not None:
-        check_writable(html)
     with stopwatch() as watch:
-        loaded = _load(index, params)
+        opened = _open(index, params)
+        config = _search_config(opened, settings)
         watch.step("index")
-        asked = loaded.describe([picture], boxes=[wanted], weights=weights)
-        watch.step("network")
-        found = jax.block_until_ready(loaded.search(*asked, top=top))
+        if of_vectors:
+            ids = None if query_ids is None else read_array(query_ids)
+            regions = read_array(query), ids
+        else:
+            regions = opened.describe([query], boxes=[pixels], weights=weights)
+            watch.step("network")
+        result = jax.block_until_ready(opened.search(*regions, top=top, config=config))
         watch.step("search")
-    names = loaded.pictures.names if loaded.pictures else ()
-    places = answer_boxes(loaded, found)
-    # Iterating over JAX's arrays would compile programs that take them apart.
-    best, scores = np.asarray(found.images)[0], np.asarray(found.scores)[0]
-    answers = [
-        {"rank": rank, "score": score, "picture": names[image], "box": place}
-        for rank, (image, score, place) in enumerate(
-            zip(best.tolist(), scores.tolist(), places, strict=True), start=1
-        )
-    ]
-    if json_:
-        told = {"query": str(picture), "box": wanted, "answers": answers}
-        if timing:
-            told["timing"] = [step._asdict() for step in watch.steps]
-        say(json.dumps(told))
+    steps = [step._asdict() for step in watch.steps]
+    if of_vectors:
+        _print_images(result, as_json=json)
     else:
-        rows = [
-            (
-                str(answer["rank"]),
-                f"{answer['score']:.4g}",
-                ",".join(map(str, answer["box"] or ())),
-                answer["picture"],
-            )
-            for answer in answers
-        ]
-        say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
-        if timing:
-            say("\n" + text_table(*watch.table()).rstrip())
+        asked = {"query": str(query), "box": pixels}
+        _print_pictures(
+            opened, result, asked | ({"timing": steps} if timing else {}), json
+        )
+    if timing and not json:
+        say("\n" + text_table(*watch.table()).rstrip())
     if html is not None:
-        write_answer_page(html, loaded, picture, wanted, found)
-        if not json_:
+        write_answer_page(html, opened, query, pixels, result)
+        if not json:
             say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
 
 
-def _load(path: pathlib.Path, params: pathlib.Path | None) -> Index:
-    loaded = Index.load(path)
+def _check_options(
+    query: pathlib.Path,
+    of_vectors: bool,
+    query_ids: pathlib.Path | None,
+    **of_pictures: Any,
+) -> None:
+    """Refuses options that belong to the other kind of query."""
+    for name, value in of_pictures.items():
+        if of_vectors and value is not None:
+            raise UsageError(f"--{name} is for a picture, got the vectors {query}.")
+    if query_ids is not None and not of_vectors:
+        raise UsageError(f"--query-ids is for vectors, got the picture {query}.")
+    if of_pictures["html"] is not None:
+        check_writable(of_pictures["html"])
+
+
+def _check_index(path: pathlib.Path) -> None:
+    """Refuses a folder of pictures, beside which its index may lie."""
+    beside = path.with_name(f"{path.resolve().name}.diffjax")
+    if path.is_dir() and not (path / "index.json").exists() and beside.is_dir():
+        raise UsageError(
+            f"{path} holds no index, but {beside} beside it may: "
+            f"diffjax search {beside} PICTURE"
+        )
+
+
+def _open(path: pathlib.Path, params: pathlib.Path | None) -> Index:
+    opened = Index.open(path)
     if params is None:
-        return loaded
-    # Learning takes optax and rax along, which other commands do without.
+        return opened
+    # Learning takes optax along, which other commands do without.
     from diffjax.learning import load_parameters  # noqa: PLC0415
 
-    stored = load_parameters(params, fingerprint=loaded.fingerprint)
-    return loaded.with_parameters(stored.parameters)
+    stored = load_parameters(params, fingerprint=opened.fingerprint)
+    return opened.with_parameters(stored.parameters)
+
+
+def _search_config(index: Index, settings: dict[str, Any]) -> SearchConfig:
+    """Settings of the index, with those that are on the command line."""
+    given = settings_from(settings, SearchConfig)
+    try:
+        return dataclasses.replace(index.config.search, **given)
+    except ValueError as error:  # A setting that is out of its range.
+        raise UsageError(str(error)) from error
+
+
+def _print_pictures(
+    index: Index, result: SearchResult, asked: dict[str, Any], as_json: bool
+) -> None:
+    """Prints the answers to a picture: rank, score, box and name."""
+    names = index.pictures.names if index.pictures else ()
+    # Iterating over JAX's arrays would compile programs that take them apart.
+    images, scores = np.asarray(result.images)[0], np.asarray(result.scores)[0]
+    boxes = answer_boxes(index, result)
+    answers = [
+        {"rank": rank, "score": score, "picture": names[image], "box": box}
+        for rank, (image, score, box) in enumerate(
+            zip(images.tolist(), scores.tolist(), boxes, strict=True), start=1
+        )
+        if image >= 0
+    ]
+    if as_json:
+        timing = {name: asked.pop(name) for name in ["timing"] if name in asked}
+        say(json_format.dumps({**asked, "answers": answers, **timing}))
+        return
+    rows = [
+        (
+            str(answer["rank"]),
+            f"{answer['score']:.4g}",
+            ",".join(map(str, answer["box"] or ())),
+            answer["picture"],
+        )
+        for answer in answers
+    ]
+    say(text_table(("rank", "score", "box", "picture"), rows).rstrip())
+
+
+def _print_images(result: SearchResult, *, as_json: bool) -> None:
+    """Prints the answers to vectors: images, scores and regions of each query."""
+    arrays = (result.images, result.scores, result.regions)
+    lists = [np.asarray(array).tolist() for array in arrays]
+    answers = [
+        [
+            {"image": image, "score": score, "region": region}
+            for image, score, region in zip(*columns, strict=True)
+            if image >= 0
+        ]
+        for columns in zip(*lists, strict=True)
+    ]
+    if as_json:
+        for query, ranked in enumerate(answers):
+            say(json_format.dumps({"query": query, "answers": ranked}))
+        return
+    rows = [
+        (
+            str(query),
+            str(rank),
+            str(answer["image"]),
+            f"{answer['score']:.4g}",
+            str(answer["region"]),
+        )
+        for query, ranked in enumerate(answers)
+        for rank, answer in enumerate(ranked, start=1)
+    ]
+    say(text_table(("query", "rank", "image", "score", "region"), rows).rstrip())
 
 
 def _parse_box(text: str) -> Box:

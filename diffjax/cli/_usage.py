@@ -1,23 +1,44 @@
-"""What commands say, and command lines that can't be meant."""
+"""Output of commands, command lines that can't be meant, and files that they name."""
 
 import pathlib
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Help does without it.
+    import numpy as np
 
 
 class UsageError(ValueError):
     """A command line that can't be meant.
 
     Attributes:
-        exit_code: What the program ends with.
+        exit_code: Exit code of the program.
     """
 
     exit_code = 2
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Refuses a page that can't be written before minutes are spent on it."""
+    """Refuses a file that can't be written before minutes are spent on it."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"{path} must be a file in a folder that exists.")
+
+
+def read_array(path: pathlib.Path) -> "np.ndarray":
+    """Maps an array in NumPy's format, so that only what is used is read.
+
+    Raises:
+        ValueError: If the file is no array, or holds objects.
+    """
+    import numpy as np  # noqa: PLC0415  # Help does without it.
+
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} must be an array in NumPy's format (numpy.save), got another "
+            f"file ({error})."
+        ) from error
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Archives from the web, unpacked into one folder and nowhere else."""
+"""Safe unpacking of tar and zip archives into one folder."""
 
 import lzma
 import os
@@ -8,12 +8,14 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from diffjax.progress import Progress, no_progress
 
 _READ_BYTES = 2**20
 
-# What the two libraries raise for a damaged archive, beside an OSError that has no
-# number: the system gives one to each of its own.
+# Exceptions of the two libraries for a damaged archive, beside an OSError without a
+# number: those of the system have one.
 _DAMAGED_ARCHIVE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -29,49 +31,49 @@ def unpack_archive(
     archive: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Unpacks a tar or zip archive, compressed or not, into a folder.
 
-    It is unpacked aside first, into a hidden folder beside `folder`, so that `folder`
-    gets all of it or, if anything is wrong with it, nothing. Where `folder` is there
-    already, the files are added to it, each in place of the one of its name. What a
-    program that was killed has left aside is removed the next time.
+    The archive is unpacked into a hidden folder beside `folder` first, so that `folder`
+    gets all files or, after an error, none. Files are added to an existing `folder` and
+    replace those of the same name. The hidden folder of a killed process is removed by
+    the next call.
 
-    Collections of pictures consist of files and folders: an archive that holds a link
-    or a device, or a name that is absolute or leads through "..", is refused whole.
+    Collections of pictures consist of files and folders: an archive with a link or a
+    device, or with a name that is absolute or contains "..", is refused completely.
 
     Args:
-        archive: The file; its content tells its kind, not its name.
-        folder: Where to; it is made, and so are those above.
-        progress: Called with what is being done, megabytes done, and of how many.
+        archive: The file, whose kind is detected by content.
+        folder: Destination; it is made, with its parents.
+        progress: Called with the task, megabytes done, and megabytes in total.
 
     Raises:
-        ValueError: If it is no such archive, a damaged one, or one that is refused.
-        OSError: If it can't be read, or what is in it can't be written: the disk is
-            full, say. Nothing of it is left.
+        ValueError: If it is another kind of file, damaged, or refused.
+        OSError: If it can't be read, or its files can't be written, for example to a
+            full disk. No file is left then.
     """
     archive, folder = pathlib.Path(archive), pathlib.Path(folder).absolute()
-    aside = folder.with_name(f".{folder.name}.{archive.name}.part")
-    _remove_folder(aside)
-    members = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
+    progress = progress or no_progress
+    partial = folder.with_name(f".{folder.name}.{archive.name}.part")
+    _remove_folder(partial)
+    unpack = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
     try:
-        aside.mkdir(parents=True)
-        for done, of in members(archive, aside):
-            if progress is not None:
-                megabytes = (-(-size // 10**6) for size in (done, of))
-                progress(f"unpacking {archive.name} (MB)", *megabytes)
-        _move_files(aside, folder)
+        partial.mkdir(parents=True)
+        for sizes in unpack(archive, partial):
+            megabytes = (-(-size // 10**6) for size in sizes)
+            progress(f"unpacking {archive.name} (MB)", *megabytes)
+        _move_files(partial, folder)
     except _DAMAGED_ARCHIVE_ERRORS as error:
         raise _archive_error(archive, error) from error
     except OSError as error:
         if error.errno is None:
             raise _archive_error(archive, error) from error
         if error.filename is None:
-            error.filename = str(folder)  # A write that fails knows no name.
+            error.filename = str(folder)  # A failed write carries no file name.
         raise
     finally:
-        _remove_folder(aside)
+        _remove_folder(partial)
 
 
 def _archive_error(archive: pathlib.Path, error: BaseException) -> ValueError:
@@ -82,17 +84,17 @@ def _archive_error(archive: pathlib.Path, error: BaseException) -> ValueError:
 def _unpack_tar(
     archive: pathlib.Path, folder: pathlib.Path
 ) -> Iterator[tuple[int, int]]:
-    """Unpacks member by member; yields how far it has come in the archive's bytes."""
+    """Unpacks member by member; yields bytes read and bytes of the archive."""
     size = archive.stat().st_size
     with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
         for member in tar:
             _check_member_name(member.name)
             if not (member.isreg() or member.isdir()):
                 raise ValueError(f"{member.name!r} is neither a file nor a folder")
-            # Its filter also sees what this module does not think of.
+            # The filter also refuses cases that are not checked here.
             tar.extract(member, folder, filter="data")
             yield file.tell(), size
-        # Up to its end, where the checksum of what was packed is.
+        # The checksum is at the end of the archive.
         while tar.fileobj is not None and tar.fileobj.read(_READ_BYTES):
             pass
 
@@ -100,7 +102,7 @@ def _unpack_tar(
 def _unpack_zip(
     archive: pathlib.Path, folder: pathlib.Path
 ) -> Iterator[tuple[int, int]]:
-    """Unpacks member by member; yields how many bytes are written, and of how many."""
+    """Unpacks member by member; yields bytes written and bytes in total."""
     with zipfile.ZipFile(archive) as bundle:
         members = bundle.infolist()
         size, done = sum(member.file_size for member in members), 0
@@ -115,24 +117,24 @@ def _unpack_zip(
 
 
 def _check_member_name(name: str) -> None:
-    # What is a plain name on one system may be a path on another.
-    for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
-        path = kind(name)
+    # A plain name on one system may be a path on another.
+    for path_class in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+        path = path_class(name)
         if path.anchor or ".." in path.parts:
             raise ValueError(f"{name!r} is no path within the folder")
 
 
 def _move_files(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Renames a folder, or what is in it if there is one of the new name."""
+    """Renames a folder, or moves its files into an existing one of the new name."""
     if not target.exists():
         source.replace(target)
         return
     for path in sorted(source.rglob("*")):
-        place = target / path.relative_to(source)
+        destination = target / path.relative_to(source)
         if path.is_dir():
-            place.mkdir(exist_ok=True)
+            destination.mkdir(exist_ok=True)
         else:
-            path.replace(place)
+            path.replace(destination)
 
 
 def _remove_folder(folder: pathlib.Path) -> None:

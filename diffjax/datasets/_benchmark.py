@@ -1,4 +1,4 @@
-"""What a retrieval benchmark is: pictures, queries, and what is right."""
+"""Retrieval benchmarks: pictures, queries, positives and junk."""
 
 import pathlib
 from typing import NamedTuple
@@ -12,19 +12,20 @@ from ._scenes import SceneCollection
 
 
 class Benchmark(NamedTuple):
-    """A collection of pictures with queries and their right answers.
+    """Collection of pictures with queries and their relevant pictures.
 
     Attributes:
-        name: What it is called in records and tables.
-        folder: Folder of the pictures to be searched.
-        database: Those pictures; answers are positions in this tuple. They may be a
-            selection of what is in the folder, or lie in several, in any order.
+        name: Name in records and tables.
+        folder: Folder of the database pictures.
+        database: Database pictures; answers are positions in this tuple. They may be a
+            selection of the folder, or come from several folders, in any order.
         queries: Query pictures.
-        boxes: Per query the region (x0, y0, x1, y1) in pixels that is asked for, or
-            None for the whole picture.
-        positives: Per query the right answers.
-        junk: Per query the answers that count neither as right nor as wrong.
-        objects: Per query what it shows; queries of one object are not independent.
+        boxes: Region (x0, y0, x1, y1) of each query in pixels, None for the whole
+            picture.
+        positives: Positions of the relevant pictures, per query.
+        junk: Positions that count neither as right nor as wrong, per query.
+        objects: Object that each query shows; queries of one object are not
+            independent.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Benchmark(NamedTuple):
 def classes_benchmark(
     name: str, database: pathlib.Path, queries: pathlib.Path
 ) -> Benchmark:
-    """Makes a benchmark of two folders in which a picture's folder names its class.
+    """Benchmark of a database and a query folder, whose subfolders are classes.
 
     Args:
         name: Name of the benchmark.
@@ -48,55 +49,56 @@ def classes_benchmark(
         queries: Folder of folders of query pictures, whole pictures being the queries.
 
     Returns:
-        Positives are the database pictures in a folder of the same relative name; there
-        is no junk.
+        The benchmark. Positives are the database pictures in the subfolder of the same
+        name; there is no junk.
 
     Raises:
         ValueError: If a folder is missing or empty, or a query's class is not in the
             database.
     """
-    pictures, questions = find_pictures(database), find_pictures(queries)
+    pictures, query_pictures = find_pictures(database), find_pictures(queries)
     classes = np.array([str(p.parent.relative_to(database)) for p in pictures])
-    asked = [str(p.parent.relative_to(queries)) for p in questions]
-    unknown = sorted(set(asked) - set(classes))
+    labels = [str(p.parent.relative_to(queries)) for p in query_pictures]
+    unknown = sorted(set(labels) - set(classes))
     if unknown:
         raise ValueError(f"queries must show known classes, got {unknown[0]!r}.")
-    where = {label: np.flatnonzero(classes == label) for label in set(asked)}
-    nothing = np.zeros(0, np.int64)
+    members = {label: np.flatnonzero(classes == label) for label in set(labels)}
+    no_junk = np.zeros(0, np.int64)
     return Benchmark(
         name=name,
         folder=database,
         database=pictures,
-        queries=questions,
-        boxes=(None,) * len(questions),
-        positives=tuple(where[label] for label in asked),
-        junk=(nothing,) * len(questions),
-        objects=tuple(asked),
+        queries=query_pictures,
+        boxes=(None,) * len(query_pictures),
+        positives=tuple(members[label] for label in labels),
+        junk=(no_junk,) * len(query_pictures),
+        objects=tuple(labels),
     )
 
 
 def folder_benchmark(name: str, folder: pathlib.Path) -> Benchmark:
-    """Makes a benchmark of one folder of classes, whose pictures ask for each other.
+    """Benchmark of one folder of classes, in which every picture is a query.
 
     Args:
         name: Name of the benchmark.
         folder: Folder of folders of pictures; a picture's folder names its class.
 
     Returns:
-        Every picture is a query, and its own junk; positives are the others of its
-        class. The picture of a class of one is kept, without a right answer.
+        The benchmark. Positives are the other pictures of the class, and the query
+        picture is its own junk. The only picture of a class is a query without
+        positives.
 
     Raises:
-        ValueError: If the folder is missing or empty, or pictures lie in it and not in
-            a folder of their class.
+        ValueError: If the folder is missing or empty, or has pictures outside of any
+            subfolder.
     """
     pictures = find_pictures(folder)
     labels = np.array([p.parent.relative_to(folder).as_posix() for p in pictures])
-    loose = np.flatnonzero(labels == ".")
-    if loose.size:
+    outside = np.flatnonzero(labels == ".")
+    if outside.size:
         raise ValueError(
-            f"folder must hold folders of pictures, got {loose.size} outside of any, "
-            f"first {pictures[loose[0]].name!r}."
+            f"folder must hold folders of pictures, got {outside.size} outside of any, "
+            f"first {pictures[outside[0]].name!r}."
         )
     members = {label: np.flatnonzero(labels == label) for label in set(labels.tolist())}
     classes = tuple(labels.tolist())
@@ -107,26 +109,26 @@ def folder_benchmark(name: str, folder: pathlib.Path) -> Benchmark:
         queries=pictures,
         boxes=(None,) * len(pictures),
         positives=tuple(
-            members[label][members[label] != place]
-            for place, label in enumerate(classes)
+            members[label][members[label] != position]
+            for position, label in enumerate(classes)
         ),
-        junk=tuple(np.array([place]) for place in range(len(pictures))),
+        junk=tuple(np.array([position]) for position in range(len(pictures))),
         objects=classes,
     )
 
 
 def scenes_benchmark(scenes: SceneCollection, *, name: str = "scenes") -> Benchmark:
-    """Makes a benchmark of composed scenes.
+    """Benchmark of composed scenes.
 
     Args:
         scenes: From `compose_scenes`.
         name: Name of the benchmark.
 
     Returns:
-        Queries are boxes in pictures, positives the scenes that show the same object;
-        there is no junk.
+        The benchmark. Queries are boxes in pictures, positives the scenes of the same
+        object; there is no junk.
     """
-    nothing = np.zeros(0, np.int64)
+    no_junk = np.zeros(0, np.int64)
     return Benchmark(
         name=name,
         folder=scenes.folder / "database",
@@ -134,6 +136,6 @@ def scenes_benchmark(scenes: SceneCollection, *, name: str = "scenes") -> Benchm
         queries=tuple(scenes.folder / "queries" / s.name for s in scenes.queries),
         boxes=tuple(scene.box for scene in scenes.queries),
         positives=scenes.positives,
-        junk=(nothing,) * len(scenes.queries),
+        junk=(no_junk,) * len(scenes.queries),
         objects=tuple(scenes.objects[scene.object] for scene in scenes.queries),
     )

@@ -1,4 +1,4 @@
-"""Procedural textures and clutter: pictures full of what is none of the objects."""
+"""Procedural textures and clutter: backgrounds without objects."""
 
 import colorsys
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from PIL import Image, ImageDraw, ImageFilter
 def draw_texture(
     rng: np.random.Generator, size: tuple[int, int], *, regular: bool = True
 ) -> Image.Image:
-    """Makes a coloured texture.
+    """Draws a coloured texture.
 
     Args:
-        rng: Where all randomness comes from; advanced.
+        rng: Source of randomness; advanced.
         size: Width and height in pixels.
         regular: Whether stripes, lattices and rings are among the fields.
 
     Returns:
-        An RGB picture: one of the fields of this module, its values looked up in a
-        palette of two to five random colours, under uneven light.
+        An RGB picture: one of the scalar fields of this module, coloured by a palette
+        of two to five random colours, under uneven light.
     """
     fields = _IRREGULAR + _REGULAR if regular else _IRREGULAR
-    # Large textures are drawn at half their size: a quarter of the time.
+    # Large textures are drawn at half their size, in a quarter of the time.
     width, height = size
     half = ((width + 1) // 2, (height + 1) // 2) if max(size) > 60 else size
     field = fields[rng.integers(len(fields))](rng, half)
@@ -37,14 +37,14 @@ def draw_texture(
 
 
 def draw_palette(rng: np.random.Generator) -> UInt8[np.ndarray, "256 3"]:
-    """Draws a colour for each of 256 levels, by way of two to five random colours.
+    """Draws a palette of 256 levels, interpolated between two to five random colours.
 
     Args:
-        rng: Where all randomness comes from; advanced.
+        rng: Source of randomness; advanced.
 
     Returns:
-        RGB colours. Hues lie around one random hue or anywhere, half and half, and
-        saturation is low more often than high, as in photographs.
+        RGB colours. Half of the palettes have hues around one random hue, half of any
+        hue; saturation is low more often than high, as in photographs.
     """
     stops = int(rng.integers(2, 6))
     spread = 1.0 if rng.random() < 0.5 else 0.12
@@ -56,19 +56,21 @@ def draw_palette(rng: np.random.Generator) -> UInt8[np.ndarray, "256 3"]:
             for stop in zip(hues, saturations, values, strict=True)
         ]
     )
-    at = np.linspace(0, 1, stops)
+    positions = np.linspace(0, 1, stops)
     levels = np.linspace(0, 1, 256)
-    channels = [np.interp(levels, at, colours[:, channel]) for channel in range(3)]
+    channels = [
+        np.interp(levels, positions, colours[:, channel]) for channel in range(3)
+    ]
     return (255 * np.stack(channels, axis=1)).astype(np.uint8)
 
 
 def smooth_noise(
     rng: np.random.Generator, size: tuple[int, int], *, cell: float
 ) -> Float[np.ndarray, "h w"]:
-    """Draws noise that changes over about `cell` pixels.
+    """Draws smooth noise with a correlation length of about `cell` pixels.
 
     Args:
-        rng: Where all randomness comes from; advanced.
+        rng: Source of randomness; advanced.
         size: Width and height in pixels.
         cell: Distance between independent values, in pixels.
 
@@ -83,7 +85,7 @@ def smooth_noise(
 
 
 def _fractal(rng, size):
-    """Noise at several scales, each finer one weaker: clouds, stone, rust."""
+    """Fractal noise, weaker at finer scales: clouds, stone, rust."""
     cell, fade = max(size) / rng.uniform(1.5, 5), rng.uniform(0.45, 0.9)
     total = smooth_noise(rng, size, cell=cell)
     for octave in range(1, 4):
@@ -94,7 +96,7 @@ def _fractal(rng, size):
 
 
 def _warped_coordinates(rng, size, *, warp):
-    """Coordinates in pixels, turned by a random angle and bent by up to `warp`."""
+    """Pixel coordinates, rotated by a random angle and warped by up to `warp`."""
     width, height = size
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -107,14 +109,14 @@ def _warped_coordinates(rng, size, *, warp):
 
 
 def _stripes(rng, size):
-    """Bands or waves: wood, cloth, fences."""
+    """Stripes or waves: wood, cloth, fences."""
     u, _ = _warped_coordinates(rng, size, warp=rng.choice([0, 10, 60]))
     wave = np.sin(u * (2 * np.pi / rng.uniform(5, 40)) + rng.uniform(0, 6))
     return 0.5 + 0.5 * np.clip(wave * rng.uniform(1, 5), -1, 1)
 
 
 def _lattice(rng, size):
-    """Dots, checks and tiles."""
+    """Lattice of dots, checks or tiles."""
     u, v = _warped_coordinates(rng, size, warp=rng.choice([0, 15]))
     step = rng.uniform(6, 40)
     a = np.sin(u * (2 * np.pi / step))
@@ -124,32 +126,32 @@ def _lattice(rng, size):
 
 
 def _cells(rng, size):
-    """Distance to the nearest of scattered points: pebbles, scales, cracks."""
+    """Distance to the nearest of random points: pebbles, scales, cracks."""
     width, height = size
     points = rng.random((int(rng.integers(8, 30)), 2), np.float32) * [width, height]
     u, v = np.mgrid[:height, :width].astype(np.float32)[::-1]
-    near = np.full((height, width), np.inf, np.float32)
+    nearest = np.full((height, width), np.inf, np.float32)
     for x, y in points.astype(np.float32):
-        near = np.minimum(near, (u - x) ** 2 + (v - y) ** 2)
-    near = np.sqrt(near)
-    return near / max(near.max(), 1e-6)
+        nearest = np.minimum(nearest, (u - x) ** 2 + (v - y) ** 2)
+    nearest = np.sqrt(nearest)
+    return nearest / max(nearest.max(), 1e-6)
 
 
 def _grain(rng, size):
-    """Fine noise over a slope: sand, carpet, plain walls."""
+    """Fine noise on a gradient: sand, carpet, plain walls."""
     base = smooth_noise(rng, size, cell=max(size) / rng.uniform(0.5, 2))
     fine = smooth_noise(rng, size, cell=rng.uniform(1, 4))
     return base + rng.uniform(0.05, 0.5) * (fine - 0.5)
 
 
 def _rings(rng, size):
-    """Circles around one point: targets, tree rings, gradients of round things."""
+    """Circles around one point: targets, tree rings, radial gradients."""
     width, height = size
     u, v = _warped_coordinates(rng, size, warp=rng.choice([0, 20]))
     x, y = rng.uniform(0, width), rng.uniform(0, height)
-    far = np.hypot(u - u.mean() + x - width / 2, v - v.mean() + y - height / 2)
+    radius = np.hypot(u - u.mean() + x - width / 2, v - v.mean() + y - height / 2)
     period = max(size) * rng.choice([0.08, 0.2, 2])
-    return 0.5 + 0.5 * np.sin(far * (2 * np.pi / period))
+    return 0.5 + 0.5 * np.sin(radius * (2 * np.pi / period))
 
 
 _IRREGULAR = (_fractal, _fractal, _fractal, _cells, _cells, _grain, _grain, _grain)
@@ -157,11 +159,11 @@ _REGULAR = (_stripes, _lattice, _rings)
 
 
 class Patch(NamedTuple):
-    """A shape to paste.
+    """Textured shape to paste.
 
     Attributes:
-        picture: Its pixels, RGB.
-        mask: How opaque each is, mode L; soft at the outline.
+        picture: Pixels, RGB.
+        mask: Opacity of the pixels, mode L; soft at the outline.
     """
 
     picture: Image.Image
@@ -171,19 +173,18 @@ class Patch(NamedTuple):
 def draw_clutter(
     rng: np.random.Generator, size: tuple[int, int], *, patches: int = 30
 ) -> Image.Image:
-    """Draws a picture of clutter alone.
+    """Draws a picture of clutter.
 
     Args:
-        rng: Where all randomness comes from; advanced.
+        rng: Source of randomness; advanced.
         size: Width and height in pixels.
-        patches: How many shapes, the largest first.
+        patches: Number of shapes; the largest are drawn first.
 
     Returns:
         An RGB picture.
     """
     width, height = size
-    # A regular ground would fill the picture, and make it the twin of every other
-    # picture with a ground of that kind.
+    # Pictures with a regular ground of one kind would all look alike.
     canvas = draw_texture(rng, size, regular=False)
     sides = max(size) * np.exp(rng.uniform(np.log(0.06), np.log(0.6), patches))
     for side in sorted(sides, reverse=True):
@@ -197,14 +198,14 @@ def draw_clutter(
 
 
 def draw_patch(rng: np.random.Generator, size: tuple[int, int]) -> Patch:
-    """Draws one shape of clutter.
+    """Draws one textured shape.
 
     Args:
-        rng: Where all randomness comes from; advanced.
-        size: Width and height of the box that it fills, in pixels.
+        rng: Source of randomness; advanced.
+        size: Width and height of its bounding box in pixels.
 
     Returns:
-        Texture and outline: a polygon, star, ellipse, ring, bar or blob.
+        A textured polygon, star, ellipse, ring, bar or blob.
     """
     mask = _SHAPES[rng.integers(len(_SHAPES))](rng, size)
     return Patch(draw_texture(rng, size), mask.filter(ImageFilter.BoxBlur(0.7)))
@@ -216,20 +217,20 @@ def paste_patch(
     patch: Patch,
     corner: tuple[int, int],
 ) -> None:
-    """Pastes a patch in place, half of the time over a soft shadow.
+    """Pastes a patch into a picture, half of the time over a soft shadow.
 
     Args:
-        rng: Where all randomness comes from; advanced.
-        canvas: RGB picture to paste into; changed.
-        patch: What to paste.
-        corner: Where its left upper corner goes; may lie outside the canvas.
+        rng: Source of randomness; advanced.
+        canvas: RGB picture, changed in place.
+        patch: The patch.
+        corner: Position of its left upper corner, which may be outside the canvas.
     """
     x, y = corner
     right, down = rng.integers(-6, 7, 2).tolist()
     if rng.random() < 0.5:
-        nothing = Image.new("L", patch.mask.size)
-        soft = patch.mask.filter(ImageFilter.BoxBlur(4))
-        shadow = Image.blend(nothing, soft, rng.uniform(0.3, 0.7))
+        transparent = Image.new("L", patch.mask.size)
+        blurred = patch.mask.filter(ImageFilter.BoxBlur(4))
+        shadow = Image.blend(transparent, blurred, rng.uniform(0.3, 0.7))
         canvas.paste((0, 0, 0), (x + right, y + down), shadow)
     canvas.paste(patch.picture, corner, patch.mask)
 
@@ -240,7 +241,7 @@ def _draw_patch_size(rng, side):
 
 
 def _draw_scribble(rng, canvas):
-    """Draws one thin wandering line."""
+    """Draws one thin random walk."""
     steps = rng.normal(0, rng.uniform(8, 40), (int(rng.integers(2, 14)), 2))
     path = rng.random(2) * canvas.size + np.cumsum(steps, axis=0)
     ImageDraw.Draw(canvas).line(
@@ -252,14 +253,14 @@ def _draw_scribble(rng, canvas):
 
 
 def _polygon(rng, size):
-    """A convex or bent polygon of three to seven corners."""
+    """Polygon of three to seven corners, convex or not."""
     corners = int(rng.integers(3, 8))
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     return _fill_polygon(size, angles, rng.uniform(0.6, 1, corners))
 
 
 def _star(rng, size):
-    """Corners in and out by turns."""
+    """Star of four to eleven points."""
     points = int(rng.integers(4, 12))
     angles = np.linspace(0, 2 * np.pi, 2 * points, endpoint=False) + rng.uniform(0, 1)
     return _fill_polygon(size, angles, np.tile([1, rng.uniform(0.35, 0.8)], points))
@@ -276,7 +277,7 @@ def _fill_polygon(size, angles, radii):
 
 
 def _ellipse(rng, size):
-    """A full ellipse, or a ring three times out of ten."""
+    """Ellipse, or in three of ten cases a ring."""
     width, height = size
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
@@ -288,12 +289,12 @@ def _ellipse(rng, size):
 
 
 def _bar(rng, size):
-    """A turned rectangle, thin or thick."""
+    """Rotated rectangle, thin or thick."""
     width, height = size
     mask = Image.new("L", size)
-    cut_x, cut_y = (rng.uniform(0, 0.42, 2) * size).tolist()
+    margin_x, margin_y = (rng.uniform(0, 0.42, 2) * size).tolist()
     ImageDraw.Draw(mask).rounded_rectangle(
-        (cut_x, cut_y, width - 1 - cut_x, height - 1 - cut_y),
+        (margin_x, margin_y, width - 1 - margin_x, height - 1 - margin_y),
         radius=float(rng.uniform(0, 0.1) * min(size)),
         fill=255,
     )
@@ -301,7 +302,7 @@ def _bar(rng, size):
 
 
 def _blob(rng, size):
-    """Islands where smooth noise is high, kept away from the border of the box."""
+    """Regions of high smooth noise, away from the border of the box."""
     width, height = size
     noise = smooth_noise(rng, size, cell=max(size) / rng.uniform(2, 5))
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)

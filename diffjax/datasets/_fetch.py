@@ -1,22 +1,22 @@
-"""The public data sets of the evaluation: where they are, and how to get them."""
+"""Catalogue of public data sets, and their download."""
 
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from diffjax._io import file_digest, write_atomically
-from diffjax.downloads import Progress, RemoteFile, download, is_web_url
+from diffjax._io import file_digest, folder_lock, write_atomically
+from diffjax.downloads import RemoteFile, download, is_web_url
+from diffjax.progress import Progress
 
 from ._archives import unpack_archive
 
-_RECORD_FILE = "fetched.json"  # What came: per file its address, size and SHA-256.
+_RECORD_FILE = "fetched.json"  # Address, size and SHA-256 of every fetched file.
+_LOCK_FILE = ".lock"
 _PICTURE_FOLDER = "jpg"
 
-# Where the files lie ...
+# Addresses of the files ...
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings"
 _PARIS = "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings"
 _CLASSIC = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/test"
@@ -27,7 +27,7 @@ _INSTRE_COPY = (
     "https://raw.githubusercontent.com/insikk/instre_evaluation/"
     "a0126ec2a460cb848bdc658a78faa7cd17448626"
 )
-# ... and who says so.
+# ... and the publications of the addresses.
 _REVISITOP = "https://github.com/filipradenovic/revisitop, python/download.py"
 _CIRTORCH = (
     "https://github.com/filipradenovic/cnnimageretrieval-pytorch, "
@@ -39,14 +39,14 @@ _RELEASE = "https://github.com/ahmetius/diffusion-retrieval, check_dl_files.m"
 
 
 class DataFile(NamedTuple):
-    """A file of a data set.
+    """File of a data set.
 
     Attributes:
-        remote: Where it is, and what is known of it. An address that is not of the web,
-            one of ftp say, is fetched by hand; nothing is known of such a file.
-        source: Where the address was published, and the size and digest if there are.
-        unpack_to: Folder that it is an archive of; None for a file that is kept as it
-            is.
+        remote: Its address, size and digest. A file of another address than http, of
+            ftp for example, is downloaded by hand.
+        source: Publication of the address, and of the size and digest if known.
+        unpack_to: Folder that it is an archive of; None for a file that is not
+            unpacked.
     """
 
     remote: RemoteFile
@@ -55,18 +55,19 @@ class DataFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """Last component of the address."""
         return self.remote.url.rpartition("/")[2]
 
 
 class DataSet(NamedTuple):
-    """A public data set.
+    """Public data set.
 
     Attributes:
-        files: What it consists of.
-        note: What it is, what to know of it, and the paper that it comes from.
-        shares_pictures_of: Name of the data set whose pictures these are, too; it lies
-            beside this one. None for a data set with pictures of its own, or with none.
+        files: Its files.
+        note: Description, caveats, and the paper that published it.
+        shares_pictures_of: Name of another data set, in the folder beside this one,
+            with the same pictures; None for a data set with pictures of its own, or
+            without pictures.
     """
 
     files: tuple[DataFile, ...]
@@ -81,7 +82,7 @@ def _data_file(
 
 
 def _released_dataset(name: str, model: str) -> DataSet:
-    """The authors' descriptors of a collection, and what belongs to them."""
+    """Data set of the authors' descriptors, ground truth and graph of a collection."""
     large = name.endswith(("105k", "106k"))
     paths = [f"data/{name}_{model}.mat", f"gnd/gnd_{name}.mat"]
     paths += [f"data/{name}_knn_kgraph_{model}.mat"] if large else []
@@ -100,10 +101,9 @@ _BLURRED = (
 )
 _RADENOVIC = "(Radenovic et al., CVPR 2018, https://arxiv.org/abs/1803.11285)"
 
-# Sizes and digests: the makers publish none. Of the archives of Oxford5k and Paris6k
-# there are a few sizes and an MD5 that somebody measured, none of them stated twice, so
-# they stay out. INSTRE's ground truth is a copy in a repository, at a commit, so that
-# its bytes are certain.
+# The makers publish no sizes and digests. Third parties state a few sizes and an MD5 of
+# the archives of Oxford5k and Paris6k, but no two agree on one, so they are left out.
+# The ground truth of INSTRE is a copy in a repository, at a fixed commit.
 DATASETS: Mapping[str, DataSet] = {
     "oxford5k": DataSet(
         (
@@ -124,10 +124,10 @@ DATASETS: Mapping[str, DataSet] = {
             _data_file(_CLASSIC, "paris6k/gnd_paris6k.pkl", _CIRTORCH),
         ),
         "6,412 pictures of Paris (Philbin et al., CVPR 2008), with the ground truth as "
-        "for oxford5k. 20 of them, listed in corrupt.txt, are no pictures (what a web "
-        "server said instead of each). They stay where they are: the lists of 6,392 "
-        "names do without them, and `attach` passes over what is not listed, but who "
-        f"indexes the whole folder meets them. {_BLURRED}",
+        "for oxford5k. 20 of them, listed in corrupt.txt, are no pictures but error "
+        "pages of a web server. They are not in the lists of 6,392 names, and "
+        "`attach_pictures` ignores unlisted files, but an index of the whole folder "
+        f"includes them. {_BLURRED}",
     ),
     "roxford5k": DataSet(
         (_data_file(_REVISITED, "roxford5k/gnd_roxford5k.pkl", _REVISITOP),),
@@ -198,30 +198,30 @@ def fetch_dataset(
     offline: bool | None = None,
     datasets: Mapping[str, DataSet] = DATASETS,
 ) -> pathlib.Path:
-    """Puts a data set at FOLDER/NAME, as far as it is not there already.
+    """Downloads the missing files of a data set to FOLDER/NAME.
 
-    Files are put there under their own names. An archive is unpacked and, if it came
-    from the web, removed; its folder, `jpg` for pictures, is there once all of it is,
-    and what is in such a folder is not looked at again. The same call goes on where
-    another was interrupted. `fetched.json` tells of each file the address, the size and
-    the SHA-256 that it had.
+    Files keep their names. An archive is unpacked and, if it was downloaded, removed;
+    its folder, `jpg` for pictures, appears once it is complete, and the files in it are
+    not checked again. The same call resumes an interrupted one. `fetched.json` records
+    address, size and SHA-256 of each file.
 
     Args:
         name: One of `datasets`.
-        folder: Where the data sets lie, each in a folder of its name; a data set whose
+        folder: Folder of all data sets, each in a folder of its name; a data set whose
             pictures this one shares is fetched, too.
-        progress: Called with what is being done, megabytes done, and of how many.
-        offline: Open no connection; None for what $DIFFJAX_OFFLINE says (1: offline).
-        datasets: The data sets that are known.
+        progress: Called with the task, megabytes done, and megabytes in total.
+        offline: Open no connection; None for the setting of $DIFFJAX_OFFLINE (1 is
+            offline).
+        datasets: The known data sets.
 
     Returns:
         FOLDER/NAME.
 
     Raises:
         ValueError: If no data set of that name is known.
-        OSError: If a file can't be had, is not what it should be or finds no room, or
-            if something is left that only a person can do. The message says what to
-            put where.
+        OSError: If a file can't be downloaded, is not the expected one or does not fit
+            on the disk, or if files have to be downloaded by hand. The message says
+            which and where to put them.
     """
     if name not in datasets:
         raise ValueError(f"name must be one of {', '.join(datasets)}, got {name!r}.")
@@ -236,21 +236,23 @@ def fetch_dataset(
         )
     home = pathlib.Path(folder) / name
     home.mkdir(parents=True, exist_ok=True)
-    with _lock_folder(home):
+    with folder_lock(home, _LOCK_FILE, wait=True):
         _drop_removed_archives(dataset, home)
-        todo = []
+        manual_steps = []
         for file in dataset.files:
             if not _is_unpacked(file, home):
-                todo += _fetch_file(file, home, progress=progress, offline=offline)
+                manual_steps += _fetch_file(
+                    file, home, progress=progress, offline=offline
+                )
             elif file.name in _read_record(home) and is_web_url(file.remote.url):
-                # A program that was killed may have left it.
+                # A killed process may have left it.
                 (home / file.name).unlink(missing_ok=True)
             _finish_folder(file, dataset, home)
-        todo += _manual_unpacking(dataset, home)
-    if todo:
+        manual_steps += _manual_unpacking(dataset, home)
+    if manual_steps:
         raise OSError(
             f"{name} is not complete, and the rest is to be done by hand: "
-            f"{'; '.join(todo)}; then the same call goes on"
+            f"{'; '.join(manual_steps)}; then the same call goes on"
         )
     return home
 
@@ -261,7 +263,7 @@ def picture_folder(
     *,
     datasets: Mapping[str, DataSet] = DATASETS,
 ) -> pathlib.Path:
-    """The folder of a data set's pictures below that of `fetch_dataset`.
+    """Folder of a data set's pictures below the folder of `fetch_dataset`.
 
     Raises:
         ValueError: If no data set of that name is known.
@@ -275,19 +277,6 @@ def picture_folder(
     )
 
 
-@contextlib.contextmanager
-def _lock_folder(home: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from a folder; who comes second finds all done."""
-    descriptor = os.open(home, os.O_RDONLY)
-    try:
-        # On a file system without locks nobody waits.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _fetch_file(
     file: DataFile,
     home: pathlib.Path,
@@ -295,15 +284,15 @@ def _fetch_file(
     progress: Progress | None,
     offline: bool | None,
 ) -> list[str]:
-    """Fetches a file and unpacks it; returns what is left to be done by hand."""
+    """Downloads and unpacks a file; returns the steps to be done by hand."""
     path, url = home / file.name, file.remote.url
-    was_there = path.is_file()
+    existed = path.is_file()
     if is_web_url(url):
         download(file.remote, path, progress=progress, offline=offline)
-    elif not was_there:
+    elif not existed:
         return [f"download {url} and put it at {path}"]
     if file.unpack_to is None:
-        if not was_there or file.name not in _read_record(home):
+        if not existed or file.name not in _read_record(home):
             _record_file(file, home, file_digest(path))
     elif not _is_rar(file):
         digest = file_digest(path)
@@ -321,7 +310,7 @@ def _fetch_file(
 
 
 def _finish_folder(file: DataFile, dataset: DataSet, home: pathlib.Path) -> None:
-    """Gives the folder of an archive its name once all archives of it are there."""
+    """Renames the partial folder of archives once all of them are unpacked."""
     if file.unpack_to is None or (home / file.unpack_to).exists():
         return
     if all(
@@ -331,11 +320,11 @@ def _finish_folder(file: DataFile, dataset: DataSet, home: pathlib.Path) -> None
 
 
 def _manual_unpacking(dataset: DataSet, home: pathlib.Path) -> list[str]:
-    """Says how to unpack what Python has no reader of."""
-    parts = [file for file in dataset.files if _is_rar(file)]
-    if not parts or (target := home / str(parts[0].unpack_to)).exists():
+    """How to unpack RAR archives, which Python has no reader of."""
+    volumes = [file for file in dataset.files if _is_rar(file)]
+    if not volumes or (target := home / str(volumes[0].unpack_to)).exists():
         return []
-    first = home / parts[0].name
+    first = home / volumes[0].name
     return [f"unpack {first} into {target} (unrar x {first} {target}{os.sep})"]
 
 
@@ -344,7 +333,7 @@ def _is_rar(file: DataFile) -> bool:
 
 
 def _partial_folder(home: pathlib.Path, unpack_to: str) -> pathlib.Path:
-    """Where archives are unpacked until all of a folder are there; hidden till then."""
+    """Hidden folder that archives are unpacked into until all of them are."""
     return home / f".{unpack_to}.part"
 
 
@@ -355,32 +344,32 @@ def _is_unpacked(file: DataFile, home: pathlib.Path) -> bool:
 
 
 def _drop_removed_archives(dataset: DataSet, home: pathlib.Path) -> None:
-    """Takes archives out of the record whose folder somebody has removed."""
-    noted = _read_record(home)
-    gone = {
+    """Removes archives from the record whose folder was deleted."""
+    record = _read_record(home)
+    removed = {
         file.name
         for file in dataset.files
         if file.unpack_to is not None
         and not (home / file.unpack_to).exists()
         and not _partial_folder(home, file.unpack_to).exists()
     }
-    if gone & noted.keys():
-        _write_record(home, {name: noted[name] for name in noted.keys() - gone})
+    if removed & record.keys():
+        _write_record(home, {name: record[name] for name in record.keys() - removed})
 
 
 def _read_record(home: pathlib.Path) -> dict[str, Any]:
     try:
         return dict(json.loads((home / _RECORD_FILE).read_text()))
-    except (FileNotFoundError, TypeError, ValueError):  # A hand was at it, perhaps.
+    except (FileNotFoundError, TypeError, ValueError):  # Edited by hand, perhaps.
         return {}
 
 
 def _record_file(file: DataFile, home: pathlib.Path, digest: str) -> None:
     size = (home / file.name).stat().st_size
-    known = {"url": file.remote.url, "bytes": size, "sha256": digest}
-    _write_record(home, {**_read_record(home), file.name: known})
+    entry = {"url": file.remote.url, "bytes": size, "sha256": digest}
+    _write_record(home, {**_read_record(home), file.name: entry})
 
 
-def _write_record(home: pathlib.Path, noted: dict[str, Any]) -> None:
-    text = json.dumps(noted, indent=2, sort_keys=True)
+def _write_record(home: pathlib.Path, record: dict[str, Any]) -> None:
+    text = json.dumps(record, indent=2, sort_keys=True)
     write_atomically(home / _RECORD_FILE, f"{text}\n".encode())

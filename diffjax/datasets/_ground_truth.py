@@ -1,4 +1,4 @@
-"""Ground truths: right answers by the names of pictures, wherever those lie."""
+"""Ground truths by names of pictures, and their pictures in a folder."""
 
 import os
 import pathlib
@@ -13,22 +13,24 @@ from diffjax.images import MIN_BOX, Box, find_pictures
 
 from ._benchmark import Benchmark
 
-_MAX_LISTED = 10  # Of many names that are wrong, as many are told.
+_MAX_LISTED = 10  # Names in an error message about many.
 
 
 class GroundTruth(NamedTuple):
-    """What is right in a benchmark, before its pictures are looked for.
+    """Ground truth of a benchmark, with pictures by name.
 
     Attributes:
-        name: What the benchmark is called in records and tables.
-        database: Names of the pictures to be searched, none twice; answers are
-            positions in this tuple.
+        name: Name of the benchmark in records and tables.
+        database: Unique names of the database pictures; answers are positions in this
+            tuple.
         queries: Names of the query pictures.
-        boxes: Per query the region (x0, y0, x1, y1) in pixels that is asked for, or
-            None for the whole picture.
-        positives: Per query the right answers, ascending; a query may have none.
-        junk: Per query the answers that count neither as right nor as wrong, ascending.
-        objects: Per query what it shows; queries of one object are not independent.
+        boxes: Region (x0, y0, x1, y1) of each query in pixels, None for the whole
+            picture.
+        positives: Positions of the relevant pictures, ascending, per query; may be
+            empty.
+        junk: Positions that count neither as right nor as wrong, ascending, per query.
+        objects: Object that each query shows; queries of one object are not
+            independent.
     """
 
     name: str
@@ -47,54 +49,54 @@ def attach_pictures(
     distractors: Sequence[str | os.PathLike[str]] = (),
     name: str | None = None,
 ) -> Benchmark:
-    """Finds the pictures that a ground truth names, and adds distractors.
+    """Benchmark of a ground truth with its pictures in a folder, and distractors.
 
-    A name stands for the picture whose path ends in it, with or without the suffix of
-    the file: `all_souls_000013` for `jpg/all_souls_000013.jpg`. Where several do, it is
-    the one in the fewest folders.
+    A name matches the picture whose path ends in it, with or without the suffix of the
+    file: `all_souls_000013` for `jpg/all_souls_000013.jpg`. Of several matches the one
+    in the fewest folders is taken.
 
     Args:
         truth: From a reader of this stage.
-        folder: Where all pictures lie that it names, those of the queries included, in
-            any depth; it may hold others.
-        distractors: Paths of more pictures to be searched, which are right for no
-            query: those of `find_pictures`, or of `read_picture_list` with the folder
-            in front. They come last in the database, in this order.
-        name: What the benchmark is called: "oxford105k", say, for Oxford5k with 100,000
-            distractors. None is the name of the ground truth.
+        folder: Folder of all its pictures, including query pictures, in any depth; it
+            may hold other files.
+        distractors: Paths of more database pictures, relevant for no query: from
+            `find_pictures`, or from `read_picture_list` with their folder in front.
+            They follow the other database pictures in this order.
+        name: Name of the benchmark, for example "oxford105k" for Oxford5k with 100,000
+            distractors; None is that of the ground truth.
 
     Returns:
         The benchmark, its database in the order of the ground truth.
 
     Raises:
-        ValueError: If pictures are not there (it counts them all and names the first
-            ten), if a name stands for several, or if a picture is there twice.
+        ValueError: If pictures are missing (it counts and names them all), if a name
+            matches several, or if a picture is in the database twice.
     """
     root = pathlib.Path(folder)
-    more = tuple(pathlib.Path(path) for path in distractors)
+    extra = tuple(pathlib.Path(path) for path in distractors)
     names = tuple(dict.fromkeys(truth.database + truth.queries))
-    found = _find_named_pictures(root, names)
-    absent = [one for one in names if one not in found]
-    absent += [str(path) for path in more if not path.is_file()]
-    if absent:
+    matches = _match_names(root, names)
+    missing = [picture for picture in names if picture not in matches]
+    missing += [str(path) for path in extra if not path.is_file()]
+    if missing:
         raise ValueError(
             f"folder must hold all pictures of {name or truth.name}, got no file in "
-            f"{str(root)!r} for {len(absent)} of {len(names) + len(more)}: "
-            f"{', '.join(absent)}."
+            f"{str(root)!r} for {len(missing)} of {len(names) + len(extra)}: "
+            f"{', '.join(missing)}."
         )
-    several = [one for one in names if len(found[one]) > 1]
-    if several:
-        shown = " and ".join(repr(str(path)) for path in found[several[0]][:2])
+    ambiguous = [picture for picture in names if len(matches[picture]) > 1]
+    if ambiguous:
+        pair = " and ".join(repr(str(path)) for path in matches[ambiguous[0]][:2])
         raise ValueError(
             f"folder must hold one picture of each name, got several for "
-            f"{len(several)} of {len(names)}: {several[0]!r} could be {shown}."
+            f"{len(ambiguous)} of {len(names)}: {ambiguous[0]!r} could be {pair}."
         )
-    database = tuple(found[one][0] for one in truth.database) + more
-    queries = tuple(found[one][0] for one in truth.queries)
-    places = _resolve_paths(database)
-    check_unique_names("database", places)
-    asked = frozenset(_resolve_paths(queries))
-    shared = [one for one in places[len(truth.database) :] if one in asked]
+    database = tuple(matches[picture][0] for picture in truth.database) + extra
+    queries = tuple(matches[picture][0] for picture in truth.queries)
+    resolved = _resolve_paths(database)
+    check_unique_names("database", resolved)
+    resolved_queries = frozenset(_resolve_paths(queries))
+    shared = [p for p in resolved[len(truth.database) :] if p in resolved_queries]
     if shared:
         raise ValueError(
             f"distractors must hold no query picture, got {len(shared)}: "
@@ -113,17 +115,18 @@ def attach_pictures(
 
 
 def read_picture_list(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Reads a list of pictures, such as that of the million distractors.
+    """Reads a text file of picture paths, such as that of the million distractors.
 
     Args:
-        path: `revisitop1m.txt`, say: a text file in UTF-8 with a path in each line,
-            relative to the folder of the pictures; empty lines are passed over.
+        path: Text file in UTF-8, `revisitop1m.txt` for example, with one path per line,
+            relative to the folder of the pictures; empty lines are skipped.
 
     Returns:
-        The paths as they stand there, in the file's order.
+        The paths in the order of the file.
 
     Raises:
-        ValueError: If a path leads out of the folder or comes twice, or none is there.
+        ValueError: If a path leads out of the folder or is there twice, or the file has
+            none.
         OSError: If the file can't be read.
 
     References:
@@ -141,7 +144,7 @@ def read_picture_list(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Reads the lines of a text file that hold anything, without spaces around.
+    """Reads the non-empty lines of a text file, stripped.
 
     Raises:
         ValueError: If the file is not in UTF-8.
@@ -153,117 +156,118 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 
-def read_box(corners: Iterable[Any], *, place: str) -> Box:
-    """Reads a box from four numbers or their texts, whole numbers as int.
+def read_box(corners: Iterable[Any], *, source: str) -> Box:
+    """Box from four numbers or their texts; integral numbers become int.
 
     Raises:
-        ValueError: If it is none of at least 8 pixels on each side; `place` says where.
+        ValueError: If it is not a box of at least 8 pixels on each side; the message
+            begins with `source`.
     """
-    given = list(corners)
-    told = ",".join(str(corner) for corner in given)
+    corners = list(corners)
+    text = ",".join(str(corner) for corner in corners)
     try:
-        x0, y0, x1, y1 = (float(corner) for corner in given)
+        x0, y0, x1, y1 = (float(corner) for corner in corners)
     except (OverflowError, TypeError, ValueError):
         raise ValueError(
-            f"{place}: a box must be four numbers x0,y0,x1,y1, got {told!r}."
+            f"{source}: a box must be four numbers x0,y0,x1,y1, got {text!r}."
         ) from None
-    # Written so that NaN fails, too.
+    # In this form NaN is refused, too.
     if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
         raise ValueError(
-            f"{place}: a box must have 0 <= x0 < x1 and 0 <= y0 < y1, got {told}."
+            f"{source}: a box must have 0 <= x0 < x1 and 0 <= y0 < y1, got {text}."
         )
     if min(x1 - x0, y1 - y0) < MIN_BOX:
         raise ValueError(
-            f"{place}: a box must have {MIN_BOX} px or more on each side, got {told} "
+            f"{source}: a box must have {MIN_BOX} px or more on each side, got {text} "
             "(in pixels, not fractions)."
         )
     return _int_if_whole(x0), _int_if_whole(y0), _int_if_whole(x1), _int_if_whole(y1)
 
 
 def read_positions(
-    numbers: Any, *, size: int, place: str, first: int = 0
+    numbers: Any, *, size: int, source: str, first: int = 0
 ) -> Int[np.ndarray, " _"]:
-    """Turns picture numbers that start at `first` into positions, ascending, each once.
+    """Positions, ascending and unique, of picture numbers that start at `first`.
 
     Raises:
-        ValueError: If one is no whole number or beyond `size` pictures; `place` says
-            where.
+        ValueError: If a number is not integral or beyond `size` pictures; the message
+            begins with `source`.
     """
-    given = np.asarray(numbers).ravel()
-    if not given.size:
+    array = np.asarray(numbers).ravel()
+    if not array.size:
         return np.zeros(0, np.int64)
-    if given.dtype.kind not in "iuf":
-        raise ValueError(f"{place}: must be numbers of pictures, got {given[0]!r}.")
-    # Written so that NaN fails, too.
-    inside = (given >= first) & (given < first + size) & (given == np.rint(given))
-    if not inside.all():
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{source}: must be numbers of pictures, got {array[0]!r}.")
+    # In this form NaN is refused, too.
+    is_valid = (array >= first) & (array < first + size) & (array == np.rint(array))
+    if not is_valid.all():
         raise ValueError(
-            f"{place}: must be numbers of pictures from {first} to "
-            f"{first + size - 1}, got {given[~inside][0]}."
+            f"{source}: must be numbers of pictures from {first} to "
+            f"{first + size - 1}, got {array[~is_valid][0]}."
         )
-    return np.unique(given.astype(np.int64) - first)
+    return np.unique(array.astype(np.int64) - first)
 
 
 def check_consistent(
     truth: GroundTruth, *, source: str | os.PathLike[str]
 ) -> GroundTruth:
-    """Refuses a ground truth that contradicts itself, and hands on any other.
+    """Returns a ground truth unless it contradicts itself.
 
     Raises:
-        ValueError: If a database name comes twice, there is no query, or an answer is
-            both right and junk.
+        ValueError: If a database name is there twice, there is no query, or an answer
+            is both positive and junk.
     """
     check_unique_names(f"{source}, database", truth.database)
     if not truth.queries:
         raise ValueError(f"{source} must have queries, got none.")
-    for place, query in enumerate(truth.queries):
-        both = np.intersect1d(truth.positives[place], truth.junk[place])
+    for number, query in enumerate(truth.queries):
+        both = np.intersect1d(truth.positives[number], truth.junk[number])
         if both.size:
             raise ValueError(
-                f"{source}, query {place} ({query}): an answer must not be right and "
+                f"{source}, query {number} ({query}): an answer must not be right and "
                 f"junk, got {truth.database[both[0]]!r} in both."
             )
     return truth
 
 
-def check_unique_names(place: str, names: Sequence[str]) -> None:
-    """Refuses a name that comes twice.
+def check_unique_names(source: str, names: Sequence[str]) -> None:
+    """Refuses duplicate names.
 
     Raises:
-        ValueError: With how many names do.
+        ValueError: With their number and the first ten.
     """
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
         raise ValueError(
-            f"{place} must name every picture once, got {len(twice)} more often: "
-            f"{format_first_names(twice)}."
+            f"{source} must name every picture once, got {len(duplicates)} more often: "
+            f"{format_first_names(duplicates)}."
         )
 
 
 def format_first_names(names: Sequence[str]) -> str:
-    """Tells the first ten of many names."""
+    """First ten of many names, as text."""
     return ", ".join(names[:_MAX_LISTED]) + (
         ", ..." if len(names) > _MAX_LISTED else ""
     )
 
 
-def _find_named_pictures(
+def _match_names(
     folder: pathlib.Path, names: Sequence[str]
 ) -> dict[str, tuple[pathlib.Path, ...]]:
-    """Finds the pictures that may be meant by each name, in the fewest folders."""
-    wanted = frozenset(names)
-    found: dict[str, dict[int, list[pathlib.Path]]] = {}
+    """Pictures in the fewest folders that each name matches."""
+    known = frozenset(names)
+    by_depth: dict[str, dict[int, list[pathlib.Path]]] = {}
     for path in find_pictures(folder):
-        parts = path.relative_to(folder).parts
-        for depth in range(len(parts)):
-            tail = "/".join(parts[depth:])
-            for name in wanted & {tail, tail.removesuffix(path.suffix)}:
-                found.setdefault(name, {}).setdefault(depth, []).append(path)
-    return {name: tuple(depths[min(depths)]) for name, depths in found.items()}
+        components = path.relative_to(folder).parts
+        for depth in range(len(components)):
+            ending = "/".join(components[depth:])
+            for name in known & {ending, ending.removesuffix(path.suffix)}:
+                by_depth.setdefault(name, {}).setdefault(depth, []).append(path)
+    return {name: tuple(depths[min(depths)]) for name, depths in by_depth.items()}
 
 
 def _resolve_paths(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Where files really lie; of a million of them, only the folders are looked up."""
+    """Resolved paths; only folders are looked up, as there may be a million files."""
     folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
     return [str(folders[path.parent] / path.name) for path in paths]
 

@@ -1,4 +1,4 @@
-"""A benchmark of the user's own: a table of pictures, boxes and labels."""
+"""Ground truth from a CSV file of pictures, boxes and labels."""
 
 import csv
 import os
@@ -19,23 +19,23 @@ def read_labels(
 ) -> GroundTruth:
     """Reads a CSV file of pictures, boxes and labels, in which every row is a query.
 
-    Right are the other pictures with the row's label; its own picture is junk.
+    Positives are the other pictures with the label of the row; its own picture is junk.
 
     Args:
         path: The file, in UTF-8, with the first line `picture,x0,y0,x1,y1,label`, the
-            columns in any order. A picture may have several rows. Where the four cells
-            of a box are empty, it is the whole picture; empty lines are passed over.
-        name: What the benchmark is called; None is the name of the file.
+            columns in any order. A picture may have several rows. Four empty cells of a
+            box mean the whole picture; empty lines are skipped.
+        name: Name of the benchmark; None is the name of the file.
 
     Returns:
-        The rows as queries, in the file's order, their labels as objects; the database
-        is every picture that is named, sorted. A row whose label no other picture has
-        is kept, without a right answer.
+        The ground truth. Queries are the rows, in the order of the file, with their
+        labels as objects; the database is all pictures, sorted. A row whose label no
+        other picture has is a query without positives.
 
     Raises:
-        ValueError: If the first line has an unknown column, or one twice or missing; if
-            a row has another number of cells, no picture or label, a bad box, or is
-            there twice. It names the line.
+        ValueError: If the header has an unknown, duplicate or missing column; if a row
+            has another number of cells, no picture or label, an invalid box, or repeats
+            another one. It names the line.
         OSError: If the file can't be read.
     """
     try:
@@ -57,50 +57,50 @@ def read_labels(
             )
         rows[row] = number
     database = sorted({picture for picture, _, _ in rows})
-    where = {picture: place for place, picture in enumerate(database)}
+    positions = {picture: position for position, picture in enumerate(database)}
     members: dict[str, set[int]] = {}
     for picture, _, label in rows:
-        members.setdefault(label, set()).add(where[picture])
+        members.setdefault(label, set()).add(positions[picture])
     truth = GroundTruth(
         name=name or pathlib.Path(path).stem,
         database=tuple(database),
         queries=tuple(picture for picture, _, _ in rows),
         boxes=tuple(box for _, box, _ in rows),
         positives=tuple(
-            np.array(sorted(members[label] - {where[picture]}), np.int64)
+            np.array(sorted(members[label] - {positions[picture]}), np.int64)
             for picture, _, label in rows
         ),
-        junk=tuple(np.array([where[picture]]) for picture, _, _ in rows),
+        junk=tuple(np.array([positions[picture]]) for picture, _, _ in rows),
         objects=tuple(label for _, _, label in rows),
     )
     return check_consistent(truth, source=path)
 
 
-def _check_header(header: list[str], place: str) -> None:
-    wanted = f"{place}: must be {','.join(_LABEL_COLUMNS)}"
+def _check_header(header: list[str], source: str) -> None:
+    rule = f"{source}: must be {','.join(_LABEL_COLUMNS)}"
     got = ",".join(header)
     unknown = [column for column in header if column not in _LABEL_COLUMNS]
     if unknown:
-        raise ValueError(f"{wanted}, got unknown column {unknown[0]!r} in {got!r}.")
-    twice = [column for column in _LABEL_COLUMNS if header.count(column) > 1]
-    if twice:
-        raise ValueError(f"{wanted}, got column {twice[0]!r} twice in {got!r}.")
-    absent = [column for column in _LABEL_COLUMNS if column not in header]
-    if absent:
-        raise ValueError(f"{wanted}, got no column {absent[0]!r} in {got!r}.")
+        raise ValueError(f"{rule}, got unknown column {unknown[0]!r} in {got!r}.")
+    duplicate = [column for column in _LABEL_COLUMNS if header.count(column) > 1]
+    if duplicate:
+        raise ValueError(f"{rule}, got column {duplicate[0]!r} twice in {got!r}.")
+    missing = [column for column in _LABEL_COLUMNS if column not in header]
+    if missing:
+        raise ValueError(f"{rule}, got no column {missing[0]!r} in {got!r}.")
 
 
 def _parse_row(
-    header: list[str], cells: list[str], place: str
+    header: list[str], cells: list[str], source: str
 ) -> tuple[str, Box | None, str]:
-    """The picture, box and label of one row."""
-    told = ",".join(cells)
+    """Picture, box and label of one row."""
+    line = ",".join(cells)
     if len(cells) != len(header):
-        raise ValueError(f"{place}: must have {len(header)} cells, got {told!r}.")
+        raise ValueError(f"{source}: must have {len(header)} cells, got {line!r}.")
     row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
     for column in ("picture", "label"):
         if not row[column]:
-            raise ValueError(f"{place}: must have a {column}, got {told!r}.")
+            raise ValueError(f"{source}: must have a {column}, got {line!r}.")
     corners = [row[corner] for corner in _CORNER_COLUMNS]
-    box = read_box(corners, place=place) if any(corners) else None
+    box = read_box(corners, source=source) if any(corners) else None
     return row["picture"], box, row["label"]

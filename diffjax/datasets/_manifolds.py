@@ -1,26 +1,25 @@
-"""Curved manifolds in the plane, to see what diffusion does."""
+"""Toy manifolds: spiral arms in the plane, which show the effect of diffusion."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-# The arms of a spiral of three: how far from the middle they begin, and how far
-# around it they wind. Between two of them lies 0.30 to 0.34.
-_ARMS, _INNER, _TURNS = 3, 0.28, 0.7
-# Clutter fills a square of this half side and stays this far from the arms.
+# Number, inner radius and turns of the spiral arms, which are 0.30 to 0.34 apart.
+_NUM_ARMS, _INNER_RADIUS, _TURNS = 3, 0.28, 0.7
+# Half side of the square of clutter, and its distance from the arms.
 _HALF_SIDE, _CLEARANCE = 1.15, 0.15
-# Queries lie outside the middle of their arm, this much further from the origin.
+# Radius of a query relative to that of the middle of its arm.
 _QUERY_OFFSET = 1.06
 
 
 class ToyManifolds(NamedTuple):
-    """Points of the plane on three curves and around them, in random order.
+    """Points on three curves and between them, in random order.
 
     Attributes:
-        points: Where they are, within about 1.2 of the origin either way.
-        labels: Which curve each was drawn from, 0 to 2; -1 for clutter.
-        queries: A place beside the middle of each curve, whatever the seed.
+        points: Coordinates, within about [-1.2, 1.2].
+        labels: Number of the curve of each point, 0 to 2; -1 for clutter.
+        queries: A point beside the middle of each curve, independent of the seed.
     """
 
     points: Float[np.ndarray, "n 2"]
@@ -35,18 +34,17 @@ def toy_manifolds(
     noise: float = 0.02,
     seed: int = 0,
 ) -> ToyManifolds:
-    r"""Draws three arms of a spiral, and clutter that keeps away from them.
+    r"""Draws three spiral arms, and clutter away from them.
 
-    Arm c is r(t) = 0.28 + 0.72 t at the angle 2 pi (c / 3 + 0.7 t), 0 <= t <= 1. A
-    point's nearest points lie on its own arm, but the ends of its arm are further away
-    than much of the other arms and of the clutter.
+    Arm c is r(t) = 0.28 + 0.72 t at the angle 2 pi (c / 3 + 0.7 t), 0 <= t <= 1. The
+    nearest neighbours of a point are on the same arm, but the ends of the arm are
+    further away than large parts of the other arms and of the clutter.
 
     Args:
-        points_per_manifold: Points on each arm, evenly spaced before the noise.
-        clutter: Points all over the square, at least 0.15 from every arm.
-        noise: Standard deviation of what is added to both coordinates of the points on
-            the arms.
-        seed: Of everything random, at least 0.
+        points_per_manifold: Points on each arm, evenly spaced before noise is added.
+        clutter: Points in the square, at least 0.15 from every arm.
+        noise: Standard deviation of the noise in both coordinates of points on arms.
+        seed: Random seed, at least 0.
 
     Returns:
         Points in single precision, their labels, and one query per arm.
@@ -66,16 +64,18 @@ def toy_manifolds(
             raise ValueError(f"{name} must be finite and at least {low}, got {value}.")
     rng = np.random.default_rng(seed)
     along = (np.arange(points_per_manifold) + 0.5) / points_per_manifold
-    on_arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_ARMS)])
+    on_arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_NUM_ARMS)])
     middles = np.concatenate(
-        [_spiral_arm(arm, np.array([0.5])) for arm in range(_ARMS)]
+        [_spiral_arm(arm, np.array([0.5])) for arm in range(_NUM_ARMS)]
     )
-    # Shuffled, since ties in a ranking are broken by index.
-    order = rng.permutation(_ARMS * points_per_manifold + clutter)
+    # Shuffled, because ties in a ranking are broken by index.
+    order = rng.permutation(_NUM_ARMS * points_per_manifold + clutter)
     points = np.concatenate(
         [_add_noise(rng, on_arms, noise), _draw_clutter(rng, clutter)]
     )
-    labels = np.repeat([*range(_ARMS), -1], [points_per_manifold] * _ARMS + [clutter])
+    labels = np.repeat(
+        [*range(_NUM_ARMS), -1], [points_per_manifold] * _NUM_ARMS + [clutter]
+    )
     return ToyManifolds(
         points=points[order].astype(np.float32),
         labels=labels[order],
@@ -84,15 +84,16 @@ def toy_manifolds(
 
 
 def _spiral_arm(arm, along):
-    """Points [n, 2] of an arm at fractions [n] of its length."""
+    """Points [n, 2] of an arm at fractions `along` [n] of its length."""
     t = np.linspace(0, 1, 1001)
-    angle = 2 * np.pi * (arm / _ARMS + _TURNS * t)
-    radius = _INNER + (1 - _INNER) * t
+    angle = 2 * np.pi * (arm / _NUM_ARMS + _TURNS * t)
+    radius = _INNER_RADIUS + (1 - _INNER_RADIUS) * t
     curve = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     steps = np.linalg.norm(np.diff(curve, axis=0), axis=1)
     length = np.concatenate([[0], np.cumsum(steps)])
-    at = along * length[-1]
-    return np.stack([np.interp(at, length, axis) for axis in curve.T], axis=1)
+    return np.stack(
+        [np.interp(along * length[-1], length, axis) for axis in curve.T], axis=1
+    )
 
 
 def _add_noise(rng, points, noise):
@@ -100,12 +101,12 @@ def _add_noise(rng, points, noise):
 
 
 def _draw_clutter(rng, count):
-    """Draws places [count, 2] one by one, those too near to an arm again."""
+    """Draws points [count, 2] uniformly, rejecting those near an arm."""
     along = np.linspace(0, 1, 301)
-    arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_ARMS)])
-    places = []
-    while len(places) < count:
-        place = rng.uniform(-_HALF_SIDE, _HALF_SIDE, 2)
-        if np.linalg.norm(arms - place, axis=1).min() >= _CLEARANCE:
-            places.append(place)
-    return np.array(places).reshape(-1, 2)
+    arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_NUM_ARMS)])
+    accepted = []
+    while len(accepted) < count:
+        point = rng.uniform(-_HALF_SIDE, _HALF_SIDE, 2)
+        if np.linalg.norm(arms - point, axis=1).min() >= _CLEARANCE:
+            accepted.append(point)
+    return np.array(accepted).reshape(-1, 2)

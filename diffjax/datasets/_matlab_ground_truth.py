@@ -1,4 +1,4 @@
-"""MATLAB ground truths: those of released descriptors, and INSTRE."""
+"""Ground truths in MATLAB files: of released descriptors, and of INSTRE."""
 
 import os
 import pathlib
@@ -12,44 +12,31 @@ from ._ground_truth import GroundTruth, check_consistent, read_box, read_positio
 from ._oxford_paris import most_common_landmark
 
 _RELEASED_LAYOUT = "imlist, gnd with ok and junk, and qimlist or qidx"
-
-
-class MatlabGroundTruth(NamedTuple):
-    """What such a file holds.
-
-    Attributes:
-        database: Names of the pictures.
-        queries: Names of the query pictures.
-        records: What is known of each query.
-    """
-
-    database: tuple[str, ...]
-    queries: tuple[str, ...]
-    records: tuple[dict[str, Any], ...]
+_INSTRE_LAYOUT = "imlist, qimlist and gnd with ok and bbx"
 
 
 def read_released_truth(
     path: str | os.PathLike[str], *, name: str | None = None
 ) -> GroundTruth:
-    """Reads the ground truth that belongs to released descriptors, in their order.
+    """Reads the ground truth of released descriptors, in their order of pictures.
 
-    The numbers of pictures are those of the descriptors' file, which no list of names
-    from elsewhere need agree with. For INSTRE see `read_instre`.
+    Lists of names from other sources may be in another order. For INSTRE see
+    `read_instre`.
 
     Args:
         path: `gnd_oxford5k.mat` and the like: the cell `imlist` of names, the query
-            pictures as a cell `qimlist` of names or as their numbers `qidx` and, per
-            query, a struct array `gnd` with the numbers `ok` and `junk`, from 1, and
-            perhaps the box `bbx`.
-        name: What the benchmark is called; None is the name of the file without `gnd_`.
+            pictures as a cell `qimlist` of names or as their numbers `qidx`, and a
+            struct array `gnd`, one per query, with the numbers `ok` and `junk`, from 1,
+            and optionally the box `bbx`.
+        name: Name of the benchmark; None is that of the file without `gnd_`.
 
     Returns:
-        The queries in the file's order; their objects are what most of their pictures
-        are named by. A query without a box asks for the whole picture.
+        The ground truth. Queries are in the order of the file; the object of each is
+        the most frequent landmark in the names of its pictures. A query without a box
+        is the whole picture.
 
     Raises:
-        ValueError: If the file is of another layout, or names a picture that is not
-            there.
+        ValueError: If the file is of another layout, or has an unknown picture.
         OSError: If the file can't be read.
 
     References:
@@ -57,27 +44,29 @@ def read_released_truth(
         https://github.com/ahmetius/diffusion-retrieval. Its files could not be opened
         here: the layout is that of its description.
     """
-    read = read_matlab_ground_truth(path, layout=_RELEASED_LAYOUT)
-    size = len(read.database)
+    content = _read_matlab_ground_truth(path, layout=_RELEASED_LAYOUT)
+    size = len(content.database)
     lists: dict[str, list[Any]] = {"ok": [], "junk": []}
     boxes, objects = [], []
     for number, (record, query) in enumerate(
-        zip(read.records, read.queries, strict=True)
+        zip(content.records, content.queries, strict=True)
     ):
-        place = f"{path}, query {number} ({query})"
-        check_number_fields(record, tuple(lists), place=place)
+        source = f"{path}, query {number} ({query})"
+        _check_number_fields(record, tuple(lists), source=source)
         for key, rows in lists.items():
             rows.append(
-                read_positions(record[key], size=size, place=f"{place}, {key}", first=1)
+                read_positions(
+                    record[key], size=size, source=f"{source}, {key}", first=1
+                )
             )
         corners = np.asarray(record.get("bbx", ())).ravel().tolist()
-        boxes.append(read_box(corners, place=place) if corners else None)
-        right = [read.database[position] for position in lists["ok"][-1]]
-        objects.append(most_common_landmark([query, *right]))
+        boxes.append(read_box(corners, source=source) if corners else None)
+        positives = [content.database[position] for position in lists["ok"][-1]]
+        objects.append(most_common_landmark([query, *positives]))
     truth = GroundTruth(
         name=name or pathlib.Path(path).stem.removeprefix("gnd_"),
-        database=read.database,
-        queries=read.queries,
+        database=content.database,
+        queries=content.queries,
         boxes=tuple(boxes),
         positives=tuple(lists["ok"]),
         junk=tuple(lists["junk"]),
@@ -86,13 +75,88 @@ def read_released_truth(
     return check_consistent(truth, source=path)
 
 
-def read_matlab_ground_truth(
-    path: str | os.PathLike[str], *, layout: str
-) -> MatlabGroundTruth:
-    """Reads names and records of such a file.
+def read_instre(
+    path: str | os.PathLike[str], *, name: str | None = None
+) -> GroundTruth:
+    """Reads the ground truth of INSTRE, where no answer is junk.
+
+    Positives may be in another folder than the query, with several objects. The query
+    pictures are not in the database.
+
+    MATLAB counts from 1, pictures and apparently pixels: no corner of the 1,250 boxes
+    is 0, many are 1. A box includes its last row and column, so (x0, y0, x1, y1)
+    becomes (x0 - 1, y0 - 1, x1, y1). This is an interpretation of the file; nothing
+    published confirms it.
+
+    Args:
+        path: `gnd_instre.mat`: cells `imlist` and `qimlist` of names, and a struct
+            array `gnd`, one per query, with the box `bbx` and the numbers `ok` of the
+            positives.
+        name: Name of the benchmark; None is that of the file without `gnd_`.
+
+    Returns:
+        The ground truth. Queries are in the order of the file; their objects are their
+        folders.
 
     Raises:
-        ValueError: If it is of another layout; `layout` says what was expected.
+        ValueError: If the file is of another layout, or has an unknown picture.
+        OSError: If the file can't be read.
+
+    References:
+        Wang and Jiang, INSTRE, ACM TOMM 11(3), 2015, for the pictures; Iscen et al.,
+        CVPR 2017, https://arxiv.org/abs/1611.05113, for the split. The first could not
+        be opened here.
+    """
+    content = _read_matlab_ground_truth(path, layout=_INSTRE_LAYOUT)
+    positives, boxes = [], []
+    for number, (record, query) in enumerate(
+        zip(content.records, content.queries, strict=True)
+    ):
+        source = f"{path}, query {number} ({query})"
+        _check_number_fields(record, ("ok", "bbx"), source=source)
+        size = len(content.database)
+        positives.append(
+            read_positions(record["ok"], size=size, source=f"{source}, ok", first=1)
+        )
+        corners = record["bbx"].ravel().tolist()
+        # x0:x1 in MATLAB is x0 - 1 to x1 here, the end excluded.
+        shifted = [x - 1 for x in corners[:2]] + corners[2:]
+        boxes.append(read_box(shifted, source=source))
+    truth = GroundTruth(
+        name=name or pathlib.Path(path).stem.removeprefix("gnd_"),
+        database=content.database,
+        queries=content.queries,
+        boxes=tuple(boxes),
+        positives=tuple(positives),
+        junk=(np.zeros(0, np.int64),) * len(content.queries),
+        objects=tuple(
+            str(pathlib.PurePosixPath(query).parent) for query in content.queries
+        ),
+    )
+    return check_consistent(truth, source=path)
+
+
+class _MatlabGroundTruth(NamedTuple):
+    """Content of a ground truth in MATLAB's format.
+
+    Attributes:
+        database: Names of the pictures.
+        queries: Names of the query pictures.
+        records: Struct of each query.
+    """
+
+    database: tuple[str, ...]
+    queries: tuple[str, ...]
+    records: tuple[dict[str, Any], ...]
+
+
+def _read_matlab_ground_truth(
+    path: str | os.PathLike[str], *, layout: str
+) -> _MatlabGroundTruth:
+    """Reads names and structs of a file.
+
+    Raises:
+        ValueError: If it is of another layout than `layout` describes.
         OSError: If it can't be read.
     """
     content = read_matlab(path)
@@ -104,12 +168,12 @@ def read_matlab_ground_truth(
     if "qimlist" in content:
         queries = _check_names(content["qimlist"], f"{path}: qimlist")
     else:
-        # One by one: the order is that of the records, and a picture may ask twice.
+        # One by one, in the order of the records; a picture may be there twice.
         queries = [
             database[position]
             for number in np.asarray(content["qidx"]).ravel()
             for position in read_positions(
-                number, size=len(database), place=f"{path}: qidx", first=1
+                number, size=len(database), source=f"{path}: qidx", first=1
             )
         ]
     records = content["gnd"]
@@ -120,14 +184,14 @@ def read_matlab_ground_truth(
             f"{path}: gnd must be a struct for each of {len(queries)} queries, got "
             f"{got}."
         )
-    return MatlabGroundTruth(tuple(database), tuple(queries), tuple(records))
+    return _MatlabGroundTruth(tuple(database), tuple(queries), tuple(records))
 
 
-def check_number_fields(record: Any, fields: tuple[str, ...], *, place: str) -> None:
-    """Refuses a record that lacks one of its fields of numbers.
+def _check_number_fields(record: Any, fields: tuple[str, ...], *, source: str) -> None:
+    """Refuses a record that lacks one of its numeric fields.
 
     Raises:
-        ValueError: With what it has; `place` says where.
+        ValueError: With the fields that it has; the message begins with `source`.
     """
     for field in fields:
         if not isinstance(record, dict) or not isinstance(
@@ -135,84 +199,20 @@ def check_number_fields(record: Any, fields: tuple[str, ...], *, place: str) -> 
         ):
             got = sorted(record) if isinstance(record, dict) else record
             raise ValueError(
-                f"{place}: must have numbers {' and '.join(fields)}, got {got}."
+                f"{source}: must have numbers {' and '.join(fields)}, got {got}."
             )
 
 
-def _check_names(value: Any, place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+def _check_names(value: Any, source: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(
-            f"{place} must be a cell of names, got {_kind_of_value(value)}."
+            f"{source} must be a cell of names, got {_kind_of_value(value)}."
         )
     return value
 
 
 def _kind_of_value(value: Any) -> str:
     if isinstance(value, list):
-        odd = next(one for one in value if not isinstance(one, str))
-        return f"a cell with {type(odd).__name__}"
+        other = next(entry for entry in value if not isinstance(entry, str))
+        return f"a cell with {type(other).__name__}"
     return type(value).__name__
-
-
-_INSTRE_LAYOUT = "imlist, qimlist and gnd with ok and bbx"
-
-
-def read_instre(
-    path: str | os.PathLike[str], *, name: str | None = None
-) -> GroundTruth:
-    """Reads the ground truth of INSTRE, where no answer is junk.
-
-    A right answer may lie in another folder than the query, which shows that object
-    among others: only the file tells. The query pictures are not in the database.
-
-    MATLAB counts from 1, pictures and, by the look of them, pixels: no corner of the
-    1,250 boxes is 0, many are 1. A box takes in its last row and column there, so
-    (x0, y0, x1, y1) becomes (x0 - 1, y0 - 1, x1, y1). That is a reading of the file;
-    nothing published says so.
-
-    Args:
-        path: `gnd_instre.mat`: cells `imlist` and `qimlist` of names and, per query, a
-            struct array `gnd` with the box `bbx` and the numbers `ok` of right
-            pictures.
-        name: What the benchmark is called; None is the name of the file without `gnd_`.
-
-    Returns:
-        The queries in the file's order; their objects are their folders.
-
-    Raises:
-        ValueError: If the file is of another layout, or names a picture that is not
-            there.
-        OSError: If the file can't be read.
-
-    References:
-        Wang and Jiang, INSTRE, ACM TOMM 11(3), 2015, for the pictures; Iscen et al.,
-        CVPR 2017, https://arxiv.org/abs/1611.05113, for the split. The first could not
-        be opened here.
-    """
-    read = read_matlab_ground_truth(path, layout=_INSTRE_LAYOUT)
-    positives, boxes = [], []
-    for number, (record, query) in enumerate(
-        zip(read.records, read.queries, strict=True)
-    ):
-        place = f"{path}, query {number} ({query})"
-        check_number_fields(record, ("ok", "bbx"), place=place)
-        size = len(read.database)
-        positives.append(
-            read_positions(record["ok"], size=size, place=f"{place}, ok", first=1)
-        )
-        corners = record["bbx"].ravel().tolist()
-        # What is x0:x1 in MATLAB is x0 - 1 to x1 here, the end left out.
-        shifted = [x - 1 for x in corners[:2]] + corners[2:]
-        boxes.append(read_box(shifted, place=place))
-    truth = GroundTruth(
-        name=name or pathlib.Path(path).stem.removeprefix("gnd_"),
-        database=read.database,
-        queries=read.queries,
-        boxes=tuple(boxes),
-        positives=tuple(positives),
-        junk=(np.zeros(0, np.int64),) * len(read.queries),
-        objects=tuple(
-            str(pathlib.PurePosixPath(query).parent) for query in read.queries
-        ),
-    )
-    return check_consistent(truth, source=path)

@@ -1,6 +1,7 @@
-"""Ground truths of Oxford and Paris: revisited pickles, original text files."""
+"""Ground truths of Oxford and Paris: revisited pickles and original text files."""
 
 import io
+import itertools
 import os
 import pathlib
 import pickle
@@ -26,10 +27,12 @@ from ._ground_truth import (
 
 _PICKLE_LAYOUT = {"imlist": str, "qimlist": str, "gnd": dict}
 _LIST_NAMES = ("easy", "hard", "junk")
-# What names of pictures begin with that were found by no landmark's name.
+_LIST_FILES = ("query", "good", "ok", "junk")
+_NAME_PREFIX = "oxc1_"  # In the query files of Oxford5k only.
+# Prefixes of pictures that belong to no landmark.
 _CITY_NAMES = ("oxford", "paris_general")
 
-# What a damaged or hostile pickle makes the unpickler raise.
+# Exceptions of the unpickler for a damaged or hostile pickle.
 _PICKLE_ERRORS = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -44,12 +47,12 @@ _PICKLE_ERRORS = (
 
 
 class RevisitedProtocols(NamedTuple):
-    """The three protocols of a revisited benchmark, on the same queries.
+    """Three protocols of a revisited benchmark, with the same queries.
 
     Attributes:
-        easy: Right are the easy pictures; the hard ones do not count.
-        medium: Right are the easy and the hard pictures.
-        hard: Right are the hard pictures; the easy ones do not count.
+        easy: Positives are the easy pictures; the hard ones are junk.
+        medium: Positives are the easy and the hard pictures.
+        hard: Positives are the hard pictures; the easy ones are junk.
     """
 
     easy: GroundTruth
@@ -58,7 +61,7 @@ class RevisitedProtocols(NamedTuple):
 
 
 class _QueryLists(NamedTuple):
-    """What is known of one query."""
+    """Box and answers of one query."""
 
     box: Box
     easy: Int[np.ndarray, " _"]
@@ -71,29 +74,29 @@ def read_revisited(
 ) -> RevisitedProtocols:
     """Reads the ground truth of revisited Oxford or Paris.
 
-    | protocol | right | junk |
+    | protocol | positives | junk |
     |---|---|---|
     | easy | easy | hard, junk |
     | medium | easy, hard | junk |
     | hard | hard | easy, junk |
 
-    The query pictures are not in the database. The file does not tell what a query
-    shows: its object is the landmark by which most of its easy and hard pictures, and
-    it, are named.
+    The query pictures are not in the database. The file does not name the objects: that
+    of a query is the most frequent landmark in the names of its easy and hard pictures
+    and its own.
 
     Args:
         path: `gnd_roxford5k.pkl` or `gnd_rparis6k.pkl`: a dict of names `imlist` and
-            `qimlist` and, per query, `gnd` with `bbx` and the numbers of its `easy`,
-            `hard` and `junk` pictures. The pickle names no class, and is refused if it
-            does.
-        name: What the benchmark is called; None is the name of the file without `gnd_`.
-            The protocol is added: "roxford5k-hard".
+            `qimlist`, and `gnd`, one dict per query, with `bbx` and the numbers of its
+            `easy`, `hard` and `junk` pictures. A pickle that refers to a class is
+            refused.
+        name: Name of the benchmark; None is that of the file without `gnd_`. The
+            protocol is appended: "roxford5k-hard".
 
     Returns:
-        The three protocols. Queries without a right answer are kept.
+        The three protocols. Queries without positives are kept.
 
     Raises:
-        ValueError: If the file is no such pickle, or names a picture that is not there.
+        ValueError: If the file is another kind of pickle, or has an unknown picture.
         OSError: If the file can't be read.
 
     References:
@@ -103,7 +106,7 @@ def read_revisited(
     database, queries = content["imlist"], content["qimlist"]
     entries = [
         _parse_query(
-            record, size=len(database), place=f"{path}, query {number} ({query})"
+            record, size=len(database), source=f"{path}, query {number} ({query})"
         )
         for number, (record, query) in enumerate(
             zip(content["gnd"], queries, strict=True)
@@ -117,15 +120,15 @@ def read_revisited(
         for query, entry in zip(queries, entries, strict=True)
     )
 
-    def protocol(kind: str, right: tuple[str, ...]) -> GroundTruth:
-        wrong = tuple(one for one in _LIST_NAMES if one not in right)
+    def protocol(kind: str, positives: tuple[str, ...]) -> GroundTruth:
+        junk = tuple(name for name in _LIST_NAMES if name not in positives)
         truth = GroundTruth(
             name=f"{stem}-{kind}",
             database=tuple(database),
             queries=tuple(queries),
             boxes=tuple(entry.box for entry in entries),
-            positives=tuple(_merge_lists(entry, right) for entry in entries),
-            junk=tuple(_merge_lists(entry, wrong) for entry in entries),
+            positives=tuple(_merge_lists(entry, positives) for entry in entries),
+            junk=tuple(_merge_lists(entry, junk) for entry in entries),
             objects=objects,
         )
         return check_consistent(truth, source=path)
@@ -138,7 +141,7 @@ def read_revisited(
 
 
 def read_revisited_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Reads the names of all pictures of the original Oxford5k or Paris6k.
+    """Reads names of all pictures of the original Oxford5k or Paris6k.
 
     The revisited database is the original one without the query pictures.
 
@@ -146,7 +149,7 @@ def read_revisited_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         path: As for `read_revisited`.
 
     Returns:
-        The names of database and query pictures, sorted; for `read_oxford`.
+        Names of database and query pictures, sorted, for `read_oxford`.
 
     Raises:
         ValueError: As `read_revisited`.
@@ -158,34 +161,104 @@ def read_revisited_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def read_oxford(
+    folder: str | os.PathLike[str],
+    database: Sequence[str],
+    *,
+    name: str | None = None,
+) -> GroundTruth:
+    """Reads the ground truth of Oxford5k or Paris6k from its text files.
+
+    Positives are the good and the ok pictures, without duplicates; the query picture is
+    in the database.
+
+    Args:
+        folder: Folder of the files, `all_souls_1_query.txt` and so on, four for each
+            query: good, ok and junk with one name per line, and query with
+            `NAME x0 y0 x1 y1`.
+        database: Names of all pictures, which are not in the files: those of
+            `read_revisited_names`, or of the files in a folder without their suffix.
+            Answers are positions in it.
+        name: Name of the benchmark; None is that of the folder.
+
+    Returns:
+        The ground truth. Queries are sorted by the names of their files; their objects
+        are the landmarks: "all_souls" for `all_souls_1`.
+
+    Raises:
+        ValueError: If a file is missing, a query line has another form, or a picture is
+            not in `database` (it counts and names them all).
+        OSError: If a file can't be read.
+
+    References:
+        Philbin et al., CVPR 2007 (Oxford Buildings) and CVPR 2008 (Paris); the format
+        is read off their files.
+    """
+    root = pathlib.Path(folder)
+    labels = _list_query_names(root)
+    check_unique_names("database", database)
+    positions = {picture: position for position, picture in enumerate(database)}
+    queries, boxes, lists = [], [], []
+    for label in labels:
+        query, box = _read_query(root / f"{label}_query.txt", positions)
+        queries.append(query)
+        boxes.append(box)
+        lists.append(
+            [read_lines(root / f"{label}_{kind}.txt") for kind in _LIST_FILES[1:]]
+        )
+    answers = itertools.chain.from_iterable(itertools.chain.from_iterable(lists))
+    names = dict.fromkeys([*queries, *answers])
+    missing = [picture for picture in names if picture not in positions]
+    if missing:
+        raise ValueError(
+            f"database must hold all pictures that {root} names, got "
+            f"{len(database)} without {len(missing)} of them: {', '.join(missing)}."
+        )
+
+    def find(names: list[str]) -> Int[np.ndarray, " _"]:
+        return np.unique(np.array([positions[name] for name in names], np.int64))
+
+    truth = GroundTruth(
+        name=name or root.resolve().name,
+        database=tuple(database),
+        queries=tuple(queries),
+        boxes=tuple(boxes),
+        positives=tuple(find(good + ok) for good, ok, _ in lists),
+        junk=tuple(find(junk) for _, _, junk in lists),
+        objects=tuple(label.rpartition("_")[0] or label for label in labels),
+    )
+    return check_consistent(truth, source=root)
+
+
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads lists, dicts, texts and numbers, and nothing that has a name."""
+    """Unpickler of lists, dicts, texts and numbers, which refuses all classes."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise ValueError(f"it asks for {module}.{name}, which no ground truth needs")
 
 
 def _read_pickle(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
-    """Reads the pickle and checks its layout, but for the records of the queries."""
+    """Reads a pickle and checks its layout, except for the records of the queries."""
     data = pathlib.Path(path).read_bytes()
     try:
         content = _PlainUnpickler(io.BytesIO(_check_pickle(data))).load()
     except _PICKLE_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{path}: no readable pickle: {reason}.") from error
-    wanted = f"{path} must hold a dict of lists imlist, qimlist and gnd"
+    rule = f"{path} must hold a dict of lists imlist, qimlist and gnd"
     if not isinstance(content, dict):
-        raise ValueError(f"{wanted}, got {type(content).__name__}.")
+        raise ValueError(f"{rule}, got {type(content).__name__}.")
     for key, kind in _PICKLE_LAYOUT.items():
         if key not in content:
-            raise ValueError(f"{wanted}, got {list(content)}.")
+            raise ValueError(f"{rule}, got {list(content)}.")
         value = content[key]
         if not isinstance(value, list):
-            raise ValueError(f"{wanted}, got {type(value).__name__} as {key}.")
-        odd = [one for one in value if not isinstance(one, kind)]
-        if odd:
+            raise ValueError(f"{rule}, got {type(value).__name__} as {key}.")
+        others = [entry for entry in value if not isinstance(entry, kind)]
+        if others:
             raise ValueError(
-                f"{path}: {key} must hold {kind.__name__}, got {type(odd[0]).__name__}."
+                f"{path}: {key} must hold {kind.__name__}, got "
+                f"{type(others[0]).__name__}."
             )
     if len(content["gnd"]) != len(content["qimlist"]):
         raise ValueError(
@@ -196,152 +269,80 @@ def _read_pickle(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
 
 
 def _check_pickle(data: bytes) -> bytes:
-    """Refuses what would take memory, or an object, before any of it is there."""
+    """Refuses a pickle that would allocate too much memory, or load an object."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        # The unpickler makes room for as many objects as the highest number says.
-        puts = opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"}
-        if puts and isinstance(argument, int) and argument > count:
+        # The unpickler allocates as many slots as the highest number of an object.
+        is_put = opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"}
+        if is_put and isinstance(argument, int) and argument > count:
             raise ValueError(f"it numbers an object {argument}, of at most {count}")
-        # An object that another library has registered would come by no name.
+        # Objects in the extension registry are loaded without naming their class.
         if opcode.name.startswith("EXT"):
             raise ValueError("it asks for an object by its number in a registry")
     return data
 
 
-def _parse_query(record: dict[str, Any], *, size: int, place: str) -> _QueryLists:
-    absent = [
+def _parse_query(record: dict[str, Any], *, size: int, source: str) -> _QueryLists:
+    missing = [
         key for key in ("bbx", *_LIST_NAMES) if not isinstance(record.get(key), list)
     ]
-    if absent:
+    if missing:
         raise ValueError(
-            f"{place}: must have lists bbx, easy, hard and junk, got no {absent[0]} "
+            f"{source}: must have lists bbx, easy, hard and junk, got no {missing[0]} "
             f"among {list(record)}."
         )
     numbers = {}
     for key in _LIST_NAMES:
-        odd = [one for one in record[key] if type(one) is not int]
-        if odd:
+        others = [entry for entry in record[key] if type(entry) is not int]
+        if others:
             raise ValueError(
-                f"{place}, {key}: must be numbers of pictures, got {odd[0]!r}."
+                f"{source}, {key}: must be numbers of pictures, got {others[0]!r}."
             )
-        numbers[key] = read_positions(record[key], size=size, place=f"{place}, {key}")
-    return _QueryLists(box=read_box(record["bbx"], place=place), **numbers)
+        numbers[key] = read_positions(record[key], size=size, source=f"{source}, {key}")
+    return _QueryLists(box=read_box(record["bbx"], source=source), **numbers)
 
 
 def _merge_lists(entry: _QueryLists, lists: tuple[str, ...]) -> Int[np.ndarray, " _"]:
-    return np.unique(np.concatenate([getattr(entry, one) for one in lists]))
+    return np.unique(np.concatenate([getattr(entry, name) for name in lists]))
 
 
 def most_common_landmark(names: list[str]) -> str:
-    """What most pictures are named by: the part before the last underscore."""
+    """Most frequent landmark in names of pictures: the part before the last `_`."""
     counts = Counter(name.rpartition("_")[0] or name for name in names)
-    for general in _CITY_NAMES:
+    for city in _CITY_NAMES:
         if len(counts) > 1:
-            counts.pop(general, None)
-    most = max(counts.values())
-    return min(landmark for landmark, times in counts.items() if times == most)
-
-
-_LIST_FILES = ("query", "good", "ok", "junk")
-_NAME_PREFIX = "oxc1_"  # Of names in the query files of Oxford5k, and nowhere else.
-
-
-def read_oxford(
-    folder: str | os.PathLike[str],
-    database: Sequence[str],
-    *,
-    name: str | None = None,
-) -> GroundTruth:
-    """Reads the text files of Oxford5k or Paris6k.
-
-    Right are the good and the ok pictures, each once, whatever the files say; the query
-    picture is in the database like any other.
-
-    Args:
-        folder: Where the files lie, `all_souls_1_query.txt` and so on: four for each
-            query, of which those of good, ok and junk hold a name in each line, and
-            that of the query `NAME x0 y0 x1 y1`.
-        database: Names of all pictures, which the files do not tell:
-            `read_revisited_names` knows them, or those of a folder's pictures without
-            their suffix. Answers are positions in it.
-        name: What the benchmark is called; None is the name of the folder.
-
-    Returns:
-        The queries sorted by the names of their files; their objects are the
-        landmarks: "all_souls" for `all_souls_1`.
-
-    Raises:
-        ValueError: If a file is missing, a query line has another form, or a picture is
-            not in `database` (it counts them all and names the first ten).
-        OSError: If a file can't be read.
-
-    References:
-        Philbin et al., CVPR 2007 (Oxford Buildings) and CVPR 2008 (Paris); the format
-        is read off their files.
-    """
-    root = pathlib.Path(folder)
-    labels = _list_query_names(root)
-    check_unique_names("database", database)
-    where = {picture: place for place, picture in enumerate(database)}
-    queries, boxes, lists = [], [], []
-    for label in labels:
-        query, box = _read_query(root / f"{label}_query.txt", where)
-        queries.append(query)
-        boxes.append(box)
-        lists.append(
-            [read_lines(root / f"{label}_{kind}.txt") for kind in _LIST_FILES[1:]]
-        )
-    named = [*queries, *(n for parts in lists for part in parts for n in part)]
-    absent = list(dict.fromkeys(one for one in named if one not in where))
-    if absent:
-        raise ValueError(
-            f"database must hold all pictures that {root} names, got "
-            f"{len(database)} without {len(absent)} of them: {', '.join(absent)}."
-        )
-
-    def positions(names: list[str]) -> Int[np.ndarray, " _"]:
-        return np.unique(np.array([where[one] for one in names], np.int64))
-
-    truth = GroundTruth(
-        name=name or root.resolve().name,
-        database=tuple(database),
-        queries=tuple(queries),
-        boxes=tuple(boxes),
-        positives=tuple(positions(good + ok) for good, ok, _ in lists),
-        junk=tuple(positions(bad) for _, _, bad in lists),
-        objects=tuple(label.rpartition("_")[0] or label for label in labels),
-    )
-    return check_consistent(truth, source=root)
+            counts.pop(city, None)
+    highest = max(counts.values())
+    return min(landmark for landmark, count in counts.items() if count == highest)
 
 
 def _list_query_names(folder: pathlib.Path) -> list[str]:
-    """The names of the queries; each must have all of its files."""
+    """Names of the queries in a folder; each must have all four files."""
     if not folder.is_dir():
         raise ValueError(f"folder must be an existing folder, got {str(folder)!r}.")
-    there = {path.name for path in folder.glob("*.txt")}
+    files = {path.name for path in folder.glob("*.txt")}
     endings = tuple(f"_{kind}.txt" for kind in _LIST_FILES)
-    labels = sorted({n.rpartition("_")[0] for n in there if n.endswith(endings)})
+    labels = sorted({n.rpartition("_")[0] for n in files if n.endswith(endings)})
     if not labels:
         raise ValueError(f"folder must hold *_query.txt files, got none in {folder}.")
-    wanted = [f"{label}{ending}" for label in labels for ending in endings]
-    absent = [one for one in wanted if one not in there]
-    if absent:
+    required = [f"{label}{ending}" for label in labels for ending in endings]
+    missing = [file for file in required if file not in files]
+    if missing:
         raise ValueError(
-            f"folder must hold four files for each query, got {len(absent)} of "
-            f"{len(wanted)} missing in {folder}: {format_first_names(absent)}."
+            f"folder must hold four files for each query, got {len(missing)} of "
+            f"{len(required)} missing in {folder}: {format_first_names(missing)}."
         )
     return labels
 
 
-def _read_query(path: pathlib.Path, where: dict[str, int]) -> tuple[str, Box]:
-    """The picture that is asked for, and the box in it."""
+def _read_query(path: pathlib.Path, positions: dict[str, int]) -> tuple[str, Box]:
+    """Picture and box of a query."""
     lines = read_lines(path)
-    parts = lines[0].split() if len(lines) == 1 else []
-    if len(parts) != 5:
+    words = lines[0].split() if len(lines) == 1 else []
+    if len(words) != 5:
         raise ValueError(
             f"{path} must be one line NAME x0 y0 x1 y1, got {' / '.join(lines)!r}."
         )
-    name, *corners = parts
-    if name not in where:
+    name, *corners = words
+    if name not in positions:
         name = name.removeprefix(_NAME_PREFIX)
-    return name, read_box(corners, place=str(path))
+    return name, read_box(corners, source=str(path))

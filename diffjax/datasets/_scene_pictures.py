@@ -11,15 +11,21 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from ._clutter import draw_clutter, draw_patch, paste_patch
 
+# Few sizes, about equal in area: extraction compiles once per shape.
+_CANVAS_SIZES = ((400, 300), (300, 400), (350, 350))
+_EDGE_PADDING = 4
+# A smaller thin object would be little more than its soft outline.
+_MIN_OBJECT_AREA = 0.005
+
 
 class PhotoObject(NamedTuple):
-    """Where one object is.
+    """Object in a photograph.
 
     Attributes:
-        name: What it shows.
+        name: Name of the object.
         photograph: File in scikit-image's data folder.
         box: x0, y0, x1, y1 in pixels of the photograph, end excluded.
-        round: Whether the object is the ellipse that the box holds, not all of it.
+        round: Whether the object is the ellipse inscribed in the box, not the box.
     """
 
     name: str
@@ -29,12 +35,12 @@ class PhotoObject(NamedTuple):
 
 
 class ObjectPicture(NamedTuple):
-    """One object, cut out.
+    """Picture of one object.
 
     Attributes:
-        name: What it shows.
-        picture: Its pixels, RGB.
-        mask: 255 where the object is, 0 elsewhere; mode L.
+        name: Name of the object.
+        picture: Pixels, RGB.
+        mask: 255 inside the object, 0 outside; mode L.
     """
 
     name: str
@@ -90,10 +96,10 @@ def cut_objects(count: int) -> tuple[ObjectPicture, ...]:
     """Cuts the first objects out of their photographs.
 
     Args:
-        count: How many, 1 to `len(OBJECTS)`.
+        count: Number of objects, 1 to `len(OBJECTS)`.
 
     Returns:
-        One picture and mask per object, in the order of `OBJECTS`.
+        Picture and mask of each object, in the order of `OBJECTS`.
 
     Raises:
         ValueError: If there are not that many objects.
@@ -101,18 +107,19 @@ def cut_objects(count: int) -> tuple[ObjectPicture, ...]:
     """
     if not 1 <= count <= len(OBJECTS):
         raise ValueError(f"objects must be in 1..{len(OBJECTS)}, got {count}.")
-    wanted = collections.defaultdict(list)
-    for number, thing in enumerate(OBJECTS[:count]):
-        wanted[thing.photograph].append(number)
-    cut = {}
-    for photograph, numbers in wanted.items():
-        picture = _read_photograph(photograph)
-        cut |= {number: _cut_object(picture, OBJECTS[number]) for number in numbers}
-    return tuple(cut[number] for number in range(count))
+    by_photograph = collections.defaultdict(list)
+    for number, photo_object in enumerate(OBJECTS[:count]):
+        by_photograph[photo_object.photograph].append(number)
+    cutouts = {}
+    for name, numbers in by_photograph.items():
+        photograph = _read_photograph(name)
+        for number in numbers:
+            cutouts[number] = _cut_object(photograph, OBJECTS[number])
+    return tuple(cutouts[number] for number in range(count))
 
 
 def _read_photograph(name: str) -> Image.Image:
-    """Reads one photograph as RGB, transparent parts white."""
+    """Reads a photograph as RGB, with white for transparent pixels."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
@@ -126,44 +133,37 @@ def _read_photograph(name: str) -> Image.Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _cut_object(photograph: Image.Image, thing: PhotoObject) -> ObjectPicture:
-    picture = photograph.crop(thing.box)
-    mask = Image.new("L", picture.size, 0 if thing.round else 255)
-    if thing.round:
+def _cut_object(photograph: Image.Image, photo_object: PhotoObject) -> ObjectPicture:
+    picture = photograph.crop(photo_object.box)
+    mask = Image.new("L", picture.size, 0 if photo_object.round else 255)
+    if photo_object.round:
         width, height = mask.size
         ImageDraw.Draw(mask).ellipse((0, 0, width - 1, height - 1), fill=255)
-    return ObjectPicture(name=thing.name, picture=picture, mask=mask)
-
-
-# Few sizes, about equal in area: extraction compiles once per shape.
-_CANVAS_SIZES = ((400, 300), (300, 400), (350, 350))
-_EDGE_PADDING = 4
-# Of less, hardly more is seen of a thin object than its soft outline.
-_MIN_OBJECT_AREA = 0.005
+    return ObjectPicture(name=photo_object.name, picture=picture, mask=mask)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScenesConfig:
-    """What a collection of composed scenes holds, and how hard it is.
+    """Settings of a collection of composed scenes: its size and difficulty.
 
     Attributes:
-        objects: How many objects there are.
-        scenes_per_object: Database pictures that show each of them.
+        objects: Number of objects.
+        scenes_per_object: Database pictures of each object.
         empty_scenes: Database pictures of clutter alone.
-        queries_per_object: Query pictures per object, none of them in the database.
-        seed: Of everything random, at least 0.
-        object_side: Least and largest length of an object's longer side, as a fraction
-            of the picture's shorter one; at most 0.7, so that it fits when turned.
-            Unused where `object_area` is given.
-        object_area: Least and largest area of an object's box, as a fraction of the
-            picture's, from 0.005 to 1. Areas are log-uniform between them, of the
-            turned object and before anything covers it. An object too long for the
-            picture at its area is as large as fits. None draws sides instead.
-        max_rotation: Objects are turned by up to this many degrees either way.
+        queries_per_object: Query pictures of each object, not in the database.
+        seed: Random seed, at least 0.
+        object_side: Smallest and largest length of an object's longer side, relative to
+            the picture's shorter one; at most 0.7, so that it fits when rotated. Unused
+            if `object_area` is set.
+        object_area: Smallest and largest area of an object's box, relative to the
+            picture's, from 0.005 to 1; log-uniform between them, measured after
+            rotation and before covering. An object too long for the picture at its area
+            is as large as fits. None draws sides instead.
+        max_rotation: Largest rotation of objects in degrees, in both directions.
         relight: Strength of random gain, gamma and colour cast, in [0, 1); at 0.3
             gain and gamma vary by a factor of 1.3, the colours by half as much.
-        cover_probability: How often clutter lies over a part of the object.
-        patches: Shapes of clutter in each picture.
+        cover_probability: Probability that clutter covers a part of the object.
+        patches: Number of shapes of clutter in each picture.
         quality: JPEG quality, 1 to 95.
     """
 
@@ -206,25 +206,24 @@ class ScenesConfig:
         low, high = self.object_side
         if not 0 < low <= high <= 0.7:
             raise ValueError(
-                "object_side must be two fractions 0 < least <= largest <= 0.7, "
+                "object_side must be two fractions 0 < smallest <= largest <= 0.7, "
                 f"got {self.object_side}."
             )
         low, high = self.object_area or (_MIN_OBJECT_AREA, 1)
         if not _MIN_OBJECT_AREA <= low <= high <= 1:
             raise ValueError(
-                f"object_area must be two fractions {_MIN_OBJECT_AREA} <= least <= "
-                f"largest "
-                f"<= 1, got {self.object_area}."
+                f"object_area must be two fractions {_MIN_OBJECT_AREA} <= smallest <= "
+                f"largest <= 1, got {self.object_area}."
             )
 
 
 class ComposedPicture(NamedTuple):
-    """A scene before it is written.
+    """Scene before it is written.
 
     Attributes:
-        picture: Its pixels, RGB.
-        box: x0, y0, x1, y1 in pixels, end excluded, around all of the object that can
-            be seen; None without an object.
+        picture: Pixels, RGB.
+        box: x0, y0, x1, y1 in pixels, end excluded, around the visible part of the
+            object; None without an object.
     """
 
     picture: Image.Image
@@ -232,15 +231,15 @@ class ComposedPicture(NamedTuple):
 
 
 def compose_picture(
-    key: tuple[int, ...], thing: ObjectPicture | None, *, config: ScenesConfig
+    key: tuple[int, ...], cutout: ObjectPicture | None, *, config: ScenesConfig
 ) -> ComposedPicture:
-    """Composes one picture, a function of its key alone.
+    """Composes one picture, as a function of its key alone.
 
     Args:
-        key: Seeds all that is random here, whatever else is composed before.
-        thing: The object to show; None for clutter alone. The clutter is the same
-            with and without it.
-        config: How large, turned, re-lit and covered the object may be.
+        key: Seed of all randomness of this picture.
+        cutout: The object; None for clutter alone. The clutter is the same with and
+            without it.
+        config: Size, rotation, relighting and covering of the object.
 
     Returns:
         The picture and the box of the object.
@@ -248,69 +247,69 @@ def compose_picture(
     rng = np.random.default_rng(key)
     size = _CANVAS_SIZES[rng.integers(len(_CANVAS_SIZES))]
     picture = draw_clutter(rng, size, patches=config.patches)
-    if thing is None:
+    if cutout is None:
         return ComposedPicture(picture=picture, box=None)
-    alpha = _paste_object(rng, picture, thing, config=config)
+    alpha = _paste_object(rng, picture, cutout, config=config)
     if rng.random() < config.cover_probability:
         alpha = _cover_object(rng, picture, alpha)
     return ComposedPicture(picture=picture, box=alpha.getbbox())
 
 
-def _paste_object(rng, canvas, thing, *, config):
-    """Pastes in place; returns the object's opacity on the whole canvas, mode L."""
+def _paste_object(rng, canvas, cutout, *, config):
+    """Pastes an object in place; returns its opacity on the canvas, mode L."""
     if config.object_area is None:
         side = min(canvas.size) * rng.uniform(*config.object_side)
-        turned = _rotate_object(thing, side, rng.uniform(-1, 1) * config.max_rotation)
+        rotated = _rotate_object(cutout, side, rng.uniform(-1, 1) * config.max_rotation)
     else:
         share = np.exp(rng.uniform(*np.log(config.object_area)))
         degrees = rng.uniform(-1, 1) * config.max_rotation
-        turned = _rotate_to_area(thing, share, degrees, room=canvas.size)
-    lit = _relight(rng, turned.picture, strength=config.relight)
-    room = np.subtract(canvas.size, lit.size)
-    x, y = rng.integers(0, np.maximum(room, 0) + 1).tolist()
-    canvas.paste(lit, (x, y), turned.mask)
+        rotated = _rotate_to_area(cutout, share, degrees, canvas_size=canvas.size)
+    lit = _relight(rng, rotated.picture, strength=config.relight)
+    margin = np.subtract(canvas.size, lit.size)
+    x, y = rng.integers(0, np.maximum(margin, 0) + 1).tolist()
+    canvas.paste(lit, (x, y), rotated.mask)
     alpha = Image.new("L", canvas.size)
-    alpha.paste(turned.mask, (x, y))
+    alpha.paste(rotated.mask, (x, y))
     return alpha
 
 
-def _rotate_object(thing, side, degrees):
-    """Resizes and turns an object, its outline soft.
+def _rotate_object(cutout, side, degrees):
+    """Resizes and rotates an object, with a soft outline.
 
-    Pixels are repeated past the border first, so that neither the soft outline nor the
-    interpolation reaches the black outside.
+    Pixels are first repeated beyond the border, so that neither the soft outline nor
+    the interpolation reaches the black outside.
     """
-    scale = side / max(thing.picture.size)
-    size = tuple(max(round(length * scale), 1) for length in thing.picture.size)
-    resized = thing.picture.resize(size, Image.Resampling.LANCZOS)
+    scale = side / max(cutout.picture.size)
+    size = tuple(max(round(length * scale), 1) for length in cutout.picture.size)
+    resized = cutout.picture.resize(size, Image.Resampling.LANCZOS)
     margin = ((_EDGE_PADDING, _EDGE_PADDING), (_EDGE_PADDING, _EDGE_PADDING))
     pixels = np.pad(np.asarray(resized), (*margin, (0, 0)), mode="edge")
-    inside = np.pad(np.asarray(thing.mask.resize(size)), margin)
+    inside = np.pad(np.asarray(cutout.mask.resize(size)), margin)
     soft = Image.fromarray(inside).filter(ImageFilter.GaussianBlur(0.8))
     picture, mask = (
         layer.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
         for layer in (Image.fromarray(pixels), soft)
     )
     frame = mask.getbbox()
-    return thing._replace(picture=picture.crop(frame), mask=mask.crop(frame))
+    return cutout._replace(picture=picture.crop(frame), mask=mask.crop(frame))
 
 
-def _rotate_to_area(thing, share, degrees, *, room):
-    """Resizes and turns an object so that its box takes a share of the room's area.
+def _rotate_to_area(cutout, share, degrees, *, canvas_size):
+    """Resizes and rotates an object so that its box has a share of the canvas area.
 
-    The soft outline does not grow with the object, so the box is measured and the
-    object resized in proportion, twice; then pixels are too coarse for more.
+    The soft outline does not scale with the object, so the box is measured and the
+    object resized in proportion, twice; then whole pixels limit the precision.
     """
-    side = np.sqrt(share * np.prod(room))
+    side = np.sqrt(share * np.prod(canvas_size))
     for _ in range(2):
-        box = np.array(_rotate_object(thing, side, degrees).mask.size)
-        scale = np.sqrt(share * np.prod(room) / np.prod(box))
-        side = side * min(scale, *(room / box))
-    return _rotate_object(thing, side, degrees)
+        box = np.array(_rotate_object(cutout, side, degrees).mask.size)
+        scale = np.sqrt(share * np.prod(canvas_size) / np.prod(box))
+        side = side * min(scale, *(canvas_size / box))
+    return _rotate_object(cutout, side, degrees)
 
 
 def _relight(rng, picture, *, strength):
-    """Draws gain, gamma and colour cast and applies them level by level."""
+    """Applies random gain, gamma and colour cast to all levels."""
     gain, gamma = (1 + strength) ** rng.uniform(-1, 1, 2)
     cast = (1 + strength / 2) ** rng.uniform(-1, 1, 3)
     levels = np.linspace(0, 1, 256) ** gamma * gain
@@ -319,12 +318,12 @@ def _relight(rng, picture, *, strength):
 
 
 def _cover_object(rng, canvas, alpha):
-    """Lays clutter over at most 0.6 x 0.6 of the object's box; returns what is left."""
+    """Covers at most 0.6 x 0.6 of an object's box; returns the remaining opacity."""
     x0, y0, x1, y1 = alpha.getbbox()
     share = rng.uniform(0.3, 0.6, 2)
     size = np.maximum(share * [x1 - x0, y1 - y0], 4).astype(int)
     patch = draw_patch(rng, tuple(size.tolist()))
-    # Around a point of the object; half of a patch may hang over the box's border.
+    # Centred in the box, so that up to half of the patch may be outside of it.
     middle = rng.uniform([x0, y0], [x1, y1])
     corner = tuple((middle - size / 2).astype(int).tolist())
     paste_patch(rng, canvas, patch, corner)

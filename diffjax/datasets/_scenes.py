@@ -1,4 +1,4 @@
-"""Scene collections: published settings and checksums, composition, reading back."""
+"""Scene collections: published sets with checksums, composition, and reading."""
 
 import dataclasses
 import hashlib
@@ -23,14 +23,14 @@ from ._scene_pictures import ScenesConfig, compose_picture, cut_objects
 
 @dataclasses.dataclass(frozen=True)
 class SceneSet:
-    """Composed scenes whose settings and pixels stay as they are.
+    """Published set of composed scenes, whose settings and pixels are fixed.
 
     Attributes:
-        name: What figures are said to be measured on.
-        version: Belongs to the name in every figure that is quoted: it goes up when
-            other pictures get the name.
-        config: What is composed, and how hard it is.
-        pixels_sha256: Checksum of its pixels, see `compose_scenes`.
+        name: Name of the set in results.
+        version: Version of the name, to be quoted with it; incremented if other
+            pictures get the name.
+        config: Settings of the composition.
+        pixels_sha256: Checksum of the pixels, see `compose_scenes`.
     """
 
     name: str
@@ -71,14 +71,14 @@ SCENE_SETS: Mapping[str, SceneSet] = MappingProxyType(
     }
 )
 
-# What the checksums were computed with.
+# Versions that the checksums were computed with.
 PUBLISHED_VERSIONS: Mapping[str, str] = MappingProxyType(
     {"numpy": "2.4.6", "pillow": "13.0.0", "scikit-image": "0.26.0"}
 )
 
 
 def installed_versions() -> dict[str, str]:
-    """Looks up the versions of the packages that the pixels depend on."""
+    """Installed versions of the packages that the pixels depend on."""
     return {name: version(name) for name in PUBLISHED_VERSIONS}
 
 
@@ -89,10 +89,10 @@ def warn_if_pixels_differ(
     sha256: str,
     versions: Mapping[str, str],
 ) -> None:
-    """Warns if scenes have the settings of a published set and other pixels.
+    """Warns if scenes have the settings of a published set but other pixels.
 
     Args:
-        folder: Where they are.
+        folder: Folder of the scenes.
         config: Their settings.
         sha256: Their checksum.
         versions: Versions of the packages that composed them.
@@ -115,24 +115,24 @@ def _format_versions(versions):
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-# Raise it when the same settings begin to give other pictures.
+# To be incremented when the same settings give other pictures.
 _FORMAT = 1
 _LIST_FILE = "scenes.json"
-# Settings that lists of former versions lack, as what they were then.
+# Settings that lists of former versions lack, with their values then.
 _FIELDS_ADDED_LATER: dict[str, object] = {"object_area": None}
 _SCENE_SEED, _QUERY_SEED, _EMPTY_SEED, _ORDER_SEED = range(4)
 
 
 class Scene(NamedTuple):
-    """One picture of a collection.
+    """Picture of a scene collection.
 
     Attributes:
         name: File name within its folder.
-        object: Number of the object that it shows, -1 for clutter alone.
-        box: x0, y0, x1, y1 in pixels, end excluded, around what can be seen of the
+        object: Number of its object, -1 for clutter alone.
+        box: x0, y0, x1, y1 in pixels, end excluded, around the visible part of the
             object; None for clutter alone.
-        area: Area of the box as a fraction of the picture's; None without a box, or
-            where nobody measured.
+        area: Area of the box as a fraction of the picture's; None without a box or if
+            unknown.
     """
 
     name: str
@@ -142,15 +142,15 @@ class Scene(NamedTuple):
 
 
 class SceneCollection(NamedTuple):
-    """A composed collection on disk.
+    """Composed collection on disk.
 
     Attributes:
-        folder: Holds the pictures, in `database` and `queries`.
-        objects: What each object is called.
-        database: Scenes to search in, sorted by name.
-        queries: Scenes to search with, sorted by name; each has a box.
-        pixels_sha256: Checksum of all pixels, as hexadecimal digits, see
-            `compose_scenes`; None for a collection that it did not make.
+        folder: Folder of the pictures, in `database` and `queries`.
+        objects: Names of the objects.
+        database: Database scenes, sorted by name.
+        queries: Query scenes, sorted by name; each has a box.
+        pixels_sha256: Checksum of all pixels in hexadecimal digits, see
+            `compose_scenes`; None for a collection of another origin.
     """
 
     folder: pathlib.Path
@@ -161,18 +161,18 @@ class SceneCollection(NamedTuple):
 
     @property
     def positives(self) -> tuple[Int[np.ndarray, " p"], ...]:
-        """For each query the positions in `database` that show its object."""
+        """Positions in `database` that show the object of each query."""
         shown = np.array([scene.object for scene in self.database])
         return tuple(np.flatnonzero(shown == query.object) for query in self.queries)
 
     @property
     def areas(self) -> Float[np.ndarray, " m"]:
-        """Relative area of the object in each of `database`; NaN for clutter alone."""
+        """Relative area of the object in each database scene; NaN for clutter alone."""
         return np.array([scene.area for scene in self.database], np.float64)
 
 
 class _PictureTask(NamedTuple):
-    """A picture to compose: where it goes, what seeds it, what it shows."""
+    """Picture to compose: its path, seed and object."""
 
     path: pathlib.Path
     key: tuple[int, ...]
@@ -185,36 +185,36 @@ def compose_scenes(
     config: ScenesConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SceneCollection:
-    """Composes a collection, or reads back the one that a folder already holds.
+    """Composes a collection of scenes, or reads the one that a folder already holds.
 
     The same settings give the same pictures, each a function of the settings and its
-    number alone. The file that lists them is written last: a folder whose composition
-    was interrupted is composed again, and so is one of a former version whose list says
-    nothing of pixels.
+    number alone. The list of scenes is written last: an interrupted composition is
+    started again, and so is one of a former version, whose list has no checksum.
 
-    The list also keeps a checksum: SHA-256 over database, then queries, by name, of the
-    line "WIDTH x HEIGHT" and of the RGB pixels, row by row, as they are read back from
-    the JPEG file. These are what is searched, and libjpeg-turbo 2.1 to 3.2 write and
-    read the same ones. Pixels before JPEG would be no safer: they rest on photographs
-    that are JPEG files themselves, and can differ between processors, in traces that
-    JPEG rounds away. Another version of Pillow may draw other pixels either way.
+    The list includes a checksum: SHA-256 over database, then queries, by name, of the
+    line "WIDTH x HEIGHT" and of the RGB pixels, row by row, as decoded from the JPEG
+    file. These pixels are the ones that are searched, and libjpeg-turbo 2.1 to 3.2
+    write and read the same ones. Pixels before JPEG compression would be no more
+    reproducible: they depend on photographs that are JPEG files themselves, and differ
+    between processors by amounts that JPEG rounds away. Another version of Pillow may
+    draw other pixels either way.
 
-    Where the settings are those of one of `SCENES`, the checksum is compared with the
-    published one, whether the collection was composed or read back. A collection of
-    other pixels is warned of and returned all the same.
+    If the settings are those of one of `SCENE_SETS`, the checksum is compared with the
+    published one, for a new and for an existing collection. Other pixels give a warning
+    only.
 
     Args:
-        folder: Where the collection is or goes; made if absent.
-        config: What to compose; the defaults of `ScenesConfig` if None.
-        progress: Called after each picture with how many are done, of how many.
+        folder: Folder of the collection; made if missing.
+        config: Settings; the defaults of `ScenesConfig` if None.
+        progress: Called after each picture with the numbers done and in total.
 
     Returns:
         The collection.
 
     Raises:
         ValueError: If the folder holds scenes of other settings, a damaged list or
-            pictures that are not its own.
-        OSError: If the folder cannot be written, or the disk is full.
+            other pictures.
+        OSError: If the folder can't be written, or the disk is full.
     """
     config = config or ScenesConfig()
     folder = pathlib.Path(folder)
@@ -230,7 +230,7 @@ def compose_scenes(
 
 
 def _plan_pictures(folder, config):
-    """Lists every picture; numbers are shuffled, so that names say nothing."""
+    """Tasks of all pictures, in an order of names that is independent of objects."""
     keys = [
         (number, (config.seed, _SCENE_SEED, number, copy))
         for number in range(config.objects)
@@ -241,49 +241,49 @@ def _plan_pictures(folder, config):
     ]
     order = np.random.default_rng((config.seed, _ORDER_SEED)).permutation(len(keys))
     database = [
-        _PictureTask(folder / "database" / f"scene_{place:05d}.jpg", key, number)
-        for place, (number, key) in zip(order.tolist(), keys, strict=True)
+        _PictureTask(folder / "database" / f"scene_{position:05d}.jpg", key, number)
+        for position, (number, key) in zip(order.tolist(), keys, strict=True)
     ]
-    asked = [
+    query_keys = [
         (number, (config.seed, _QUERY_SEED, number, copy))
         for number in range(config.objects)
         for copy in range(config.queries_per_object)
     ]
     queries = [
-        _PictureTask(folder / "queries" / f"query_{place:05d}.jpg", key, number)
-        for place, (number, key) in enumerate(asked)
+        _PictureTask(folder / "queries" / f"query_{position:05d}.jpg", key, number)
+        for position, (number, key) in enumerate(query_keys)
     ]
     return sorted(database) + queries
 
 
 def _find_composed(folder, tasks):
-    """The planned pictures that exist; others would be searched as if planned."""
+    """Existing pictures of the tasks; refuses others, which would be searched, too."""
     planned = {task.path for task in tasks}
-    found = {
+    existing = {
         path
         for path in folder.glob("*/*")
         if path.suffix != ".part" and not path.name.startswith(".")
     }
-    if strangers := found - planned:
+    if others := existing - planned:
         raise ValueError(
             f"folder {folder} holds files that are none of its scenes, such as "
-            f"{min(strangers)}; name another folder or empty this one."
+            f"{min(others)}; name another folder or empty this one."
         )
-    return found
+    return existing
 
 
 def _compose_all(folder, tasks, config, *, progress):
-    things = cut_objects(config.objects)
+    cutouts = cut_objects(config.objects)
     for home in {task.path.parent for task in tasks}:
         home.mkdir(parents=True, exist_ok=True)
         remove_partial_files(home, "")
-    # Not to be believed again should this end half-way.
+    # It would be wrong after an interruption.
     (folder / _LIST_FILE).unlink(missing_ok=True)
 
     scenes, pixels = [], hashlib.sha256()
     for done, task in enumerate(tasks, start=1):
-        thing = None if task.object < 0 else things[task.object]
-        composed = compose_picture(task.key, thing, config=config)
+        cutout = None if task.object < 0 else cutouts[task.object]
+        composed = compose_picture(task.key, cutout, config=config)
         encoded = io.BytesIO()
         composed.picture.save(encoded, format="JPEG", quality=config.quality)
         write_atomically(task.path, encoded.getvalue(), sync=False)
@@ -299,7 +299,7 @@ def _compose_all(folder, tasks, config, *, progress):
         **_list_header(config),
         "versions": installed_versions(),
         "pixels_sha256": pixels.hexdigest(),
-        "objects": [thing.name for thing in things],
+        "objects": [cutout.name for cutout in cutouts],
         "database": [scene._asdict() for scene in scenes[:split]],
         "queries": [scene._asdict() for scene in scenes[split:]],
     }
@@ -315,31 +315,31 @@ def _box_area(box, size):
 
 
 def _list_header(config):
-    """What must agree for pictures to be the same, as JSON gives it back."""
+    """Entries of the list that must agree for pictures to be the same, as from JSON."""
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     return {"format": _FORMAT, "config": settings}
 
 
 def _read_scene_list(folder, config):
-    """The list of scenes in the folder; None if there is none with a checksum."""
+    """List of scenes of a folder; None if there is none with a checksum."""
     path = folder / _LIST_FILE
     if not path.exists():
         return None
     remedy = f"name another folder or delete {folder} to compose it again"
     try:
         truth = json.loads(path.read_text(encoding="utf-8"))
-        found = {
+        header = {
             "format": truth["format"],
             "config": {**_FIELDS_ADDED_LATER, **truth["config"]},
         }
-        checked = {"pixels_sha256", "versions"} <= truth.keys()
-        if checked:
+        has_checksum = {"pixels_sha256", "versions"} <= truth.keys()
+        if has_checksum:
             _make_collection(folder, truth)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); {remedy}.") from error
-    if found != _list_header(config):
+    if header != _list_header(config):
         raise ValueError(f"{path} lists scenes of other settings; {remedy}.")
-    return truth if checked else None
+    return truth if has_checksum else None
 
 
 def _make_collection(folder, truth):

@@ -1,4 +1,4 @@
-"""Stage `diffusion`: the operator, the solvers and query vectors."""
+"""Diffusion on a graph: query vectors, solvers, local and offline diffusion."""
 
 import lazy_loader
 

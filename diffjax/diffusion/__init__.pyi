@@ -1,5 +1,3 @@
-from ._cg import CGSolution as CGSolution
-from ._cg import cg_solve as cg_solve
 from ._conventional import diffuse_conventional as diffuse_conventional
 from ._local import LocalSolution as LocalSolution
 from ._local import densify as densify

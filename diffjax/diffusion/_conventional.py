@@ -1,4 +1,4 @@
-"""The conventional query: its regions become nodes of the graph."""
+"""Conventional diffusion: the regions of a query become nodes of the graph."""
 
 import functools
 
@@ -29,28 +29,28 @@ def diffuse_conventional(
 ) -> Solution:
     r"""Diffuses queries that are inserted into the graph: f = (I - alpha S_q)^-1 y.
 
-    S_q is the graph on database and query regions, made anew for each query:
-    reciprocity changes both ways, degrees with it (see `insert`); y is 1 on the query's
-    regions and 0 elsewhere. The paper's own way, `query_vectors` and `diffuse`, leaves
-    the graph alone and is faster and better; this is what it is compared with.
+    S_q is the graph on database and query regions, built for each query: reciprocity
+    changes in both directions, and degrees with it (see `insert`); y is 1 on the
+    query's regions and 0 elsewhere. This is the baseline of the paper, whose method,
+    `query_vectors` and `diffuse`, leaves the graph unchanged and is faster and better.
 
-    By eq. 10 the scores of the database are f_d = alpha (I - alpha S_d)^-1 B f_q, S_d
-    and B being the blocks of S_q between database regions and towards the query's: up
-    to a factor per region the same right-hand side, normalised.
+    By eq. 10 the scores of the database are f_d = alpha (I - alpha S_d)^-1 B f_q, where
+    S_d is the block of S_q between database regions and B the block from query to
+    database regions: up to a factor per region, a normalised `query_vectors`.
 
     Args:
         vectors: Database vectors, unit length.
-        neighbors: Their k nearest neighbours, whole lists.
+        neighbors: Their k nearest neighbours, complete lists.
         queries: Query vectors, the regions of one query after those of another.
-        query_ids: Which query each row of `queries` belongs to, from 0 upwards; None if
-            each is a query of its own.
+        query_ids: Query of each row of `queries`, ascending from 0; None if every row
+            is a query.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
         alpha: How far scores spread, in [0, 1); may be traced and differentiated.
         rtol: Relative residual at which a query stops.
-        max_steps: Most iterations.
+        max_steps: Largest number of iterations.
         num_queries: Number of queries q; needed where `query_ids` is traced.
-        max_regions: Most regions of any query; needed where `query_ids` is traced.
-            Regions past it are left out.
+        max_regions: Largest number of regions of any query; needed where `query_ids` is
+            traced. Further regions are left out.
 
     Returns:
         Scores of the n database regions, one column per query, and diagnostics.
@@ -108,13 +108,17 @@ def _diffuse_conventional(
             jnp.searchsorted(ids, query, side=side).astype(jnp.int32)
             for side in ("left", "right")
         )
-        there = first + slots < last
+        is_region = first + slots < last
         regions = queries[jnp.minimum(first + slots, max(rows - 1, 0))]
-        grown = insert(neighbors, vectors, regions, where=there)
-        y = jnp.concatenate([jnp.zeros(n, vectors.dtype), there.astype(vectors.dtype)])
-        graph = normalize(affinity(grown, gamma=gamma))
-        found = diffuse(graph, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps)
-        return found._replace(value=found.value[:n])
+        extended = insert(neighbors, vectors, regions, where=is_region)
+        database_y = jnp.zeros(n, vectors.dtype)
+        y = jnp.concatenate([database_y, is_region.astype(vectors.dtype)])
+        graph = normalize(affinity(extended, gamma=gamma))
+        solution = diffuse(
+            graph, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps
+        )
+        return solution._replace(value=solution.value[:n])
 
-    found = jax.lax.map(solve, jnp.arange(num_queries, dtype=jnp.int32))
-    return Solution(found.value[..., 0].T, *(each[..., 0] for each in found[1:]))
+    solutions = jax.lax.map(solve, jnp.arange(num_queries, dtype=jnp.int32))
+    value, *diagnostics = (field[..., 0] for field in solutions)
+    return Solution(value.T, *diagnostics)

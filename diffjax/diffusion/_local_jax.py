@@ -1,4 +1,4 @@
-"""Local diffusion in plain JAX, where there is no native kernel."""
+"""Local diffusion in plain JAX, for devices without a native kernel."""
 
 import functools
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from ._cg import StopCriterion, cg_loop, safe_divisor
 
 
 class LocalResult(NamedTuple):
-    """What a query reached.
+    """Local solution of one query, without background.
 
     Attributes:
-        nodes: Its nodes in ascending order, -1 in empty places.
-        values: Their scores, 0 in empty places.
+        nodes: Reached nodes in ascending order, padded with -1.
+        values: Their scores, padded with 0.
         residual: Relative residual in the whole graph.
         num_steps: Iterations spent.
     """
@@ -49,66 +49,67 @@ def solve_local(
     stop: StopCriterion,
     width: int,
 ) -> LocalResult:
-    """Solves and grows in turns; see `diffuse_local`. Has no derivative of its own.
+    """Alternates solving and expanding; see `diffuse_local`. Has no derivative.
 
     Args:
         graph: The normalised graph.
-        nodes: Where the right-hand side is not 0; below 0 in empty places.
-        values: The right-hand side there.
+        nodes: Nodes where the right-hand side is not 0, padded with numbers below 0.
+        values: The right-hand side at these nodes.
         alpha: How far scores spread.
-        size: Most nodes.
-        steps_per_expansion: Iterations between two growths.
-        stop: When the last solve ends, and every other by its residual.
-        width: Most entries of a row.
+        size: Largest number of nodes.
+        steps_per_expansion: Iterations between two expansions.
+        stop: When the last solve ends; its `rtol` also ends the others.
+        width: Largest number of entries of a row.
 
     Returns:
-        What was found.
+        The solution on the reached nodes.
     """
     n = graph.num_nodes
-    order = jnp.sort(jnp.where((nodes >= 0) & (nodes < n), nodes, n))
-    first = jnp.append(True, order[1:] != order[:-1])
-    start = jnp.sort(jnp.where(first, order, n))
-    y = scatter_to_nodes(start, nodes, values, n)
+    sorted_nodes = jnp.sort(jnp.where((nodes >= 0) & (nodes < n), nodes, n))
+    is_first = jnp.append(True, sorted_nodes[1:] != sorted_nodes[:-1])
+    unique_nodes = jnp.sort(jnp.where(is_first, sorted_nodes, n))
+    y = scatter_to_nodes(unique_nodes, nodes, values, n)
     # Squares of small float32 numbers vanish: solve for a right-hand side of size 1.
     scale = jnp.max(jnp.abs(y))
     y = y / safe_divisor(scale)
-    state = _LocalState(start, jnp.zeros_like(y), y, jnp.zeros((), jnp.int32))
-    total = jnp.linalg.norm(y)
-    spread = functools.partial(_gather_local_rows, graph, width=width)
+    state = _LocalState(unique_nodes, jnp.zeros_like(y), y, jnp.zeros((), jnp.int32))
+    y_norm = jnp.linalg.norm(y)
+    gather_rows = functools.partial(_gather_local_rows, graph, width=width)
 
-    def solve(state: _LocalState, most_steps) -> _LocalState:
-        cut = spread(state.nodes)
-        # What is missing is solved for, up to the residual that y allows.
-        left = jnp.linalg.norm(state.r)
-        rtol = stop.rtol * total / safe_divisor(left)
+    def solve(state: _LocalState, max_steps) -> _LocalState:
+        rows = gather_rows(state.nodes)
+        # The correction is solved for, up to a residual that is relative to y.
+        rtol = stop.rtol * y_norm / safe_divisor(jnp.linalg.norm(state.r))
 
         def matvec(p):
-            return p - alpha * cut.multiply_inside(p[:, 0])[:, None]
+            return p - alpha * rows.multiply_inside(p[:, 0])[:, None]
 
-        found = cg_loop(matvec, state.r[:, None], StopCriterion(rtol, most_steps))
-        more = found.value
+        result = cg_loop(matvec, state.r[:, None], StopCriterion(rtol, max_steps))
+        correction = result.value
         return state._replace(
-            x=state.x + more[:, 0],
-            r=state.r - matvec(more)[:, 0],
-            num_steps=state.num_steps + found.num_steps[0],
+            x=state.x + correction[:, 0],
+            r=state.r - matvec(correction)[:, 0],
+            num_steps=state.num_steps + result.num_steps[0],
         )
 
-    count = start.shape[0]
-    going = jnp.array(True)
+    count = unique_nodes.shape[0]
+    can_expand = jnp.array(True)
     while count < size:
-        # Once a query has nowhere to go it waits for the last solve.
-        state = solve(state, jnp.where(going, steps_per_expansion, 0))
+        # A query that cannot expand any more waits for the last solve.
+        state = solve(state, jnp.where(can_expand, steps_per_expansion, 0))
         count = min(2 * count, size)
-        state, grown = _expand_frontier(state, spread(state.nodes), alpha, n, count)
-        going &= grown
+        state, expanded = _expand_frontier(
+            state, gather_rows(state.nodes), alpha, n, count
+        )
+        can_expand &= expanded
     state = solve(state, stop.max_steps)
-    _, outside = spread(state.nodes).flow_outside(alpha * state.x)
-    left = jnp.sqrt(jnp.sum(state.r**2) + jnp.sum(outside**2))
-    here = state.nodes < n
+    _, outside = gather_rows(state.nodes).flow_outside(alpha * state.x)
+    residual_norm = jnp.sqrt(jnp.sum(state.r**2) + jnp.sum(outside**2))
+    is_node = state.nodes < n
     return LocalResult(
-        jnp.where(here, state.nodes, -1),
-        jnp.where(here, state.x * scale, 0),
-        left / safe_divisor(total),
+        jnp.where(is_node, state.nodes, -1),
+        jnp.where(is_node, state.x * scale, 0),
+        residual_norm / safe_divisor(y_norm),
         state.num_steps,
     )
 
@@ -119,115 +120,117 @@ def scatter_to_nodes(
     values: Float[Array, " s"],
     n: int,
 ) -> Float[Array, " c"]:
-    """Puts values where their nodes are held; what is not held is lost.
+    """Scatters values to the positions of their nodes in a sorted list of nodes.
 
     Args:
         local_nodes: Nodes in ascending order.
-        nodes: Whose values there are; below 0 in empty places.
-        values: Their values, which add up for one node.
+        nodes: Nodes of the values, padded with numbers below 0. Values of nodes that
+            are not in `local_nodes` are dropped.
+        values: The values; those of one node add up.
         n: A number above that of every node.
 
     Returns:
         The values in the order of `local_nodes`.
     """
     size = local_nodes.shape[0]
-    there = jnp.where(nodes >= 0, nodes, n)
-    place = jnp.minimum(jnp.searchsorted(local_nodes, there), size - 1)
-    known = (local_nodes[place] == there) & (there < n)
+    targets = jnp.where(nodes >= 0, nodes, n)
+    position = jnp.minimum(jnp.searchsorted(local_nodes, targets), size - 1)
+    is_local = (local_nodes[position] == targets) & (targets < n)
     return (
         jnp.zeros(size, values.dtype)
-        .at[jnp.where(known, place, size)]
+        .at[jnp.where(is_local, position, size)]
         .add(values, mode="drop")
     )
 
 
 class _LocalRows(NamedTuple):
-    """Rows of some nodes: columns, their places among these, and weights."""
+    """Rows of some nodes: columns, their positions among the nodes, and weights."""
 
     columns: Array
-    places: Array
+    positions: Array
     weights: Array
-    known: Array
+    is_inside: Array
 
     def multiply_inside(self, x: Array) -> Array:
-        """The product with the rows and columns of the nodes."""
-        weights = jnp.where(self.known, self.weights, 0)
-        return jnp.sum(weights * x[self.places], axis=1)
+        """Multiplies the rows and columns of the nodes by x."""
+        weights = jnp.where(self.is_inside, self.weights, 0)
+        return jnp.sum(weights * x[self.positions], axis=1)
 
     def flow_outside(self, x: Array) -> tuple[Array, Array]:
-        """What x sends to nodes outside: those and their sums, in ascending order.
+        """Sums what x sends along edges to nodes outside: columns and sums, sorted.
 
-        A node stands at the first of its places; the others hold a sum of 0.
+        The first entry of a column holds its sum; its other entries hold 0.
         """
-        out = jnp.where(self.known, 0, self.weights * x[:, None]).reshape(-1)
+        flow = jnp.where(self.is_inside, 0, self.weights * x[:, None]).reshape(-1)
         columns = self.columns.reshape(-1)
         order = jnp.argsort(columns)
-        columns, out = columns[order], out[order]
-        first = jnp.append(True, columns[1:] != columns[:-1])
-        group = jnp.cumsum(first) - 1
-        sums = jax.ops.segment_sum(out, group, columns.size, indices_are_sorted=True)
-        return columns, jnp.where(first, sums[group], 0)
+        columns, flow = columns[order], flow[order]
+        is_first = jnp.append(True, columns[1:] != columns[:-1])
+        group = jnp.cumsum(is_first) - 1
+        sums = jax.ops.segment_sum(flow, group, columns.size, indices_are_sorted=True)
+        return columns, jnp.where(is_first, sums[group], 0)
 
 
 def _gather_local_rows(graph: Graph, nodes: Array, *, width: int) -> _LocalRows:
     n = graph.num_nodes
-    there = nodes < n
+    is_node = nodes < n
     columns, weights = gather_padded_rows(
-        graph, jnp.where(there, nodes, 0), width=width
+        graph, jnp.where(is_node, nodes, 0), width=width
     )
-    filled = (columns >= 0) & there[:, None]
-    columns = jnp.where(filled, columns, n).astype(nodes.dtype)
-    places = jnp.minimum(jnp.searchsorted(nodes, columns), nodes.shape[0] - 1)
-    known = (nodes[places] == columns) & filled
-    return _LocalRows(columns, places, jnp.where(filled, weights, 0), known)
+    is_entry = (columns >= 0) & is_node[:, None]
+    columns = jnp.where(is_entry, columns, n).astype(nodes.dtype)
+    positions = jnp.minimum(jnp.searchsorted(nodes, columns), nodes.shape[0] - 1)
+    is_inside = (nodes[positions] == columns) & is_entry
+    return _LocalRows(columns, positions, jnp.where(is_entry, weights, 0), is_inside)
 
 
 def induced_subgraph(graph: Graph, nodes: Int[Array, " l"], *, width: int) -> Graph:
-    """The part of a graph on nodes in ascending order, -1 in the empty places after.
+    """Cuts out the subgraph on nodes in ascending order.
 
-    As `truncate`, but nothing in it is as long as the graph.
+    It is `truncate` without any array of the size of the graph.
 
     Args:
         graph: A graph in either form.
-        nodes: Which nodes.
-        width: Most entries of a row.
+        nodes: The nodes, in ascending order, followed by padding of -1.
+        width: Largest number of entries of a row.
 
     Returns:
         The graph on these nodes in the padded form.
     """
-    there = nodes >= 0
-    cut = _gather_local_rows(
-        graph, jnp.where(there, nodes, graph.num_nodes), width=width
+    is_node = nodes >= 0
+    rows = _gather_local_rows(
+        graph, jnp.where(is_node, nodes, graph.num_nodes), width=width
     )
     degrees = None
     if graph.degrees is not None:
-        degrees = jnp.where(there, graph.degrees[jnp.maximum(nodes, 0)], 0)
+        degrees = jnp.where(is_node, graph.degrees[jnp.maximum(nodes, 0)], 0)
+    indices = jnp.where(rows.is_inside, rows.positions, -1)
     return Graph(
-        indices=jnp.where(cut.known, cut.places, -1).astype(graph.indices.dtype),
-        weights=jnp.where(cut.known, cut.weights, 0),
+        indices=indices.astype(graph.indices.dtype),
+        weights=jnp.where(rows.is_inside, rows.weights, 0),
         degrees=degrees,
     )
 
 
 def _expand_frontier(
-    state: _LocalState, cut: _LocalRows, alpha: Array, n: int, count: int
-):
-    """Lets the nodes of largest residual outside join, until there are `count`."""
-    columns, outside = cut.flow_outside(alpha * state.x)
-    members = jnp.sum(state.nodes < n)
-    # Equal ones by node, as top_k takes the first of them.
+    state: _LocalState, rows: _LocalRows, alpha: Array, n: int, count: int
+) -> tuple[_LocalState, Array]:
+    """Adds the outside nodes of largest residual, until there are `count` nodes."""
+    columns, outside = rows.flow_outside(alpha * state.x)
+    num_nodes = jnp.sum(state.nodes < n)
+    # Ties go by lower node, because top_k takes the first of equal numbers.
     largest, best = jax.lax.top_k(outside, min(count, outside.size))
-    joins = (largest > 0) & (jnp.arange(best.size) < count - members)
+    joins = (largest > 0) & (jnp.arange(best.size) < count - num_nodes)
     nodes = jnp.append(state.nodes, jnp.where(joins, columns[best], n))
-    added = jnp.zeros_like(largest)
-    x, r = jnp.append(state.x, added), jnp.append(state.r, jnp.where(joins, largest, 0))
-    # There are no more than `count`; a list that is too short is filled up.
+    x = jnp.append(state.x, jnp.zeros_like(largest))
+    r = jnp.append(state.r, jnp.where(joins, largest, 0))
+    # At most `count` entries are nodes; a list that is too short is padded.
     order = jnp.argsort(nodes)[:count]
-    missing = (0, max(count - order.size, 0))
-    grown = _LocalState(
-        jnp.pad(nodes[order], missing, constant_values=n),
-        jnp.pad(x[order], missing),
-        jnp.pad(r[order], missing),
+    padding = (0, max(count - order.size, 0))
+    expanded = _LocalState(
+        jnp.pad(nodes[order], padding, constant_values=n),
+        jnp.pad(x[order], padding),
+        jnp.pad(r[order], padding),
         state.num_steps,
     )
-    return grown, jnp.any(joins)
+    return expanded, jnp.any(joins)

@@ -1,4 +1,4 @@
-"""Product S X of a graph in either form, on one device or many."""
+"""Sparse matrix product S X of a graph in either form, on one device or many."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,10 @@ from diffjax._sharding import (
 from diffjax.native import csr_product, has_csr_kernel
 from diffjax.types import Graph, Solution
 
-# XLA's own kernel for compressed rows is reached from eight columns on; below, its
+# The map (graph, X [n, q]) -> S X [n, q], on one device or many.
+MatvecFunction = Callable[[Graph, Array], Array]
+
+# XLA uses its own kernel for compressed rows from eight columns on; below that, its
 # generic path takes longer for one column than the kernel for eight.
 _MIN_XLA_COLUMNS = 8
 _XLA_DTYPES = jnp.float32, jnp.float64
@@ -40,9 +43,9 @@ def multiply_csr(
 
     Args:
         weights: Entries of A.
-        indices: Their columns.
-        starts: Where each row starts, and the end: n + 1.
-        x: One column per query.
+        indices: Column of each entry.
+        starts: Start of each row, and the end of the last: n + 1 numbers.
+        x: The block X, one column per query.
         transposed: Whether to multiply by A^T.
 
     Returns:
@@ -78,7 +81,7 @@ def _csr_product_shape(weights, indices, starts, x, *, transposed):
     return x.update(weak_type=False)
 
 
-# What it is made of, by device.
+# Lowering of the primitive, by device.
 
 
 def _csr_product_on_cpu(weights, indices, starts, x, *, transposed):
@@ -91,13 +94,13 @@ def _csr_product_on_cpu(weights, indices, starts, x, *, transposed):
     from jax.experimental import sparse  # noqa: PLC0415  # Slow, and seldom needed.
 
     n, q = x.shape
-    # That kernel is for indices and starts of one type, which 2^31 entries make wide.
+    # That kernel wants indices and starts of one type, 64 bits from 2^31 entries on.
     matrix = sparse.BCSR((weights, indices.astype(starts.dtype), starts), shape=(n, n))
-    missing = max(_MIN_XLA_COLUMNS - q, 0)
-    return (matrix @ jnp.pad(x, ((0, 0), (0, missing))))[:, :q]
+    num_padding = max(_MIN_XLA_COLUMNS - q, 0)
+    return (matrix @ jnp.pad(x, ((0, 0), (0, num_padding))))[:, :q]
 
 
-# Gathering again takes less time than keeping what was gathered, [e, q], for backwards.
+# In reverse mode, gathering again takes less time than saving the [e, q] gathered rows.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(4,))
 def _gather_and_sum(weights, indices, starts, x, transposed):
     rows = Graph(indices, weights, starts).rows
@@ -124,7 +127,7 @@ mlir.register_lowering(
 )
 
 
-# How it is differentiated: linear in the weights and in the block.
+# Derivatives of the primitive, which is linear in the weights and in the block.
 
 
 def _csr_product_jvp(primals, tangents, *, transposed):
@@ -132,59 +135,63 @@ def _csr_product_jvp(primals, tangents, *, transposed):
     d_weights, _, _, d_x = tangents
     product = functools.partial(multiply_csr, transposed=transposed)
     y = product(*primals)
-    # What does not change costs no product: solves ask for one change at a time.
-    changes = []
+    # A zero tangent costs no product: solves differentiate one argument at a time.
+    tangent_terms = []
     if not isinstance(d_x, ad.Zero):
-        changes.append(product(weights, indices, starts, d_x))
+        tangent_terms.append(product(weights, indices, starts, d_x))
     if not isinstance(d_weights, ad.Zero):
-        # A change of weights meets the columns of its own edges and nothing else.
-        changes.append(
+        # The tangent of the weights multiplies x along the same edges.
+        tangent_terms.append(
             _csr_product_by_segment_sum(
                 d_weights, indices, starts, x, transposed=transposed
             )
         )
-    return y, functools.reduce(jnp.add, changes)
+    return y, functools.reduce(jnp.add, tangent_terms)
 
 
-def _csr_product_transpose(change, weights, indices, starts, x, *, transposed):
-    if isinstance(change, ad.Zero):
+def _csr_product_transpose(cotangent, weights, indices, starts, x, *, transposed):
+    if isinstance(cotangent, ad.Zero):
         return None, None, None, ad.Zero(x.aval)
-    back = multiply_csr(weights, indices, starts, change, transposed=not transposed)
-    return None, None, None, back
+    x_cotangent = multiply_csr(
+        weights, indices, starts, cotangent, transposed=not transposed
+    )
+    return None, None, None, x_cotangent
 
 
 ad.primitive_jvps[_csr_product_p] = _csr_product_jvp
 ad.primitive_transposes[_csr_product_p] = _csr_product_transpose
 
 
-# What becomes of a batch.
+# Batching of the primitive.
 
 
 def _csr_product_batch(arguments, axes, *, transposed):
     product = functools.partial(multiply_csr, transposed=transposed)
     weights, indices, starts, x = arguments
-    *of_graph, of_x = axes
-    if all(axis is None for axis in of_graph):
-        # One graph: more columns, which is what is fast.
-        together = jnp.moveaxis(x, of_x, 1)
-        flat = together.reshape(together.shape[0], -1)
-        y = product(weights, indices, starts, flat)
-        return y.reshape(together.shape), 1
-    own = [
+    *graph_axes, x_axis = axes
+    if all(axis is None for axis in graph_axes):
+        # With one graph a batch is one product with more columns, which is fast.
+        batch = jnp.moveaxis(x, x_axis, 1)
+        columns = batch.reshape(batch.shape[0], -1)
+        y = product(weights, indices, starts, columns)
+        return y.reshape(batch.shape), 1
+    batched_arguments = [
         None if axis is None else jnp.moveaxis(argument, axis, 0)
         for argument, axis in zip(arguments, axes, strict=True)
     ]
 
-    def each(function, own):
-        pairs = zip(own, arguments, strict=True)
-        return function(*(shared if mine is None else mine for mine, shared in pairs))
+    def apply_to_member(function, member_arguments):
+        pairs = zip(member_arguments, arguments, strict=True)
+        return function(
+            *(shared if member is None else member for member, shared in pairs)
+        )
 
-    in_segments = functools.partial(_csr_product_by_segment_sum, transposed=transposed)
-    # Many graphs: kernels for processors take one at a time.
+    segment_sum = functools.partial(_csr_product_by_segment_sum, transposed=transposed)
+    # With many graphs: kernels for processors take one at a time.
     y = jax.lax.platform_dependent(
-        own,
-        cpu=functools.partial(jax.lax.map, functools.partial(each, product)),
-        default=jax.vmap(functools.partial(each, in_segments)),
+        batched_arguments,
+        cpu=functools.partial(jax.lax.map, functools.partial(apply_to_member, product)),
+        default=jax.vmap(functools.partial(apply_to_member, segment_sum)),
     )
     return y, 0
 
@@ -192,15 +199,12 @@ def _csr_product_batch(arguments, axes, *, transposed):
 batching.primitive_batchers[_csr_product_p] = _csr_product_batch
 
 
-# The map (graph, X [n, q]) -> S X [n, q], here or on many devices.
-MatvecFunction = Callable[[Graph, Array], Array]
-
-
 def multiply(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
-    """Multiplies the matrix of a graph by a block of columns.
+    """Multiplies the matrix of a graph by a block of columns: S X.
 
-    Linear in `x` and in the graph's weights, differentiable in both. Sums are taken in
-    the dtype of the weights; no reduced-precision product is used on any device.
+    The product is linear in `x` and in the graph's weights, and differentiable in both.
+    Sums are taken in the dtype of the weights; no device uses a product of reduced
+    precision.
 
     Args:
         graph: A symmetric graph in either form.
@@ -210,7 +214,7 @@ def multiply(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
         The product, one column per query.
 
     Raises:
-        ValueError: If `x` has not one row per node of a compressed graph.
+        ValueError: If `x` does not have one row per node of a compressed graph.
     """
     if graph.starts is None:
         return multiply_padded_rows(graph.indices, graph.weights, x)
@@ -222,69 +226,73 @@ def multiply_padded_rows(
 ) -> Float[Array, "r q"]:
     """Multiplies some rows of a padded graph by a block of columns.
 
-    Adds up one slot of all rows at a time: memory is [r, q], not [r, k, q].
+    Adds one slot of all rows at a time: memory is [r, q], not [r, k, q].
 
     Args:
-        indices: Columns of the rows' entries, -1 in empty slots.
-        weights: Their weights, 0 in empty slots.
-        x: All rows of the block.
+        indices: Column of each entry of the rows, -1 in empty slots.
+        weights: Weight of each entry, 0 in empty slots.
+        x: The block, all of its rows.
 
     Returns:
-        As many rows as were given.
+        The r rows of the product.
     """
 
-    # Backwards a slot is gathered again: kept, all of them would be [r, k, q].
+    # Reverse mode gathers a slot again: saved, all of them would be [r, k, q].
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def add_slot(total, slot):
         columns, weight = slot
         return total + weight[:, None] * x[jnp.maximum(columns, 0)], None
 
-    # An empty slot has weight 0, so what it gathers does not matter.
-    start = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
-    # Inside shard_map each device sums other rows: the sum must vary as they do.
-    start, weights = match_varying_axes(start, weights)
-    return jax.lax.scan(add_slot, start, (indices.T, weights.T))[0]
+    # An empty slot has weight 0, so any row may be gathered for it.
+    total = jnp.zeros_like(x, shape=(indices.shape[0], x.shape[1]))
+    # Inside shard_map devices sum different rows: the sum must vary as the rows do.
+    total, weights = match_varying_axes(total, weights)
+    return jax.lax.scan(add_slot, total, (indices.T, weights.T))[0]
 
 
 def sharded_multiply(mesh: Mesh) -> MatvecFunction:
-    """Makes the product of a padded graph whose rows are spread over a mesh.
+    """Makes the product function of a padded graph whose rows are sharded over a mesh.
 
-    Each device multiplies its rows by all of X, which it gathers from the others: n q
-    numbers, the only ones that travel. What it gives is its own rows.
+    A device multiplies its rows by the whole X, which it gathers from the others: n q
+    numbers, the only ones that travel. Its result is its rows of the product.
 
     Args:
-        mesh: The devices; all of its axes share the rows, as many for each.
+        mesh: The devices; all axes share the rows, the same number for every device.
 
     Returns:
-        The product, with the derivatives of the one on a single device.
+        The product, with the same derivatives as on a single device.
     """
     rows = row_spec(mesh)
 
-    def part(
+    def multiply_shard(
         indices: Int[Array, "m k"], weights: Float[Array, "m k"], x: Float[Array, "m q"]
     ) -> Float[Array, "m q"]:
-        everywhere = jax.lax.all_gather(x, mesh.axis_names, tiled=True)
-        return multiply_padded_rows(indices, weights, everywhere)
+        gathered_x = jax.lax.all_gather(x, mesh.axis_names, tiled=True)
+        return multiply_padded_rows(indices, weights, gathered_x)
 
-    parts = jax.shard_map(part, mesh=mesh, in_specs=rows, out_specs=rows)
+    multiply_shards = jax.shard_map(
+        multiply_shard, mesh=mesh, in_specs=rows, out_specs=rows
+    )
 
     def product(graph: Graph, x: Float[Array, "n q"]) -> Float[Array, "n q"]:
         check_padded_form("graph", graph.starts)
-        # Where things are is said at every turn: what a solve carries along must
-        # not be spread in some other way, or gathered.
-        return parts(graph.indices, graph.weights, constrain_sharding(x, mesh, rows))
+        # The sharding is fixed in every step: else the compiler may gather the state
+        # of a solve, or shard it in another way.
+        return multiply_shards(
+            graph.indices, graph.weights, constrain_sharding(x, mesh, rows)
+        )
 
     return product
 
 
 class PaddedSystem(NamedTuple):
-    """What a solve on a mesh takes, with as many rows for each device.
+    """Linear system padded to the same number of rows on every device of a mesh.
 
     Attributes:
         graph: The graph, with nodes without edges added.
-        y: Right-hand sides, 0 there, as are the others.
-        start: Scores to start from, if any.
-        vectors: Eigenvectors, if any.
+        y: Right-hand sides, 0 at the added nodes.
+        start: Scores to start from, if any, 0 at the added nodes.
+        vectors: Eigenvectors, if any, 0 at the added nodes.
     """
 
     graph: Graph
@@ -300,10 +308,10 @@ def pad_to_mesh(
     vectors: Float[Array, "n m"] | None,
     mesh: Mesh,
 ) -> PaddedSystem:
-    """Adds nodes without edges until all devices have as many rows, and spreads them.
+    """Adds nodes without edges until the rows divide evenly, and shards them.
 
-    Where n is a multiple of the devices nothing is added, and what is spread already
-    stays where it is; else each device holds all of it once.
+    If n is a multiple of the devices, nothing is added and sharded arrays stay where
+    they are; else each device temporarily holds a copy of each array.
 
     Args:
         graph: A graph in the padded form.
@@ -313,38 +321,38 @@ def pad_to_mesh(
         mesh: The devices.
 
     Returns:
-        All of it, row-sharded.
+        The padded system, row-sharded.
     """
     check_padded_form("graph", graph.starts)
-    rows, missing = row_spec(mesh), -graph.num_nodes % mesh.size
+    rows, num_padding = row_spec(mesh), -graph.num_nodes % mesh.size
 
-    def fill(array: Array, value: int) -> Array:
-        if missing:
-            # The compiler might spread a gradient of n rows over as many devices as
-            # divide n, which has no name outside.
+    def pad(array: Array, value: int) -> Array:
+        if num_padding:
+            # The compiler might shard a gradient of n rows over as many devices as
+            # divide n, a sharding that has no name outside.
             array = constrain_sharding(array, mesh, PartitionSpec())
-            width = ((0, missing), *[(0, 0)] * (array.ndim - 1))
+            width = ((0, num_padding), *[(0, 0)] * (array.ndim - 1))
             array = jnp.pad(array, width, constant_values=value)
         return constrain_sharding(array, mesh, rows)
 
-    degrees = None if graph.degrees is None else fill(graph.degrees, 0)
-    filled = Graph(fill(graph.indices, -1), fill(graph.weights, 0), degrees=degrees)
-    others = jax.tree.map(lambda array: fill(array, 0), (y, start, vectors))
-    return PaddedSystem(filled, *others)
+    degrees = None if graph.degrees is None else pad(graph.degrees, 0)
+    padded = Graph(pad(graph.indices, -1), pad(graph.weights, 0), degrees=degrees)
+    columns = jax.tree.map(lambda array: pad(array, 0), (y, start, vectors))
+    return PaddedSystem(padded, *columns)
 
 
-def trim_mesh_padding(found: Solution, n: int, mesh: Mesh) -> Solution:
-    """Takes the rows away again that `pad_to_mesh` added.
+def trim_mesh_padding(solution: Solution, n: int, mesh: Mesh) -> Solution:
+    """Removes the rows that `pad_to_mesh` added.
 
     Args:
-        found: A solution of the filled system.
-        n: Rows of the one that was given.
+        solution: Solution of the padded system.
+        n: Number of nodes before padding.
         mesh: The devices.
 
     Returns:
-        The solution, row-sharded where n is a multiple of the devices, else with a copy
-        on each.
+        The solution, row-sharded if n is a multiple of the devices, else with a copy on
+        every device.
     """
-    whole = found.value.shape[0] == n
-    spec = row_spec(mesh) if whole else PartitionSpec()
-    return found._replace(value=constrain_sharding(found.value[:n], mesh, spec))
+    spec = row_spec(mesh) if solution.value.shape[0] == n else PartitionSpec()
+    value = constrain_sharding(solution.value[:n], mesh, spec)
+    return solution._replace(value=value)

@@ -15,11 +15,11 @@ from ._solve import diffuse
 
 
 class OfflineRows(NamedTuple):
-    """Solutions for one-hot right-hand sides, on a few nodes each.
+    """Sparse solutions for one-hot right-hand sides, one row per node.
 
     Attributes:
-        indices: The nodes of every row's solution, -1 in empty places.
-        values: The solution there, 0 in empty places.
+        indices: Nodes of every row's solution, padded with -1.
+        values: The solution at these nodes, padded with 0.
         residual: Relative residual of every row's solve.
     """
 
@@ -40,21 +40,21 @@ def solve_offline_rows(
 ) -> OfflineRows:
     r"""Solves (I - alpha S_i) f_i = e_i for every node i of a graph.
 
-    S_i is S cut to the nodes given for i, after it was normalised on all of them. Where
-    those are all nodes, f_i is column i of (I - alpha S)^-1, and `combine_offline_rows`
-    gives what `diffuse` gives.
+    S_i is S truncated to the nodes of row i after it was normalised on all nodes. If
+    these are all nodes, f_i is column i of (I - alpha S)^-1, and `combine_offline_rows`
+    returns the scores of `diffuse`.
 
     Args:
         graph: The normalised graph S, in either form.
-        nodes: For every node those that its solution may reach, such as its t nearest
-            neighbours; -1 in empty places. A node that is not in its own row takes the
-            last place.
+        nodes: Nodes that the solution of each row may reach, such as the t nearest
+            neighbours of node i, padded with -1. A node that is not in its own row
+            replaces the last entry.
         alpha: How far scores spread, in [0, 1).
         rtol: Relative residual at which a solve stops.
-        max_steps: Most iterations.
-        max_degree: Most entries of any row of a compressed graph; needed where the
-            graph is traced.
-        batch_size: Solves side by side; each holds t rows of the graph.
+        max_steps: Largest number of iterations.
+        max_degree: Largest number of entries of any row of a compressed graph; needed
+            where the graph is traced.
+        batch_size: Number of solves side by side; each holds t rows of the graph.
 
     Returns:
         The solutions.
@@ -71,8 +71,8 @@ def solve_offline_rows(
     check_graph("graph", graph)
     if nodes.ndim != 2 or nodes.shape[0] != graph.num_nodes or nodes.shape[1] < 1:
         raise ValueError(
-            f"nodes must have one row per node, {graph.num_nodes}, and one place at "
-            f"least, got {list(nodes.shape)}."
+            f"nodes must have one row per node, {graph.num_nodes}, and at least one "
+            f"column, got {list(nodes.shape)}."
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -87,16 +87,18 @@ def solve_offline_rows(
 )
 def _offline_rows(graph, nodes, alpha, *, rtol, max_steps, max_degree, batch_size):
     def solve(row):
-        node, own = row
-        last = jnp.where(jnp.any(own == node), own[-1], node)
-        own = own.at[-1].set(last)
-        part = truncate(graph, own, max_degree=max_degree)
-        y = (own == node).astype(graph.weights.dtype)
-        found = diffuse(part, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps)
-        return OfflineRows(own, found.value[:, 0], found.residual[0])
+        node, row_nodes = row
+        last = jnp.where(jnp.any(row_nodes == node), row_nodes[-1], node)
+        row_nodes = row_nodes.at[-1].set(last)
+        subgraph = truncate(graph, row_nodes, max_degree=max_degree)
+        y = (row_nodes == node).astype(graph.weights.dtype)
+        solution = diffuse(
+            subgraph, y[:, None], alpha=alpha, rtol=rtol, max_steps=max_steps
+        )
+        return OfflineRows(row_nodes, solution.value[:, 0], solution.residual[0])
 
-    every = jnp.arange(graph.num_nodes, dtype=nodes.dtype)
-    return jax.lax.map(solve, (every, nodes), batch_size=batch_size)
+    all_nodes = jnp.arange(graph.num_nodes, dtype=nodes.dtype)
+    return jax.lax.map(solve, (all_nodes, nodes), batch_size=batch_size)
 
 
 def combine_offline_rows(
@@ -105,10 +107,10 @@ def combine_offline_rows(
     r"""Combines offline solutions for queries: f = sum over i of y_i f_i.
 
     Args:
-        rows: From `solve_offline_rows`.
+        rows: Solutions of `solve_offline_rows`.
         y: Right-hand sides, one query per column; see `query_vectors`.
-        k: Entries of a column that are used, the largest; as many as `query_vectors`
-            kept lose nothing. A Python number, 1 to n.
+        k: Number of largest entries of a column that are used; the `keep` of
+            `query_vectors` loses nothing. A Python number, 1 to n.
 
     Returns:
         Scores of all nodes, one column per query.
@@ -133,11 +135,11 @@ def _combine_rows(rows, y, *, k):
 
     def combine(column):
         weights, chosen = jax.lax.top_k(column, k)
-        places, values = rows.indices[chosen], rows.values[chosen]
-        # Empty places belong to a node past the last, which the scatter drops.
-        places = jnp.where(places >= 0, places, n)
+        nodes, values = rows.indices[chosen], rows.values[chosen]
+        # Padding becomes a node past the last, which the scatter drops.
+        nodes = jnp.where(nodes >= 0, nodes, n)
         return (
-            jnp.zeros(n, y.dtype).at[places].add(weights[:, None] * values, mode="drop")
+            jnp.zeros(n, y.dtype).at[nodes].add(weights[:, None] * values, mode="drop")
         )
 
     return jax.lax.map(combine, y.T).T

@@ -1,7 +1,7 @@
-"""Right-hand sides of queries, dense by `query_vectors`, and checks of sparse ones."""
+"""Query vectors: dense right-hand sides Y, and checks of sparse ones."""
 
 import functools
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,12 @@ from diffjax._arguments import (
     count_ids,
     is_concrete,
 )
+from diffjax._choices import QueryRule
 from diffjax._sharding import check_divisible_rows, distributed_top_k, row_spec
 from diffjax.graph import kernel
 from diffjax.types import Scalar
 
-QueryRule = Literal["paper", "official"]
-
-# Query regions whose similarities to the whole database are held at a time.
+# Query regions whose similarities to the whole database are in memory at a time.
 _REGIONS_PER_BLOCK = 64
 
 
@@ -43,46 +42,46 @@ def query_vectors(
 ) -> Float[Array, "n q"] | Float[Array, "t q"]:
     r"""Builds the right-hand sides Y of queries that are not in the database.
 
-    "paper": y_i = sum over the query's regions z of s(x_i, z) for x_i among the k
-    nearest of z, s(x, z) = max(x'z - bias, 0)^gamma; then only the k largest y_i are
-    kept. "official": the raw similarities x_i'z - bias are summed over the same regions
-    and neighbours, the k largest sums kept, and only those raised to gamma. With one
-    region per query the two agree.
+    Rule "paper": y_i is the sum of s(x_i, z) over those regions z of the query that
+    have x_i among their k nearest, s(x, z) = max(x'z - bias, 0)^gamma; then only the k
+    largest y_i are kept. Rule "official": the raw similarities x_i'z - bias are summed
+    over the same regions and neighbours, the k largest sums are kept, and only those
+    are raised to gamma. With one region per query the two agree.
 
     Args:
         vectors: Database vectors.
         queries: Query vectors, the regions of one query after those of another.
-        query_ids: Which query each row of `queries` belongs to, from 0 upwards; None if
-            each is a query of its own.
-        k: Neighbours per region, and entries kept per query unless `keep` says
-            otherwise, 1 to n. A Python number.
+        query_ids: Query of each row of `queries`, ascending from 0; None if every row
+            is a query.
+        k: Neighbours per region, and entries kept per query if `keep` is None, 1 to n.
+            A Python number.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
-        bias: What is taken off each similarity, 0 in the paper; may be traced and
+        bias: Number subtracted from each similarity, 0 in the paper; may be traced and
             differentiated.
-        rule: See above.
+        rule: Order of sum, cut and power; see above.
         keep: Entries kept per query, at least 1; n keeps all. A Python number.
-        nodes: For each query the vectors that it may use, a short list, -1 in empty
-            places; None for all. `k` is then at most t.
+        nodes: Short list of each query: the vectors that it may use, padded with -1;
+            None for all. `k` is then at most t.
         num_queries: Number of queries q; needed where `query_ids` is traced. A query
             without rows gets an all-zero column.
-        where: Which rows of `vectors` are vectors; the others are padding, nobody's
-            neighbours. None if all are.
-        mesh: Devices, also those of other processes, among which the rows of `vectors`
-            and of Y are shared out, n being a multiple of them. Each sends its own k
-            nearest of every region. None is one device.
+        where: Mask of the rows of `vectors` that are vectors; the others are padding
+            and never neighbours. None if there is no padding.
+        mesh: Devices, also of other processes, that share the rows of `vectors` and of
+            Y; n must be a multiple of their number. A device sends its k nearest
+            vectors of every region. None is one device.
 
     Returns:
-        One column per query, at most `keep` entries above zero each; in the order of
-        the short list where there is one.
+        One column per query with at most `keep` entries above zero, in the order of
+        the short list if there is one.
 
     Raises:
         ValueError: If an argument is outside its range, dimensions differ, ids go back
-            or skip, `num_queries` is missing under jit, or `nodes` come with `where` or
-            a mesh.
+            or skip, `num_queries` is missing under jit, or `nodes` is combined with
+            `where` or a mesh.
 
     References:
         Iscen et al., CVPR 2017, eq. 7 and 8 and section 5.1 (the cut to k),
-        https://arxiv.org/abs/1611.05113. "official" is what the authors' release does.
+        https://arxiv.org/abs/1611.05113. "official" follows the authors' release.
     """
     check_in_range("gamma", gamma, low=0, high=float("inf"))
     check_in_range("bias", bias, low=-float("inf"), high=float("inf"))
@@ -157,9 +156,9 @@ def _query_vectors(
         )
 
     if mesh is not None:
-        rows, same = row_spec(mesh), PartitionSpec()
-        spread = rows, rows, same, same
-        build = jax.shard_map(build, mesh=mesh, in_specs=spread, out_specs=rows)
+        rows, replicated = row_spec(mesh), PartitionSpec()
+        specs = rows, rows, replicated, replicated
+        build = jax.shard_map(build, mesh=mesh, in_specs=specs, out_specs=rows)
     return build(vectors, where, query_regions, kernel_parameters)
 
 
@@ -176,7 +175,7 @@ def _right_hand_sides(
     num_queries,
     mesh,
 ):
-    """Builds Y, or inside `shard_map` the own rows of it."""
+    """Builds Y, or inside `shard_map` the rows of Y on this device."""
     queries, ids = query_regions
     gamma, bias = kernel_parameters
 
@@ -189,9 +188,9 @@ def _right_hand_sides(
     def similarity_of_sums(sums):
         return kernel(sums, gamma)
 
-    early, late = similarity, _identity
+    transform_terms, transform_sums = similarity, _identity
     if rule == "official":
-        early, late = above_bias, similarity_of_sums
+        transform_terms, transform_sums = above_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
     top = functools.partial(_row_top_k, mesh=mesh)
     total = jnp.zeros_like(vectors, shape=(num_queries, size))
@@ -199,20 +198,24 @@ def _right_hand_sides(
         *(total, vectors, queries, ids),
         nodes=nodes,
         where=where,
-        similarity=early,
+        similarity=transform_terms,
         top=functools.partial(top, k=k),
     )
-    return late(_keep_largest(sums, functools.partial(top, k=keep))).T
+    return transform_sums(_keep_largest(sums, functools.partial(top, k=keep))).T
 
 
 def _row_top_k(values, *, k, mesh):
-    """The k largest of each row and where they are; past the end, if elsewhere."""
+    """Finds the k largest of each row and their columns.
+
+    On a mesh the column of an entry of another device is the number of columns here,
+    which a scatter drops.
+    """
     if mesh is None:
         return jax.lax.top_k(values, k)
     count = values.shape[1]
     best, numbers = distributed_top_k(values, k, mesh)
-    places = numbers - jax.lax.axis_index(mesh.axis_names) * count
-    return best, jnp.where((places >= 0) & (places < count), places, count)
+    columns = numbers - jax.lax.axis_index(mesh.axis_names) * count
+    return best, jnp.where((columns >= 0) & (columns < count), columns, count)
 
 
 def _identity(values):
@@ -222,13 +225,13 @@ def _identity(values):
 def _sum_region_similarities(
     total, vectors, queries, ids, *, nodes, where, similarity, top
 ):
-    """Adds the similarities to the k nearest of each region to its query: [q, n]."""
+    """Sums the similarities of the k nearest of each region over the query: [q, n]."""
     num_queries = total.shape[0]
     rows = max(min(_REGIONS_PER_BLOCK, queries.shape[0]), 1)
-    missing = -queries.shape[0] % rows
+    num_padding = -queries.shape[0] % rows
     # Padding belongs to a query past the last, which the scatter drops.
-    ids = jnp.pad(ids, (0, missing), constant_values=num_queries)
-    blocks = jnp.pad(queries, ((0, missing), (0, 0)))
+    ids = jnp.pad(ids, (0, num_padding), constant_values=num_queries)
+    blocks = jnp.pad(queries, ((0, num_padding), (0, 0)))
     blocks = blocks.reshape(-1, rows, queries.shape[1])
 
     def add_block(total, block):
@@ -240,19 +243,19 @@ def _sum_region_similarities(
             products = jnp.where(listed >= 0, products, -jnp.inf)
         if where is not None:
             products = jnp.where(where[None], products, -jnp.inf)
-        values, places = top(products)
-        # Of fewer than k listed ones the rest are no neighbours.
-        listed = values > -jnp.inf
-        terms = similarity(jnp.where(listed, values, jnp.zeros_like(values)))
-        terms = jnp.where(listed, terms, jnp.zeros_like(terms))
-        total = total.at[owner[:, None], places].add(terms, mode="drop")
+        values, columns = top(products)
+        # A list of fewer than k vectors leaves entries that are no neighbours.
+        is_neighbor = values > -jnp.inf
+        terms = similarity(jnp.where(is_neighbor, values, jnp.zeros_like(values)))
+        terms = jnp.where(is_neighbor, terms, jnp.zeros_like(terms))
+        total = total.at[owner[:, None], columns].add(terms, mode="drop")
         return total, None
 
     return jax.lax.scan(add_block, total, (blocks, ids.reshape(-1, rows)))[0]
 
 
 def _keep_largest(y, top):
-    """Keeps the largest entries of every row, among equals those of lower index."""
+    """Keeps the largest entries of every row, ties by lower index."""
     values, nodes = top(y)
     rows = jnp.arange(y.shape[0])[:, None]
     return jnp.zeros_like(y).at[rows, nodes].set(values, mode="drop")
@@ -264,15 +267,15 @@ def check_seeds(
     *,
     num_nodes: int,
 ) -> None:
-    """Refuses what is not a node and a value for each place of each query.
+    """Checks sparse right-hand sides: nodes and values of one shape, nodes in range.
 
     Args:
-        nodes: Nodes, -1 in empty places.
-        values: What right-hand sides are there.
-        num_nodes: Of the graph.
+        nodes: Nodes of each query, padded with -1.
+        values: Right-hand sides at these nodes.
+        num_nodes: Number of nodes of the graph.
 
     Raises:
-        ValueError: With what was found.
+        ValueError: If shapes differ or a node is not in the graph.
     """
     check_not_downcast("values", values)
     if nodes.ndim != 2 or nodes.shape != values.shape:
@@ -281,7 +284,7 @@ def check_seeds(
             f"{list(nodes.shape)} and {list(values.shape)}."
         )
     if is_concrete(nodes) and nodes.size:
-        # On the host: inside compiled code even a look at what is known is traced.
+        # On the host: inside compiled code even operations on constants are traced.
         host = np.asarray(nodes)
         low, high = int(host.min()), int(host.max())
         if not -1 <= low <= high < num_nodes:

@@ -1,16 +1,16 @@
-"""Diffusion solvers by name, and `diffuse`: F = (I - alpha S)^-1 Y."""
+"""`diffuse`, F = (I - alpha S)^-1 Y, and the table of its solvers."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Protocol, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_in_range, check_matrix, check_not_downcast
+from diffjax._choices import SolverName
 from diffjax.graph import check_graph
 from diffjax.native import csr_cg, has_csr_kernel
 from diffjax.types import Graph, Scalar, Solution
@@ -24,7 +24,7 @@ from ._cg import (
     column_norms,
     safe_divisor,
 )
-from ._implicit import IterativeMethod, LinearSystem, QueryColumns, implicit_solve
+from ._implicit import InitialGuess, apply_system, solve_implicitly
 from ._matvec import (
     MatvecFunction,
     multiply,
@@ -32,39 +32,21 @@ from ._matvec import (
     sharded_multiply,
     trim_mesh_padding,
 )
-from ._reference import iteration_loop
-from ._spectral import SpectralBasis, spectral_guess
+from ._reference import (
+    solve_cg_bcoo,
+    solve_classic_iteration,
+    solve_dense,
+    solve_unnormalized,
+)
+from ._spectral import SpectralBasis
 
-SolverName = Literal[
-    "cg",
-    "cg-bcoo",
-    "chebyshev",
-    "iterate",
-    "unnormalized",
-    "unnormalized-jacobi",
-    "direct",
-]
-# Those that iterate in code of ours, and so may start anywhere and on any mesh.
+# Solvers that iterate in this package's code: they take any start and any mesh.
 ITERATIVE_SOLVERS = frozenset(get_args(SolverName)) - {"cg-bcoo", "direct"}
-
-# A dense factorisation beyond this takes gigabytes and minutes.
-MAX_DIRECT_NODES = 10_000
-
-
-class InitialGuess(NamedTuple):
-    """What is known before a solve.
-
-    Attributes:
-        basis: Leading eigenvectors of the graph.
-        start: Scores to start from.
-    """
-
-    basis: SpectralBasis | None = None
-    start: Float[Array, "n q"] | None = None
+_NO_GUESS = InitialGuess()
 
 
 class Solver(Protocol):
-    """Solves (I - alpha S) F = Y; one function per name of `SolverName`."""
+    """Solver of (I - alpha S) F = Y; one function per name of `SolverName`."""
 
     def __call__(
         self,
@@ -91,10 +73,10 @@ def solve_cg(
     keep_best: bool,
     initial_guess: InitialGuess,
 ) -> Solution:
-    """Conjugate gradient on all columns at once, each with its own steps."""
+    """Solves by conjugate gradient on all columns at once, each with its own steps."""
 
-    def step_by_step(graph, stop, columns):
-        matvec = functools.partial(_apply_system, product, graph, columns.alpha)
+    def solve_by_jax(graph, stop, columns):
+        matvec = functools.partial(apply_system, product, graph, columns.alpha)
         return cg_loop(
             matvec,
             columns.rhs,
@@ -103,55 +85,33 @@ def solve_cg(
             reference_norm=columns.reference_norm,
         )
 
-    def at_once(graph, stop, columns):
+    def solve_by_kernel(graph, stop, columns):
         matrix = graph.weights, graph.indices, graph.starts
-        alpha, rhs, size = columns
-        share = jnp.ones((1, rhs.shape[1]), rhs.dtype)
-        if size is not None:
+        alpha, rhs, reference_norm = columns
+        norm_ratio = jnp.ones((1, rhs.shape[1]), rhs.dtype)
+        if reference_norm is not None:
             # The kernel's residuals are relative to the right-hand side.
-            share = column_norms(rhs) / safe_divisor(size)
-            stop = stop._replace(rtol=stop.rtol / safe_divisor(share)[0, 0])
-        found = csr_cg(*matrix, alpha, rhs, **stop._asdict(), keep_best=keep_best)
-        return IterationResult(found.value, found.residual * share[0], found.num_steps)
+            norm_ratio = column_norms(rhs) / safe_divisor(reference_norm)
+            stop = stop._replace(rtol=stop.rtol / safe_divisor(norm_ratio)[0, 0])
+        result = csr_cg(*matrix, alpha, rhs, **stop._asdict(), keep_best=keep_best)
+        return IterationResult(
+            result.value, result.residual * norm_ratio[0], result.num_steps
+        )
 
     def loop(system, stop, columns):
         arguments = system.graph, stop, columns
         graph, rhs = system.graph, columns.rhs
         # The kernel has one tolerance for all columns.
-        of_one = columns.reference_norm is None or rhs.shape[1] == 1
-        has_one = has_csr_kernel(graph.weights, graph.indices, graph.starts, rhs)
-        if product is not multiply or not rhs.size or not has_one or not of_one:
-            return step_by_step(*arguments)
+        one_tolerance = columns.reference_norm is None or rhs.shape[1] == 1
+        has_kernel = has_csr_kernel(graph.weights, graph.indices, graph.starts, rhs)
+        if product is not multiply or not (rhs.size and has_kernel and one_tolerance):
+            return solve_by_jax(*arguments)
         # The same iteration with one call for all of its steps.
-        return jax.lax.platform_dependent(*arguments, cpu=at_once, default=step_by_step)
-
-    return _solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
-    )
-
-
-def solve_classic_iteration(
-    product: MatvecFunction,
-    graph: Graph,
-    y: Float[Array, "n q"],
-    alpha: Float[Array, ""],
-    *,
-    stop: StopCriterion,
-    keep_best: bool,
-    initial_guess: InitialGuess,
-) -> Solution:
-    """The classic iteration of eq. 3."""
-
-    def loop(system, stop, columns):
-        return iteration_loop(
-            lambda x: columns.alpha * product(system.graph, x),
-            columns.rhs,
-            stop,
-            keep_best=keep_best,
-            reference_norm=columns.reference_norm,
+        return jax.lax.platform_dependent(
+            *arguments, cpu=solve_by_kernel, default=solve_by_jax
         )
 
-    return _solve_implicitly(
+    return solve_implicitly(
         product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
     )
 
@@ -166,7 +126,10 @@ def solve_chebyshev(
     keep_best: bool,
     initial_guess: InitialGuess,
 ) -> Solution:
-    """Chebyshev's iteration: eigenvalues of S are in [-1, 1], or below a basis."""
+    """Solves by Chebyshev iteration, for eigenvalues of S in [-1, 1].
+
+    With a basis the upper end is its last eigenvalue instead of 1.
+    """
     if keep_best:
         raise ValueError(
             "keep_best must be False for solver 'chebyshev', which looks at residuals "
@@ -174,9 +137,9 @@ def solve_chebyshev(
         )
 
     def loop(system, stop, columns):
-        matvec = functools.partial(_apply_system, product, system.graph, columns.alpha)
-        most = 1 if system.basis is None else system.basis.values[-1].astype(y.dtype)
-        interval = SpectralInterval(1 - columns.alpha * most, 1 + columns.alpha)
+        matvec = functools.partial(apply_system, product, system.graph, columns.alpha)
+        largest = 1 if system.basis is None else system.basis.values[-1].astype(y.dtype)
+        interval = SpectralInterval(1 - columns.alpha * largest, 1 + columns.alpha)
         return chebyshev_loop(
             matvec,
             columns.rhs,
@@ -185,168 +148,9 @@ def solve_chebyshev(
             reference_norm=columns.reference_norm,
         )
 
-    return _solve_implicitly(
+    return solve_implicitly(
         product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
     )
-
-
-def solve_unnormalized(
-    product: MatvecFunction,
-    graph: Graph,
-    y: Float[Array, "n q"],
-    alpha: Float[Array, ""],
-    *,
-    stop: StopCriterion,
-    keep_best: bool,
-    initial_guess: InitialGuess,
-    precondition: bool = False,
-) -> Solution:
-    """Conjugate gradient on (D - alpha A) G = D^1/2 Y, F = D^1/2 G: eq. 18.
-
-    A = D^1/2 S D^1/2 comes from S and the degrees that `normalize` kept; a node without
-    edges has D = 1 and so F = Y. Residuals are measured as those of I - alpha S, so
-    that `rtol` means the same as for every other solver.
-    """
-
-    def loop(system, stop, columns):
-        degrees = _nonzero_degrees(system.graph.degrees)
-        root = jnp.sqrt(degrees)[:, None]
-
-        def matvec(g):
-            spread = product(system.graph, root * g)
-            return degrees[:, None] * g - columns.alpha * (root * spread)
-
-        found = cg_loop(
-            matvec,
-            root * columns.rhs,
-            stop,
-            keep_best=keep_best,
-            reference_norm=columns.reference_norm,
-            diagonal=degrees,
-            precondition=precondition,
-        )
-        return found._replace(value=root * found.value)
-
-    # F depends on D through S only: the map to differentiate is that of eq. 17.
-    return _solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
-    )
-
-
-def solve_dense(
-    product: MatvecFunction,
-    graph: Graph,
-    y: Float[Array, "n q"],
-    alpha: Float[Array, ""],
-    *,
-    stop: StopCriterion,
-    keep_best: bool,
-    initial_guess: InitialGuess,
-) -> Solution:
-    """The closed form of eq. 4 by a dense factorisation, for small n."""
-    del product, keep_best, initial_guess
-    n = graph.num_nodes
-    if n > MAX_DIRECT_NODES:
-        raise ValueError(
-            f"graph must have at most {MAX_DIRECT_NODES} nodes to be solved directly, "
-            f"got {n}: use another solver."
-        )
-    rows, columns = graph.rows.reshape(-1), graph.indices.reshape(-1)
-    dense = jnp.zeros((n, n), y.dtype)
-    dense = dense.at[rows, jnp.maximum(columns, 0)].add(graph.weights.reshape(-1))
-    system = jnp.eye(n, dtype=y.dtype) - alpha * dense
-    value = jnp.linalg.solve(system, y)
-    rest = y - jnp.matmul(system, value, precision=jax.lax.Precision.HIGHEST)
-    residual = _true_relative_residual(rest, y)
-    return Solution(
-        value, residual, jnp.zeros(y.shape[1], jnp.int32), residual <= stop.rtol
-    )
-
-
-def solve_cg_bcoo(
-    product: MatvecFunction,
-    graph: Graph,
-    y: Float[Array, "n q"],
-    alpha: Float[Array, ""],
-    *,
-    stop: StopCriterion,
-    keep_best: bool,
-    initial_guess: InitialGuess,
-) -> Solution:
-    """JAX's own conjugate gradient on a coordinate matrix, query by query."""
-    del product, initial_guess
-    rtol: Any = stop.rtol  # Traced, which its annotation leaves out.
-    if keep_best:
-        raise ValueError(
-            "keep_best must be False for solver 'cg-bcoo', which gives its last "
-            "iterate, got True."
-        )
-    matrix = graph.to_bcoo()
-
-    def matvec(x):
-        return x - alpha * (matrix @ x)
-
-    def solve(column):
-        # As a batch of one system each: given a matrix, JAX's solver would take it
-        # for one system whose columns share their step sizes.
-        return cg(matvec, column, tol=rtol, atol=0.0, maxiter=stop.max_steps)[0]
-
-    value = jax.lax.map(solve, y.T).T
-    # JAX's solver tells neither; this is the true residual.
-    residual = _true_relative_residual(y - jax.lax.map(matvec, value.T).T, y)
-    num_steps = jnp.full(y.shape[1], -1, jnp.int32)
-    return Solution(value, residual, num_steps, residual <= stop.rtol)
-
-
-def _solve_implicitly(
-    product,
-    loop: IterativeMethod,
-    graph,
-    y,
-    alpha,
-    *,
-    stop,
-    initial_guess: InitialGuess,
-) -> Solution:
-    """Solves by a loop, differentiating (I - alpha S) F = Y whatever the loop does."""
-    matvec: Callable[..., Array] = functools.partial(_apply_system, product)
-
-    def from_basis(system, stop, columns):
-        alpha, rhs, size = columns
-        guess = spectral_guess(system.basis, alpha, rhs)
-        rest = QueryColumns(
-            alpha,
-            rhs - matvec(system.graph, alpha, guess),
-            column_norms(rhs) if size is None else size,
-        )
-        found = loop(system, stop, rest)
-        return found._replace(value=guess + found.value)
-
-    found = implicit_solve(
-        matvec,
-        loop if initial_guess.basis is None else from_basis,
-        LinearSystem(graph, initial_guess.basis),
-        alpha,
-        y,
-        stop=stop,
-        start=initial_guess.start,
-    )
-    return Solution(*found, converged=found.residual <= stop.rtol)
-
-
-def _apply_system(product, graph, alpha, x):
-    return x - alpha * product(graph, x)
-
-
-def _nonzero_degrees(degrees: Float[Array, " n"]) -> Float[Array, " n"]:
-    """D with 1 for nodes without edges."""
-    return jnp.where(degrees > 0, degrees, jnp.ones_like(degrees))
-
-
-def _true_relative_residual(rest, y):
-    size = jnp.linalg.norm(y, axis=0)
-    safe = jnp.where(size > 0, size, jnp.ones_like(size))
-    return jax.lax.stop_gradient(jnp.linalg.norm(rest, axis=0) / safe)
 
 
 SOLVERS: Mapping[SolverName, Solver] = MappingProxyType(
@@ -360,9 +164,6 @@ SOLVERS: Mapping[SolverName, Solver] = MappingProxyType(
         "direct": solve_dense,
     }
 )
-
-
-_NO_GUESS = InitialGuess()
 
 
 def diffuse(
@@ -380,9 +181,9 @@ def diffuse(
 ) -> Solution:
     r"""Diffuses queries over a graph: F = (I - alpha S)^-1 Y.
 
-    The paper's f carries a factor (1 - alpha), which changes no rank and is left out.
-    Differentiable in alpha, Y and the graph's weights, forwards and backwards, by a
-    second solve. `vmap` over Y or alpha is the same solve with more columns.
+    The paper's factor (1 - alpha) is left out, as it changes no rank. Differentiable in
+    alpha, Y and the graph's weights, in forward and reverse mode, by a second solve.
+    `vmap` over Y or alpha is the same solve with more columns.
 
     Args:
         graph: The normalised graph S, in either form; see `normalize`.
@@ -390,50 +191,52 @@ def diffuse(
         alpha: How far scores spread, in [0, 1); may be traced and differentiated.
         rtol: Relative residual |y - (I - alpha S) f| / |y| at which a query stops. A
             Python number.
-        max_steps: Most iterations, 20 in the paper. Use at least 50 to train through
-            the solve. 0, with `basis` or `start`, tells how right those are. A Python
-            number.
-        solver: "cg", conjugate gradient on all queries at once, each with its own
-            steps. "chebyshev", as fast where the worst is assumed, that eigenvalues of
-            S reach from -1 to 1 (or to the last of `basis`): how many steps `rtol`
-            takes is known at the start, and there are no sums over nodes before the
-            end, where the residual is taken. "iterate", the classic iteration of eq. 3,
-            which needs several times as many. "unnormalized", conjugate gradient on
-            eq. 18, and "unnormalized-jacobi", the same preconditioned, whose iterates
-            are those of "cg"; both need the degrees that `normalize` keeps. "direct",
-            eq. 4 by a dense factorisation, up to 10,000 nodes. "cg-bcoo", JAX's own
-            conjugate gradient on a coordinate matrix, one query after the other: the
-            reference.
-        keep_best: Give the iterate of smallest residual instead of the last one, as
-            MATLAB's pcg does, the start among them; not for "cg-bcoo" and
+        max_steps: Largest number of iterations, 20 in the paper. Use at least 50 to
+            train through the solve. 0 is allowed with `basis` or `start` and measures
+            their residual. A Python number.
+        solver: Name of the method.
+            "cg": conjugate gradient on all queries at once, each with its own steps.
+            "chebyshev": Chebyshev iteration for eigenvalues of S in [-1, 1] (up to the
+            last one of `basis`), as fast as "cg" if they fill that interval. The number
+            of steps for `rtol` is known at the start, and sums over nodes are taken
+            only at the end, for the residual.
+            "iterate": the classic iteration of eq. 3, which needs several times the
+            steps.
+            "unnormalized": conjugate gradient on eq. 18; "unnormalized-jacobi": the
+            same preconditioned, with the iterates of "cg". Both need the degrees that
+            `normalize` keeps.
+            "direct": eq. 4 by a dense factorisation, up to 10,000 nodes.
+            "cg-bcoo": JAX's own conjugate gradient on a coordinate matrix, one query
+            after the other, as a reference.
+        keep_best: Whether to return the iterate of smallest residual instead of the
+            last one, as MATLAB's pcg does, the start among them; not for "cg-bcoo" and
             "chebyshev".
-        mesh: Devices, also those of other processes, to share the work, each taking an
-            equal part of the rows of a graph in the padded form and of `y`; an
-            iteration sends each of them the n q numbers of its search directions. Not
-            for "direct" and "cg-bcoo". None leaves everything where it is. Take
-            gradients on a mesh inside `jit`: outside, what JAX keeps for backwards may
-            be laid out as it has no name for.
+        mesh: Devices, also of other processes, that share the work; each takes an equal
+            share of the rows of a padded graph and of `y`. An iteration sends the n q
+            numbers of its search directions to every device. Not for "direct" and
+            "cg-bcoo". None leaves all arrays where they are. Take gradients on a mesh
+            inside `jit`: outside of it, JAX may lay out saved arrays in a way that has
+            no name.
         basis: Leading eigenvectors of S, from `leading_eigenvectors`: the part of the
-            solution in their space is given at once, and what is left takes fewer
-            steps. They need not be exact, nor of this very graph: residuals are those
-            of this system. "chebyshev" trusts the last of them, and stops short of the
-            tolerance, as the residual tells, where S has larger eigenvalues beside. Not
+            solution in their space is computed directly, and the remainder takes fewer
+            steps. They may be inexact, or of a similar graph: residuals are those of
+            this system. "chebyshev" trusts the last eigenvalue, and stops short of the
+            tolerance if S has larger ones outside the basis, as the residual shows. Not
             for "direct" and "cg-bcoo".
-        start: Scores to start from, one column per query, such as those of a query
-            before it was refined, or for another alpha. Neither `rtol` nor the
-            residual change their meaning. Has no derivative; not for "direct" and
-            "cg-bcoo".
+        start: Scores to start from, one column per query, such as the scores of the
+            query before it was refined, or for another alpha. `rtol` and the residual
+            keep their meaning. Has no derivative; not for "direct" and "cg-bcoo".
 
     Returns:
-        Scores of all nodes, on a mesh row-sharded where n is a multiple of its devices,
-        and, per query, residual, iterations and whether the tolerance was met. Trouble
-        inside compiled code shows there.
+        Scores of all nodes, on a mesh row-sharded if n is a multiple of its devices,
+        and residual, iterations and convergence of each query. Numerical trouble inside
+        compiled code shows in these diagnostics.
 
     Raises:
-        ValueError: If `alpha` or `rtol` is outside [0, 1), `max_steps` is below 1, or
-            0, `solver` is unknown or can't do what is asked, sizes do not match, `y` is
-            no matrix of floating point, or the graph is not normalised or has weights
-            that are negative, not finite or not symmetric.
+        ValueError: If `alpha` or `rtol` is outside [0, 1), `max_steps` is below 1 (0
+            with `basis` or `start`), `solver` is unknown or does not support an option,
+            sizes do not match, `y` is not a floating-point matrix, or the graph is not
+            normalised or has weights that are negative, not finite or not symmetric.
 
     References:
         Iscen et al., CVPR 2017, eq. 3, 4, 17 and 18, https://arxiv.org/abs/1611.05113.
@@ -445,9 +248,9 @@ def diffuse(
     check_in_range("rtol", rtol, low=0, high=1, closed_low=True)
     check_matrix("y", y)
     check_not_downcast("y", y)
-    least = 1 if basis is None and start is None else 0
-    if max_steps < least:
-        raise ValueError(f"max_steps must be at least {least}, got {max_steps}.")
+    min_steps = 1 if basis is None and start is None else 0
+    if max_steps < min_steps:
+        raise ValueError(f"max_steps must be at least {min_steps}, got {max_steps}.")
     if solver not in SOLVERS:
         raise ValueError(
             f"solver must be one of {get_args(SolverName)}, got {solver!r}."
@@ -457,9 +260,9 @@ def diffuse(
             f"y must have one row per node, {graph.num_nodes}, got {y.shape[0]}."
         )
     if solver not in ITERATIVE_SOLVERS:
-        for name, given in (("mesh", mesh), ("basis", basis), ("start", start)):
-            if given is not None:
-                got = given if name == "mesh" else "one"
+        for name, value in (("mesh", mesh), ("basis", basis), ("start", start)):
+            if value is not None:
+                got = value if name == "mesh" else "one"
                 raise ValueError(
                     f"{name} must be None for solver {solver!r}, got {got}."
                 )
@@ -503,7 +306,7 @@ def diffuse_until(
     mesh: jax.sharding.Mesh | None = None,
     initial_guess: InitialGuess = _NO_GUESS,
 ) -> Solution:
-    """As `diffuse`, of arguments that were checked, and `stop` may be traced.
+    """Runs `diffuse` on checked arguments; `stop` may be traced.
 
     Args:
         graph: The normalised graph.
@@ -516,7 +319,7 @@ def diffuse_until(
         initial_guess: The basis and the start.
 
     Returns:
-        What `diffuse` gives.
+        The result of `diffuse`.
     """
     n = graph.num_nodes
     product = multiply
@@ -526,7 +329,7 @@ def diffuse_until(
         vectors = None if basis is None else basis.vectors
         graph, y, start, vectors = pad_to_mesh(graph, y, start, vectors, mesh)
         initial_guess = InitialGuess(basis and basis._replace(vectors=vectors), start)
-    found = SOLVERS[solver](
+    solution = SOLVERS[solver](
         product,
         graph,
         y,
@@ -535,4 +338,4 @@ def diffuse_until(
         keep_best=keep_best,
         initial_guess=initial_guess,
     )
-    return found if mesh is None else trim_mesh_padding(found, n, mesh)
+    return solution if mesh is None else trim_mesh_padding(solution, n, mesh)

@@ -1,4 +1,4 @@
-"""Leading eigenvectors of a graph, found beforehand, and what they answer alone."""
+"""Spectral ranking: leading eigenvectors of a graph, and scores from them alone."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from ._cg import column_norms, safe_divisor
 from ._matvec import multiply
 from ._query import check_seeds
 
-# Products between two looks at how good the eigenvectors are.
+# Products with S between two checks of the eigenvectors.
 _FILTER_DEGREE = 20
 
 
@@ -23,9 +23,9 @@ class SpectralBasis(NamedTuple):
     """Leading eigenvectors of S, from `leading_eigenvectors`.
 
     Attributes:
-        values: Their eigenvalues, the largest first, at most 1.
-        vectors: One per column, orthogonal and of size 1.
-        residual: |S v - value v| of each; an eigenvalue of S is as near to its value.
+        values: Eigenvalues, largest first, at most 1.
+        vectors: Eigenvectors, one per column, orthonormal.
+        residual: |S v - value v| of each; S has an eigenvalue within this distance.
     """
 
     values: Float[Array, " m"]
@@ -41,22 +41,22 @@ def leading_eigenvectors(
     max_rounds: int = 30,
     seed: int = 0,
 ) -> SpectralBasis:
-    r"""Finds the eigenvectors of S with the largest eigenvalues, on the host's time.
+    r"""Finds the eigenvectors of S with the largest eigenvalues; not under jit.
 
-    Subspace iteration, filtered: in turns, a Chebyshev polynomial of S that is small on
-    [-1, a] and grows beyond is applied to a block of columns, the block is made
-    orthogonal, and S is diagonalised in it (Rayleigh-Ritz); a is the smallest value of
-    the block. A block, because each component of the graph has an eigenvalue 1 of its
-    own, and an iteration from one vector sees one of them.
+    Filtered subspace iteration: in each round, a Chebyshev polynomial of S that is
+    small on [-1, a] and grows beyond is applied to a block of columns, the block is
+    orthonormalised, and S is diagonalised in it (Rayleigh-Ritz); a is the smallest
+    eigenvalue of the block. A block is needed because every component of the graph has
+    an eigenvalue 1, and an iteration from one vector sees only one of them.
 
     Args:
         graph: The normalised graph S, in either form; the compressed form is faster.
-        rank: How many, 1 to n. A Python number.
+        rank: Number of eigenvectors, 1 to n. A Python number.
         tol: Largest `SpectralBasis.residual` at which to stop. A Python number; 1e-3 is
-            as good as any for `diffuse`, and single precision reaches some 1e-6.
-        max_rounds: Most turns, of 20 products each; reaching it is not an error, see
-            `SpectralBasis.residual`. A Python number.
-        seed: Of the block to start from. A Python number.
+            small enough for `diffuse`, and single precision reaches about 1e-6.
+        max_rounds: Largest number of rounds, of 20 products each; reaching it is not an
+            error, see `SpectralBasis.residual`. A Python number.
+        seed: Seed of the random initial block. A Python number.
 
     Returns:
         The eigenvectors, for `diffuse` and `spectral_scores`.
@@ -85,7 +85,7 @@ def leading_eigenvectors(
             "graph must be normalised, got one without degrees: give it to normalize."
         )
     check_graph("graph", graph)
-    # More columns than are asked for: the last of a block are the last to be right.
+    # More columns than are asked for: the last columns of a block converge last.
     width = min(rank + rank // 8 + 8, n)
     shape = n, width
     start = jax.random.normal(jax.random.key(seed), shape, graph.weights.dtype)
@@ -93,12 +93,13 @@ def leading_eigenvectors(
     for _ in range(max_rounds):
         if width == n or float(block.residual[:rank].max()) <= tol:
             break
-        spread = _chebyshev_filter(graph, block.vectors, block.values[-1])
-        block = _rayleigh_ritz(graph, _orthonormalize(spread))
-    found = SpectralBasis(
-        block.values[:rank], block.vectors[:, :rank], block.residual[:rank]
+        filtered = _chebyshev_filter(graph, block.vectors, block.values[-1])
+        block = _rayleigh_ritz(graph, _orthonormalize(filtered))
+    return SpectralBasis(
+        jnp.minimum(block.values[:rank], 1),
+        block.vectors[:, :rank],
+        block.residual[:rank],
     )
-    return found._replace(values=jnp.minimum(found.values, 1))
 
 
 def _matmul_highest(one: Array, other: Array) -> Array:
@@ -107,55 +108,56 @@ def _matmul_highest(one: Array, other: Array) -> Array:
 
 @jax.jit
 def _orthonormalize(x: Array) -> Array:
-    """An orthonormal basis of columns that may be nearly dependent.
+    """Makes an orthonormal basis of columns that may be nearly dependent.
 
-    By the eigenvectors of their inner products, twice: five times as fast as QR.
+    The eigenvectors of their inner products, used twice, are five times as fast as QR.
     """
     for _ in range(2):
         x = x / safe_divisor(column_norms(x))
-        values, turn = jnp.linalg.eigh(_matmul_highest(x.T, x))
-        least = jnp.finfo(x.dtype).eps * values[-1]
-        x = _matmul_highest(x, turn / jnp.sqrt(jnp.maximum(values, least))[None, :])
+        values, rotation = jnp.linalg.eigh(_matmul_highest(x.T, x))
+        values = jnp.maximum(values, jnp.finfo(x.dtype).eps * values[-1])
+        x = _matmul_highest(x, rotation / jnp.sqrt(values)[None, :])
     return x
 
 
 @jax.jit
 def _rayleigh_ritz(graph: Graph, x: Array) -> SpectralBasis:
-    """Rayleigh-Ritz: eigenvectors of S in the space of orthonormal columns."""
-    spread = multiply(graph, x)
-    values, turn = jnp.linalg.eigh(_matmul_highest(x.T, spread))
-    values, turn = values[::-1], turn[:, ::-1]
-    vectors, spread = _matmul_highest(x, turn), _matmul_highest(spread, turn)
-    rest = jnp.linalg.norm(spread - vectors * values[None, :], axis=0)
-    return SpectralBasis(values, vectors, rest)
+    """Finds the eigenvectors of S in the space of orthonormal columns."""
+    sx = multiply(graph, x)
+    values, rotation = jnp.linalg.eigh(_matmul_highest(x.T, sx))
+    values, rotation = values[::-1], rotation[:, ::-1]
+    vectors, sx = _matmul_highest(x, rotation), _matmul_highest(sx, rotation)
+    residual = jnp.linalg.norm(sx - vectors * values[None, :], axis=0)
+    return SpectralBasis(values, vectors, residual)
 
 
 @jax.jit
-def _chebyshev_filter(graph: Graph, x: Array, above: Array) -> Array:
-    """T_20 of S mapped so that [-1, above] becomes [-1, 1], divided by its value at 1.
+def _chebyshev_filter(graph: Graph, x: Array, upper: Array) -> Array:
+    """Applies T_20 of S, with [-1, upper] mapped to [-1, 1], divided by its value at 1.
 
-    Divided step by step, as powers of a growing number would not fit.
+    The division is done step by step, because the polynomial itself overflows.
     """
-    centre, width = (above - 1) / 2, (above + 1) / 2
+    centre, width = (upper - 1) / 2, (upper + 1) / 2
 
     def mapped(x):
         return (multiply(graph, x) - centre * x) / width
 
-    first = width / (1 - centre)  # 1 / T_1 at 1.
+    first_ratio = width / (1 - centre)  # 1 / T_1 at 1.
 
     def step(_, carry):
-        before, now, ratio = carry
-        new = 1 / (2 / first - ratio)
-        return now, 2 * new * mapped(now) - ratio * new * before, new
+        previous, current, ratio = carry
+        new_ratio = 1 / (2 / first_ratio - ratio)
+        following = 2 * new_ratio * mapped(current) - ratio * new_ratio * previous
+        return current, following, new_ratio
 
-    carry = x, first * mapped(x), first
+    carry = x, first_ratio * mapped(x), first_ratio
     return jax.lax.fori_loop(1, _FILTER_DEGREE, step, carry)[1]
 
 
 def spectral_guess(
     basis: SpectralBasis, alpha: Float[Array, "1 q"], y: Float[Array, "n q"]
 ) -> Float[Array, "n q"]:
-    """The answer that a basis gives: y + V ((I - alpha Lambda)^-1 - I) V' y.
+    """Computes the solution in the space of a basis: y + V ((I - aL)^-1 - I) V' y.
 
     Args:
         basis: Eigenvectors.
@@ -163,8 +165,8 @@ def spectral_guess(
         y: Right-hand sides.
 
     Returns:
-        Scores; exact where y is in the space of the basis, and y where it is
-        orthogonal to it.
+        Scores, exact for y in the space of the basis, and y itself if it is orthogonal
+        to that space.
     """
     vectors = basis.vectors.astype(y.dtype)
     return y + _matmul_highest(
@@ -175,7 +177,7 @@ def spectral_guess(
 def _spectral_gain(
     basis: SpectralBasis, alpha: Float[Array, "1 q"]
 ) -> Float[Array, "m q"]:
-    """What (I - alpha S)^-1 adds to each eigenvector: alpha v / (1 - alpha v)."""
+    """Computes what (I - alpha S)^-1 adds to each eigenvector: a v / (1 - a v)."""
     scaled = basis.values.astype(alpha.dtype)[:, None] * alpha
     return scaled / (1 - scaled)
 
@@ -187,26 +189,26 @@ def spectral_scores(
     *,
     alpha: Scalar = 0.99,
 ) -> Float[Array, "n q"]:
-    r"""Scores of all nodes from eigenvectors alone, without the graph and iterations.
+    r"""Computes scores of all nodes from eigenvectors, without graph and iterations.
 
         f = y + V ((I - alpha Lambda)^-1 - I) V' y,
 
-    which is (I - alpha S)^-1 y with 0 for all eigenvalues of S that are not in the
-    basis. With exact eigenvectors and lambda the last of their values the error is at
-    most max(alpha lambda / (1 - alpha lambda), alpha / (1 + alpha)) |y|, and none where
-    the basis is complete. `diffuse(basis=..., max_steps=0)` gives the same scores, with
+    which is (I - alpha S)^-1 y with all eigenvalues of S outside the basis replaced by
+    0. With exact eigenvectors, lambda being the last eigenvalue, the error is at most
+    max(alpha lambda / (1 - alpha lambda), alpha / (1 + alpha)) |y|, and 0 for a
+    complete basis. `diffuse(basis=..., max_steps=0)` gives the same scores, with
     their residual. Differentiable in alpha and the values.
 
     Args:
-        basis: From `leading_eigenvectors`.
+        basis: Eigenvectors of `leading_eigenvectors`.
         nodes: Nodes where the right-hand side of each query is not 0, such as its
-            nearest neighbours; -1 in empty places. What is named twice adds up.
-        values: Right-hand sides there, such as similarities that `kernel` has raised.
+            nearest neighbours, padded with -1. A repeated node adds up.
+        values: Right-hand sides at these nodes, such as similarities after `kernel`.
         alpha: How far scores spread, in [0, 1); may be traced and differentiated.
 
     Returns:
-        Scores of all nodes, one column per query. A node's scores need its own row of V
-        only.
+        Scores of all nodes, one column per query. The scores of a node need only its
+        row of V.
 
     Raises:
         ValueError: If `alpha` is outside [0, 1), sizes do not match, or a node is not
@@ -224,11 +226,13 @@ def spectral_scores(
 @jax.jit
 def _spectral_scores(basis, nodes, values, alpha):
     dtype, n = basis.vectors.dtype, basis.vectors.shape[0]
-    here = (nodes >= 0) & (nodes < n)
-    values = jnp.where(here, jnp.asarray(values, dtype), jnp.zeros((), dtype))
+    is_node = (nodes >= 0) & (nodes < n)
+    values = jnp.where(is_node, jnp.asarray(values, dtype), jnp.zeros((), dtype))
     rows = basis.vectors[jnp.maximum(nodes, 0)]
-    known = jnp.einsum("qs,qsm->mq", values, rows, precision=jax.lax.Precision.HIGHEST)
+    coefficients = jnp.einsum(
+        "qs,qsm->mq", values, rows, precision=jax.lax.Precision.HIGHEST
+    )
     alpha = jnp.full((1, nodes.shape[0]), jnp.asarray(alpha, dtype))
-    scores = _matmul_highest(basis.vectors, _spectral_gain(basis, alpha) * known)
+    scores = _matmul_highest(basis.vectors, _spectral_gain(basis, alpha) * coefficients)
     columns = jnp.arange(nodes.shape[0])[:, None]
-    return scores.at[jnp.where(here, nodes, n), columns].add(values, mode="drop")
+    return scores.at[jnp.where(is_node, nodes, n), columns].add(values, mode="drop")

@@ -1,4 +1,4 @@
-"""Stage `distributed`: one collection on many devices of many processes."""
+"""Distributed search: one collection on many devices of many processes."""
 
 import lazy_loader
 

@@ -2,24 +2,24 @@
 
 from typing import NamedTuple
 
-# As in the searches: similarities held at a time, pairs and regions looked up at once.
+# Block sizes of the searches: similarities held, pairs and query regions looked up.
 _SIMILARITIES_PER_BLOCK, _PAIRS_PER_BATCH, _REGIONS_PER_BLOCK = 2**24, 2**16, 64
-_INDEX_BYTES = 4  # Bytes of a node's number.
+_INDEX_BYTES = 4  # Node indices are int32.
 
 
 class StepCost(NamedTuple):
-    """What one step on many devices costs each of them.
+    """Cost of one step for each device, in bytes sent and bytes held.
 
-    `diffjax.index.StepCost` is of a build on one machine's disk.
+    `diffjax.index.StepCost` is the cost of building an index on one machine's disk.
 
     Attributes:
-        sent: Bytes that a device sends in each round.
-        rounds: How many rounds there are: visits of a part, or iterations of the solve.
-        sent_once: Bytes that it sends beside.
-        arguments: Bytes of its part of what the step takes.
-        output: Bytes of its part of what the step gives.
-        temporary: Bytes that it takes beside both while it runs.
-        resident: Bytes of what is on the device and not used by the step.
+        sent: Bytes that a device sends per round.
+        rounds: Number of rounds: visits of a shard, or iterations of the solve.
+        sent_once: Bytes that a device sends outside the rounds.
+        arguments: Bytes of the device's shards of the arguments.
+        output: Bytes of the device's shards of the results.
+        temporary: Bytes of intermediate arrays while the step runs.
+        resident: Bytes of arrays on the device that the step does not use.
     """
 
     sent: float
@@ -32,28 +32,28 @@ class StepCost(NamedTuple):
 
     @property
     def total_sent(self) -> float:
-        """Bytes that a device sends during the whole step."""
+        """Bytes that a device sends during the step, all rounds together."""
         return self.sent * self.rounds + self.sent_once
 
     @property
     def memory(self) -> int:
-        """Bytes on a device while the step runs."""
+        """Bytes held by a device while the step runs."""
         return self.arguments + self.output + self.temporary + self.resident
 
 
 class CostEstimate(NamedTuple):
-    """What a collection on many devices costs: the steps in their order.
+    """Cost estimate of a collection on many devices, step by step in their order.
 
-    `build_graph` does the first three, `search` the others.
-    `diffjax.index.CostEstimate` is of an index on one machine's disk.
+    `build_graph` takes the first three steps, `search` the others.
+    `diffjax.index.CostEstimate` is the cost of an index on one machine's disk.
 
     Attributes:
-        search: The nearest neighbours of all vectors.
-        affinity: Which of them are mutual, and their weights.
-        normalize: The degrees, and the weights divided by them.
-        query: The right-hand sides.
-        solve: The diffusion; a round is an iteration.
-        pool: Scores of images.
+        search: Nearest neighbours of all vectors.
+        affinity: Mutual neighbours and their weights.
+        normalize: Degrees, and weights divided by them.
+        query: Right-hand sides.
+        solve: Diffusion; a round is an iteration.
+        pool: Image scores.
     """
 
     search: StepCost
@@ -65,13 +65,13 @@ class CostEstimate(NamedTuple):
 
     @property
     def memory_at_rest(self) -> int:
-        """Bytes of vectors and graph on a device, whether or not anything is asked."""
+        """Bytes of vectors and graph, which a device holds between searches, too."""
         return self.search.arguments + self.query.resident
 
     @property
     def memory(self) -> int:
-        """The most bytes on a device at any time."""
-        return max(phase.memory for phase in self)
+        """Largest number of bytes on a device at any time."""
+        return max(step.memory for step in self)
 
 
 def estimate_cost(
@@ -86,44 +86,44 @@ def estimate_cost(
     steps: int = 20,
     size: int = 4,
 ) -> CostEstimate:
-    r"""Computes what `build_graph` and `search` cost on each of many devices.
+    r"""Estimates bytes sent and memory of `build_graph` and `search` per device.
 
-    `diffjax.index.estimate_cost` is of an index on one machine's disk.
+    `diffjax.index.estimate_cost` is for an index on one machine's disk.
 
     With p devices, m = ceil(n / p) rows on each, numbers of b bytes and indices of 4,
     q queries of r regions, M images, a device sends, in bytes,
 
-        search      p m (d b + 1)               its part and mask, once to each device
-        affinity    p m k (b + 4)               its sorted lists, likewise
+        search      p m (d b + 1)               its rows and mask, once to each device
+        affinity    p m k (b + 4)               its sorted lists, once to each device
         normalize   (p - 1) m b                 the degrees
-        query       (p - 1) (r q + q) k (b + 4) its best of each region and of each y
+        query       (p - 1) (r q + q) k (b + 4) its top k of each region and each y
         solve       (p - 1) (m b q + 6 b q / p) an iteration: search directions, and
                                                 three sums for every query
         pool        2 (p - 1) / p M q b         the sums of images
 
-    and holds m d b of vectors, m k (b + 4) of graph, as much again while it solves, and
-    (n + 11 m) q b of right-hand sides, of which n q b are the search directions of all.
-    Gathering and summing are counted as done around a ring, where every device sends
-    equally much; with one device nothing is sent. r q is filled up to a multiple of 64
-    where it is more, and no device sends more than its m best.
+    and holds m d b bytes of vectors, m k (b + 4) of graph, the same again while it
+    solves, and (n + 11 m) q b of right-hand sides, of which n q b are the search
+    directions of all devices. Gathers and sums count as ring algorithms, in which every
+    device sends equally much; one device sends nothing. If r q is above 64, it is
+    padded to a multiple of 64. No device sends more than its m best.
 
-    What is sent, taken and given is what the compiled programs say, to the byte. The
-    temporary memory is an estimate for XLA on processors: in the test a step takes
-    between half of its `memory` and 1.2 times that.
+    Bytes sent, arguments and outputs agree with the compiled programs to the byte.
+    Temporary memory is an estimate for XLA on CPUs: measured steps take between 0.5 and
+    1.2 times their `memory`.
 
     Args:
-        n: Vectors.
-        d: Their dimensions.
-        k: Neighbours of each, and of each region of a query.
-        devices: How many share the rows.
-        queries: Queries at a time.
-        regions: Regions of each query.
-        images: Images that the vectors belong to; None for n.
+        n: Number of vectors.
+        d: Dimensions of the vectors.
+        k: Neighbours per vector, and per region of a query.
+        devices: Number of devices that share the rows.
+        queries: Number of queries searched at once.
+        regions: Regions per query.
+        images: Number of images; None is n.
         steps: Iterations of the solve.
-        size: Bytes of a number: 4, or 8 in double precision.
+        size: Bytes per number: 4, or 8 in double precision.
 
     Returns:
-        Bytes by step.
+        Bytes sent and held, step by step.
 
     Raises:
         ValueError: If a number is below 1.
@@ -136,24 +136,24 @@ def estimate_cost(
         '5.3 GB on a device'
     """
     images = n if images is None else images
-    given = {"n": n, "d": d, "k": k, "devices": devices, "queries": queries}
-    given |= {"regions": regions, "images": images, "steps": steps, "size": size}
-    for name, value in given.items():
+    sizes = {"n": n, "d": d, "k": k, "devices": devices, "queries": queries}
+    sizes |= {"regions": regions, "images": images, "steps": steps, "size": size}
+    for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     m = -(-n // devices)
     others = devices - 1
-    pair = _INDEX_BYTES + size
-    vectors, lists, degrees, column = m * (d * size), m * k * pair, m * size, m * size
+    entry = _INDEX_BYTES + size
+    vectors, lists, degrees, column = m * (d * size), m * k * entry, m * size, m * size
     columns = column * queries
     graph = lists + degrees
-    at_once = min(_REGIONS_PER_BLOCK, queries * regions)
-    at_a_time = min(max(_SIMILARITIES_PER_BLOCK // m, 1), m)
-    similarities = (at_a_time + m % at_a_time) * m * size
+    block_regions = min(_REGIONS_PER_BLOCK, queries * regions)
+    block_rows = min(max(_SIMILARITIES_PER_BLOCK // m, 1), m)
+    similarities = (block_rows + m % block_rows) * m * size
     visits = devices if others else 0
-    nearest = min(k, m) * pair
-    summed = 2 * others / devices * size
-    batches = -(-queries * regions // at_once)
+    top_k = min(k, m) * entry
+    all_reduced = 2 * others / devices * size
+    num_blocks = -(-queries * regions // block_regions)
     return CostEstimate(
         search=StepCost(
             sent=(vectors + m) * bool(others),
@@ -183,18 +183,19 @@ def estimate_cost(
             resident=vectors + m,
         ),
         query=StepCost(
-            sent=at_once * others * nearest,
-            rounds=batches,
-            sent_once=queries * others * nearest,
+            sent=block_regions * others * top_k,
+            rounds=num_blocks,
+            sent_once=queries * others * top_k,
             arguments=vectors + m + queries * regions * d * size,
             output=columns,
-            temporary=(at_once + queries) * column + devices * at_once * nearest,
+            temporary=(block_regions + queries) * column
+            + devices * block_regions * top_k,
             resident=graph,
         ),
         solve=StepCost(
-            sent=others * columns + 3 * queries * summed,
+            sent=others * columns + 3 * queries * all_reduced,
             rounds=steps,
-            sent_once=3 * queries * summed,
+            sent_once=3 * queries * all_reduced,
             arguments=graph + columns,
             output=columns + queries * (size + _INDEX_BYTES + 1),
             temporary=lists + (devices + 11) * columns,
@@ -203,7 +204,7 @@ def estimate_cost(
         pool=StepCost(
             sent=0,
             rounds=0,
-            sent_once=images * queries * summed,
+            sent_once=images * queries * all_reduced,
             arguments=columns + m * _INDEX_BYTES,
             output=images * queries * size,
             temporary=images * queries * size,

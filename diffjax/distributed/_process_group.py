@@ -1,4 +1,4 @@
-"""Process group: processes that compute together, and what happens when one is lost."""
+"""Process group: processes that compute together, and their end when one is lost."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from diffjax._sharding import flat_mesh
 
-# How what is said begins where a collective operation or the coordinator fails.
+# Errors of collective operations and of the coordinator begin with a status code.
 _LOSS_MESSAGE = re.compile(
     r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|"
     r"FAILED_PRECONDITION): "
@@ -30,39 +30,42 @@ def process_group(
     *,
     patience: int = 30,
 ) -> Iterator[None]:
-    """Computes together with other processes, all of which run the same program.
+    """Process group as a context: all processes run the same program and end together.
 
-    Enter it before anything is computed. Inside, `jax.devices()` are those of all
-    processes, which talk through JAX's own runtime: NCCL between GPUs, the links of a
-    TPU slice, gloo between processors.
+    Enter it before the first computation. Inside, `jax.devices()` lists the devices of
+    all processes, which communicate through JAX's runtime: NCCL between GPUs, the links
+    of a TPU slice, gloo between CPUs.
 
-    What ends a block in one process ends it in all. A process that is lost breaks what
-    the others are just computing together: each writes one line to the standard error
-    that says so, and exits with code 1. Two cases are JAX's, which writes more, that
-    "another task died", and aborts: the first process, which all report to, ends while
-    another one computes for itself; and one can no longer be heard for `patience`,
-    though its connections are open. An exception of one's own is written and exits with
-    code 1 at once: JAX would first wait for processes that wait for this one.
+    If one process ends, all do. A lost process breaks the collective operation that the
+    others are in: each of them writes one line about it to the standard error and exits
+    with code 1. In two cases JAX aborts the process itself, with a longer message that
+    "another task died": the first process, which coordinates the others, ends while
+    another one computes on its own devices only; or a process sends no heartbeat for
+    `patience` seconds although its connections are open, which is also how others
+    notice a loss if they have several devices each. An exception raised inside the
+    context is written with its traceback, and the process exits with code 1 at once:
+    JAX would first wait for processes that wait for this one.
 
     Args:
         address: Host and port of the first process, as the others reach it. None reads
-            JAX_COORDINATOR_ADDRESS, or asks the cluster: Slurm, Open MPI, Kubernetes
-            and TPU slices are known to JAX. With none of these there is one process.
-        count: How many processes; None as above, JAX_NUM_PROCESSES.
-        rank: Which of them this is, from 0; None as above, JAX_PROCESS_ID.
-        patience: Seconds without a sign of life after which a process is lost, and that
-            the first and the last one to finish may lie apart.
+            JAX_COORDINATOR_ADDRESS, or asks the cluster: JAX knows Slurm, Open MPI,
+            Kubernetes and TPU slices. Without any of these there is one process.
+        count: Number of processes; None reads JAX_NUM_PROCESSES or asks the cluster.
+        rank: Number of this process, from 0; None reads JAX_PROCESS_ID or asks the
+            cluster.
+        patience: Seconds without a heartbeat after which a process is lost, and largest
+            difference between the first and the last process to finish.
 
     Raises:
-        ValueError: If only some of the three are known.
-        RuntimeError: If something was computed before, or the others do not come.
+        ValueError: If some but not all of `address`, `count` and `rank` are known.
+        RuntimeError: If JAX computed before, or the other processes do not connect.
     """
     address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _read_environment_number("JAX_NUM_PROCESSES") if count is None else count
     rank = _read_environment_number("JAX_PROCESS_ID") if rank is None else rank
-    given = {"address": address, "count": count, "rank": rank}
-    missing = [name for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
+    arguments = {"address": address, "count": count, "rank": rank}
+    missing = [name for name, value in arguments.items() if value is None]
+    if missing and len(missing) < len(arguments):
         raise ValueError(
             "address, count and rank must be given together, or none of them, got no "
             f"{' and no '.join(missing)}."
@@ -77,34 +80,34 @@ def process_group(
             _exit_with_message(leave)
         jax.distributed.shutdown()
         raise
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # It ends here.
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # The process ends.
         _exit_with_message(error)
     jax.distributed.shutdown()
 
 
 def is_process_loss(error: BaseException) -> bool:
-    """Whether an exception says that another process was lost, and is not one's own.
+    """Tells the loss of another process from an exception of this process.
 
-    For those who turn their own errors into messages before they leave `process_group`.
+    For programs that turn their own errors into messages inside `process_group`.
 
     Args:
-        error: What was raised while devices of several processes computed.
+        error: An exception raised while devices of several processes computed.
 
     Returns:
-        True for what JAX raises where a collective operation or the coordinator fails,
-        which may be a RuntimeError or a ValueError.
+        Whether it is the RuntimeError or ValueError that JAX raises if a collective
+        operation or the coordinator fails.
     """
     types = RuntimeError, ValueError
     return isinstance(error, types) and _LOSS_MESSAGE.match(str(error)) is not None
 
 
 def row_mesh() -> Mesh:
-    """Makes a mesh of all devices of all processes, one process after the other.
+    """Makes a mesh of all devices, those of one process after those of another.
 
     Returns:
-        A mesh of one axis, "rows".
+        A mesh with one axis, "rows".
     """
-    devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return flat_mesh(np.array(devices))
 
 
@@ -118,13 +121,13 @@ def _read_environment_number(name: str) -> int | None:
 
 
 def _initialize(address, count, rank, *, patience) -> bool:
-    """Connects, and says whether there is anything to connect to."""
-    # What is given is not looked for.
-    found_by = None if address is None else "deactivate"
+    """Connects to the other processes; returns whether there are any."""
+    # A known address needs no search of the cluster.
+    detection = None if address is None else "deactivate"
     try:
         jax.distributed.initialize(
             *(address, count, rank),
-            cluster_detection_method=found_by,
+            cluster_detection_method=detection,
             heartbeat_timeout_seconds=patience,
             shutdown_timeout_seconds=patience,
         )
@@ -132,27 +135,27 @@ def _initialize(address, count, rank, *, patience) -> bool:
         if "should be defined" in str(error):
             return False
         raise
-    # Connections are made by the first sum of all. A process that ends before would be
-    # waited for in vain; the others notice at once when a connection breaks.
-    multihost_utils.sync_global_devices("diffjax: all processes are there")
+    # The first collective operation makes the connections. The others notice at once
+    # that a connection breaks, but would wait in vain for a process that ends before.
+    multihost_utils.sync_global_devices("diffjax: all processes are connected")
     return True
 
 
 def _exit_with_message(error: BaseException) -> NoReturn:
-    """Says what happened and leaves without JAX's farewell, for which all must come."""
-    code, text = 1, str(error)
+    """Writes the error and exits without JAX's shutdown, which waits for all."""
+    code = 1
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
-        said = "" if isinstance(error.code, int) else f"{error.code}\n"
+        message = "" if isinstance(error.code, int) else f"{error.code}\n"
     elif is_process_loss(error):
-        said = (
+        message = (
             f"error: process {jax.process_index()} of {jax.process_count()} lost "
             "another one: see there for why, then start all of them again "
-            f"({text.splitlines()[0]})\n"
+            f"({str(error).splitlines()[0]})\n"
         )
     else:
-        said = "".join(traceback.format_exception(error))
+        message = "".join(traceback.format_exception(error))
     sys.stdout.flush()
-    sys.stderr.write(said)
+    sys.stderr.write(message)
     sys.stderr.flush()
     os._exit(code)

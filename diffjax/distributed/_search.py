@@ -1,4 +1,4 @@
-"""The whole search, on rows that are spread over many devices."""
+"""Distributed search: graph, solve and best images of row-sharded vectors."""
 
 import functools
 from typing import NamedTuple
@@ -10,21 +10,21 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from diffjax._sharding import distributed_top_k, row_spec
-from diffjax.diffusion import QueryRule, diffuse, query_vectors
+from diffjax.diffusion import QueryRule
 from diffjax.graph import affinity, knn_dense, normalize
-from diffjax.pooling import pool
+from diffjax.retrieve import Collection, SearchConfig, candidates, pool_images, solve
 from diffjax.types import Graph, Scalar, Solution
 
 from ._sharded_rows import row_mask
 
 
 class DistributedResult(NamedTuple):
-    """The best images, or vectors, of every query; the same on all devices.
+    """Best images, or vectors, of every query; the same on all devices.
 
     Attributes:
-        images: Their numbers, best first.
-        scores: Their scores, in the units of the diffusion's right-hand side.
-        solution: The diffusion behind them, its `value` row-sharded.
+        images: Image (or row) indices, best first.
+        scores: Scores of these images, in the units of the right-hand side.
+        solution: The solution of the diffusion, with a row-sharded `value`.
     """
 
     images: Int[Array, "q t"]
@@ -41,21 +41,21 @@ def build_graph(
     bias: Scalar = 0.0,
     mesh: Mesh,
 ) -> Graph:
-    """Searches the neighbours of all vectors and makes the normalised graph of them.
+    """Builds the normalised neighbour graph of row-sharded vectors.
 
-    `knn_dense`, `affinity` and `normalize` on a mesh, one after the other: no device
-    holds more than its rows, those of one other, and the degrees of all.
+    `knn_dense`, `affinity` and `normalize` on a mesh, one after the other: a device
+    holds its own rows, those of one other device, and the degrees of all rows.
 
     Args:
-        vectors: What `shard_rows` gave: finite, of unit length.
-        n: How many of them are no padding.
+        vectors: Row-sharded vectors from `shard_rows`: finite, of unit length.
+        n: Number of rows before padding.
         k: Neighbours per vector, itself counted, 1 to n.
         gamma: Exponent of the kernel, above 0.
-        bias: What the kernel takes off each similarity.
+        bias: Bias of the kernel, which is subtracted from each similarity.
         mesh: The devices.
 
     Returns:
-        S in the padded form, row-sharded; padding is nodes without edges.
+        S in the padded form, row-sharded; padding rows are nodes without edges.
 
     Raises:
         ValueError: If a setting is outside its range.
@@ -66,12 +66,12 @@ def build_graph(
     if not 1 <= k <= n:
         raise ValueError(f"k must be in 1..{n} (n), got {k}.")
 
-    def weigh() -> Graph:
+    def weigh_edges() -> Graph:
         lists = knn_dense(vectors, k, where=row_mask(n, mesh), mesh=mesh)
         return affinity(lists, gamma=gamma, bias=bias, mesh=mesh)
 
-    # The lists are forgotten before the weights are divided.
-    return normalize(weigh(), mesh=mesh)
+    # The neighbour lists are freed before the weights are divided.
+    return normalize(weigh_edges(), mesh=mesh)
 
 
 def search(
@@ -94,39 +94,39 @@ def search(
     max_steps: int = 20,
     mesh: Mesh,
 ) -> DistributedResult:
-    """Finds the best images of queries that are not in the collection.
+    """Searches the best images for queries from outside the collection.
 
     `query_vectors`, `diffuse` and `pool` on a mesh, one after the other. All processes
-    ask the same queries and get the same answers. An image's rows may lie on several
-    devices.
+    pass the same queries and get the same answers. The rows of an image may lie on
+    several devices.
 
     Args:
-        graph: What `build_graph` gave.
-        vectors: The vectors it was built of.
-        n: How many of them are no padding.
-        queries: Query vectors of unit length, the regions of one query after those of
-            another; the same in all processes.
-        query_ids: Which query each belongs to, from 0 upwards; None if each is one.
+        graph: The graph from `build_graph`.
+        vectors: The row-sharded vectors that the graph was built from.
+        n: Number of rows before padding.
+        queries: Region vectors of the queries, of unit length, ordered by query; the
+            same in all processes.
+        query_ids: Query of every region, from 0 upwards; None if each is a query.
         k: Neighbours per region of a query, 1 to n.
-        image_ids: Image of every row, row-sharded, from 0 upwards without going back;
-            what padding has does not matter. None if each row is an image.
+        image_ids: Image of every row, row-sharded, ascending from 0; the ids of padding
+            rows do not matter. None if each row is an image.
         num_images: Number of images; needed with `image_ids`.
-        weights: Weights of the rows in their images, row-sharded; None for 1.
-        top: Images given, fewer if there are not so many.
+        weights: Pooling weight of every row, row-sharded; None is 1.
+        top: Number of images to return, fewer if the collection has fewer.
         gamma: Exponent of the kernel, above 0.
-        bias: What the kernel takes off each similarity.
+        bias: Bias of the kernel, which is subtracted from each similarity.
         rule: See `query_vectors`.
         alpha: How far scores spread, in [0, 1).
         rtol: Relative residual at which a query stops.
-        max_steps: Most iterations.
+        max_steps: Most iterations of the solver.
         mesh: The devices.
 
     Returns:
         Images, scores and the solution.
 
     Raises:
-        ValueError: If a setting is outside its range, `num_images` is missing, or there
-            are not as many ids or weights as vectors.
+        ValueError: If a setting is outside its range, `num_images` is missing, or the
+            number of ids or weights is not that of the rows.
 
     References:
         Iscen et al., CVPR 2017, eq. 7, 8, 13 and 17, https://arxiv.org/abs/1611.05113.
@@ -143,54 +143,54 @@ def search(
         if rows is not None and rows.shape != vectors.shape[:1]:
             raise ValueError(
                 f"{name} must be one per row of vectors, {vectors.shape[0]}, got "
-                f"{list(rows.shape)}: spread them by shard_rows."
+                f"{list(rows.shape)}: shard them by shard_rows."
             )
     mask = row_mask(n, mesh)
-    y = query_vectors(
-        *(vectors, jnp.asarray(queries), query_ids),
-        k=k,
+    config = SearchConfig(query_k=k, rule=rule, rtol=rtol, max_steps=max_steps)
+    ids = None
+    if image_ids is not None and num_images is not None:
+        ids = _ids_of_padding_to_last_image(image_ids, mask, num_images=num_images)
+    collection = Collection(vectors, graph, ids, num_images or n, weights)
+    seeds = candidates(
+        *(collection, jnp.asarray(queries), query_ids),
+        config=config,
         gamma=gamma,
         bias=bias,
-        rule=rule,
         where=mask,
         mesh=mesh,
     )
-    solution = diffuse(graph, y, alpha=alpha, rtol=rtol, max_steps=max_steps, mesh=mesh)
-    if image_ids is None or num_images is None:
+    solution = solve(collection, seeds, config=config, alpha=alpha, mesh=mesh)
+    if not isinstance(solution, Solution):
+        raise TypeError("a search on a mesh solves on all nodes.")
+    if ids is None or num_images is None:
         images, scores = _top_rows(
             solution.value, weights, mask, top=min(top, n), mesh=mesh
         )
     else:
-        pooled = pool(
-            solution.value,
-            _ids_of_padding_to_last_image(image_ids, mask, num_images=num_images),
-            weights=weights,
-            num_images=num_images,
-            mesh=mesh,
-        )
+        pooled = pool_images(collection, solution, config=config, mesh=mesh)
         images, scores = _top_images(pooled, top=min(top, num_images))
     return DistributedResult(images, scores, solution)
 
 
 @functools.partial(jax.jit, static_argnames=("top", "mesh"))
 def _top_rows(scores, weights, mask, *, top, mesh):
-    """Each device's best rows, then the best of those."""
-    rows, same = row_spec(mesh), PartitionSpec()
+    """Selects the best rows of each device, then the best of those."""
+    row_sharded, replicated = row_spec(mesh), PartitionSpec()
     weighted = scores if weights is None else weights[:, None] * scores
 
-    def best(scores: Array, mask: Array) -> tuple[Array, Array]:
-        counted: Array = jnp.where(mask[:, None], scores, -jnp.inf)
-        values, numbers = distributed_top_k(counted.T, top, mesh)
-        return numbers, values
+    def select_top(scores: Array, mask: Array) -> tuple[Array, Array]:
+        masked: Array = jnp.where(mask[:, None], scores, -jnp.inf)
+        values, indices = distributed_top_k(masked.T, top, mesh)
+        return indices, values
 
-    # What all gathered is the same for all, which `check_vma` does not know.
-    spread = {"in_specs": rows, "out_specs": same, "check_vma": False}
-    return jax.shard_map(best, mesh=mesh, **spread)(weighted, mask)
+    # A gathered result is the same on all devices, which `check_vma` does not know.
+    specs = {"in_specs": row_sharded, "out_specs": replicated, "check_vma": False}
+    return jax.shard_map(select_top, mesh=mesh, **specs)(weighted, mask)
 
 
 @functools.partial(jax.jit, static_argnames="num_images")
 def _ids_of_padding_to_last_image(image_ids, mask, *, num_images):
-    """Gives padding, whose scores are 0, to the last image, where the order has it."""
+    """Assigns padding rows, whose scores are 0, to the last image; ids stay sorted."""
     return jnp.where(mask, image_ids, num_images - 1)
 
 

@@ -1,4 +1,4 @@
-"""Row-sharded arrays: what each process holds, and which rows are padding."""
+"""Row-sharded arrays: rows of each process, and the mask of rows before padding."""
 
 from collections.abc import Sequence
 
@@ -13,80 +13,80 @@ from diffjax._sharding import row_spec
 
 
 def process_rows(n: int, mesh: Mesh) -> slice:
-    """Says which rows of n this process must load.
+    """Computes the slice of the rows that this process must load.
 
-    Every device has ceil(n / devices) rows, in the order of the mesh, of which the last
-    ones may be padding; so a row has the same number everywhere.
+    Every device has ceil(n / devices) rows, in the order of the mesh; the last ones may
+    be padding. So a row has the same index in all processes.
 
     Args:
-        n: Rows of the whole collection, at least 1.
-        mesh: The devices, those of a process one after the other; see `row_mesh`.
+        n: Number of rows of the whole collection, at least 1.
+        mesh: The devices, those of a process next to each other; see `row_mesh`.
 
     Returns:
-        A slice of the rows; an empty one, if there are more devices than rows.
+        A slice of the rows; it may be empty if there are more devices than rows.
 
     Raises:
-        ValueError: If n is out of range, or other processes' devices stand between.
+        ValueError: If n is out of range, or the devices of this process are not next to
+            each other.
 
     Example:
         >>> from diffjax.distributed import row_mesh
-        >>> process_rows(10, row_mesh())  # of one process, which has them all
+        >>> process_rows(10, row_mesh())  # A single process loads all rows.
         slice(0, 10, None)
     """
     if not 1 <= n < 2**31:
         raise ValueError(f"n must be in 1..2^31 - 1, got {n}.")
-    own = _process_devices(mesh)
-    return _rows_of_devices(n, own, of=mesh.size)
+    return _rows_of_devices(n, _process_devices(mesh), num_devices=mesh.size)
 
 
 def shard_rows(
     rows: Shaped[np.ndarray, "..."], n: int, mesh: Mesh, *, fill: float = 0
 ) -> Array:
-    """Puts the rows of this process on its devices, as its part of one array.
+    """Shards the rows of all processes as one array over the devices of the mesh.
 
-    Every process calls it with its own rows. No row leaves its process.
+    Every process passes its own rows, which stay on its devices.
 
     Args:
-        rows: Those of `process_rows(n, mesh)`.
-        n: Rows of all processes.
+        rows: The rows `process_rows(n, mesh)` of the collection.
+        n: Number of rows of all processes.
         mesh: The devices.
-        fill: What padding rows at the end hold.
+        fill: Value of the padding rows at the end.
 
     Returns:
         A row-sharded array of ceil(n / devices) x devices rows.
 
     Raises:
-        ValueError: If they are not as many as `process_rows` says, not finite, or
-            float64, or integers that need 64 bits, while JAX computes in 32.
+        ValueError: If the number of rows is not that of `process_rows`, a row is not
+            finite, or rows are float64, or integers that need 64 bits, while JAX
+            computes in 32.
     """
     check_not_downcast("rows", rows)
     _check_not_narrowed(rows)
-    own = process_rows(n, mesh)
-    if len(rows) != own.stop - own.start:
+    wanted = process_rows(n, mesh)
+    if len(rows) != wanted.stop - wanted.start:
         raise ValueError(
-            f"rows must be rows {own.start} to {own.stop} of {n}, "
-            f"{own.stop - own.start} of them, got {len(rows)}."
+            f"rows must be rows {wanted.start} to {wanted.stop} of {n}, "
+            f"{wanted.stop - wanted.start} of them, got {len(rows)}."
         )
     if np.issubdtype(rows.dtype, np.floating):
         bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
         if bad.size:
             raise ValueError(
                 f"rows must be finite, got NaN or infinity in {bad.size} of "
-                f"{len(rows)} rows, first in row {own.start + bad[0]}."
+                f"{len(rows)} rows, first in row {wanted.start + bad[0]}."
             )
-    each = -(-n // mesh.size)
-    devices = _process_devices(mesh)
-    missing = each * (devices.stop - devices.start) - len(rows)
+    rows_per_device = -(-n // mesh.size)
+    missing = rows_per_device * len(_process_devices(mesh)) - len(rows)
     width = ((0, missing), *[(0, 0)] * (rows.ndim - 1))
     return jax.make_array_from_process_local_data(
         NamedSharding(mesh, row_spec(mesh)),
         np.pad(rows, width, constant_values=fill),
-        (each * mesh.size, *rows.shape[1:]),
+        (rows_per_device * mesh.size, *rows.shape[1:]),
     )
 
 
 def _check_not_narrowed(rows: np.ndarray) -> None:
-    """Refuses integers that JAX would cut to 32 bits without a word."""
+    """Refuses integers that JAX would silently truncate to 32 bits."""
     narrow = dtypes.canonicalize_dtype(rows.dtype)
     if np.issubdtype(rows.dtype, np.integer) and narrow != rows.dtype and rows.size:
         limits = np.iinfo(narrow)
@@ -98,37 +98,38 @@ def _check_not_narrowed(rows: np.ndarray) -> None:
 
 
 def row_mask(n: int, mesh: Mesh) -> Bool[Array, " rows"]:
-    """Marks the rows that are no padding.
+    """Makes the row-sharded mask that is False for padding rows.
 
     Args:
-        n: Rows of all processes.
+        n: Number of rows of all processes.
         mesh: The devices.
 
     Returns:
-        A row-sharded mask, as long as what `shard_rows` gives.
+        A row-sharded mask, as long as an array from `shard_rows`.
     """
-    own = process_rows(n, mesh)
-    return shard_rows(np.ones(own.stop - own.start, bool), n, mesh, fill=False)
+    rows = process_rows(n, mesh)
+    return shard_rows(np.ones(rows.stop - rows.start, bool), n, mesh, fill=False)
 
 
-def _rows_of_devices(n: int, devices: range, *, of: int) -> slice:
-    """Rows of some devices in a line of them."""
-    each = -(-n // of)
-    return slice(min(devices.start * each, n), min(devices.stop * each, n))
+def _rows_of_devices(n: int, devices: range, *, num_devices: int) -> slice:
+    """Computes the rows of a range of devices."""
+    rows_per_device = -(-n // num_devices)
+    start, stop = devices.start * rows_per_device, devices.stop * rows_per_device
+    return slice(min(start, n), min(stop, n))
 
 
 def _process_devices(mesh: Mesh) -> range:
-    """Places of this process's devices in the mesh."""
+    """Positions of this process's devices in the mesh."""
     owners = [device.process_index for device in mesh.devices.reshape(-1)]
     return _contiguous_positions(owners, jax.process_index())
 
 
 def _contiguous_positions(owners: Sequence[int], process: int) -> range:
-    """Places of a process among the owners of devices."""
-    own = [place for place, owner in enumerate(owners) if owner == process]
-    if not own or own != list(range(own[0], own[-1] + 1)):
+    """Positions of a process's devices among the owners of all devices."""
+    positions = [i for i, owner in enumerate(owners) if owner == process]
+    if not positions or positions != list(range(positions[0], positions[-1] + 1)):
         raise ValueError(
-            "mesh must have the devices of a process one after the other, got those of "
-            f"this one in places {own} of {len(owners)}: use row_mesh()."
+            "mesh must have the devices of a process next to each other, got those of "
+            f"this one at positions {positions} of {len(owners)}: use row_mesh()."
         )
-    return range(own[0], own[-1] + 1)
+    return range(positions[0], positions[-1] + 1)

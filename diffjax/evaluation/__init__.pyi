@@ -2,8 +2,6 @@ from ._average_precision import PrecisionReport as PrecisionReport
 from ._average_precision import average_precision as average_precision
 from ._average_precision import evaluate as evaluate
 from ._average_precision import evaluate_scores as evaluate_scores
-from ._average_precision import expected_average_precision as expected_average_precision
-from ._average_precision import random_average_precision as random_average_precision
 from ._cutoffs import CutoffReport as CutoffReport
 from ._cutoffs import evaluate_cutoffs as evaluate_cutoffs
 from ._cutoffs import precision_at as precision_at

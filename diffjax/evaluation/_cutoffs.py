@@ -16,15 +16,16 @@ from ._relevance import (
 
 
 class CutoffReport(NamedTuple):
-    """How good the first answers are; one entry per cutoff.
+    """Precision and recall among the first answers, one entry per cutoff.
 
     Attributes:
-        cutoffs: Numbers of answers looked at.
-        mean_precision: Mean over the queries that have positives, in [0, 1].
-        mean_recall: The same of the recall.
-        precision: Per query; NaN where it has no positive. See `precision_at`.
-        recall: Per query; NaN where it has no positive. See `recall_at`.
-        num_without_positives: Queries that have no positive and are left out.
+        cutoffs: Numbers k of answers.
+        mean_precision: Mean precision over the queries that have positives, in [0, 1].
+        mean_recall: Mean recall over the queries that have positives, in [0, 1].
+        precision: Precision per query, see `precision_at`; NaN without positives.
+        recall: Recall per query, see `recall_at`; NaN without positives.
+        num_without_positives: Number of queries without positives, which the means
+            exclude.
     """
 
     cutoffs: tuple[int, ...]
@@ -45,16 +46,16 @@ def precision_at(
     """Computes the precision among the first k answers, as the revisited protocol does.
 
     P@k = #{j: p_j < c} / c with c = min(k, 1 + p_last), p_j being the 0-based ranks of
-    the positives after junk is taken out. The cut at the last positive lets a query
-    with fewer than k positives reach 1. A positive that is not in the ranking comes
-    after everything: there c = k, and what is not ranked counts as wrong. So a ranking
-    that stops after k images and junk has the P@k of the whole.
+    the positives after junk is removed. The cut at the last positive lets a query with
+    fewer than k positives reach 1. A positive that is not in the ranking comes after
+    all others: then c = k, and ranks beyond the end count as irrelevant. So a ranking
+    that stops after k images and junk has the P@k of the complete ranking.
 
     Args:
         ranking: Image numbers, best first, none twice.
-        positives: Right answers.
-        junk: Answers that count neither way.
-        k: Answers looked at.
+        positives: Relevant images.
+        junk: Images that count neither as relevant nor as irrelevant.
+        k: Number of answers.
 
     Returns:
         Precision in [0, 1]; NaN if there is no positive.
@@ -81,16 +82,16 @@ def recall_at(
     *,
     k: int,
 ) -> float:
-    """Computes which part of the positives is among the first k answers.
+    """Computes the recall among the first k answers.
 
     R@k = #{j: p_j < k} / #positives, with ranks as for `precision_at`. It is not the
-    recall@k of metric learning, which is 1 as soon as one positive is there.
+    recall@k of metric learning, which is 1 as soon as one positive is among them.
 
     Args:
         ranking: Image numbers, best first, none twice.
-        positives: Right answers.
-        junk: Answers that count neither way.
-        k: Answers looked at.
+        positives: Relevant images.
+        junk: Images that count neither as relevant nor as irrelevant.
+        k: Number of answers.
 
     Returns:
         Recall in [0, 1]; NaN if there is no positive.
@@ -113,14 +114,14 @@ def evaluate_cutoffs(
     cutoffs: Sequence[int] = (1, 5, 10),
     num_images: int | None = None,
 ) -> CutoffReport:
-    """Evaluates the first answers of all queries of a benchmark.
+    """Computes precision and recall at cutoffs for all queries of a benchmark.
 
     With the mean average precision of `evaluate` this is the revisited protocol.
 
     Args:
         rankings: Per query (column) the image numbers, best first; see `rank`.
-        benchmark: Anything with `positives` and `junk` per query.
-        cutoffs: Numbers of answers to look at.
+        benchmark: Any object with `positives` and `junk` per query.
+        cutoffs: Numbers k of answers.
         num_images: As for `evaluate`.
 
     Returns:
@@ -131,37 +132,40 @@ def evaluate_cutoffs(
     """
     for cutoff in cutoffs:
         _check_cutoff("cutoffs", cutoff)
-    judged = find_all_positive_ranks(rankings, benchmark, num_images=num_images)
-    known = np.array([one.num_positives > 0 for one in judged], bool)
-    if not known.any():
+    ranks = find_all_positive_ranks(rankings, benchmark, num_images=num_images)
+    has_positives = np.array([query.num_positives > 0 for query in ranks], bool)
+    if not has_positives.any():
         raise ValueError("benchmark must have a query with positives, got none.")
-    shape = len(judged), len(cutoffs)
+    shape = len(ranks), len(cutoffs)
     precision, recall = (
-        np.array([[measure(one, k) for k in cutoffs] for one in judged]).reshape(shape)
+        np.array([[measure(query, k) for k in cutoffs] for query in ranks]).reshape(
+            shape
+        )
         for measure in (_precision_at, _recall_at)
     )
     return CutoffReport(
         cutoffs=tuple(cutoffs),
-        mean_precision=precision[known].mean(axis=0),
-        mean_recall=recall[known].mean(axis=0),
+        mean_precision=precision[has_positives].mean(axis=0),
+        mean_recall=recall[has_positives].mean(axis=0),
         precision=precision,
         recall=recall,
-        num_without_positives=int((~known).sum()),
+        num_without_positives=int((~has_positives).sum()),
     )
 
 
-def _precision_at(judged: PositiveRanks, k: int) -> float:
-    if judged.num_positives == 0:
+def _precision_at(positive_ranks: PositiveRanks, k: int) -> float:
+    if positive_ranks.num_positives == 0:
         return float("nan")
-    all_found = judged.ranks.size == judged.num_positives
-    cut = min(k, int(judged.ranks[-1]) + 1) if all_found else k
-    return float(np.sum(judged.ranks < cut) / cut)
+    ranks = positive_ranks.ranks
+    all_ranked = ranks.size == positive_ranks.num_positives
+    cutoff = min(k, int(ranks[-1]) + 1) if all_ranked else k
+    return float(np.sum(ranks < cutoff) / cutoff)
 
 
-def _recall_at(judged: PositiveRanks, k: int) -> float:
-    if judged.num_positives == 0:
+def _recall_at(positive_ranks: PositiveRanks, k: int) -> float:
+    if positive_ranks.num_positives == 0:
         return float("nan")
-    return float(np.sum(judged.ranks < k) / judged.num_positives)
+    return float(np.sum(positive_ranks.ranks < k) / positive_ranks.num_positives)
 
 
 def _check_cutoff(name: str, k: int) -> None:

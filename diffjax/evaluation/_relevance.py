@@ -1,4 +1,4 @@
-"""Relevance labels of a benchmark, their validation, ranks of positives."""
+"""Relevance labels of a benchmark, their validation, and the ranks of positives."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,44 +11,45 @@ ImageNumbers = Int[np.ndarray, " _"] | Sequence[int]
 
 @runtime_checkable
 class RelevanceLabels(Protocol):
-    """The part of a benchmark that evaluation needs."""
+    """Relevance labels of a benchmark: positives and junk per query."""
 
     @property
     def positives(self) -> Sequence[ImageNumbers]:
-        """Per query the right answers."""
+        """Relevant images per query."""
         ...
 
     @property
     def junk(self) -> Sequence[ImageNumbers]:
-        """Per query the answers that do not count."""
+        """Images per query that count neither as relevant nor as irrelevant."""
         ...
 
 
 def check_relevance(
-    truth: RelevanceLabels, *, columns: int, name: str, num_images: int | None
+    benchmark: RelevanceLabels, *, columns: int, name: str, num_images: int | None
 ) -> None:
-    """Refuses a truth that can not belong to the rankings or scores at hand.
+    """Refuses relevance labels that do not fit the rankings or scores.
 
     Args:
-        truth: The truth.
-        columns: Queries that were ranked or scored.
-        name: What holds one column per query.
-        num_images: Images in the database; None if that is not known.
+        benchmark: Relevance labels.
+        columns: Number of queries that were ranked or scored.
+        name: Argument that holds one column per query, for errors.
+        num_images: Number of images in the database; None if unknown.
 
     Raises:
-        ValueError: If the numbers of queries differ, or the truth names an image that
-            is not in the database; with the query and the image.
+        ValueError: If the numbers of queries differ, or a label names an image that is
+            not in the database; with the query and the image.
     """
-    wanted = len(truth.positives)
-    if columns != wanted:
+    num_queries = len(benchmark.positives)
+    if columns != num_queries:
         raise ValueError(
-            f"{name} must have one column per query, {wanted}, got {columns}."
+            f"{name} must have one column per query, {num_queries}, got {columns}."
         )
-    if len(truth.junk) != wanted:
+    if len(benchmark.junk) != num_queries:
         raise ValueError(
-            f"junk must have one entry per query, {wanted}, got {len(truth.junk)}."
+            f"junk must have one entry per query, {num_queries}, got "
+            f"{len(benchmark.junk)}."
         )
-    for kind, lists in (("positives", truth.positives), ("junk", truth.junk)):
+    for kind, lists in (("positives", benchmark.positives), ("junk", benchmark.junk)):
         for query, images in enumerate(lists):
             check_in_database(kind, images, num_images=num_images, query=query)
 
@@ -56,35 +57,35 @@ def check_relevance(
 def check_in_database(
     name: str, images: ImageNumbers, *, num_images: int | None, query: int | None = None
 ) -> None:
-    """Refuses numbers that are no images of the database.
+    """Refuses image numbers outside the database.
 
     Raises:
         ValueError: With the first such number, and the query if there is one.
     """
     numbers = np.asarray(images)
-    outside = numbers < 0
+    is_outside = numbers < 0
     rule = "count from 0"
     if num_images is not None:
-        outside |= numbers >= num_images
+        is_outside |= numbers >= num_images
         rule = f"be images of the database, 0 to {num_images - 1}"
-    if outside.any():
+    if is_outside.any():
         raise ValueError(
-            f"{name} must {rule}, got {numbers[outside][0]}{query_suffix(query)}."
+            f"{name} must {rule}, got {numbers[is_outside][0]}{query_suffix(query)}."
         )
 
 
 def query_suffix(query: int | None) -> str:
-    """Names the query in an error, where there are several."""
+    """Suffix of an error that names the query; empty for None."""
     return "" if query is None else f" (query {query})"
 
 
 class PositiveRanks(NamedTuple):
-    """One ranking, judged.
+    """Ranks of the positives in one ranking.
 
     Attributes:
-        ranks: Ranks of the positives that were found, from 0 and ascending, after junk
-            is taken out.
-        num_positives: Positives there are, found or not.
+        ranks: Ranks of the positives in the ranking, from 0 and ascending, after junk
+            is removed.
+        num_positives: Number of positives, in the ranking or not.
     """
 
     ranks: Int[np.ndarray, " r"]
@@ -98,13 +99,13 @@ def find_positive_ranks(
     *,
     query: int | None = None,
 ) -> PositiveRanks:
-    """Takes junk out of a ranking and finds the positives.
+    """Removes junk from a ranking and finds the ranks of the positives.
 
     Args:
         ranking: Image numbers, best first.
-        positives: Right answers; one that is named twice counts once.
-        junk: Answers that count neither way.
-        query: Which query it is, for errors.
+        positives: Relevant images; one that is named twice counts once.
+        junk: Images that count neither as relevant nor as irrelevant.
+        query: Number of the query, for errors.
 
     Returns:
         The ranks of the positives.
@@ -113,37 +114,38 @@ def find_positive_ranks(
         ValueError: If an image is both positive and junk, or ranked twice.
     """
     order = np.asarray(ranking)
-    right, ignored = unique_relevance(positives, junk, query=query)
+    positives, junk = unique_relevance(positives, junk, query=query)
     images, counts = np.unique(order, return_counts=True)
     if images.size != order.size:
         raise ValueError(
             "ranking must hold every image once, got image "
             f"{images[counts > 1][0]} twice or more{query_suffix(query)}."
         )
-    kept = order[~np.isin(order, ignored)]
-    return PositiveRanks(np.flatnonzero(np.isin(kept, right)), right.size)
+    without_junk = order[~np.isin(order, junk)]
+    ranks = np.flatnonzero(np.isin(without_junk, positives))
+    return PositiveRanks(ranks, positives.size)
 
 
 def find_all_positive_ranks(
     rankings: Int[np.ndarray | Array, "m q"],
-    truth: RelevanceLabels,
+    benchmark: RelevanceLabels,
     *,
     num_images: int | None,
 ) -> list[PositiveRanks]:
-    """Judges the rankings of all queries.
+    """Finds the ranks of the positives of all queries.
 
     Args:
         rankings: Per query (column) the image numbers, best first.
-        truth: Right answers and junk.
-        num_images: Images in the database, all of which must be ranked; None if
-            rankings may stop early, or that number is not known.
+        benchmark: Relevance labels.
+        num_images: Number of images in the database, all of which must be ranked; None
+            if rankings may stop early, or if the number is unknown.
 
     Returns:
         One entry per query.
 
     Raises:
-        ValueError: Naming the query and the image, if a ranking holds one twice, one
-            that is not in the database, or leaves one out; if the truth does not fit.
+        ValueError: Naming the query and the image, if a ranking holds an image twice or
+            one that is not in the database, or omits one; if the labels do not fit.
     """
     table = np.asarray(rankings)
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
@@ -152,22 +154,22 @@ def find_all_positive_ranks(
             f"{table.dtype} {list(table.shape)}: `rank` makes them from scores."
         )
     check_relevance(
-        truth, columns=table.shape[1], name="rankings", num_images=num_images
+        benchmark, columns=table.shape[1], name="rankings", num_images=num_images
     )
-    judged = []
+    ranks = []
     for query, (order, positives, junk) in enumerate(
-        zip(table.T, truth.positives, truth.junk, strict=True)
+        zip(table.T, benchmark.positives, benchmark.junk, strict=True)
     ):
         check_in_database("rankings", order, num_images=num_images, query=query)
-        judged.append(find_positive_ranks(order, positives, junk, query=query))
-        # Distinct images of the database: whether all are there is their number.
+        ranks.append(find_positive_ranks(order, positives, junk, query=query))
+        # The images are distinct: the ranking is complete if their number is.
         if num_images is not None and order.size < num_images:
             missing = np.setdiff1d(np.arange(num_images), order)
             raise ValueError(
                 f"rankings must hold all {num_images} images, got {missing.size} "
                 f"missing, first image {missing[0]}{query_suffix(query)}."
             )
-    return judged
+    return ranks
 
 
 def unique_relevance(
@@ -178,13 +180,13 @@ def unique_relevance(
     Raises:
         ValueError: If an image is in both.
     """
-    # An empty list is no list of floating point numbers.
-    right = np.unique(np.asarray(positives, np.int64))
-    ignored = np.unique(np.asarray(junk, np.int64))
-    both = np.intersect1d(right, ignored)
+    # NumPy would make an empty list an array of floating point.
+    unique_positives = np.unique(np.asarray(positives, np.int64))
+    unique_junk = np.unique(np.asarray(junk, np.int64))
+    both = np.intersect1d(unique_positives, unique_junk)
     if both.size:
         raise ValueError(
             "positives and junk must be disjoint, got "
             f"{both[0]} in both{query_suffix(query)}."
         )
-    return right, ignored
+    return unique_positives, unique_junk

@@ -1,4 +1,4 @@
-"""Stage `graph`: neighbours, mutual affinity, normalisation, compressed rows."""
+"""Graphs of mutual neighbours: search, affinity, normalisation, compression."""
 
 import lazy_loader
 

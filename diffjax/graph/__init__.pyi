@@ -1,3 +1,6 @@
+from ._components import Components as Components
+from ._components import find_components as find_components
+from ._components import row_blocks as row_blocks
 from ._insert import insert as insert
 from ._ivf import CLUSTER_BLOCK_ROWS as CLUSTER_BLOCK_ROWS
 from ._ivf import DEFAULT_PROBES as DEFAULT_PROBES

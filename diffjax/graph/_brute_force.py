@@ -9,6 +9,8 @@ from diffjax.types import Neighbors
 
 # Numbers that are gathered at a time: 128 MiB in double precision.
 _MAX_GATHERED_NUMBERS = 2**24
+# Rows whose products with all vectors are in memory at a time.
+_FLOAT64_BLOCK_ROWS = 256
 
 
 def rank_candidates(
@@ -19,26 +21,26 @@ def rank_candidates(
     *,
     include_self: bool,
 ) -> tuple[Int[np.ndarray, "r k"], Float[np.ndarray, "r k"]]:
-    """Computes the similarities of candidates and keeps the k best, in order.
+    """Ranks candidates by their similarities, computed here, and keeps the k best.
 
     Every product is summed in the same order, so that duplicates have exactly equal
     similarities, which BLAS does not promise.
 
     Args:
         vectors: All vectors.
-        nodes: The vectors whose neighbours are looked for.
-        candidates: Candidates of each, in any order; -1 is none, and a number given
-            twice counts once.
+        nodes: Numbers of the vectors whose neighbours are searched.
+        candidates: Candidates of each node, in any order, padded with -1; a repeated
+            number counts once.
         k: Neighbours kept.
-        include_self: Whether each of `nodes` is among its own k, candidate or not, and
-            however small its similarity.
+        include_self: Whether a node is always among its own k, even if it is not a
+            candidate or has a small similarity.
 
     Returns:
         Indices and similarities by descending similarity, ties by lower index; -1 and
         0 where there are fewer candidates.
     """
-    missing = max(k - candidates.shape[1], 0)
-    candidates = np.pad(candidates, ((0, 0), (0, missing)), constant_values=-1)
+    num_padding = max(k - candidates.shape[1], 0)
+    candidates = np.pad(candidates, ((0, 0), (0, num_padding)), constant_values=-1)
     indices = np.empty((len(nodes), k), np.int32)
     similarities = np.empty((len(nodes), k), vectors.dtype)
     step = max(
@@ -46,10 +48,9 @@ def rank_candidates(
     )
     for start in range(0, len(nodes), step):
         rows = slice(start, start + step)
-        found = _rank_candidate_block(
+        indices[rows], similarities[rows] = _rank_candidate_block(
             vectors, nodes[rows], candidates[rows], k, include_self=include_self
         )
-        indices[rows], similarities[rows] = found
     return indices, similarities
 
 
@@ -60,31 +61,29 @@ def _rank_candidate_block(vectors, nodes, candidates, k, *, include_self):
     candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
     products = np.einsum("rcd,rd->rc", vectors[candidates], vectors[nodes])
     products[candidates < 0] = -np.inf
-    worth = products.copy()
+    priorities = products.copy()
     if include_self:
-        worth[candidates == nodes[:, None]] = np.inf
-    kept = np.argsort(-worth, axis=1, kind="stable")[:, :k]
+        priorities[candidates == nodes[:, None]] = np.inf
+    best = np.argsort(-priorities, axis=1, kind="stable")[:, :k]
     # Back in the order of their numbers, which a stable sort keeps among equals.
-    kept = np.sort(kept, axis=1)
-    order = np.argsort(-np.take_along_axis(products, kept, 1), axis=1, kind="stable")
-    kept = np.take_along_axis(kept, order, axis=1)
-    indices = np.take_along_axis(candidates, kept, axis=1)
-    similarities = np.take_along_axis(products, kept, axis=1)
+    best = np.sort(best, axis=1)
+    order = np.argsort(-np.take_along_axis(products, best, 1), axis=1, kind="stable")
+    best = np.take_along_axis(best, order, axis=1)
+    indices = np.take_along_axis(candidates, best, axis=1)
+    similarities = np.take_along_axis(products, best, axis=1)
     return indices, np.where(indices >= 0, similarities, 0)
-
-
-_FLOAT64_BLOCK_ROWS = 256
 
 
 def brute_force_search(
     vectors: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Compares all pairs: in single precision by faiss, which has no other.
+    """Compares all pairs of vectors, exactly also in double precision.
 
-    In double precision faiss finds somewhat more than k candidates, whose similarities
-    are computed in double precision. The k best of them are the true ones where the
-    last is ahead of all that was left out by more than single precision can be wrong;
-    the few other rows are searched again. Ties go by lower index.
+    Single precision is faiss's. In double precision faiss, which computes in single
+    precision, finds somewhat more than k candidates, whose similarities are then
+    computed in double precision. The k best of them are the true neighbours if the last
+    one is ahead of all other vectors by more than the rounding error of single
+    precision; the few rows where it is not are searched again. Ties go by lower index.
 
     Args:
         vectors: Vectors, C-contiguous.
@@ -98,17 +97,17 @@ def brute_force_search(
     n = len(vectors)
     nodes = np.arange(n)
     single, scale = scale_to_float32(vectors)
-    candidates, near = faiss_flat_search(single, min(n, k + max(k // 4, 16)))
+    candidates, coarse = faiss_flat_search(single, min(n, k + max(k // 4, 16)))
     indices, similarities = rank_candidates(
         vectors, nodes, candidates, k, include_self=False
     )
     if candidates.shape[1] == n:
         return indices, similarities
-    wrong = _rounding_bounds(vectors / scale, np.float32)
-    ahead = similarities[:, -1] / scale / scale - near[:, -1]
-    doubtful = np.flatnonzero(~(ahead > wrong))
-    indices[doubtful], similarities[doubtful] = _float64_block_search(
-        vectors, doubtful, k
+    errors = _rounding_bounds(vectors / scale, np.float32)
+    margins = similarities[:, -1] / scale / scale - coarse[:, -1]
+    uncertain = np.flatnonzero(~(margins > errors))
+    indices[uncertain], similarities[uncertain] = _float64_block_search(
+        vectors, uncertain, k
     )
     return indices, similarities
 
@@ -116,8 +115,8 @@ def brute_force_search(
 def faiss_flat_search(
     vectors: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Compares all pairs in single precision; duplicates come in any order."""
-    import faiss  # noqa: PLC0415  # Slow to import, and only new neighbours need it.
+    """Compares all pairs in single precision by faiss; duplicates come in any order."""
+    import faiss  # noqa: PLC0415  # Slow to import, and not needed by a search.
 
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)  # pyright: ignore[reportCallIssue]  # faiss patches its classes.
@@ -142,26 +141,27 @@ def _float64_block_search(vectors, nodes, k):
     n = len(vectors)
     indices = np.empty((len(nodes), k), np.int32)
     similarities = np.empty((len(nodes), k), vectors.dtype)
-    wrong = _rounding_bounds(vectors, vectors.dtype)
+    errors = _rounding_bounds(vectors, vectors.dtype)
     for start in range(0, len(nodes), _FLOAT64_BLOCK_ROWS):
         rows = slice(start, start + _FLOAT64_BLOCK_ROWS)
         products = vectors[nodes[rows]] @ vectors.T
-        least = np.partition(products, n - k, axis=1)[:, n - k]
-        close = products >= (least - 2 * wrong[nodes[rows]])[:, None]
-        # The candidates of each row before the others, and as many for all rows.
-        most = close.sum(1).max()
-        candidates = np.argsort(~close, axis=1, kind="stable")[:, :most]
+        kth_largest = np.partition(products, n - k, axis=1)[:, n - k]
+        close = products >= (kth_largest - 2 * errors[nodes[rows]])[:, None]
+        # Close vectors first, padded to the same number in all rows.
+        max_close = close.sum(1).max()
+        candidates = np.argsort(~close, axis=1, kind="stable")[:, :max_close]
         candidates[~np.take_along_axis(close, candidates, axis=1)] = -1
-        found = rank_candidates(vectors, nodes[rows], candidates, k, include_self=False)
-        indices[rows], similarities[rows] = found
+        indices[rows], similarities[rows] = rank_candidates(
+            vectors, nodes[rows], candidates, k, include_self=False
+        )
     return indices, similarities
 
 
 def _rounding_bounds(vectors, dtype):
     """Bounds the error of each vector's products, computed in `dtype`.
 
-    |fl(x'y) - x'y| <= (d + 2) u |x| |y|, u = eps / 2, both vectors rounded first; what
-    underflows adds less than the smallest normal number a coordinate.
+    |fl(x'y) - x'y| <= (d + 2) u |x| |y|, u = eps / 2, with both vectors rounded first;
+    underflow adds less than the smallest normal number per coordinate.
     """
     d, info = vectors.shape[1], np.finfo(dtype)
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
@@ -176,17 +176,17 @@ def blockwise_search(
     k: int,
     block: int,
 ) -> Neighbors:
-    """Finds the k of `vectors` that are nearest to each of `rows`.
+    """Finds the k of `vectors` that are nearest to each of `rows`, in JAX.
 
     Args:
-        rows: Whose neighbours are looked for.
-        vectors: Among what.
-        mask: Which of them count.
-        k: How many, 1 to n.
+        rows: Vectors whose neighbours are searched.
+        vectors: Vectors that may be neighbours.
+        mask: Which of `vectors` are no padding.
+        k: Neighbours per row, 1 to n.
         block: Rows compared at a time.
 
     Returns:
-        Neighbours, ties by lower index; those that do not count have similarity -inf.
+        Neighbours, ties by lower index; padding has similarity -inf.
     """
 
     def find(row):

@@ -1,4 +1,4 @@
-"""New nodes in the neighbour lists of a collection: the conventional query."""
+"""Insertion of vectors into neighbour lists, as for the conventional query."""
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,21 @@ def insert(
     *,
     where: Bool[Array, " r"] | None = None,
 ) -> Neighbors:
-    """Inserts vectors into the neighbour lists of a collection, as if built with them.
+    """Inserts vectors into the neighbour lists of a collection, as a new search would.
 
-    Each new vector gets its k nearest among old and new ones, itself counted. An old
-    vector that has a new one among its k nearest loses its k-th for it, so that
-    reciprocity changes both ways. `affinity` and `normalize` then make the graph on
-    n + r nodes. Of equal similarities the one that was there stays.
+    A new vector gets its k nearest among old and new vectors, including itself. An old
+    vector that has a new one among its k nearest loses its k-th neighbour for it, so
+    that reciprocity changes in both directions. `affinity` and `normalize` then make
+    the graph on n + r nodes. Ties go to the old vector.
 
     Args:
-        neighbors: The k nearest of every vector, whole lists: what a new vector pushes
-            out must be known.
+        neighbors: The k nearest of every vector, complete lists, because the neighbour
+            that a new vector displaces must be the k-th.
         vectors: The vectors of the lists, unit length.
         added: New vectors, unit length.
-        where: Which of them are there; the others get a row of empty slots and are
-            nobody's neighbours. None if all are.
+        where: Mask of the rows of `added` that are vectors; the others are padding,
+            which get a row of empty slots and are never neighbours. None for no
+            padding.
 
     Returns:
         The lists of all n + r vectors, the new ones last.
@@ -65,37 +66,37 @@ def _insert(
     highest = jax.lax.Precision.HIGHEST
     to_old = jnp.matmul(added, vectors.T, precision=highest)
     to_new = jnp.matmul(added, added.T, precision=highest)
-    there = jnp.ones(r, jnp.bool_) if where is None else where
-    to_new = jnp.where(there[None, :], to_new, -jnp.inf)
-    new = jnp.arange(n, n + r, dtype=neighbors.indices.dtype)
+    mask = jnp.ones(r, jnp.bool_) if where is None else where
+    to_new = jnp.where(mask[None, :], to_new, -jnp.inf)
+    new_numbers = jnp.arange(n, n + r, dtype=neighbors.indices.dtype)
 
     listed = jnp.where(neighbors.indices >= 0, neighbors.similarities, -jnp.inf)
-    gained = jnp.where(there[None, :], to_old.T, -jnp.inf)
-    of_old = _k_most_similar(
-        jnp.concatenate([listed, gained], axis=1),
+    from_old = jnp.where(mask[None, :], to_old.T, -jnp.inf)
+    old_rows = _k_most_similar(
+        jnp.concatenate([listed, from_old], axis=1),
         jnp.concatenate(
-            [neighbors.indices, jnp.broadcast_to(new[None, :], (n, r))], axis=1
+            [neighbors.indices, jnp.broadcast_to(new_numbers[None, :], (n, r))], axis=1
         ),
         k,
     )
-    everything = jnp.arange(n + r, dtype=neighbors.indices.dtype)
-    of_new = _k_most_similar(
-        jnp.where(there[:, None], jnp.concatenate([to_old, to_new], axis=1), -jnp.inf),
-        jnp.broadcast_to(everything[None, :], (r, n + r)),
+    all_numbers = jnp.arange(n + r, dtype=neighbors.indices.dtype)
+    new_rows = _k_most_similar(
+        jnp.where(mask[:, None], jnp.concatenate([to_old, to_new], axis=1), -jnp.inf),
+        jnp.broadcast_to(all_numbers[None, :], (r, n + r)),
         k,
     )
     return Neighbors(
-        *(jnp.concatenate(parts) for parts in zip(of_old, of_new, strict=True))
+        *(jnp.concatenate(fields) for fields in zip(old_rows, new_rows, strict=True))
     )
 
 
 def _k_most_similar(
     similarities: Float[Array, "a c"], indices: Int[Array, "a c"], k: int
 ) -> Neighbors:
-    """The k best candidates of every row; -inf marks those that are not there."""
-    best, places = jax.lax.top_k(similarities, k)
+    """Keeps the k best candidates of every row; similarity -inf marks padding."""
+    best, columns = jax.lax.top_k(similarities, k)
     empty = best == -jnp.inf
     return Neighbors(
-        jnp.where(empty, -1, jnp.take_along_axis(indices, places, axis=1)),
+        jnp.where(empty, -1, jnp.take_along_axis(indices, columns, axis=1)),
         jnp.where(empty, jnp.zeros_like(best), best),
     )

@@ -1,4 +1,4 @@
-"""Inverted file: clusters of vectors, and approximate neighbours from them."""
+"""Inverted file (IVF): k-means clusters, and approximate neighbours from them."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,23 +12,33 @@ from ._brute_force import brute_force_search, rank_candidates, scale_to_float32
 
 # Rows that are read at a time.
 CLUSTER_BLOCK_ROWS = 16_384
-# Settings by measurement, see configs/scale.py: vectors that k-means is trained on, for
-# each centroid, its iterations, and the largest cluster in units of the mean.
+# Measured settings, see configs/scale.py: training vectors of k-means per centroid, its
+# iterations, and the largest cluster in units of the mean.
 TRAINING_VECTORS_PER_CLUSTER, _KMEANS_ITERATIONS, _MAX_RELATIVE_SIZE = 40, 8, 2.0
-# What goes into a principal direction that a cluster is split along: vectors, rounds.
+# The principal direction that a cluster is split along: vectors and iterations.
 _DIRECTION_SAMPLE, _POWER_ITERATIONS = 4096, 5
+# Fewer vectors are compared exactly in a fraction of a second.
+_FEWEST_FOR_IVF = 1024
+# Measured settings of the search, see configs/scale.py.
+DEFAULT_PROBES = 20
+# Candidates of a cluster in `refine_neighbors`.
+MAX_REFINE_CANDIDATES = 4000
+# Clusters per root of the number of vectors.
+_CLUSTERS_PER_ROOT_N = 4
+# Clusters that may be chosen per probe, and centroids that each member votes for.
+_CANDIDATE_CLUSTERS_PER_PROBE, _VOTES_PER_MEMBER = 4, 16
 
-# Gives rows by their numbers: prepared vectors of single precision.
+# Reads rows by their numbers: prepared vectors of single precision.
 ReadRows = Callable[[slice | Int[np.ndarray, " r"]], Float[np.ndarray, "r d"]]
 
 
 class Clusters(NamedTuple):
-    """A partition of vectors, and an order in which clusters lie one after the other.
+    """Partition of vectors into clusters, stored one after the other in an order.
 
     Attributes:
-        centroids: Unit mean of each cluster, near ones beside each other.
-        starts: Where each cluster starts in the order, and the end: c + 1.
-        order: Which vector is at each place; ascending inside a cluster.
+        centroids: Unit mean of each cluster, similar ones beside each other.
+        starts: Start of each cluster in the order, and the end of the last: c + 1.
+        order: Vector at each position; ascending inside a cluster.
     """
 
     centroids: Float[np.ndarray, "c d"]
@@ -37,7 +47,7 @@ class Clusters(NamedTuple):
 
     @property
     def largest(self) -> int:
-        """The most vectors of any cluster."""
+        """Number of vectors of the largest cluster."""
         return int(np.diff(self.starts).max(initial=0))
 
 
@@ -49,19 +59,19 @@ def cluster_vectors(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Clusters:
-    """Puts vectors into clusters by inner product, none above twice the mean size.
+    """Clusters vectors by inner product, with no cluster above twice the mean size.
 
-    Spherical k-means on a sample finds centroids; every vector goes to the one of
-    largest inner product; what is too large is halved along its principal direction,
-    until it is not. Nothing is as large as the vectors: a few blocks of them, the
-    sample, and numbers of rows.
+    Spherical k-means on a sample finds centroids; every vector is assigned to the
+    centroid of largest inner product; a cluster that is too large is halved along its
+    principal direction, repeatedly. Memory holds a few blocks of vectors, the sample,
+    and row numbers, never all vectors.
 
     Args:
-        rows: Gives vectors by number, float32, of about the same length.
-        n: How many there are, 1 or more.
-        count: Centroids that k-means looks for, 1 to n.
-        seed: Of the sample and of k-means.
-        progress: Told how many vectors have found their cluster.
+        rows: Reads vectors by number, float32, of about the same length.
+        n: Number of vectors, 1 or more.
+        count: Centroids of k-means, 1 to n.
+        seed: Seed of the sample and of k-means.
+        progress: Called with the number of vectors assigned so far.
 
     Returns:
         Clusters, none of them empty.
@@ -85,20 +95,20 @@ def cluster_vectors(
     order = np.argsort(labels, kind="stable").astype(np.int32)
     starts = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
     largest = max(int(np.ceil(_MAX_RELATIVE_SIZE * n / len(centroids))), 2)
-    parts, means = [], []
+    clusters, means = [], []
     for number, centroid in enumerate(centroids):
         members = order[starts[number] : starts[number + 1]]
-        for part, mean in _split_large_cluster(
+        for cluster, mean in _split_large_cluster(
             rows, members, centroid, largest=largest
         ):
-            parts.append(part)
+            clusters.append(cluster)
             means.append(mean)
     tour = _nearest_neighbor_tour(np.stack(means))
-    sizes = [len(parts[number]) for number in tour]
+    sizes = [len(clusters[number]) for number in tour]
     return Clusters(
         np.stack([means[number] for number in tour]),
         np.append(0, np.cumsum(sizes)),
-        np.concatenate([parts[number] for number in tour]),
+        np.concatenate([clusters[number] for number in tour]),
     )
 
 
@@ -113,12 +123,12 @@ def _fit_centroids(
             n, TRAINING_VECTORS_PER_CLUSTER * count, replace=False
         )
         drawn.sort()
-    parts = [
+    blocks = [
         rows(drawn[start : start + CLUSTER_BLOCK_ROWS])
         for start in range(0, len(drawn), CLUSTER_BLOCK_ROWS)
     ]
-    sample = np.concatenate(parts)
-    del parts
+    sample = np.concatenate(blocks)
+    del blocks
     kmeans = faiss.Kmeans(
         sample.shape[1],
         count,
@@ -133,7 +143,7 @@ def _fit_centroids(
 
 
 def _split_large_cluster(rows, members, centroid, *, largest):
-    """Halves until no part is too large; gives parts with their unit means."""
+    """Halves a cluster until none is too large; yields clusters and unit means."""
     if not len(members):
         return
     if len(members) <= largest:
@@ -142,74 +152,62 @@ def _split_large_cluster(rows, members, centroid, *, largest):
     direction = _principal_direction(
         rows(members[:: -(-len(members) // _DIRECTION_SAMPLE)])
     )
-    along = np.concatenate(
+    projections = np.concatenate(
         [
             rows(members[start : start + CLUSTER_BLOCK_ROWS]) @ direction
             for start in range(0, len(members), CLUSTER_BLOCK_ROWS)
         ]
     )
-    half = np.argsort(along, kind="stable")
-    middle = len(half) // 2
-    for part in half[:middle], half[middle:]:
-        own = members[np.sort(part)]
-        mean = rows(own[:CLUSTER_BLOCK_ROWS]).mean(axis=0)
+    order = np.argsort(projections, kind="stable")
+    middle = len(order) // 2
+    for positions in order[:middle], order[middle:]:
+        half = members[np.sort(positions)]
+        mean = rows(half[:CLUSTER_BLOCK_ROWS]).mean(axis=0)
         length = np.linalg.norm(mean)
         mean = mean / length if length > 0 else centroid
-        yield from _split_large_cluster(rows, own, mean, largest=largest)
+        yield from _split_large_cluster(rows, half, mean, largest=largest)
 
 
 def _principal_direction(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
-    """About the direction of largest variance, by a few rounds of the power method."""
-    apart = vectors - vectors.mean(axis=0)
-    # From the vector that is farthest from the mean: it has a part along it.
-    found = apart[np.argmax(np.einsum("nd,nd->n", apart, apart))]
+    """Approximates the direction of largest variance by a few power iterations."""
+    centred = vectors - vectors.mean(axis=0)
+    # The vector farthest from the mean has a component along that direction.
+    direction = centred[np.argmax(np.einsum("nd,nd->n", centred, centred))]
     for _ in range(_POWER_ITERATIONS):
-        found = apart.T @ (apart @ found)
-        length = np.linalg.norm(found)
-        if not length > 0:  # All the same: any direction halves them.
+        direction = centred.T @ (centred @ direction)
+        length = np.linalg.norm(direction)
+        if not length > 0:  # All vectors are equal: any direction halves them.
             return vectors[0]
-        found = found / length
-    return found
+        direction = direction / length
+    return direction
 
 
 def _nearest_neighbor_tour(
     centroids: Float[np.ndarray, "c d"],
 ) -> Int[np.ndarray, " c"]:
-    """Visits all clusters, each time the nearest that was not visited yet."""
-    left = np.arange(len(centroids))
+    """Orders clusters by a tour that always goes to the nearest unvisited one."""
+    unvisited = np.arange(len(centroids))
     points = centroids.copy()
-    tour = np.empty(len(left), np.int64)
-    place = 0
+    tour = np.empty(len(unvisited), np.int64)
+    position = 0
     for step in range(len(tour)):
-        tour[step], here = left[place], points[place].copy()
-        last = len(left) - 1 - step
-        # What was visited gives its place to the last.
-        left[place], points[place] = left[last], points[last]
+        tour[step], current = unvisited[position], points[position].copy()
+        last = len(unvisited) - 1 - step
+        # The last unvisited cluster takes the position of the visited one.
+        unvisited[position], points[position] = unvisited[last], points[last]
         if last:
-            toward = np.einsum("cd,d->c", points[:last], here)
-            place = int(np.argmax(toward))
+            similarities = np.einsum("cd,d->c", points[:last], current)
+            position = int(np.argmax(similarities))
     return tour
 
 
-# Fewer are compared in a fraction of a second.
-_FEWEST_FOR_IVF = 1024
-# Settings by measurement, see configs/scale.py.
-DEFAULT_PROBES = 20
-MAX_REFINE_CANDIDATES = (
-    4000  # Candidates of a cluster when lists are gone through again.
-)
-_CLUSTERS_PER_ROOT_N = 4  # For each root of the number of vectors.
-# Clusters that may be chosen, for each that is; and centroids that each member names.
-_CANDIDATE_CLUSTERS_PER_PROBE, _VOTES_PER_MEMBER = 4, 16
-
-
 class ClusterNeighbors(NamedTuple):
-    """Neighbours of the members of one cluster, by their places in the order.
+    """Neighbours of the members of one cluster, by positions in `Clusters.order`.
 
     Attributes:
-        start: Place of the first member.
-        indices: Places of their neighbours.
-        similarities: Inner products, most similar first.
+        start: Position of the first member.
+        indices: Positions of the neighbours of each member.
+        similarities: Their inner products, most similar first.
     """
 
     start: int
@@ -218,14 +216,14 @@ class ClusterNeighbors(NamedTuple):
 
 
 def default_cluster_count(n: int, k: int) -> int:
-    """How many clusters to look for: 4 sqrt(n), with k members on average at least.
+    """Computes a number of clusters: 4 sqrt(n), with at least k members on average.
 
     Args:
         n: Number of vectors.
-        k: Neighbours of each.
+        k: Neighbours per vector.
 
     Returns:
-        1 to n.
+        A number in 1 to n.
     """
     return max(min(round(_CLUSTERS_PER_ROOT_N * n**0.5), n // max(k, 1)), 1)
 
@@ -238,33 +236,35 @@ def search_clusters(
     probes: int = DEFAULT_PROBES,
     first: int = 0,
 ) -> Iterator[ClusterNeighbors]:
-    """Compares the members of each cluster with those of the clusters near it.
+    """Searches neighbours: compares the members of each cluster with nearby clusters.
 
-    A cluster's candidates are its own members and those of other clusters, in the order
-    of how often these are among the nearest of its members, until they are as many as
-    in `probes` clusters of the mean size, and as many as k.
+    The candidates of a cluster are its members and those of other clusters, ordered by
+    how often its members have them among their nearest, until there are as many as in
+    `probes` clusters of the mean size, and at least k.
 
     Args:
         vectors: In the order of the clusters, float32; may be a memory map.
-        clusters: Where each starts.
-        k: Neighbours per vector, 1 to n, itself counted.
+        clusters: The clusters.
+        k: Neighbours per vector, 1 to n, including itself.
         probes: Clusters of the mean size that each vector is compared with.
         first: Cluster to begin with.
 
     Returns:
-        Iterates over the clusters: for each the neighbours of its members; a vector is
+        An iterator over the clusters with the neighbours of their members; a vector is
         always among its own. Exact duplicates come in any order.
     """
     n, count = len(vectors), len(clusters.centroids)
-    wanted = min(max(round(probes * n / count), k), n)
+    num_candidates = min(max(round(probes * n / count), k), n)
 
-    def candidates(own, queries):
-        # Near ones first: later candidates are then seldom among the best.
+    def list_candidates(cluster, queries):
+        # Nearby clusters first: later candidates are then seldom among the best.
         starts = clusters.starts
-        chosen = _rank_nearby_clusters(queries, clusters, own, wanted, probes)
-        return np.concatenate([np.arange(*starts[c : c + 2]) for c in chosen])
+        nearby = _rank_nearby_clusters(
+            queries, clusters, cluster, num_candidates, probes
+        )
+        return np.concatenate([np.arange(*starts[c : c + 2]) for c in nearby])
 
-    return _search_clusters_in_threads(vectors, clusters, k, candidates, first)
+    return _search_clusters_in_threads(vectors, clusters, k, list_candidates, first)
 
 
 def refine_neighbors(
@@ -275,22 +275,22 @@ def refine_neighbors(
     max_candidates: int = MAX_REFINE_CANDIDATES,
     first: int = 0,
 ) -> Iterator[ClusterNeighbors]:
-    """Compares the members of each cluster with neighbours of their neighbours.
+    """Refines neighbour lists by comparing vectors with neighbours of neighbours.
 
-    A cluster's candidates are all neighbours of its members and, of the neighbours of
-    those, the ones that are named most often, until there are `max_candidates`. No
-    similarity
-    falls: what a list holds is among the candidates.
+    The candidates of a cluster are all neighbours of its members and, up to
+    `max_candidates`, those of their neighbours that are listed most often. No
+    similarity falls, because the entries of a list are among its candidates.
 
     Args:
         vectors: In the order of the clusters, float32; may be a memory map.
-        clusters: Where each starts.
-        lists: Neighbours of every vector, by places in the order; may be mapped.
-        max_candidates: Candidates of a cluster, unless its members' lists hold more.
+        clusters: The clusters.
+        lists: Neighbours of every vector, by positions in the order; may be mapped.
+        max_candidates: Candidates of a cluster, unless the lists of its members hold
+            more.
         first: Cluster to begin with.
 
     Returns:
-        As `search_clusters`.
+        An iterator like that of `search_clusters`.
 
     References:
         The principle of Dong, Moses and Li, Efficient k-nearest neighbor graph
@@ -298,51 +298,52 @@ def refine_neighbors(
         cluster at once. Cited without equation numbers, as it was not at hand.
     """
 
-    def candidates(own, queries):
+    def list_candidates(cluster, queries):
         del queries
-        near = np.unique(lists[slice(*clusters.starts[own : own + 2])])
-        missing = max_candidates - len(near)
-        if missing <= 0:
-            return near
-        named, counts = np.unique(lists[near], return_counts=True)
-        counts[np.searchsorted(named, near)] = 0  # They are there already.
-        more = np.argsort(-counts, kind="stable")[:missing]
-        return np.concatenate([near, named[more[counts[more] > 0]]])
+        neighbors = np.unique(lists[slice(*clusters.starts[cluster : cluster + 2])])
+        num_missing = max_candidates - len(neighbors)
+        if num_missing <= 0:
+            return neighbors
+        second, counts = np.unique(lists[neighbors], return_counts=True)
+        counts[np.searchsorted(second, neighbors)] = 0  # Candidates already.
+        most_listed = np.argsort(-counts, kind="stable")[:num_missing]
+        most_listed = most_listed[counts[most_listed] > 0]
+        return np.concatenate([neighbors, second[most_listed]])
 
     return _search_clusters_in_threads(
-        vectors, clusters, lists.shape[1], candidates, first
+        vectors, clusters, lists.shape[1], list_candidates, first
     )
 
 
 def _search_clusters_in_threads(
-    vectors, clusters, k, candidates, first
+    vectors, clusters, k, list_candidates, first
 ) -> Iterator[ClusterNeighbors]:
-    """Compares each cluster with its candidates, a cluster for each core."""
+    """Compares clusters with their candidates, one cluster per core at a time."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     starts = clusters.starts
 
-    def search(own):
-        start = int(starts[own])
-        queries = np.ascontiguousarray(vectors[start : starts[own + 1]])
-        places = candidates(own, queries)
+    def search(cluster):
+        start = int(starts[cluster])
+        queries = np.ascontiguousarray(vectors[start : starts[cluster + 1]])
+        candidates = list_candidates(cluster, queries)
         similarities, nearest = faiss.knn(
-            queries, vectors[places], k, faiss.METRIC_INNER_PRODUCT
+            queries, vectors[candidates], k, faiss.METRIC_INNER_PRODUCT
         )
-        indices = places.astype(np.int32)[nearest]
+        indices = candidates.astype(np.int32)[nearest]
         _insert_self(indices, similarities, queries, start)
         return ClusterNeighbors(start, indices, similarities)
 
     # Threads that share a cluster would wait for each other.
     cores = faiss.omp_get_max_threads()
     with ThreadPoolExecutor(cores, initializer=_use_one_faiss_thread) as pool:
-        waiting = deque[Future[ClusterNeighbors]]()
-        for own in range(first, len(clusters.centroids)):
-            waiting.append(pool.submit(search, own))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        pending = deque[Future[ClusterNeighbors]]()
+        for cluster in range(first, len(clusters.centroids)):
+            pending.append(pool.submit(search, cluster))
+            if len(pending) > 2 * cores:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _use_one_faiss_thread() -> None:
@@ -351,51 +352,54 @@ def _use_one_faiss_thread() -> None:
     faiss.omp_set_num_threads(1)
 
 
-def _rank_nearby_clusters(queries, clusters, own, wanted, probes):
-    """Numbers of the clusters whose members are candidates, the own one first."""
+def _rank_nearby_clusters(queries, clusters, cluster, num_candidates, probes):
+    """Ranks the clusters whose members are candidates, the cluster itself first."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     sizes, count = np.diff(clusters.starts), len(clusters.centroids)
-    if wanted == len(clusters.order):
+    if num_candidates == len(clusters.order):
         return np.arange(count)
     centroids = clusters.centroids
     # Not by BLAS, whose threads would wait for each other, once for each cluster.
-    toward = np.einsum("cd,d->c", centroids, centroids[own])
-    # The own one first, however its mean compares with those of others.
-    toward[own] = np.inf
-    near = np.argsort(-toward, kind="stable")
-    some = near[: _CANDIDATE_CLUSTERS_PER_PROBE * probes]
-    votes = np.zeros(len(some), np.int64)
-    named = min(_VOTES_PER_MEMBER, len(some))
-    _, best = faiss.knn(queries, centroids[some], named, faiss.METRIC_INNER_PRODUCT)
+    similarities = np.einsum("cd,d->c", centroids, centroids[cluster])
+    # The cluster itself comes first, even if its mean is more similar to others.
+    similarities[cluster] = np.inf
+    nearest = np.argsort(-similarities, kind="stable")
+    num_elected = _CANDIDATE_CLUSTERS_PER_PROBE * probes
+    elected = nearest[:num_elected]
+    votes = np.zeros(len(elected), np.int64)
+    num_votes = min(_VOTES_PER_MEMBER, len(elected))
+    _, best = faiss.knn(
+        queries, centroids[elected], num_votes, faiss.METRIC_INNER_PRODUCT
+    )
     np.add.at(votes, best.reshape(-1), 1)
     votes[0] = np.iinfo(np.int64).max
-    some = some[np.argsort(-votes, kind="stable")]
-    order = np.append(some, near[_CANDIDATE_CLUSTERS_PER_PROBE * probes :])
-    enough = int(np.searchsorted(np.cumsum(sizes[order]), wanted))
-    return order[: enough + 1]
+    elected = elected[np.argsort(-votes, kind="stable")]
+    order = np.append(elected, nearest[num_elected:])
+    last = int(np.searchsorted(np.cumsum(sizes[order]), num_candidates))
+    return order[: last + 1]
 
 
 def _insert_self(indices, similarities, queries, start) -> None:
-    """Puts vectors into their own lists, where duplicates took all places."""
+    """Inserts vectors into their own lists, where duplicates fill all slots."""
     nodes = np.arange(start, start + len(queries), dtype=np.int32)
     missing = np.flatnonzero(~(indices == nodes[:, None]).any(axis=1))
     if missing.size:
         indices[missing, -1] = nodes[missing]
-        own = queries[missing]
-        similarities[missing, -1] = np.einsum("nd,nd->n", own, own)
+        vectors = queries[missing]
+        similarities[missing, -1] = np.einsum("nd,nd->n", vectors, vectors)
 
 
 def ivf_search(
     vectors: Float[np.ndarray, "n d"], k: int, *, seed: int, probes: int | None = None
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Searches in clusters; see `knn`.
+    """Searches in clusters and refines the lists; see `knn`.
 
     Args:
         vectors: Vectors, C-contiguous.
-        k: Neighbours per vector, the vector itself counted.
-        seed: Of the clusters.
-        probes: See `search_clusters`; None for what was found good.
+        k: Neighbours per vector, including the vector itself.
+        seed: Seed of the clusters.
+        probes: See `search_clusters`; None for the default.
 
     Returns:
         Indices and similarities, most similar first; the vector itself is always among
@@ -411,12 +415,12 @@ def ivf_search(
     indices = np.empty((n, k), np.int32)
     similarities = np.empty((n, k), np.float32)
     ordered = single[clusters.order]
-    found = search_clusters(ordered, clusters, k, probes=probes)
-    lists = np.concatenate([part.indices for part in found])
-    for part in refine_neighbors(ordered, clusters, lists):
-        rows = clusters.order[part.start : part.start + len(part.indices)]
-        indices[rows] = clusters.order[part.indices]
-        similarities[rows] = part.similarities
+    drafts = search_clusters(ordered, clusters, k, probes=probes)
+    lists = np.concatenate([draft.indices for draft in drafts])
+    for refined in refine_neighbors(ordered, clusters, lists):
+        rows = clusters.order[refined.start : refined.start + len(refined.indices)]
+        indices[rows] = clusters.order[refined.indices]
+        similarities[rows] = refined.similarities
     if vectors.dtype == np.float32:
         return indices, similarities
     return rank_candidates(vectors, np.arange(n), indices, k, include_self=True)

@@ -1,7 +1,7 @@
 """Nearest-neighbour search: `knn` by each method, and `knn_dense` under jit."""
 
 import functools
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from diffjax._arguments import check_not_downcast
+from diffjax._choices import NeighborMethod
 from diffjax._sharding import check_divisible_rows
 from diffjax.types import Neighbors
 
@@ -27,22 +28,33 @@ if TYPE_CHECKING:
     import faiss
 
 
+# Fewer vectors are compared exactly in a fraction of a second, and faiss can't start
+# NN-descent on a few.
+_FEWEST_FOR_NN_DESCENT = 1024
+# After one round a node has met more nodes than this, so that all lists are full:
+# faiss reads beyond the end of a list that is not.
+_MAX_NN_DESCENT_K = 500
+# Measured settings, see configs/neighbors.py: new neighbours joined in each round, and
+# how many more than k, and at least, are remembered meanwhile.
+_JOINED_PER_ROUND, _SPARE_NEIGHBORS, _MIN_REMEMBERED = 30, 10, 60
+
+
 def faiss_index_search(
     vectors: Float[np.ndarray, "n d"], k: int, *, index: "faiss.Index"
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Takes an index's answers as candidates and computes their similarities anew.
+    """Searches in a faiss index and recomputes the similarities of its results.
 
     Args:
         vectors: Vectors, C-contiguous.
-        k: Neighbours per vector, the vector itself counted.
-        index: Holds the same vectors, numbered in the same order.
+        k: Neighbours per vector, including the vector itself.
+        index: Index of the same vectors, numbered in the same order.
 
     Returns:
         Indices and similarities, most similar first, ties by lower index; the vector
         itself is always among them.
 
     Raises:
-        ValueError: If the index has other vectors, as far as sizes and numbers tell.
+        ValueError: If the size, the dimensions or the numbers of the index differ.
     """
     n, d = vectors.shape
     if (index.ntotal, index.d) != (n, d):
@@ -51,33 +63,23 @@ def faiss_index_search(
             f"{index.d}."
         )
     single = vectors.astype(np.float32)
-    _, found = index.search(single, k)  # pyright: ignore[reportCallIssue]
-    if found.max() >= n:
+    _, candidates = index.search(single, k)  # pyright: ignore[reportCallIssue]
+    if candidates.max() >= n:
         raise ValueError(
-            f"index must number the vectors from 0 to {n - 1}, got {found.max()}."
+            f"index must number the vectors from 0 to {n - 1}, got {candidates.max()}."
         )
-    return rank_candidates(vectors, np.arange(n), found, k, include_self=True)
-
-
-# Fewer are compared in a fraction of a second, and faiss can't start on a few.
-_FEWEST_FOR_NN_DESCENT = 1024
-# After one round a node has met more nodes than this, so that all lists are full:
-# faiss reads beyond the end of one that is not.
-_MAX_NN_DESCENT_K = 500
-# Settings by measurement, see configs/neighbors.py: new neighbours joined in each
-# round, and how many more than k are remembered meanwhile.
-_JOINED_PER_ROUND, _SPARE_NEIGHBORS, _MIN_REMEMBERED = 30, 10, 60
+    return rank_candidates(vectors, np.arange(n), candidates, k, include_self=True)
 
 
 def nn_descent_search(
     vectors: Float[np.ndarray, "n d"], k: int, *, seed: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
-    """Compares neighbours of neighbours, from a random start, with faiss.
+    """Searches by NN-descent: neighbours of neighbours, from a random start, by faiss.
 
     Args:
         vectors: Vectors, C-contiguous.
-        k: Neighbours per vector, the vector itself counted.
-        seed: Of the random start.
+        k: Neighbours per vector, including the vector itself.
+        seed: Seed of the random start.
 
     Returns:
         Indices and similarities, most similar first, ties by lower index; the vector
@@ -94,17 +96,18 @@ def nn_descent_search(
             f"k must be at most {_MAX_NN_DESCENT_K} for 'nn-descent', got {k}: "
             f"search exactly."
         )
-    import faiss  # noqa: PLC0415  # See `_exact.faiss_flat_search`.
+    import faiss  # noqa: PLC0415  # See `_brute_force.faiss_flat_search`.
 
     single = vectors if vectors.dtype == np.float32 else scale_to_float32(vectors)[0]
-    others = max(k - 1, 1)
-    index = faiss.IndexNNDescentFlat(d, others, faiss.METRIC_INNER_PRODUCT)
+    num_others = max(k - 1, 1)
+    index = faiss.IndexNNDescentFlat(d, num_others, faiss.METRIC_INNER_PRODUCT)
     index.nndescent.S = _JOINED_PER_ROUND
     index.nndescent.L = max(k + _SPARE_NEIGHBORS, _MIN_REMEMBERED)
     index.nndescent.random_seed = seed
     index.add(single)  # pyright: ignore[reportCallIssue]  # faiss patches its classes.
-    graph = faiss.vector_to_array(index.nndescent.final_graph).reshape(n, others)
-    return rank_candidates(vectors, np.arange(n), graph, k, include_self=True)
+    candidates = faiss.vector_to_array(index.nndescent.final_graph)
+    candidates = candidates.reshape(n, num_others)
+    return rank_candidates(vectors, np.arange(n), candidates, k, include_self=True)
 
 
 def knn_dense(
@@ -117,20 +120,20 @@ def knn_dense(
 ) -> Neighbors:
     """Finds the k vectors of largest inner product with every vector, in pure JAX.
 
-    The same lists as `knn`, but compiled, batched by `vmap` over short lists of one
-    size, and differentiable: the similarities are those of the neighbours chosen, the
-    choice itself is discrete. Memory is `block` x n.
+    It gives the lists of `knn`, but can be compiled, batched by `vmap` over short lists
+    of one size, and differentiated: the similarities are those of the chosen
+    neighbours, the choice itself is discrete. Memory is `block` x n.
 
     Args:
         vectors: Database vectors, of unit length if a vector is to be nearest to
             itself.
         k: Neighbours per vector, 1 to n. A Python number.
-        where: Which rows are vectors; the others are padding, whatever is in them:
-            nobody's neighbours and without any. None if all are.
+        where: Mask of the rows that are vectors; the others are padding with any
+            content, which are never neighbours and have none. None for no padding.
         block: Rows compared with all others at a time. A Python number.
-        mesh: Devices, also those of other processes, among which the rows are shared
-            out: each keeps its own and sees the others' part by part, so that memory is
-            two parts, and its own choice of block. None is one device.
+        mesh: Devices, also of other processes, that share the rows. A device keeps its
+            rows and sees those of the others shard by shard, so that memory is two
+            shards; it chooses the block itself. None is one device.
 
     Returns:
         Neighbours, most similar first, ties by lower index. Where there are fewer than
@@ -158,23 +161,17 @@ def _knn_dense(
     vectors: Array, where: Array | None, *, k: int, block: int, mesh: Mesh | None
 ) -> Neighbors:
     mask = jnp.ones(vectors.shape[0], jnp.bool_) if where is None else where
-    # Even a product with gradient 0 would let NaN out of the padding.
+    # NaN in the padding would reach gradients even through a factor of 0.
     vectors = jnp.where(mask[:, None], vectors, jnp.zeros_like(vectors))
     if mesh is None:
-        found = blockwise_search(vectors, vectors, mask, k=k, block=block)
+        lists = blockwise_search(vectors, vectors, mask, k=k, block=block)
     else:
-        found = ring_search(vectors, mask, k=k, mesh=mesh)
-    filled = (found.similarities > -jnp.inf) & mask[:, None]
+        lists = ring_search(vectors, mask, k=k, mesh=mesh)
+    is_neighbor = (lists.similarities > -jnp.inf) & mask[:, None]
     return Neighbors(
-        jnp.where(filled, found.indices, -1),
-        jnp.where(filled, found.similarities, jnp.zeros_like(found.similarities)),
+        jnp.where(is_neighbor, lists.indices, -1),
+        jnp.where(is_neighbor, lists.similarities, jnp.zeros_like(lists.similarities)),
     )
-
-
-if TYPE_CHECKING:
-    import faiss
-
-NeighborMethod = Literal["exact", "nn-descent", "clusters", "sharded"]
 
 
 def knn(
@@ -188,38 +185,37 @@ def knn(
 ) -> Neighbors:
     """Finds the k vectors of largest inner product with every vector.
 
-    A vector is counted among its own k. Equal similarities are ordered by lower index,
-    except that of exact duplicates in single precision "exact" may put any first. For
-    the search inside compiled code see `knn_dense`.
+    A vector is one of its own k neighbours. Equal similarities are ordered by lower
+    index, except for exact duplicates in single precision, which "exact" may list in
+    any order. For a search inside compiled code see `knn_dense`.
 
     Args:
         vectors: Database vectors, finite; of unit length, if a vector is to be nearest
             to itself.
         k: Neighbours per vector, 1 to n.
-        method: "exact" compares all pairs, on the processor; "sharded" does so on the
-            devices of JAX, each of which holds a part of the vectors; "nn-descent"
-            compares neighbours of neighbours, and misses a few: see `recall`. At up to
-            50,000 vectors, the most that was measured, "exact" is the faster one; its
-            time grows with their square. "clusters" compares the members of near
-            clusters of k-means, in time that grows with the power 3/2: the one for
-            millions. Up to 1,024 are searched exactly instead of by these two.
-        index: A faiss index that holds these vectors in this order, of any type that
-            compares by inner product or distance: its answers are the candidates, of
-            which the similarities are computed anew from `vectors`. None to search by
-            `method`.
-        mesh: Devices of "sharded", whatever its axes; None for all.
-        seed: Of the random start of "nn-descent", and of the k-means of "clusters". On
-            one thread the same seed gives the same lists; on several a few neighbours
-            of "nn-descent" may differ.
+        method: Name of the search. "exact" compares all pairs, on the processor;
+            "sharded" does so on the devices of JAX, each of which holds a shard of the
+            vectors. "nn-descent" compares neighbours of neighbours and misses a few,
+            see `recall`. "clusters" compares the members of nearby k-means clusters, in
+            time that grows with the power 3/2 of n: the method for millions. The time
+            of "exact" grows with the square of n, but at up to 50,000 vectors, the
+            largest measurement, it is faster than "nn-descent". Up to 1,024 vectors
+            "nn-descent" and "clusters" search exactly.
+        index: A faiss index of these vectors in this order, of any type that compares
+            by inner product or distance: its results are candidates, whose similarities
+            are recomputed from `vectors`. None to search by `method`.
+        mesh: Devices of "sharded", with any axes; None for all.
+        seed: Seed of the random start of "nn-descent", and of the k-means of
+            "clusters". On one thread the same seed gives the same lists; on several, a
+            few neighbours of "nn-descent" may differ.
 
     Returns:
         Neighbours, most similar first. An `index` that finds fewer leaves empty slots.
 
     Raises:
         ValueError: If `k` is outside 1..n or above 500 for "nn-descent", `method` is
-            unknown, `index` or `mesh` does not go with it, the index is of other
-            vectors, or `vectors` are not finite, or float64 while JAX computes in
-            float32.
+            unknown, `index` or `mesh` does not fit it, the index is of other vectors,
+            or `vectors` are not finite, or float64 while JAX computes in float32.
 
     References:
         Dong, Moses and Li, Efficient k-nearest neighbor graph construction for generic

@@ -23,10 +23,14 @@ from ._validation import check_graph, check_neighbors, mark_graph_valid
 
 # Pairs that a device looks up at a time.
 _PAIRS_PER_BATCH = 2**16
+# Entries that the search without a kernel compares at a time.
+_COMPARISONS_PER_BLOCK = 2**24
+# Numbers gathered at a time for each end of the edges.
+_NUMBERS_PER_BLOCK = 2**22
 
 
 def mutual_similarities(neighbors: Neighbors) -> Float[Array, "n k"]:
-    """Similarity of every listed pair that is mutual, -infinity for the others.
+    """Computes the similarity of every mutual pair, -infinity for other pairs.
 
     Args:
         neighbors: The k nearest of every vector.
@@ -49,40 +53,42 @@ def mutual_similarities(neighbors: Neighbors) -> Float[Array, "n k"]:
 
 
 def mutual_slots_jax(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
-    """Finds what `diffjax.native.mutual_slots` does, in JAX.
+    """Finds mutual slots in JAX, as `diffjax.native.mutual_slots` does.
 
     Whether i is in the list of j is a binary search in j's row, sorted once: n k log k
-    gathers and nothing larger than [n, k].
+    gathers and no array larger than [n, k].
 
     Args:
         indices: Neighbours of every node, -1 in empty slots.
 
     Returns:
-        Where each neighbour's list has the node, -1 where it has not.
+        The slot of the node in the list of each neighbour, -1 if it is not in there.
     """
     order = jnp.argsort(indices, axis=1).astype(jnp.int32)
     columns = jnp.take_along_axis(indices, order, axis=1)
     node = jnp.arange(indices.shape[0], dtype=indices.dtype)[:, None]
     other = jnp.maximum(indices, 0)
-    place, found = _bisect_rows(columns, other, jnp.broadcast_to(node, indices.shape))
-    mutual = found & (indices >= 0) & (other != node)
-    return jnp.where(mutual, order[other, place], -1)
+    slot, is_listed = _bisect_rows(
+        columns, other, jnp.broadcast_to(node, indices.shape)
+    )
+    mutual = is_listed & (indices >= 0) & (other != node)
+    return jnp.where(mutual, order[other, slot], -1)
 
 
 def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "n k"]:
-    """As `mutual_similarities`, with the rows shared out among the devices of a mesh.
+    """Computes `mutual_similarities` with rows sharded over the devices of a mesh.
 
-    Lists go around the ring, sorted by column. A device sorts its own pairs by their
-    other end once, so that those whose other end is in the visiting part lie together,
-    and looks up those alone: all visits together cost m k log k gathers for m rows a
-    device, whatever the number of devices. Memory is the pairs and two parts.
+    Lists travel around the ring, sorted by column. A device sorts its pairs by their
+    other end once, so that the pairs whose other end is in the visiting shard lie
+    together, and looks up only those: all visits together cost m k log k gathers for m
+    rows per device, for any number of devices. Memory is the pairs and two shards.
 
     Args:
         neighbors: The k nearest of every vector. Row-sharded.
         mesh: The devices; all axes share the rows.
 
     Returns:
-        What `mutual_similarities` gives, row-sharded.
+        The result of `mutual_similarities`, row-sharded.
 
     Raises:
         ValueError: If a device has 2^31 pairs or more.
@@ -96,12 +102,11 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
     rows = row_spec(mesh)
 
     def look_up(indices: Int[Array, "m k"], similarities: Float[Array, "m k"]):
-        own = Neighbors(indices, similarities)
         (count, k), size = indices.shape, indices.size
         numbers = visiting_row_numbers(0, mesh, count)
         order = jnp.argsort(indices.reshape(-1)).astype(jnp.int32)
         ends = indices.reshape(-1)[order]
-        at_once = max(min(_PAIRS_PER_BATCH, size), 1)
+        batch_size = max(min(_PAIRS_PER_BATCH, size), 1)
 
         def visit(step, carry):
             visitor, back = carry
@@ -110,23 +115,26 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
                 ends, jnp.stack([visiting[0], visiting[0] + count])
             )
 
-            def some(batch, back):
-                places = first + batch * at_once + jnp.arange(at_once, dtype=jnp.int32)
-                pairs = order.at[places].get(mode="clip")
-                other = ends.at[places].get(mode="clip") - visiting[0]
-                here = places < last
-                other = jnp.where(here, other, 0)
+            def look_up_batch(batch, back):
+                offsets = jnp.arange(batch_size, dtype=jnp.int32)
+                positions = first + batch * batch_size + offsets
+                pairs = order.at[positions].get(mode="clip")
+                other = ends.at[positions].get(mode="clip") - visiting[0]
+                is_visiting = positions < last
+                other = jnp.where(is_visiting, other, 0)
                 columns, values = visitor
-                slot, found = _bisect_rows(columns, other, numbers[pairs // k])
-                value = jnp.where(found, values[other, slot], -jnp.inf)
-                return back.at[jnp.where(here, pairs, size)].set(value, mode="drop")
+                slot, is_listed = _bisect_rows(columns, other, numbers[pairs // k])
+                value = jnp.where(is_listed, values[other, slot], -jnp.inf)
+                targets = jnp.where(is_visiting, pairs, size)
+                return back.at[targets].set(value, mode="drop")
 
-            batches = (last - first + at_once - 1) // at_once
-            back = jax.lax.fori_loop(0, batches, some, back)
+            num_batches = (last - first + batch_size - 1) // batch_size
+            back = jax.lax.fori_loop(0, num_batches, look_up_batch, back)
             return ring_shift(visitor, mesh), back
 
+        # Similarity of each pair in its other direction.
         back = jnp.full_like(similarities, -jnp.inf, shape=size)
-        carry = _sort_by_column(own), back
+        carry = _sort_by_column(Neighbors(indices, similarities)), back
         back = jax.lax.fori_loop(0, mesh.size, visit, carry)[1]
         smaller = jnp.minimum(similarities, back.reshape(count, k))
         return jnp.where(
@@ -137,15 +145,15 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
 
 
 def _sort_by_column(neighbors: Neighbors) -> Neighbors:
-    """Sorts each list by the numbers in it."""
+    """Sorts each list by its indices."""
     order = jnp.argsort(neighbors.indices, axis=1)
-    return Neighbors(*(jnp.take_along_axis(part, order, 1) for part in neighbors))
+    return Neighbors(*(jnp.take_along_axis(field, order, 1) for field in neighbors))
 
 
 def _bisect_rows(
     columns: Int[Array, "n k"], rows: Int[Array, "..."], wanted: Int[Array, "..."]
 ) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
-    """Looks numbers up in sorted rows: at which place, and whether they are there."""
+    """Looks numbers up in sorted rows: their slots, and whether they are listed."""
     k = columns.shape[1]
     low = jnp.zeros_like(rows, jnp.int32)
     high = jnp.full_like(rows, k, jnp.int32)
@@ -167,30 +175,30 @@ def affinity(
 ) -> Graph:
     r"""Builds the affinity A of the graph of mutual neighbours.
 
-    a_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)), s(x, z) = max(x'z - bias, 0)^gamma: an
-    edge where each vector is among the other's k nearest, none elsewhere and none from
-    a vector to itself. A similarity below `bias`, a negative one, gives no edge.
+    a_ij = min(s_k(x_i | x_j), s_k(x_j | x_i)), s(x, z) = max(x'z - bias, 0)^gamma: two
+    vectors share an edge if each is among the other's k nearest; there are no other
+    edges and no loops. A similarity below `bias` gives no edge.
 
     Args:
-        neighbors: The k nearest of every vector, each named once; or a `Graph` whose
-            weights are raw similarities, which only needs the kernel. Lists that are
-            traced or on a `mesh` are taken as they are.
+        neighbors: The k nearest of every vector, without repetitions; or a `Graph`
+            whose weights are raw similarities, to which only the kernel is applied.
+            Lists that are traced or on a `mesh` are not checked.
         gamma: Exponent of the kernel, above 0; may be traced and differentiated.
-        bias: What the kernel takes off each similarity, 0 in the paper; may be traced
-            and differentiated.
-        mesh: Devices, also those of other processes, among which the lists are shared
-            out by rows, n being a multiple of them: each keeps its own and sees the
-            others' part by part. Then there is no derivative backwards to the
+        bias: Number that the kernel subtracts from each similarity, 0 in the paper; may
+            be traced and differentiated.
+        mesh: Devices, also of other processes, that share the rows of the lists; n must
+            be a multiple of their number. A device keeps its rows and sees those of the
+            others shard by shard. There is then no reverse-mode derivative to the
             similarities. None is one device; a `Graph` needs no mesh.
 
     Returns:
-        A in the padded form for `Neighbors`, in the form it came in for a `Graph`.
-        It is exactly symmetric, also where the two similarities of a pair differ by
+        A in the padded form for `Neighbors`, in the form of the argument for a `Graph`.
+        It is exactly symmetric, even if the two similarities of a pair differ by
         rounding.
 
     Raises:
         ValueError: If `gamma` is not above 0, `bias` not finite, n no multiple of the
-            devices of `mesh`, lists name a node twice or one that is not there, or a
+            devices of `mesh`, lists repeat a node or contain an invalid one, or a
             similarity is not finite.
 
     References:
@@ -215,13 +223,13 @@ def kernel(
 ) -> Float[Array, "..."]:
     """Computes max(s - bias, 0)^gamma, with derivative 0 at s <= bias for every gamma.
 
-    For gamma below 1 the one-sided derivative there is infinite; where there is no
-    edge the convention is 0, so that learning never meets it.
+    For gamma below 1 the one-sided derivative at s = bias is infinite; by convention it
+    is 0 where there is no edge, so that learning never meets it.
 
     Args:
         similarity: Inner products, of any shape.
         gamma: The exponent, above 0; may be traced and differentiated.
-        bias: What is taken off first; may be traced and differentiated.
+        bias: Number subtracted first; may be traced and differentiated.
 
     Returns:
         The kernel's values, 0 or above, in the same shape; NaN stays NaN.
@@ -231,7 +239,7 @@ def kernel(
     """
     exponent = jnp.asarray(gamma, similarity.dtype)
     above = similarity - jnp.asarray(bias, similarity.dtype)
-    positive = ~(above <= 0)  # So is what is no number, which must not become 0.
+    positive = ~(above <= 0)  # True for NaN, which must not become 0.
     base = jnp.where(positive, above, jnp.ones_like(above))
     return jnp.where(positive, base**exponent, jnp.zeros_like(above))
 
@@ -252,36 +260,32 @@ def _affinity(
 @jax.jit
 def _apply_kernel(graph: Graph, gamma: Scalar, bias: Scalar) -> Graph:
     weights = kernel(graph.weights, gamma, bias=bias)
-    # An empty slot holds the similarity 0, which a negative bias would make an edge.
+    # An empty slot has similarity 0, which a negative bias would turn into an edge.
     weights = jnp.where(graph.indices >= 0, weights, jnp.zeros_like(weights))
     return graph._replace(weights=weights, degrees=None)
-
-
-# Entries that the search without a kernel compares at a time.
-_COMPARISONS_PER_BLOCK = 2**24
 
 
 def mutual_edges(neighbors: Neighbors) -> Graph:
     r"""Finds the edges of the graph of mutual neighbours, with their raw similarities.
 
     w_ij = min(x_i'x_j, x_j'x_i) where each of the two is in the other's list. The
-    kernel is not applied: `affinity` of the result does it, for every gamma anew, so
+    kernel is not applied: `affinity` of the result applies it, with any gamma, so
     `affinity(mutual_edges(lists), gamma=g)` is `compress(affinity(lists, gamma=g))`
-    up to edges that the kernel makes 0, which stay as entries of weight 0.
+    except that edges for which the kernel is 0 stay as entries of weight 0.
 
-    Done on the host. Beside the lists it holds the edges, and for every neighbour a
-    number of four bytes; while it checks lists that are not from `knn`, a sorted copy.
+    Runs on the host. Besides the lists, memory holds the edges and four bytes per
+    neighbour; the check of lists that are not from `knn` needs a sorted copy.
 
     Args:
         neighbors: The k nearest of every vector, concrete.
 
     Returns:
-        A graph in the compressed form whose weights are similarities, also those below
-        0. It is exactly symmetric.
+        A graph in the compressed form whose weights are similarities, also negative
+        ones. It is exactly symmetric.
 
     Raises:
-        ValueError: If a list names a node twice or one that is not there, a similarity
-            is not finite, or there are 2^31 edges or more and jax_enable_x64 is off.
+        ValueError: If a list repeats a node or contains an invalid one, a similarity is
+            not finite, or there are 2^31 edges or more and jax_enable_x64 is off.
 
     References:
         Iscen et al., CVPR 2017, eq. 5 and 6, https://arxiv.org/abs/1611.05113.
@@ -312,17 +316,17 @@ def _find_mutual_slots(
 def offsets_of_counts(
     counts: Int[Array | np.ndarray, " n"],
 ) -> Int[np.ndarray, " starts"]:
-    """Where each row starts, and the end, for rows of so many entries."""
+    """Computes the start of each row, and the end, from numbers of entries."""
     return np.concatenate([[0], np.cumsum(np.asarray(counts), dtype=np.int64)])
 
 
 class MutualRows(NamedTuple):
-    """The mutual edges of some rows.
+    """Mutual edges of some rows.
 
     Attributes:
-        counts: How many each row has.
-        columns: The other end of each, ascending in a row.
-        similarities: The smaller of the two inner products.
+        counts: Number of edges of each row.
+        columns: Other end of each edge, ascending in a row.
+        similarities: Smaller of the two inner products of each edge.
     """
 
     counts: Int[np.ndarray, " r"]
@@ -336,10 +340,10 @@ def mutual_rows(
     start: int,
     stop: int,
 ) -> MutualRows:
-    """Finds the edges of rows start..stop-1: i and j list each other, i is not j.
+    """Finds the mutual edges of rows start..stop-1: i and j list each other, i != j.
 
-    Compares each row's number with all that the rows list which it names: r k k
-    comparisons, and nothing larger.
+    Compares the number of each row with the lists of its neighbours: r k k comparisons,
+    which is also the size of the largest array.
 
     Args:
         indices: Lists of all vectors, -1 in empty slots; may be mapped.
@@ -350,37 +354,38 @@ def mutual_rows(
     Returns:
         The edges.
     """
-    own, k = indices[start:stop], indices.shape[1]
-    nodes = np.arange(start, stop, dtype=own.dtype)[:, None]
-    other = np.maximum(own, 0)
-    back = indices[other] == nodes[:, :, None]
-    slot = np.argmax(back, axis=2)
-    mutual = np.take_along_axis(back, slot[:, :, None], axis=2)[:, :, 0]
-    mutual &= (own >= 0) & (own != nodes)
-    del back
+    listed, k = indices[start:stop], indices.shape[1]
+    nodes = np.arange(start, stop, dtype=listed.dtype)[:, None]
+    other = np.maximum(listed, 0)
+    lists_node = indices[other] == nodes[:, :, None]
+    slot = np.argmax(lists_node, axis=2)
+    mutual = np.take_along_axis(lists_node, slot[:, :, None], axis=2)[:, :, 0]
+    mutual &= (listed >= 0) & (listed != nodes)
+    del lists_node
     smaller = np.minimum(similarities[start:stop], similarities[other, slot])
-    columns = np.where(mutual, own, np.iinfo(own.dtype).max)
+    # Mutual neighbours first, in ascending order.
+    columns = np.where(mutual, listed, np.iinfo(listed.dtype).max)
     order = np.argsort(columns, axis=1, kind="stable")
     counts = mutual.sum(axis=1)
-    kept = np.arange(k)[None, :] < counts[:, None]
+    is_edge = np.arange(k)[None, :] < counts[:, None]
     return MutualRows(
         counts,
-        np.take_along_axis(columns, order, axis=1)[kept],
-        np.take_along_axis(smaller, order, axis=1)[kept],
+        np.take_along_axis(columns, order, axis=1)[is_edge],
+        np.take_along_axis(smaller, order, axis=1)[is_edge],
     )
 
 
 def _mutual_edges_in_blocks(
     indices: Int[np.ndarray, "n k"], similarities: Float[np.ndarray, "n k"]
 ) -> Graph:
-    """Looks into every neighbour's list, for some nodes at a time."""
+    """Finds all mutual edges without a kernel, a block of rows at a time."""
     n, k = indices.shape
     rows = max(_COMPARISONS_PER_BLOCK // max(k * k, 1), 1)
-    found = [
+    blocks = [
         mutual_rows(indices, similarities, start, min(start + rows, n))
         for start in range(0, n, rows)
     ]
-    counts, columns, weights = map(np.concatenate, zip(*found, strict=True))
+    counts, columns, weights = map(np.concatenate, zip(*blocks, strict=True))
     return Graph(
         jnp.asarray(columns.astype(np.int32)),
         jnp.asarray(weights),
@@ -388,19 +393,15 @@ def _mutual_edges_in_blocks(
     )
 
 
-# Numbers gathered at a time for each end of the edges.
-_NUMBERS_PER_BLOCK = 2**22
-
-
 def edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
-    """Computes anew the inner products x_i'x_j on the edges of a graph.
+    """Recomputes the inner products x_i'x_j on the edges of a graph.
 
-    Which edges there are stays as it is: neighbours are a discrete choice, similarities
-    are not. `affinity` of the result is differentiable in the vectors, at the memory of
-    a block of edges and not of all of them.
+    The edges stay the same: neighbours are a discrete choice, similarities are not.
+    `affinity` of the result is differentiable in the vectors, with the memory of a
+    block of edges instead of all.
 
     Args:
-        graph: Any graph on the vectors, in either form; only its edges count.
+        graph: Any graph on the vectors, in either form; its weights are not used.
         vectors: The vectors, one row per node.
 
     Returns:
@@ -427,19 +428,20 @@ def edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
 def _edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
     rows, columns = graph.rows.reshape(-1), graph.indices.reshape(-1)
     block = max(_NUMBERS_PER_BLOCK // max(vectors.shape[1], 1), 1)
-    missing = -rows.shape[0] % block
+    num_padding = -rows.shape[0] % block
 
-    # Backwards the vectors of a block are gathered again: kept, they would be [e, d].
+    # Reverse mode gathers the vectors of a block again: saved, they would be [e, d].
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def products(ends):
         one, other = ends
         return jnp.sum(vectors[one] * vectors[other], axis=1)
 
     ends = [
-        jnp.pad(jnp.maximum(end, 0), (0, missing)).reshape(-1, block)
+        jnp.pad(jnp.maximum(end, 0), (0, num_padding)).reshape(-1, block)
         for end in (rows, columns)
     ]
-    found: Array = jax.lax.map(products, tuple(ends)).reshape(-1)[: rows.shape[0]]
-    similarities = jnp.where(columns >= 0, found, jnp.zeros_like(found))
+    similarities: Array = jax.lax.map(products, tuple(ends)).reshape(-1)
+    similarities = similarities[: rows.shape[0]]
+    similarities = jnp.where(columns >= 0, similarities, jnp.zeros_like(similarities))
     weights = similarities.reshape(graph.indices.shape)
     return graph._replace(weights=weights, degrees=None)

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours on several devices, each of which holds a part."""
+"""Exact nearest-neighbour search sharded over the devices of a mesh."""
 
 import functools
 
@@ -13,7 +13,7 @@ from diffjax.types import Neighbors
 
 from ._brute_force import blockwise_search
 
-# Similarities that a device holds at a time: 64 MiB in single precision.
+# Similarities in the memory of a device at a time: 64 MiB in single precision.
 _MAX_SIMILARITIES_PER_DEVICE = 2**24
 
 
@@ -25,30 +25,30 @@ def sharded_search(
     Args:
         vectors: Vectors; n need not be a multiple of the devices.
         k: Neighbours per vector, 1 to n.
-        mesh: The devices, whatever the axes; None for all there are.
+        mesh: The devices, with any axes; None for all.
 
     Returns:
         Indices and similarities, most similar first, ties by lower index.
     """
     line = flat_mesh(np.asarray(jax.devices()) if mesh is None else mesh.devices)
     n = len(vectors)
-    missing = -n % line.size
-    in_parts = NamedSharding(line, row_spec(line))
-    parts = jax.device_put(np.pad(vectors, ((0, missing), (0, 0))), in_parts)
-    mask = jax.device_put(np.arange(n + missing) < n, in_parts)
-    found = ring_search(parts, mask, k=k, mesh=line)
-    return np.asarray(found.indices)[:n], np.asarray(found.similarities)[:n]
+    num_padding = -n % line.size
+    sharding = NamedSharding(line, row_spec(line))
+    padded = jax.device_put(np.pad(vectors, ((0, num_padding), (0, 0))), sharding)
+    mask = jax.device_put(np.arange(n + num_padding) < n, sharding)
+    lists = ring_search(padded, mask, k=k, mesh=line)
+    return np.asarray(lists.indices)[:n], np.asarray(lists.similarities)[:n]
 
 
 @functools.partial(jax.jit, static_argnames=("k", "mesh"))
 def ring_search(
     vectors: Float[Array, "n d"], mask: Bool[Array, " n"], *, k: int, mesh: Mesh
 ) -> Neighbors:
-    """Passes the parts around a ring of devices; each compares its rows with all.
+    """Searches all pairs by passing shards around a ring of devices.
 
-    Every device keeps its rows and the k best found so far, searches the part that it
-    holds, and gives that part to the next device. Memory is rows x k and a block of
-    similarities, however many devices there are.
+    Every device keeps its rows and the k best neighbours so far, compares its rows with
+    the visiting shard, and passes that shard on to the next device. Memory is rows x k
+    and a block of similarities, for any number of devices.
 
     Args:
         vectors: Vectors, a multiple of the devices. Row-sharded.
@@ -57,44 +57,44 @@ def ring_search(
         mesh: The devices; all axes share the rows.
 
     Returns:
-        Neighbours of every row, in the same sharding; -infinity beyond those there are.
+        Neighbours of every row, in the same sharding; empty slots have similarity
+        -infinity.
     """
     rows, axes = row_spec(mesh), mesh.axis_names
 
-    def search(own: Float[Array, "m d"], own_mask: Bool[Array, " m"]) -> Neighbors:
-        count = own.shape[0]
+    def search_shard(
+        shard: Float[Array, "m d"], shard_mask: Bool[Array, " m"]
+    ) -> Neighbors:
+        count = shard.shape[0]
         block = max(_MAX_SIMILARITIES_PER_DEVICE // max(count, 1), 1)
 
         def visit(step, carry):
             visitor, best = carry
-            part, part_mask = visitor
             numbers = visiting_row_numbers(step, mesh, count)
-            found = blockwise_search(own, part, part_mask, k=min(k, count), block=block)
-            best = _merge_neighbors(
-                best, found._replace(indices=numbers[found.indices]), k
-            )
-            return ring_shift(visitor, mesh), best
+            lists = blockwise_search(shard, *visitor, k=min(k, count), block=block)
+            lists = lists._replace(indices=numbers[lists.indices])
+            return ring_shift(visitor, mesh), _merge_neighbors(best, lists, k)
 
-        nothing = Neighbors(
+        empty = Neighbors(
             jnp.full((count, k), np.iinfo(np.int32).max, jnp.int32),
-            jnp.full((count, k), -jnp.inf, own.dtype),
+            jnp.full((count, k), -jnp.inf, shard.dtype),
         )
-        # Each device's list will be its own, though all begin alike.
-        nothing = jax.lax.pcast(nothing, axes, to="varying")
-        visitor = own, own_mask
-        return jax.lax.fori_loop(0, mesh.size, visit, (visitor, nothing))[1]
+        # The lists will differ between devices, though all start empty.
+        empty = jax.lax.pcast(empty, axes, to="varying")
+        visitor = shard, shard_mask
+        return jax.lax.fori_loop(0, mesh.size, visit, (visitor, empty))[1]
 
-    return jax.shard_map(search, mesh=mesh, in_specs=rows, out_specs=rows)(
+    return jax.shard_map(search_shard, mesh=mesh, in_specs=rows, out_specs=rows)(
         vectors, mask
     )
 
 
-def _merge_neighbors(best: Neighbors, found: Neighbors, k: int) -> Neighbors:
-    """Keeps the k best of two lists, ties by lower index, in whatever order they come.
+def _merge_neighbors(one: Neighbors, other: Neighbors, k: int) -> Neighbors:
+    """Keeps the k best of two lists, ties by lower index.
 
-    That makes the answer independent of the device that it was found on.
+    The order of the two does not matter, so the result does not depend on the device.
     """
-    indices = jnp.concatenate([best.indices, found.indices], axis=1)
-    similarities = jnp.concatenate([best.similarities, found.similarities], axis=1)
-    farness, indices = jax.lax.sort((-similarities, indices), dimension=1, num_keys=2)
-    return Neighbors(indices[:, :k], -farness[:, :k])
+    indices = jnp.concatenate([one.indices, other.indices], axis=1)
+    similarities = jnp.concatenate([one.similarities, other.similarities], axis=1)
+    negated, indices = jax.lax.sort((-similarities, indices), dimension=1, num_keys=2)
+    return Neighbors(indices[:, :k], -negated[:, :k])

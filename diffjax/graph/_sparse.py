@@ -1,4 +1,4 @@
-"""Sparse graph operations: normalise, compress, reorder, truncate, short lists."""
+"""Sparse graph operations: normalise, compress, reorder, truncate, shortlist."""
 
 import functools
 from typing import NamedTuple
@@ -28,17 +28,17 @@ from ._validation import check_graph, mark_graph_valid
 def normalize(graph: Graph, *, mesh: Mesh | None = None) -> Graph:
     r"""Normalises an affinity: S = D^-1/2 A D^-1/2, D = diag(A 1).
 
-    A node without edges keeps an empty row, so that diffusion leaves its score equal to
-    its entry of y. The eigenvalues of S lie in [-1, 1].
+    A node without edges has an empty row, so that its score by diffusion is its entry
+    of y. The eigenvalues of S lie in [-1, 1].
 
     Args:
         graph: The affinity A, in either form, non-negative and symmetric.
-        mesh: Devices, also those of other processes, among which the rows of a padded
-            graph are shared out, n being a multiple of them. Of the others' rows a
-            device gets their degrees, n numbers. None is one device.
+        mesh: Devices, also of other processes, that share the rows of a padded graph; n
+            must be a multiple of their number. A device receives the degrees of the
+            other rows, n numbers. None is one device.
 
     Returns:
-        S in the same form, with the degrees of A kept.
+        S in the same form, with the degrees of A.
 
     Raises:
         ValueError: If the graph is normalised already, or weights are negative, not
@@ -51,8 +51,8 @@ def normalize(graph: Graph, *, mesh: Mesh | None = None) -> Graph:
     check_not_downcast("graph", graph.weights)
     if graph.degrees is not None:
         raise ValueError(
-            "graph must be an affinity, got one that is normalised already: a part of "
-            "it that was cut late stays as it is."
+            "graph must be an affinity, got one that is normalised already: a subgraph "
+            "of a normalised graph is used as it is."
         )
     check_graph("graph", graph)
     if mesh is not None:
@@ -64,27 +64,28 @@ def normalize(graph: Graph, *, mesh: Mesh | None = None) -> Graph:
 @functools.partial(jax.jit, static_argnames="mesh")
 def _normalize(graph: Graph, *, mesh: Mesh | None) -> Graph:
     degrees = row_sums(graph)
-    # Twice `where`: the power of a zero degree has a NaN gradient even if unused.
+    # Two `where`: the power of a zero degree has a NaN gradient even if unused.
     safe = jnp.where(degrees > 0, degrees, jnp.ones_like(degrees))
     scale = jnp.where(degrees > 0, jax.lax.rsqrt(safe), jnp.zeros_like(degrees))
-    # The two scales first, so that both directions of an edge round alike.
+    # The two scales are multiplied first, so that both directions of an edge round
+    # alike.
     if mesh is None:
-        both = scale[graph.rows] * scale[jnp.maximum(graph.indices, 0)]
+        edge_scales = scale[graph.rows] * scale[jnp.maximum(graph.indices, 0)]
     else:
-        both = _sharded_edge_scales(graph.indices, scale, mesh)
-    return graph._replace(weights=graph.weights * both, degrees=degrees)
+        edge_scales = _sharded_edge_scales(graph.indices, scale, mesh)
+    return graph._replace(weights=graph.weights * edge_scales, degrees=degrees)
 
 
 def _sharded_edge_scales(
     indices: Int[Array, "n k"], scale: Float[Array, " n"], mesh: Mesh
 ) -> Float[Array, "n k"]:
-    # Left to the compiler, a gather from rows elsewhere may move [n, k] numbers.
-    def of_part(indices: Int[Array, "m k"], scale: Float[Array, " m"]):
-        everywhere = jax.lax.all_gather(scale, mesh.axis_names, tiled=True)
-        return scale[:, None] * everywhere[jnp.maximum(indices, 0)]
+    # Left to the compiler, a gather from rows of other devices may move [n, k] numbers.
+    def scale_shard(indices: Int[Array, "m k"], scale: Float[Array, " m"]):
+        gathered_scale = jax.lax.all_gather(scale, mesh.axis_names, tiled=True)
+        return scale[:, None] * gathered_scale[jnp.maximum(indices, 0)]
 
     rows = row_spec(mesh)
-    return jax.shard_map(of_part, mesh=mesh, in_specs=rows, out_specs=rows)(
+    return jax.shard_map(scale_shard, mesh=mesh, in_specs=rows, out_specs=rows)(
         indices, scale
     )
 
@@ -102,10 +103,10 @@ def row_sums(graph: Graph) -> Float[Array, " n"]:
 
 
 def compress(graph: Graph) -> Graph:
-    """Drops the empty slots of a graph and sorts each row by column.
+    """Compresses a graph: drops its empty slots and sorts each row by column.
 
-    Done once per index, on the host: with k 200 about 75 of 200 slots hold an edge.
-    Node numbers stay as they are; see `reorder` for an order that suits the memory.
+    Runs on the host, once per index: with k = 200 about 75 of 200 slots hold an edge.
+    Node numbers stay the same; see `reorder` for an order that suits the memory.
 
     Args:
         graph: A graph in either form, concrete.
@@ -151,13 +152,13 @@ def _count_edges(graph: Graph) -> Int[Array, " n"]:
 
 
 class ReorderedGraph(NamedTuple):
-    """A graph whose nodes are numbered anew, and the way there and back.
+    """Graph with permuted nodes, and the permutation in both directions.
 
     Attributes:
         graph: The graph, compressed.
         order: Old number of every new node: `y[order]` is y for `graph`.
-        inverse_order: New number of every old node: `value[inverse_order]` is what it
-            found, as the nodes were numbered before.
+        inverse_order: New number of every old node: `value[inverse_order]` is a
+            solution on `graph` in the old numbering.
     """
 
     graph: Graph
@@ -165,15 +166,15 @@ class ReorderedGraph(NamedTuple):
     inverse_order: Int[Array, " n"]
 
     def permute(self, y: Float[Array, "n q"]) -> Float[Array, "n q"]:
-        """Numbers the rows of a block as the graph does."""
+        """Permutes the rows of a block from the old to the new numbering."""
         return y[self.order]
 
     def unpermute(self, value: Float[Array, "n q"]) -> Float[Array, "n q"]:
-        """Numbers the rows of a block as they were numbered before."""
+        """Permutes the rows of a block from the new to the old numbering."""
         return value[self.inverse_order]
 
     def restore_graph(self) -> Graph:
-        """Makes the graph as it was numbered before, a copy."""
+        """Copies the graph back to the old numbering."""
         return _permute_graph(
             self.graph.to_scipy(), self.graph, np.asarray(self.inverse_order)
         )
@@ -182,28 +183,27 @@ class ReorderedGraph(NamedTuple):
 def reorder(
     graph: Graph, *, order: Int[Array | np.ndarray, " n"] | None = None
 ) -> ReorderedGraph:
-    """Numbers the nodes of a graph so that neighbours lie near each other in memory.
+    """Reorders the nodes of a graph so that neighbours lie near each other in memory.
 
-    What a product gathers is then in the processor's caches more often: a batch of
-    queries is solved faster, and so is what one query reaches. The matrix is the same
-    but for the order of its rows and columns, so every score is, up to rounding.
+    A product then finds the rows that it gathers in the processor's caches more often:
+    batches of queries and local solves are faster. Only the order of rows and columns
+    of the matrix changes, so scores stay the same up to rounding.
 
-    The order is reverse Cuthill-McKee's, by SciPy: breadth first from a node of few
-    neighbours, component by component. Done once per index, on the host, in far less
-    time than one search for neighbours.
+    The order is reverse Cuthill-McKee, by SciPy: breadth first from a node of few
+    neighbours, component by component. Runs on the host, once per index, in far less
+    time than a search for neighbours.
 
     Args:
         graph: A graph, normalised or not, concrete.
-        order: The old number of every new node, where it is known already, such as
-            `ReorderedGraph.order` of a graph of the same nodes; None to find a good
-            one.
+        order: The old number of every new node, if it is known, such as
+            `ReorderedGraph.order` of a graph on the same nodes; None to compute it.
 
     Returns:
-        The graph in the new order, and the order.
+        The reordered graph with the order.
 
     Raises:
-        ValueError: If weights are not finite or not symmetric, or `order` does not
-            have every node once.
+        ValueError: If weights are not finite or not symmetric, or `order` is not a
+            permutation of the nodes.
 
     References:
         Cuthill and McKee, Reducing the bandwidth of sparse symmetric matrices, ACM
@@ -211,32 +211,34 @@ def reorder(
     """
     check_graph("graph", graph, signed=True)
     matrix = graph.to_scipy()
-    chosen = (
+    permutation = (
         _cuthill_mckee(matrix)
         if order is None
         else _check_order(order, graph.num_nodes)
     )
-    moved = _permute_graph(matrix, graph, chosen)
+    permuted = _permute_graph(matrix, graph, permutation)
     return ReorderedGraph(
-        moved, jnp.asarray(chosen), jnp.asarray(_invert_permutation(chosen))
+        permuted,
+        jnp.asarray(permutation),
+        jnp.asarray(_invert_permutation(permutation)),
     )
 
 
 def _cuthill_mckee(matrix: scipy.sparse.csr_array) -> Int[np.ndarray, " n"]:
-    # Whoever has an order does without all that this brings along.
+    # Slow to import, and not needed with a known order.
     from scipy.sparse.csgraph import reverse_cuthill_mckee  # noqa: PLC0415
 
     return np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), np.int32)
 
 
 def _check_order(order: Int[Array | np.ndarray, " n"], n: int) -> Int[np.ndarray, " n"]:
-    given = np.asarray(order).astype(np.int32)
-    if len(given) != n or not np.array_equal(np.sort(given), np.arange(n)):
+    permutation = np.asarray(order).astype(np.int32)
+    if not np.array_equal(np.sort(permutation), np.arange(n)):
         raise ValueError(
-            f"order must have every node of 0..{n - 1} once, got {len(given)} numbers "
-            f"of which {len(np.unique(given))} differ."
+            f"order must have every node of 0..{n - 1} once, got {len(permutation)} "
+            f"numbers of which {len(np.unique(permutation))} differ."
         )
-    return given
+    return permutation
 
 
 def _invert_permutation(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -248,20 +250,20 @@ def _invert_permutation(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 def _permute_graph(
     matrix: scipy.sparse.csr_array, graph: Graph, order: Int[np.ndarray, " n"]
 ) -> Graph:
-    """Makes the graph of which node i is node order[i] of this one."""
-    moved = matrix[order]
-    moved.indices = _invert_permutation(order)[moved.indices]
-    # Its own transpose, which is made with its rows sorted, faster than sorting them.
-    moved = moved.T.tocsr()
+    """Permutes a graph: node i of the result is node order[i] of the argument."""
+    permuted = matrix[order]
+    permuted.indices = _invert_permutation(order)[permuted.indices]
+    # The transpose, which is equal, comes with sorted rows, faster than sorting them.
+    permuted = permuted.T.tocsr()
     degrees = graph.degrees
     result = Graph(
-        indices=jnp.asarray(moved.indices.astype(np.int32)),
-        weights=jnp.asarray(moved.data),
-        starts=row_starts(moved.indptr),
+        indices=jnp.asarray(permuted.indices.astype(np.int32)),
+        weights=jnp.asarray(permuted.data),
+        starts=row_starts(permuted.indptr),
         degrees=None if degrees is None else jnp.asarray(np.asarray(degrees)[order]),
     )
-    # Looked at already, but raw similarities may be below 0.
-    if moved.nnz and moved.data.min() < 0:
+    # It is checked already, except that raw similarities may be below 0.
+    if permuted.nnz and permuted.data.min() < 0:
         return result
     return mark_graph_valid(result)
 
@@ -269,25 +271,25 @@ def _permute_graph(
 def truncate(
     graph: Graph, nodes: Int[Array | np.ndarray, " t"], *, max_degree: int | None = None
 ) -> Graph:
-    """Keeps the rows and columns of some nodes.
+    """Truncates a graph to the rows and columns of some nodes.
 
-    Of an affinity A this is the early cut: `normalize` it afterwards, as the paper
-    does. Of a normalised S it is the late cut of offline diffusion, whose rows keep the
-    weight that leads out of them as loss. `vmap` over lists of nodes gives a batch of
+    An affinity A is truncated early, and normalised by `normalize` afterwards, as in
+    the paper. A normalised S is truncated late, as in offline diffusion: its rows then
+    lose the weight of edges to other nodes. `vmap` over lists of nodes gives a batch of
     small graphs of one shape.
 
     Args:
         graph: A graph in either form.
-        nodes: Which nodes, each at most once, in the order that they shall have; -1 is
-            padding and becomes a node without edges.
-        max_degree: Most entries of any row of a compressed graph, a Python number;
-            needed where the graph is traced. Entries past it are lost.
+        nodes: The nodes, without repetitions, in the order of the result; -1 is padding
+            and becomes a node without edges.
+        max_degree: Largest number of entries of any row of a compressed graph, a Python
+            number; needed where the graph is traced. Further entries are dropped.
 
     Returns:
         The graph on t nodes in the padded form, as wide as `max_degree` or the lists.
 
     Raises:
-        ValueError: If a node is not in the graph or is named twice, the graph is none,
+        ValueError: If a node is not in the graph or is repeated, the graph is invalid,
             or `max_degree` is missing under jit or too small.
 
     References:
@@ -299,8 +301,8 @@ def truncate(
     if is_concrete(nodes):
         _check_nodes(np.asarray(nodes), graph.num_nodes)
     width = max_row_entries(graph, max_degree)
-    found = _truncate(graph, jnp.asarray(nodes, graph.indices.dtype), width=width)
-    return mark_graph_valid(found)
+    subgraph = _truncate(graph, jnp.asarray(nodes, graph.indices.dtype), width=width)
+    return mark_graph_valid(subgraph)
 
 
 def _check_nodes(nodes: np.ndarray, n: int) -> None:
@@ -308,20 +310,20 @@ def _check_nodes(nodes: np.ndarray, n: int) -> None:
         raise ValueError(
             f"nodes must be in -1..{n - 1}, got {nodes.min()}..{nodes.max()}."
         )
-    different, counts = np.unique(nodes[nodes >= 0], return_counts=True)
+    distinct, counts = np.unique(nodes[nodes >= 0], return_counts=True)
     if (counts > 1).any():
         raise ValueError(
-            f"nodes must name each node once, got {different[counts > 1][0]} "
+            f"nodes must name each node once, got {distinct[counts > 1][0]} "
             f"{counts.max()} times."
         )
 
 
 def max_row_entries(graph: Graph, max_degree: int | None) -> int:
-    """The most entries of any row: the slots of a padded graph, else `max_degree`.
+    """Returns the largest number of entries of any row, counted if the graph allows it.
 
     Args:
-        graph: A graph in either form.
-        max_degree: What the caller knows of a compressed graph, if anything.
+        graph: A graph in either form; the number of a padded one is its slots.
+        max_degree: Upper bound for a compressed graph, if it is known.
 
     Returns:
         A Python number.
@@ -337,10 +339,10 @@ def max_row_entries(graph: Graph, max_degree: int | None) -> int:
                 "max_degree must be given under jit, where the graph has no values."
             )
         return max_degree
-    most = _count_max_row_entries(graph.starts)
-    if max_degree is not None and max_degree < most:
-        raise ValueError(f"max_degree must be at least {most}, got {max_degree}.")
-    return most if max_degree is None else max_degree
+    counted = _count_max_row_entries(graph.starts)
+    if max_degree is not None and max_degree < counted:
+        raise ValueError(f"max_degree must be at least {counted}, got {max_degree}.")
+    return counted if max_degree is None else max_degree
 
 
 @cache_by_identity
@@ -350,24 +352,24 @@ def _count_max_row_entries(starts: Int[Array, " starts"]) -> int:
 
 @functools.partial(jax.jit, static_argnames="width")
 def _truncate(graph: Graph, nodes: Int[Array, " t"], *, width: int) -> Graph:
-    here = nodes >= 0
+    is_node = nodes >= 0
     row = jnp.maximum(nodes, 0)
     columns, weights = gather_padded_rows(graph, row, width=width)
-    # Where each node went; padding goes nowhere.
+    # New number of each node, -1 if it has none.
     n, t = graph.num_nodes, nodes.shape[0]
-    position = jnp.full(n, -1, nodes.dtype)
-    position = position.at[jnp.where(here, nodes, n)].set(
+    new_number = jnp.full(n, -1, nodes.dtype)
+    new_number = new_number.at[jnp.where(is_node, nodes, n)].set(
         jnp.arange(t, dtype=nodes.dtype), mode="drop"
     )
-    kept = (columns >= 0) & here[:, None]
-    moved = jnp.where(kept, position[jnp.maximum(columns, 0)], -1)
+    is_entry = (columns >= 0) & is_node[:, None]
+    indices = jnp.where(is_entry, new_number[jnp.maximum(columns, 0)], -1)
     degrees = None
     if graph.degrees is not None:
-        own = graph.degrees[row]
-        degrees = jnp.where(here, own, jnp.zeros_like(own))
+        degrees = graph.degrees[row]
+        degrees = jnp.where(is_node, degrees, jnp.zeros_like(degrees))
     return Graph(
-        indices=moved,
-        weights=jnp.where(moved >= 0, weights, jnp.zeros_like(weights)),
+        indices=indices,
+        weights=jnp.where(indices >= 0, weights, jnp.zeros_like(weights)),
         degrees=degrees,
     )
 
@@ -375,40 +377,41 @@ def _truncate(graph: Graph, nodes: Int[Array, " t"], *, width: int) -> Graph:
 def gather_padded_rows(
     graph: Graph, nodes: Int[Array, " t"], *, width: int
 ) -> tuple[Int[Array, "t w"], Float[Array, "t w"]]:
-    """Rows of a graph in either form, filled up with empty slots.
+    """Gathers rows of a graph in either form, padded with empty slots.
 
     Args:
         graph: The graph.
-        nodes: Whose rows.
-        width: Most entries of any row of a compressed graph; see `max_row_entries`.
+        nodes: Numbers of the rows.
+        width: Largest number of entries of any row of a compressed graph; see
+            `max_row_entries`.
 
     Returns:
-        Columns, -1 in empty slots, and weights, which say nothing there.
+        Columns, -1 in empty slots, and weights, arbitrary in empty slots.
     """
     if graph.starts is None:
         return graph.indices[nodes], graph.weights[nodes]
     starts = graph.starts
     if not graph.indices.size:
-        # There is nothing to gather from.
+        # An empty array can't be gathered from.
         return (
             jnp.full((nodes.shape[0], width), -1, graph.indices.dtype),
             jnp.zeros((nodes.shape[0], width), graph.weights.dtype),
         )
-    places = starts[nodes][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
-    filled = places < starts[nodes + 1][:, None]
-    places = jnp.where(filled, places, 0)
-    columns = graph.indices.at[places].get(mode="fill", fill_value=-1)
-    weights = graph.weights.at[places].get(mode="fill", fill_value=0)
-    return jnp.where(filled, columns, -1), weights
+    entries = starts[nodes][:, None] + jnp.arange(width, dtype=starts.dtype)[None, :]
+    is_entry = entries < starts[nodes + 1][:, None]
+    entries = jnp.where(is_entry, entries, 0)
+    columns = graph.indices.at[entries].get(mode="fill", fill_value=-1)
+    weights = graph.weights.at[entries].get(mode="fill", fill_value=0)
+    return jnp.where(is_entry, columns, -1), weights
 
 
 class Shortlist(NamedTuple):
-    """The best images of every query and their regions, in one shape for all queries.
+    """Short lists of images and their regions, of one shape for all queries.
 
     Attributes:
         images: Image numbers, best first.
-        nodes: Their regions, `max_regions` places for each image, one image after the
-            other; -1 where an image has fewer.
+        nodes: Their regions, `max_regions` entries per image, one image after the
+            other, padded with -1.
     """
 
     images: Int[Array, "q l"]
@@ -426,14 +429,13 @@ def shortlist(
 
     Args:
         scores: Scores of all images by a first search, such as by global descriptors.
-        image_ids: Image of every region, from 0 upwards.
+        image_ids: Image of every region, ascending from 0.
         size: Images per query, 1 to m. A Python number.
-        max_regions: Most regions of any image; needed where `image_ids` is traced. A
-            Python number. Regions past it are left out.
+        max_regions: Largest number of regions of any image; needed where `image_ids` is
+            traced. A Python number. Further regions are left out.
 
     Returns:
-        Images and nodes of every query; the nodes of one are what `truncate` and
-        `query_vectors` take.
+        Images and nodes of every query, for `truncate` and `query_vectors`.
 
     Raises:
         ValueError: If `size` is outside 1..m, ids go back or skip, or `max_regions` is
@@ -446,11 +448,11 @@ def shortlist(
     if not 1 <= size <= m:
         raise ValueError(f"size must be in 1..{m} (m), got {size}.")
     check_ids("image_ids", image_ids, rows=image_ids.shape[0])
-    most = max_rows_per_id(
+    max_regions = max_rows_per_id(
         "image_ids", image_ids, most=max_regions, most_name="max_regions"
     )
     ids = jnp.asarray(image_ids, jnp.int32)
-    return _shortlist(scores, ids, size=size, max_regions=most)
+    return _shortlist(scores, ids, size=size, max_regions=max_regions)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "max_regions"))
@@ -458,6 +460,6 @@ def _shortlist(scores, image_ids, *, size, max_regions):
     images = jax.lax.top_k(scores.T, size)[1].astype(jnp.int32)
     first = jnp.searchsorted(image_ids, images, side="left")
     last = jnp.searchsorted(image_ids, images, side="right")
-    places = first[..., None] + jnp.arange(max_regions, dtype=first.dtype)[None, None]
-    nodes = jnp.where(places < last[..., None], places, jnp.full_like(places, -1))
+    regions = first[..., None] + jnp.arange(max_regions, dtype=first.dtype)[None, None]
+    nodes = jnp.where(regions < last[..., None], regions, jnp.full_like(regions, -1))
     return Shortlist(images, nodes.reshape(images.shape[0], -1))

@@ -1,4 +1,4 @@
-"""Validation of graphs and neighbour lists, remembered for arrays that passed."""
+"""Validation of graphs and neighbour lists, cached for arrays that have passed."""
 
 import jax
 import numpy as np
@@ -8,14 +8,15 @@ from diffjax._array_cache import ArrayCache
 from diffjax.types import Graph, Neighbors
 
 _VALID_GRAPHS: ArrayCache[bool] = ArrayCache()
+_VALID_NEIGHBORS: ArrayCache[bool] = ArrayCache()
 
 
 def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
-    """Refuses a concrete graph that is no affinity, or no normalised one.
+    """Checks that a concrete graph is symmetric with finite weights of at least 0.
 
     Args:
-        name: What the caller calls it.
-        graph: The graph, in either form; a traced one passes.
+        name: Name of the argument, for messages.
+        graph: The graph, in either form; a traced one passes unchecked.
         signed: Whether weights may be negative, as raw similarities may.
 
     Raises:
@@ -37,7 +38,7 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
     if bad.any():
         raise ValueError(
             f"{name} must have finite weights, got {weights[bad][0]} in {bad.sum()} of "
-            f"{weights.size} places."
+            f"{weights.size} entries."
         )
     negative = bool(weights.size) and weights.min() < 0
     if negative and not signed:
@@ -61,21 +62,18 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
 
 
 def mark_graph_valid(graph: Graph) -> Graph:
-    """Spares a graph that is good by construction its check; gives it back."""
+    """Marks a graph as valid by construction, so that it is not checked; returns it."""
     leaves = jax.tree.leaves(graph)
     if all(is_concrete(leaf) for leaf in leaves):
         _VALID_GRAPHS.put(leaves, value=True)
     return graph
 
 
-_VALID_NEIGHBORS: ArrayCache[bool] = ArrayCache()
-
-
 def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
-    """Refuses lists that are not of n vectors, or no lists of neighbours.
+    """Checks that neighbour lists are of n vectors and have distinct valid indices.
 
     Args:
-        name: What the caller calls them.
+        name: Name of the argument, for messages.
         neighbors: The lists, concrete.
         n: Number of vectors.
 
@@ -99,13 +97,13 @@ def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
         name, "finite similarities", ~np.isfinite(similarities), similarities
     )
     ordered = np.sort(indices, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    _raise_for_first_row(name, "each index once in a row", twice, ordered[:, 1:])
+    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    _raise_for_first_row(name, "each index once in a row", repeated, ordered[:, 1:])
     mark_neighbors_valid(neighbors)
 
 
 def mark_neighbors_valid(neighbors: Neighbors) -> Neighbors:
-    """Spares lists that are good by construction their check; gives them back."""
+    """Marks lists as valid by construction, so they are not checked; returns them."""
     if all(map(is_concrete, neighbors)):
         _VALID_NEIGHBORS.put(neighbors, value=True)
     return neighbors

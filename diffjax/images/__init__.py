@@ -1,4 +1,4 @@
-"""Images: reading, boxes, and the extraction of region vectors by a network."""
+"""Image reading, resizing, and the extraction of region vectors by a network."""
 
 import lazy_loader
 

@@ -1,7 +1,6 @@
 from ._boxes import read_boxes_csv as read_boxes_csv
 from ._canvas import choose_canvas as choose_canvas
 from ._canvas import input_sizes as input_sizes
-from ._canvas import resize_image as resize_image
 from ._canvas import resize_picture as resize_picture
 from ._config import DescriptorConfig as DescriptorConfig
 from ._config import IndexedPictures as IndexedPictures
@@ -10,8 +9,10 @@ from ._config import check_choice as check_choice
 from ._config import descriptor_config_from_json as descriptor_config_from_json
 from ._describer import Describer as Describer
 from ._describer import QueryRegions as QueryRegions
+from ._describer import WeightsFile as WeightsFile
 from ._describer import cached_describer as cached_describer
 from ._describer import describe_queries as describe_queries
+from ._describer import find_weights_file as find_weights_file
 from ._describer import weights_digest as weights_digest
 from ._extraction import BatchDescriber as BatchDescriber
 from ._extraction import BoxArray as BoxArray
@@ -21,16 +22,12 @@ from ._extraction import RegionBatch as RegionBatch
 from ._extraction import describe_pictures as describe_pictures
 from ._loader import ResizedPicture as ResizedPicture
 from ._loader import UnreadablePicture as UnreadablePicture
-from ._loader import initialize_reader_process as initialize_reader_process
 from ._loader import read_resized as read_resized
-from ._loader import read_resized_batch as read_resized_batch
 from ._reading import MIN_BOX as MIN_BOX
 from ._reading import Box as Box
 from ._reading import PictureError as PictureError
-from ._reading import PicturePart as PicturePart
 from ._reading import PictureSource as PictureSource
 from ._reading import find_pictures as find_pictures
 from ._reading import read_picture as read_picture
-from ._reading import read_picture_part as read_picture_part
 from ._reading import read_pixels as read_pixels
 from ._sift import sift_descriptors as sift_descriptors

@@ -1,4 +1,4 @@
-"""Boxes of regions for each picture, read from a CSV file."""
+"""Region boxes of pictures, read from a CSV file."""
 
 import csv
 import os
@@ -13,22 +13,22 @@ _CSV_COLUMNS = ["picture", "x0", "y0", "x1", "y1"]
 
 
 def read_boxes_csv(path: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, "r 4"]]:
-    """Reads a CSV file of boxes: picture,x0,y0,x1,y1 in each line.
+    """Reads region boxes from a CSV file with lines picture,x0,y0,x1,y1.
 
     Args:
-        path: The file, in UTF-8. A first line with those very names is passed over; so
-            are empty lines.
+        path: Path of the file, in UTF-8. A first line with these column names is
+            skipped, and so are empty lines.
 
     Returns:
-        For each picture, named as in the file, its boxes in the file's order, in pixels
-        of the upright picture; float32.
+        Boxes of each picture by its name in the file, in the order of the file, in
+        pixels of the upright picture; float32.
 
     Raises:
-        ValueError: If a line has not five columns, a corner is no finite number, or a
-            box has less than 8 pixels on a side; it names the line.
+        ValueError: If a line has not five columns, a corner is not a finite number, or
+            a box has fewer than 8 pixels on a side; the message names the line.
         OSError: If the file can't be read.
     """
-    found: dict[str, list[list[float]]] = {}
+    boxes: dict[str, list[list[float]]] = {}
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
         rows = list(csv.reader(text.splitlines(), strict=True))
@@ -47,7 +47,7 @@ def read_boxes_csv(path: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, 
                 f"{path}, line {number}: must be {','.join(_CSV_COLUMNS)}, got "
                 f"{','.join(row)!r}."
             ) from None
-        # Written so that NaN fails, too.
+        # Written as a negation, so that NaN fails, too.
         if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
             raise ValueError(
                 f"{path}, line {number}: must have 0 <= x0 < x1 and 0 <= y0 < y1, "
@@ -58,5 +58,5 @@ def read_boxes_csv(path: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, 
                 f"{path}, line {number}: must have {MIN_BOX} px or more on each "
                 f"side, got {','.join(corners)} (in pixels, not fractions)."
             )
-        found.setdefault(name.strip(), []).append([x0, y0, x1, y1])
-    return {name: np.array(boxes, np.float32) for name, boxes in found.items()}
+        boxes.setdefault(name.strip(), []).append([x0, y0, x1, y1])
+    return {name: np.array(corners, np.float32) for name, corners in boxes.items()}

@@ -1,24 +1,24 @@
-"""Canvas sizes in which pictures go through a network, and resizing to them."""
+"""Canvas sizes for the network, and resizing of pictures to fit them."""
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-_STRIDE = 32  # px; every size is a multiple, so that feature maps end on a cell.
+_STRIDE = 32  # px; sizes are multiples of it, so that feature maps end on a cell.
 _MIN_SHORT_SIDE = 64  # px; longer pictures are squeezed.
 
 
 def input_sizes(*, side: int = 320) -> Int[np.ndarray, "s 2"]:
-    """Lists every size that `resize_picture` can give.
+    """Lists every size that `resize_picture` can return.
 
     Args:
         side: Longer side in pixels, a multiple of 32 of at least 64.
 
     Returns:
-        (height, width) pairs in pixels, all different.
+        Distinct (height, width) pairs in pixels.
 
     Raises:
-        ValueError: If `side` is not such a multiple.
+        ValueError: If `side` is not a multiple of 32 of at least 64.
     """
     _check_side(side)
     shorts = range(_MIN_SHORT_SIDE, side, _STRIDE)
@@ -29,41 +29,41 @@ def input_sizes(*, side: int = 320) -> Int[np.ndarray, "s 2"]:
 def resize_picture(
     picture: UInt8[np.ndarray, "h w 3"], *, side: int = 320
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """Scales a picture so that its longer side is `side`.
+    """Resizes a picture so that its longer side is `side`, with antialiasing.
 
     The shorter side becomes the nearest multiple of 32 pixels, at least 64, so the
-    proportions change a little (a lot only beyond 1:5). Antialiased.
+    aspect ratio changes a little (a lot only beyond 1:5).
 
     Args:
         picture: Red, green and blue pixels, of any size.
         side: Longer side in pixels, a multiple of 32 of at least 64.
 
     Returns:
-        The scaled picture, of one of `input_sizes`.
+        The resized picture, whose size is one of `input_sizes`.
 
     Raises:
-        ValueError: If `side` is not such a multiple.
+        ValueError: If `side` is not a multiple of 32 of at least 64.
     """
     return np.asarray(resize_image(Image.fromarray(picture), side=side))
 
 
 def resize_image(image: Image.Image, *, side: int = 320) -> Image.Image:
-    """Does what `resize_picture` does, for a picture as Pillow has it.
+    """Resizes a Pillow image as `resize_picture` does.
 
     Args:
         image: The picture.
-        side: As for `resize_picture`.
+        side: Longer side in pixels, a multiple of 32 of at least 64.
 
     Returns:
-        The scaled picture.
+        The resized picture.
 
     Raises:
-        ValueError: As `resize_picture`.
+        ValueError: If `side` is not a multiple of 32 of at least 64.
     """
     _check_side(side)
     width, height = image.size
     short, long = min(height, width), max(height, width)
-    # The quotient rounded half up, in whole numbers.
+    # side * short / (32 * long), rounded half up in integer arithmetic.
     steps = (2 * side * short + _STRIDE * long) // (2 * _STRIDE * long)
     short = max(steps * _STRIDE, _MIN_SHORT_SIDE)
     new_size = (side, short) if width >= height else (short, side)
@@ -71,32 +71,34 @@ def resize_image(image: Image.Image, *, side: int = 320) -> Image.Image:
 
 
 def choose_canvas(size: tuple[int, int], *, side: int = 320) -> tuple[int, int]:
-    """Chooses the padded size in which a fitted picture goes through the network.
+    """Chooses the canvas, a padded size, in which a resized picture enters the network.
 
-    There are five: `side` by `side`, by 0.8 `side` and by 0.6 `side` (up to the next
-    multiple of 32), lying and standing. A program is compiled once for each of them.
+    There are five canvases: `side` by `side`, by 0.8 `side` and by 0.6 `side` (rounded
+    up to a multiple of 32), in landscape and portrait. Each needs one compiled program.
 
     Args:
-        size: (height, width) of the fitted picture in pixels.
+        size: (height, width) of the resized picture in pixels.
         side: Longer side in pixels, a multiple of 32 of at least 64.
 
     Returns:
-        (height, width) of the smallest of the five that holds the picture at its top
-        left.
+        (height, width) of the smallest canvas that holds the picture.
 
     Raises:
-        ValueError: If `side` is not such a multiple, or the picture is too large.
+        ValueError: If `side` is not a multiple of 32 of at least 64, or the picture is
+            larger than every canvas.
     """
     _check_side(side)
-    # 10, 8 and 6 tenths of the side, rounded up in whole numbers.
+    # 6, 8 and 10 tenths of the side, rounded up in integer arithmetic.
     shorts = [-(-side * tenths // (10 * _STRIDE)) * _STRIDE for tenths in (6, 8, 10)]
     shapes = [(short, side) for short in shorts] + [(side, short) for short in shorts]
-    holding = [shape for shape in shapes if size[0] <= shape[0] and size[1] <= shape[1]]
-    if not holding:
+    large_enough = [
+        shape for shape in shapes if size[0] <= shape[0] and size[1] <= shape[1]
+    ]
+    if not large_enough:
         raise ValueError(
             f"size must be at most {side} px on each side, got {size[0]} x {size[1]}."
         )
-    return min(holding, key=lambda shape: shape[0] * shape[1])
+    return min(large_enough, key=lambda shape: shape[0] * shape[1])
 
 
 def _check_side(side: int) -> None:

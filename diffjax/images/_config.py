@@ -1,42 +1,50 @@
-"""Descriptor settings, and what an index records about its pictures."""
+"""Descriptor settings, and the record of pictures that an index stores."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from diffjax._arguments import check_in_range
-
-AggregateName = Literal["mac", "gem", "spoc", "crow"]
+from diffjax._choices import AggregateName
+from diffjax._ranges import check_at_least_one, check_choice, check_in_range
 
 
 @dataclasses.dataclass(frozen=True)
 class DescriptorConfig:
-    """How pictures become region vectors."""
+    """Settings that describe pictures by region vectors.
+
+    Attributes:
+        network: Architecture, or name of known weights, which are downloaded when they
+            are first used.
+        weights: File of weights (torch, safetensors, MatConvNet); None is what
+            `network` names.
+        map: Map of the network that is pooled; None is the last before the pooling.
+        aggregate: Aggregation of the cells of a region; None is gem where the weights
+            have it, else mac.
+        gem_power: Power of gem; None is that of the weights' file, or 3.
+        network_whitening: Whitening out of the weights' file, such as end-to-end; None
+            is none.
+        grid: Scales of the R-MAC grid of regions; the paper's are 3, more are finer.
+        side: Longer side in pixels at which pictures enter the network, a multiple of
+            32.
+        scales: Scales, in parts of the side, that are combined; the grid is of the
+            first.
+    """
 
     network: str = "efficientnet-lite0"
-    """Architecture, or name of known weights, which are downloaded when first used."""
     weights: str | None = None
-    """File of weights (torch, safetensors, MatConvNet); None is what NETWORK names."""
     map: str | None = None
-    """Map of the network that is pooled; None is the last that is no pooling."""
     aggregate: AggregateName | None = None
-    """How cells become a vector; None is gem where the weights have it, else mac."""
     gem_power: float | None = None
-    """Power of gem; None is that of the weights' file, or 3."""
     network_whitening: str | None = None
-    """Whitening out of the weights' file, such as end-to-end; None is none."""
     grid: int = 3
-    """Scales of the R-MAC grid of regions; the paper's are 3, more are finer."""
     side: int = 320
-    """Longer side in pixels at which pictures enter the network, a multiple of 32."""
     scales: tuple[float, ...] = (1.0,)
-    """Scales, in parts of the side, that are combined; the grid is of the first."""
 
     def __post_init__(self) -> None:
-        """Refuses settings outside their range."""
+        """Checks that every setting is in its range."""
         check_at_least_one("grid", self.grid)
         if self.aggregate is not None:
             check_choice("aggregate", self.aggregate, get_args(AggregateName))
@@ -66,7 +74,7 @@ class DescriptorConfig:
         )
 
     def descriptor(self) -> "DescriptorConfig":
-        """Leaves out what a subclass adds, and says where the weights are for good."""
+        """Drops the fields of subclasses, and makes the weights' path absolute."""
         fields = dataclasses.fields(DescriptorConfig)
         settings = {field.name: getattr(self, field.name) for field in fields}
         if self.weights is not None:
@@ -74,47 +82,35 @@ class DescriptorConfig:
         return DescriptorConfig(**settings)
 
     def fingerprint(self, weights: str) -> str:
-        """Identifies vectors by what they depend on beside the picture.
+        """Hashes everything that vectors depend on beside the picture.
 
         Args:
-            weights: SHA-256 of the weights. Where their file lies does not matter.
+            weights: SHA-256 of the weights; the path of their file has no influence.
         """
         settings = dataclasses.asdict(self.descriptor()) | {"weights": weights}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def descriptor_config_from_json(stored: Mapping[str, Any]) -> DescriptorConfig:
-    """Makes settings of their JSON form.
+    """Restores settings from their JSON form.
 
     Raises:
-        TypeError: If they have other names.
-        ValueError: If one is out of its range.
+        TypeError: If a field has an unknown name.
+        ValueError: If a setting is out of its range.
     """
     return DescriptorConfig(**{**stored, "scales": tuple(stored["scales"])})
 
 
-def check_at_least_one(name: str, value: int) -> None:
-    """Refuses a number below 1."""
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses what is not among the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
-
-
 class IndexedPictures(NamedTuple):
-    """Where the vectors of an index came from.
+    """Record of the pictures that the vectors of an index were computed from.
 
     Attributes:
         folder: Folder of the pictures when the index was built.
-        names: Their paths in it, one per image of the index.
-        skipped: Paths that could not be read, with the reason.
-        descriptor: How they were described.
+        names: Paths of the pictures relative to the folder, one per image of the index.
+        skipped: Paths of unreadable pictures, with the reason.
+        descriptor: Settings of the descriptor.
         weights: SHA-256 of the network's weights.
-        content: Hash of what all pictures held, those skipped included.
+        content: Hash of the contents of all pictures, including the skipped ones.
     """
 
     folder: str
@@ -126,6 +122,6 @@ class IndexedPictures(NamedTuple):
 
     @property
     def network(self) -> str:
-        """Names the network, its map and the very weights."""
-        named = self.descriptor.network, self.descriptor.map, self.weights[:16]
-        return "/".join(filter(None, named))
+        """Identifies the network, its map and its weights."""
+        parts = self.descriptor.network, self.descriptor.map, self.weights[:16]
+        return "/".join(filter(None, parts))

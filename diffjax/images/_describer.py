@@ -1,4 +1,4 @@
-"""Describer: pictures to region vectors by a network, on all local devices."""
+"""Describer: region vectors of pictures by a network, on all local devices."""
 
 import contextlib
 import dataclasses
@@ -53,17 +53,21 @@ from ._extraction import (
 )
 from ._reading import Box, PictureSource
 
-
-def _known_weights() -> dict[str, KnownWeights]:
-    return {weights.name: weights for weights in KNOWN_WEIGHTS}
+_AGGREGATES: Mapping[AggregateName, Callable[..., Array]] = MappingProxyType(
+    {"mac": mac, "gem": gem, "spoc": spoc, "crow": crow}
+)
+_END_TO_END = "end-to-end"
+_DEFAULT_GEM_POWER = 3.0  # Used where neither settings nor weights have a power.
+# Numbers of given regions are padded to a multiple, so that few shapes are compiled.
+_SLOT_MULTIPLE = 16
 
 
 class WeightsFile(NamedTuple):
-    """The weights that settings mean.
+    """Weights file of a descriptor.
 
     Attributes:
-        architecture: What they are of.
-        path: Where they are.
+        architecture: Architecture that the weights are for.
+        path: Path of the file.
     """
 
     architecture: str
@@ -73,11 +77,11 @@ class WeightsFile(NamedTuple):
 def find_weights_file(
     config: DescriptorConfig, *, progress: Callable[[str, int, int], None] | None = None
 ) -> WeightsFile:
-    """Finds the weights that settings mean; known ones are downloaded if need be.
+    """Finds the weights file for descriptor settings; downloads it where necessary.
 
     Raises:
-        ValueError: If the network has no name that is known, or no weights.
-        OSError: If they can't be downloaded.
+        ValueError: If the network is unknown, or none of its weights are named.
+        OSError: If the weights can't be downloaded.
     """
     known = _known_weights()
     if config.weights is not None:
@@ -93,8 +97,8 @@ def find_weights_file(
         return WeightsFile(known[config.network].architecture, path)
     _check_architecture(config.network)
     raise ValueError(
-        f"weights must be given with network {config.network!r}, or a network be named "
-        f"whose weights are known: {', '.join(known)}."
+        f"weights must be given with network {config.network!r}, or network must be "
+        f"one whose weights are known: {', '.join(known)}."
     )
 
 
@@ -108,29 +112,23 @@ def _check_architecture(name: str) -> None:
         )
 
 
+def _known_weights() -> dict[str, KnownWeights]:
+    return {weights.name: weights for weights in KNOWN_WEIGHTS}
+
+
 def weights_digest(
     config: DescriptorConfig, *, progress: Callable[[str, int, int], None] | None = None
 ) -> str:
-    """Identifies the weights that settings mean, without loading them."""
+    """Hashes the weights file for descriptor settings, without loading it."""
     return file_digest(find_weights_file(config, progress=progress).path)
 
 
-_AGGREGATES: Mapping[AggregateName, Callable[..., Array]] = MappingProxyType(
-    {"mac": mac, "gem": gem, "spoc": spoc, "crow": crow}
-)
-_END_TO_END = "end-to-end"
-_DEFAULT_GEM_POWER = 3.0  # Where neither the settings nor the weights say one.
-_SLOT_MULTIPLE = (
-    16  # Regions of the user's own are filled up to a multiple: few shapes.
-)
-
-
 class _PlacedRegions(NamedTuple):
-    """The regions of a picture.
+    """Regions of one picture, in two units.
 
     Attributes:
-        cells: In cells of the map, (y0, x0, y1, x1).
-        boxes: In parts of the picture's width and height, (x0, y0, x1, y1).
+        cells: Regions in cells of the feature map, (y0, x0, y1, x1).
+        boxes: Regions as fractions of the picture's width and height, (x0, y0, x1, y1).
     """
 
     cells: Int[np.ndarray, "r 4"]
@@ -142,11 +140,11 @@ class Describer:
 
     Attributes:
         weights: SHA-256 of the network's weights.
-        sides: Longer sides in pixels at which it wants pictures.
-        batch_size: Pictures per call that these devices like best. Always the same
-            number, filled up: a picture's bits then do not depend on its batch mates,
-            unless one of those has more regions of its own than there is room for.
-        parallel_batches: Calls side by side that these devices like best.
+        sides: Longer sides in pixels of the pictures that a call takes.
+        batch_size: Number of pictures per call that is fastest on these devices. Every
+            batch is padded to it: the bits of a picture then do not depend on the
+            others of its batch, unless one of those has more given regions than slots.
+        parallel_batches: Number of simultaneous calls that is fastest.
     """
 
     def __init__(
@@ -157,15 +155,15 @@ class Describer:
         progress: Callable[[str, int, int], None] | None = None,
         export_folder: pathlib.Path | None = None,
     ) -> None:
-        """Reads the network's weights.
+        """Loads the network.
 
         Args:
-            config: Settings.
-            mesh: Devices that compute, each its share of every batch; None is all that
-                this process has.
-            progress: Told of a download.
-            export_folder: Folder of networks that were built before, for one device;
-                None to build it here.
+            config: Settings of the descriptor.
+            mesh: Devices that share every batch; None is all local devices.
+            progress: Called with (task, megabytes done, megabytes in all) of a
+                download.
+            export_folder: Folder of the export cache, used on one device; None builds
+                the network.
 
         Raises:
             ValueError: If weights are missing, damaged or of another network, or the
@@ -179,9 +177,9 @@ class Describer:
                 axis_types=(jax.sharding.AxisType.Auto,),
                 devices=jax.local_devices(),
             )
-        found = find_weights_file(config, progress=progress)
-        load = functools.partial(_load_network, found)
-        # A whitening is of the weights' file, and what it fits of the network itself.
+        weights_file = find_weights_file(config, progress=progress)
+        load = functools.partial(_load_network, weights_file)
+        # The export cache has neither whitenings nor the channels that they must fit.
         if (
             export_folder is None
             or mesh.size > 1
@@ -189,7 +187,7 @@ class Describer:
         ):
             pretrained = load()
         else:
-            pretrained = load_or_export_network(load, found.path, export_folder)
+            pretrained = load_or_export_network(load, weights_file.path, export_folder)
         self.weights = pretrained.fingerprint
         self._map = _choose_map(config, pretrained)
         self._stride = pretrained.network.strides[self._map]
@@ -201,10 +199,10 @@ class Describer:
         self._aggregate = jax.tree_util.Partial(_AGGREGATES[aggregate])
         if aggregate == "gem":
             self._aggregate = jax.tree_util.Partial(gem, p=jnp.float32(power))
-        # As their authors combine scales: those of GeM by its power, unless a layer
-        # that is part of the network whitens each of them.
-        whole = aggregate == "gem" and config.network_whitening != _END_TO_END
-        self._scale_power = jnp.float32(power if whole else 1)
+        # Scales are combined as in cirtorch: by the power of GeM, unless a layer of the
+        # network whitens each of them.
+        by_power = aggregate == "gem" and config.network_whitening != _END_TO_END
+        self._scale_power = jnp.float32(power if by_power else 1)
         self._whiten_first = config.network_whitening == _END_TO_END
         self.sides = config.sides
         self._grid = config.grid
@@ -212,39 +210,39 @@ class Describer:
             input_sizes(side=config.sides[0]), stride=self._stride, scales=config.grid
         )
         if mesh.size > 1:
-            share = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
-            self._put = functools.partial(jax.device_put, device=share)
-            everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+            sharded = jax.sharding.NamedSharding(mesh, jax.P(mesh.axis_names))
+            self._put = functools.partial(jax.device_put, device=sharded)
+            replicated = jax.sharding.NamedSharding(mesh, jax.P())
         else:
-            # To share among one takes longer than to hand over.
-            (everywhere,) = mesh.devices.flat
-            self._put = functools.partial(jax.device_put, device=everywhere)
+            # A plain copy is faster than a sharding over one device.
+            (replicated,) = mesh.devices.flat
+            self._put = functools.partial(jax.device_put, device=replicated)
         if isinstance(pretrained, CachedNetwork):
             self._forward = pretrained.network
         else:
-            network = jax.device_put(pretrained.network, everywhere)
+            network = jax.device_put(pretrained.network, replicated)
             self._forward = functools.partial(forward, network)
         # On a CPU one picture keeps all cores busy and stays in their caches.
-        each = 1 if jax.default_backend() == "cpu" else 16
-        self.batch_size = each * mesh.size
-        # Two on several devices might start in another order on each of them.
+        batch_per_device = 1 if jax.default_backend() == "cpu" else 16
+        self.batch_size = batch_per_device * mesh.size
+        # Devices might start two simultaneous programs in different orders.
         self.parallel_batches = 2 if mesh.size == 1 else 1
 
     def __call__(
         self, scales: tuple[PictureBatch, ...], regions: tuple[BoxArray | None, ...], /
     ) -> RegionBatch:
-        """Describes a batch of pictures, each device its share of them."""
+        """Computes region vectors of a batch of pictures, sharded over the devices."""
         sizes = scales[0].sizes.tolist()
-        laid = [
-            self._place_regions(size, own)
-            for size, own in zip(sizes, regions, strict=True)
+        placed = [
+            self._place_regions(size, given_boxes)
+            for size, given_boxes in zip(sizes, regions, strict=True)
         ]
-        counts = np.array([len(each.cells) for each in laid], np.int32)
+        counts = np.array([len(regions.cells) for regions in placed], np.int32)
         slots = max(
             self._slots, -(-int(counts.max()) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
         )
-        cells = _pad_slots([each.cells for each in laid], slots)
-        boxes = [each.boxes for each in laid]
+        cells = _pad_slots([regions.cells for regions in placed], slots)
+        boxes = [regions.boxes for regions in placed]
         vectors = []
         for scale, (images, sizes) in enumerate(scales):
             if scale:
@@ -255,12 +253,12 @@ class Describer:
             maps = self._forward(
                 self._put(images), self._put(sizes), names=(self._map,)
             )
-            each = _pool_and_normalize(
+            pooled = _pool_and_normalize(
                 maps[self._map], self._put(cells), self._aggregate
             )
             if self._whitening is not None and self._whiten_first:
-                each = _whiten_regions(each, self._whitening)
-            vectors.append(each)
+                pooled = _whiten_regions(pooled, self._whitening)
+            vectors.append(pooled)
         combined = vectors[0]
         if len(vectors) > 1:
             combined = combine_scales(jnp.stack(vectors), p=self._scale_power)
@@ -268,10 +266,14 @@ class Describer:
             combined = _whiten_regions(combined, self._whitening)
         return RegionBatch(combined, _pad_slots(boxes, slots), counts)
 
-    def _place_regions(self, size: list[int], own: BoxArray | None) -> _PlacedRegions:
-        """Lays the grid, or the user's own regions, on a picture of (height, width)."""
-        if own is not None:
-            return _PlacedRegions(self._regions_to_cells(own, size), own)
+    def _place_regions(
+        self, size: list[int], given_boxes: BoxArray | None
+    ) -> _PlacedRegions:
+        """Places the grid, or given regions, on a picture of size (height, width)."""
+        if given_boxes is not None:
+            return _PlacedRegions(
+                self._regions_to_cells(given_boxes, size), given_boxes
+            )
         height, width = size
         cells = rmac_grid(
             -(-height // self._stride), -(-width // self._stride), scales=self._grid
@@ -284,24 +286,23 @@ class Describer:
     def _regions_to_cells(
         self, boxes: BoxArray, size: list[int]
     ) -> Int[np.ndarray, "r 4"]:
-        """Regions in cells, from parts of the picture."""
+        """Converts regions from fractions of the picture to cells of the map."""
         height, width = size
-        # To a thousandth, or a box at the edge of a cell would begin the next.
+        # Rounded to 0.001 px: a box that ends at a cell's edge must not enter the next.
         pixels = np.round(boxes * ([width, height] * 2), 3)
         return boxes_to_cells(pixels, (height, width), stride=self._stride)
 
 
 def _pad_slots(rows: list[np.ndarray], slots: int) -> np.ndarray:
-    """Stacks what pictures have, [r, 4] each, with zeros in the empty slots."""
+    """Stacks arrays [r, 4] of several pictures, padded with rows of zeros."""
     return np.stack([np.pad(row, ((0, slots - len(row)), (0, 0))) for row in rows])
 
 
-def _load_network(found: WeightsFile) -> PretrainedNetwork:
-    # With it comes Flax, which takes long to import; see
-    # `features.load_or_export_network`.
+def _load_network(weights_file: WeightsFile) -> PretrainedNetwork:
+    # Imports Flax, which takes long; an exported network does without.
     from diffjax.weights import load_network  # noqa: PLC0415
 
-    return load_network(found.architecture, found.path)
+    return load_network(weights_file.architecture, weights_file.path)
 
 
 def _choose_map(
@@ -324,25 +325,25 @@ def _choose_whitening(
 ) -> Whitening | None:
     if config.network_whitening is None or isinstance(pretrained, CachedNetwork):
         return None
-    found = pretrained.whitenings.get(config.network_whitening)
-    if found is None:
-        there = ", ".join(pretrained.whitenings) or "none"
+    whitening = pretrained.whitenings.get(config.network_whitening)
+    if whitening is None:
+        available = ", ".join(pretrained.whitenings) or "none"
         raise ValueError(
-            f"network_whitening must be one that the weights hold ({there}), got "
+            f"network_whitening must be one that the weights hold ({available}), got "
             f"{config.network_whitening!r}."
         )
     channels = _count_channels(pretrained, name)
-    if found.mean.shape[0] != channels:
+    if whitening.mean.shape[0] != channels:
         raise ValueError(
             f"network_whitening {config.network_whitening!r} is of vectors of "
-            f"{found.mean.shape[0]} dimensions, got map {name!r} of {channels}: choose "
-            "another map."
+            f"{whitening.mean.shape[0]} dimensions, got map {name!r} of {channels}: "
+            "choose another map."
         )
-    return found
+    return whitening
 
 
 def _count_channels(pretrained: PretrainedNetwork, name: str) -> int:
-    """Channels of a map, from its shape alone."""
+    """Counts the channels of a map, by tracing shapes alone."""
     side = max(pretrained.network.strides.values())
     maps = jax.eval_shape(
         lambda network: network(
@@ -351,40 +352,6 @@ def _count_channels(pretrained: PretrainedNetwork, name: str) -> int:
         pretrained.network,
     )
     return maps[name].shape[-1]
-
-
-def cached_describer(
-    config: DescriptorConfig,
-    *,
-    weights: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Describer:
-    """Keeps the network between searches: reading it takes longer than using it.
-
-    A file of weights that was changed meanwhile is read again.
-
-    Args:
-        config: Settings.
-        weights: Their SHA-256, if it is known already; None to find it.
-        progress: Told of a download.
-
-    Raises:
-        ValueError: As `Describer`, or if the file was changed since.
-        OSError: As `Describer`.
-    """
-    weights = weights or weights_digest(config, progress=progress)
-    return _load_describer(config, weights)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_describer(config: DescriptorConfig, weights: str) -> Describer:
-    made = Describer(config, export_folder=exported_networks_folder())
-    if made.weights != weights:
-        raise ValueError(
-            f"weights of {config.network} must stay as they are while they are read, "
-            "got a file that was changed: run the same command again."
-        )
-    return made
 
 
 @jax.jit
@@ -404,12 +371,47 @@ def _whiten_regions(
     return flat.reshape(*vectors.shape[:-1], -1)
 
 
+def cached_describer(
+    config: DescriptorConfig,
+    *,
+    weights: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Describer:
+    """Returns a describer from a cache in memory, keyed by settings and weights.
+
+    Loading the network takes longer than a search. A weights file that has changed is
+    loaded again.
+
+    Args:
+        config: Settings of the descriptor.
+        weights: SHA-256 of the weights, if it is known; None computes it.
+        progress: Called with (task, megabytes done, megabytes in all) of a download.
+
+    Raises:
+        ValueError: If `Describer` raises it, or the weights file changes meanwhile.
+        OSError: If `Describer` raises it.
+    """
+    weights = weights or weights_digest(config, progress=progress)
+    return _load_describer(config, weights)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_describer(config: DescriptorConfig, weights: str) -> Describer:
+    describer = Describer(config, export_folder=exported_networks_folder())
+    if describer.weights != weights:
+        raise ValueError(
+            f"weights of {config.network} must stay as they are while they are read, "
+            "got a file that was changed: run the same command again."
+        )
+    return describer
+
+
 class QueryRegions(NamedTuple):
-    """Regions of query pictures, before whitening.
+    """Region vectors of query pictures, before whitening.
 
     Attributes:
-        vectors: One row per region.
-        query_ids: Picture of every row.
+        vectors: Region vectors, one per row.
+        query_ids: Position of the picture of every row.
     """
 
     vectors: Float[np.ndarray, "r c"]
@@ -424,7 +426,7 @@ def describe_queries(
     weights: str | os.PathLike[str] | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> QueryRegions:
-    """Describes query pictures; see `Index.describe`."""
+    """Computes region vectors of query pictures; see `Index.describe`."""
     if not pictures:
         raise ValueError("pictures must be at least one, got none.")
     if info is None:
@@ -439,10 +441,10 @@ def describe_queries(
     if describe.weights != info.weights:
         raise ValueError(
             f"the index was made with weights {info.weights[:16]} of {config.network}, "
-            f"here are {describe.weights[:16]}: name that file, or build the index "
+            f"not {describe.weights[:16]}: name that file, or build the index "
             "again."
         )
-    found: dict[int, np.ndarray] = {}
+    vectors_by_position: dict[int, np.ndarray] = {}
     results = describe_pictures(
         pictures,
         describe,
@@ -457,9 +459,10 @@ def describe_queries(
                 source = pictures[result.position]
                 name = source if isinstance(source, str | os.PathLike) else "picture"
                 raise ValueError(f"{name}: {result.reason}")
-            found[result.position] = result.vectors
+            vectors_by_position[result.position] = result.vectors
             if progress:
-                progress("describing queries", len(found), len(pictures))
-    each = [found[position] for position in range(len(pictures))]
-    ids = np.repeat(np.arange(len(each), dtype=np.int32), [len(v) for v in each])
-    return QueryRegions(np.concatenate(each), ids)
+                progress("describing queries", len(vectors_by_position), len(pictures))
+    vectors = [vectors_by_position[position] for position in range(len(pictures))]
+    counts = [len(rows) for rows in vectors]
+    query_ids = np.repeat(np.arange(len(vectors), dtype=np.int32), counts)
+    return QueryRegions(np.concatenate(vectors), query_ids)

@@ -1,4 +1,4 @@
-"""Extraction of region vectors from many pictures, in batches of one canvas."""
+"""Extraction of region vectors from many pictures, in batches of one canvas size."""
 
 import collections
 import contextlib
@@ -18,11 +18,11 @@ BoxArray = Float[np.ndarray, "_ 4"]
 
 
 class PictureBatch(NamedTuple):
-    """Pictures of one canvas.
+    """Batch of pictures, padded to one canvas.
 
     Attributes:
-        images: Pictures at the top left of zeros.
-        sizes: (height, width) of each picture without the zeros.
+        images: Pictures, each at the top left, padded with zeros.
+        sizes: (height, width) of each picture without the padding.
     """
 
     images: UInt8[np.ndarray, "b h w 3"]
@@ -33,9 +33,10 @@ class RegionBatch(NamedTuple):
     """Region vectors of a batch of pictures.
 
     Attributes:
-        vectors: One per region; the first `counts[i]` of picture i are real.
-        boxes: What each region covers, (x0, y0, x1, y1) in parts of the picture's
-            width and height.
+        vectors: Region vectors; the first `counts[i]` of picture i are real, the rest
+            is padding.
+        boxes: Box of each region, (x0, y0, x1, y1) as fractions of the picture's width
+            and height.
         counts: Number of regions of each picture.
     """
 
@@ -45,13 +46,13 @@ class RegionBatch(NamedTuple):
 
 
 class DescribedPicture(NamedTuple):
-    """The region vectors of one picture.
+    """Region vectors of one picture.
 
     Attributes:
-        position: Which of the sources it was.
-        vectors: One per region.
-        boxes: What each region covers, (x0, y0, x1, y1) in pixels of the upright
-            picture, the last column and row not included.
+        position: Position of the picture in the sources.
+        vectors: Region vectors, one per row.
+        boxes: Box of each region, (x0, y0, x1, y1) in pixels of the upright picture,
+            the last column and row not included.
     """
 
     position: int
@@ -61,22 +62,21 @@ class DescribedPicture(NamedTuple):
 
 @runtime_checkable
 class BatchDescriber(Protocol):
-    """Computes region vectors of a batch of pictures.
+    """Function that computes region vectors of a batch of pictures.
 
-    A picture's vectors must depend on nothing but the picture: neither on the padding
-    nor on the others of the batch. The call may return before the device is done. It
-    comes from a thread of its own, from several where it is asked for several batches
-    at once.
+    The vectors of a picture must depend neither on the padding nor on the other
+    pictures of the batch. The call may return before the device is done. It is made
+    in a worker thread, or in several with `parallel_batches`.
     """
 
     def __call__(
         self, scales: tuple[PictureBatch, ...], regions: tuple[BoxArray | None, ...], /
     ) -> RegionBatch:
-        """Describes pictures.
+        """Computes the region vectors of a batch.
 
         Args:
-            scales: The same pictures at every scale asked for, each of one canvas.
-            regions: For each picture the boxes to describe, in parts of its width and
+            scales: The same pictures at every scale, each scale of one canvas.
+            regions: Boxes of each picture to describe, as fractions of its width and
                 height as in `RegionBatch`; None is the grid.
 
         Returns:
@@ -96,43 +96,42 @@ def describe_pictures(
     parallel_batches: int = 1,
     workers: int = 2,
 ) -> Generator[DescribedPicture | UnreadablePicture, None, None]:
-    """Describes many pictures, in a stream of bounded memory.
+    """Computes region vectors of many pictures, as a stream of bounded memory.
 
-    Others read and scale pictures ahead: processes where there are 64 files or more,
-    else threads. Pictures of one canvas go to `describe` in batches of one size, the
-    last ones filled up with copies, so that few shapes are ever compiled: five for one
-    scale. While the device computes a batch the next one is gathered. Which pictures
-    share a batch, and the order of the results, follow from `sources` alone.
+    Workers read and resize pictures ahead: processes for 64 files or more, else
+    threads. Pictures of one canvas go to `describe` in batches of one size, the last
+    ones padded with copies, so that few shapes are compiled: five per scale. The next
+    batch is gathered while the device computes one. The composition of the batches and
+    the order of the results depend on `sources` alone.
 
-    Closing the iterator, or an exception inside it such as Ctrl-C, stops the readers.
+    Closing the iterator, or an exception inside it such as Ctrl-C, stops the workers.
 
     Args:
         sources: Paths, Pillow images or uint8 pixels [h, w, 3].
-        describe: The network and the pooling, see `BatchDescriber`.
-        boxes: The part of each picture that is described, (x0, y0, x1, y1) in pixels of
-            the upright picture; None for a picture, or for all, is the whole.
-        regions: The regions of each picture, boxes in pixels of the upright picture,
-            inside its part; None for a picture, or for all, is the grid.
+        describe: Computes the vectors of a batch, see `BatchDescriber`.
+        boxes: Part of each picture to describe, (x0, y0, x1, y1) in pixels of the
+            upright picture; None for a picture, or for all, is all of it.
+        regions: Regions of each picture, boxes in pixels of the upright picture, inside
+            its part; None for a picture, or for all, is the grid.
         sides: Longer sides in pixels at which pictures enter the network, each a
             multiple of 32 of at least 64.
-        batch_size: Pictures per call of `describe`, at least 1.
-        parallel_batches: Calls of `describe` that run side by side, at least 1. With
-            two, cores that wait for the last part of a layer have another picture to
-            work on.
-        workers: Who reads pictures, at least 1.
+        batch_size: Number of pictures per call of `describe`, at least 1.
+        parallel_batches: Number of simultaneous calls of `describe`, at least 1. With
+            two, cores that wait for the end of a layer work on another picture.
+        workers: Number of threads or processes that read pictures, at least 1.
 
     Yields:
         One result per source, batch by batch: sort by `position` if order matters.
-        Pictures that can't be read are results, too.
+        Unreadable pictures are results, too.
 
     Raises:
         ValueError: If `boxes` or `regions` has not one entry per source, a box is not
-            inside its picture, or a number is out of range. Raised on the first step.
+            inside its picture, or a number is out of range. Raised at the first `next`.
     """
-    for name, given in (("boxes", boxes), ("regions", regions)):
-        if given is not None and len(given) != len(sources):
+    for name, entries in (("boxes", boxes), ("regions", regions)):
+        if entries is not None and len(entries) != len(sources):
             raise ValueError(
-                f"{name} must have one entry per source, got {len(given)} for "
+                f"{name} must have one entry per source, got {len(entries)} for "
                 f"{len(sources)} sources."
             )
     if min(batch_size, parallel_batches, workers) < 1:
@@ -141,35 +140,35 @@ def describe_pictures(
             f"{batch_size}, {parallel_batches} and {workers}."
         )
 
-    def compute(item: list[LoadedPicture]) -> list[DescribedPicture]:
-        own = tuple(_relative_regions(picture, regions, sources) for picture in item)
-        own += own[:1] * (batch_size - len(own))
-        scales = _stack_scales(item, sides=sides, batch_size=batch_size)
-        return _split_batch(item, describe(scales, own))
+    def compute(batch: list[LoadedPicture]) -> list[DescribedPicture]:
+        fractions = tuple(_relative_regions(p, regions, sources) for p in batch)
+        fractions += fractions[:1] * (batch_size - len(fractions))
+        scales = _stack_scales(batch, sides=sides, batch_size=batch_size)
+        return _split_batch(batch, describe(scales, fractions))
 
-    running: collections.deque[Future[list[DescribedPicture]]] = collections.deque()
+    pending: collections.deque[Future[list[DescribedPicture]]] = collections.deque()
     pictures = prefetch_pictures(
         sources, boxes, sides=sides, ahead=batch_size, workers=workers
     )
     threads = ThreadPoolExecutor(
         parallel_batches, thread_name_prefix="diffjax-describe"
     )
-    # Closed here, not by the garbage collector: a traceback would keep it alive.
+    # Closed explicitly: a traceback would keep the generator alive.
     with contextlib.closing(pictures), threads:
         try:
             for item in _group_by_canvas(pictures, sides=sides, batch_size=batch_size):
                 if isinstance(item, UnreadablePicture):
                     yield item
                     continue
-                running.append(threads.submit(compute, item))
-                # One more than run, so that none waits for the next to be gathered.
-                if len(running) > parallel_batches:
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
+                pending.append(threads.submit(compute, item))
+                # One more than run, so that no thread waits for a batch.
+                if len(pending) > parallel_batches:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
         finally:
-            for waiting in running:
-                waiting.cancel()
+            for future in pending:
+                future.cancel()
 
 
 def _group_by_canvas(
@@ -178,7 +177,7 @@ def _group_by_canvas(
     sides: tuple[int, ...],
     batch_size: int,
 ) -> Iterator[list[LoadedPicture] | UnreadablePicture]:
-    """Gathers pictures of one canvas; the unreadable ones pass at once."""
+    """Groups pictures of one canvas into batches; yields unreadable ones at once."""
     gathered: dict[tuple, list[LoadedPicture]] = collections.defaultdict(list)
     for picture in pictures:
         if isinstance(picture, UnreadablePicture):
@@ -197,16 +196,16 @@ def _group_by_canvas(
 def _stack_scales(
     pictures: list[LoadedPicture], *, sides: tuple[int, ...], batch_size: int
 ) -> tuple[PictureBatch, ...]:
-    """Stacks pictures of one canvas; missing ones are copies of the first."""
+    """Stacks pictures of one canvas; pads the batch with copies of the first."""
     pictures = pictures + pictures[:1] * (batch_size - len(pictures))
     batches = []
     for scale, side in enumerate(sides):
-        each = [picture.resized.pixels[scale] for picture in pictures]
-        canvas = choose_canvas(each[0].shape[:2], side=side)
+        resized = [picture.resized.pixels[scale] for picture in pictures]
+        canvas = choose_canvas(resized[0].shape[:2], side=side)
         images = np.zeros((batch_size, *canvas, 3), np.uint8)
-        for image, pixels in zip(images, each, strict=True):
+        for image, pixels in zip(images, resized, strict=True):
             image[: pixels.shape[0], : pixels.shape[1]] = pixels
-        sizes = np.array([pixels.shape[:2] for pixels in each], np.int32)
+        sizes = np.array([pixels.shape[:2] for pixels in resized], np.int32)
         batches.append(PictureBatch(images, sizes))
     return tuple(batches)
 
@@ -216,32 +215,34 @@ def _relative_regions(
     regions: Sequence[BoxArray | None] | None,
     sources: Sequence[PictureSource],
 ) -> BoxArray | None:
-    """The picture's own regions in parts of what is described of it, if it has any."""
-    own = None if regions is None else regions[picture.position]
-    if own is None:
+    """Converts given regions to fractions of the described part; None without any."""
+    boxes = None if regions is None else regions[picture.position]
+    if boxes is None:
         return None
     x0, y0, x1, y1 = picture.resized.shown_box
     corner, size = np.array([x0, y0] * 2), np.array([x1 - x0, y1 - y0] * 2)
-    inside = (own >= corner) & (own <= corner + size)
-    # Written so that NaN fails, too.
-    large = own[:, 2:] - own[:, :2] >= MIN_BOX
-    bad = np.flatnonzero(~(inside.all(1) & large.all(1)))
-    if len(own) == 0 or bad.size:
-        what = "none" if len(own) == 0 else f"{own[bad[0]].tolist()} in row {bad[0]}"
+    is_inside = (boxes >= corner) & (boxes <= corner + size)
+    is_large = boxes[:, 2:] - boxes[:, :2] >= MIN_BOX
+    # Negated comparisons, so that NaN fails, too.
+    invalid = np.flatnonzero(~(is_inside.all(1) & is_large.all(1)))
+    if len(boxes) == 0 or invalid.size:
+        received = "none"
+        if len(boxes):
+            row = invalid[0]
+            received = f"{boxes[row].tolist()} in row {row}"
         source = sources[picture.position]
-        named = isinstance(source, str | os.PathLike)
-        name = os.fspath(source) if named else "picture"
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else "picture"
         raise ValueError(
             f"regions must be one or more boxes x0,y0,x1,y1 inside {x0},{y0},{x1},{y1} "
-            f"of {name}, of {MIN_BOX} px or more on each side, got {what}."
+            f"of {name}, of {MIN_BOX} px or more on each side, got {received}."
         )
-    return ((own - corner) / size).astype(np.float32)
+    return ((boxes - corner) / size).astype(np.float32)
 
 
 def _split_batch(
     pictures: list[LoadedPicture], regions: RegionBatch
 ) -> list[DescribedPicture]:
-    """Waits for a batch and takes it apart; what filled it up is left out."""
+    """Waits for a batch and splits it into pictures, without the padding."""
     vectors = np.asarray(regions.vectors)
     described = []
     for slot, picture in enumerate(pictures):

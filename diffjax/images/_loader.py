@@ -1,4 +1,4 @@
-"""Image loader: pictures read and resized ahead, by threads or processes."""
+"""Image loader: reads and resizes pictures ahead, in threads or processes."""
 
 import collections
 import contextlib
@@ -15,92 +15,30 @@ from jaxtyping import UInt8
 from ._canvas import resize_image
 from ._reading import Box, PictureError, PictureSource, read_picture_part
 
-_NICENESS = 19
+_NICENESS = 19  # Lowest priority of a process.
+MIN_FILES_FOR_PROCESSES = 64  # From so many files, processes are worth their start.
+_PICTURES_PER_TASK = 8  # Pictures that a process reads per task.
 
 
 class ResizedPicture(NamedTuple):
-    """A picture, or a part of one, ready for a network.
+    """Picture, or part of one, resized for a network.
 
     Attributes:
-        pixels: It, scaled to each side that was asked for.
-        shown_box: What that shows, (x0, y0, x1, y1) in pixels of the upright picture.
+        pixels: Pixels, resized to each of the requested sides.
+        shown_box: Part that they show, (x0, y0, x1, y1) in pixels of the upright
+            picture.
     """
 
     pixels: tuple[UInt8[np.ndarray, "_ _ 3"], ...]
     shown_box: tuple[int, int, int, int]
 
 
-def read_resized(
-    source: PictureSource, *, box: Box | None = None, sides: tuple[int, ...] = (320,)
-) -> ResizedPicture:
-    """Reads a picture and scales it, see `read_pixels` and `resize_picture`.
-
-    Imports nothing but NumPy and Pillow, so that a process that only reads pictures
-    starts at once and stays small.
-
-    Args:
-        source: Path, Pillow image or uint8 pixels [h, w, 3].
-        box: The part wanted, in pixels of the upright picture; None is all of it.
-        sides: Longer sides wanted, each as for `resize_picture`; at least one.
-
-    Returns:
-        The scaled pixels.
-
-    Raises:
-        PictureError: If the picture can't be read.
-        ValueError: If the box is not in it, or a side is no multiple of 32 from 64.
-    """
-    # Twice the side leaves enough to antialias.
-    image, shown_box = read_picture_part(source, box=box, shrink_to=2 * max(sides))
-    scaled = (resize_image(image, side=side) for side in sides)
-    return ResizedPicture(tuple(np.asarray(each) for each in scaled), shown_box)
-
-
-def read_resized_batch(
-    asked: Sequence[tuple[PictureSource, Box | None]], *, sides: tuple[int, ...]
-) -> list[ResizedPicture | PictureError]:
-    """Reads pictures as `read_resized` does; one that can't be read is its error.
-
-    Args:
-        asked: Each picture and the part of it that is wanted.
-        sides: As for `read_resized`.
-
-    Returns:
-        One result for each.
-
-    Raises:
-        ValueError: If a box is not in its picture.
-    """
-    found: list[ResizedPicture | PictureError] = []
-    for source, box in asked:
-        try:
-            found.append(read_resized(source, box=box, sides=sides))
-        except PictureError as error:
-            found.append(error)
-    return found
-
-
-def initialize_reader_process() -> None:
-    """Prepares a process that does nothing but read pictures for another one.
-
-    Ctrl-C reaches it, too: what that means is decided by the one that asked. And where
-    both share cores it takes what the network leaves: every step of the network waits
-    for the slowest of its threads.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICENESS)
-
-
-MIN_FILES_FOR_PROCESSES = 64  # Pictures for which starting processes pays.
-_PICTURES_PER_TASK = 8  # Pictures that a process is asked for at a time.
-
-
 class UnreadablePicture(NamedTuple):
-    """A picture that could not be read.
+    """Picture that could not be read.
 
     Attributes:
-        position: Which of the sources it was.
-        reason: What is wrong with it, in one line, without its name.
+        position: Position of the picture in the sources.
+        reason: Reason in one line, without the name of the picture.
     """
 
     position: int
@@ -108,15 +46,77 @@ class UnreadablePicture(NamedTuple):
 
 
 class LoadedPicture(NamedTuple):
-    """A picture ready for the network.
+    """Picture that was read and resized.
 
     Attributes:
-        position: Which of the sources it was.
-        resized: Its pixels.
+        position: Position of the picture in the sources.
+        resized: Pixels of the picture.
     """
 
     position: int
     resized: ResizedPicture
+
+
+def read_resized(
+    source: PictureSource, *, box: Box | None = None, sides: tuple[int, ...] = (320,)
+) -> ResizedPicture:
+    """Reads and resizes a picture; see `read_pixels` and `resize_picture`.
+
+    Needs only NumPy and Pillow, so that a process that only reads pictures starts fast
+    and stays small.
+
+    Args:
+        source: Path, Pillow image or uint8 pixels [h, w, 3].
+        box: Part of the picture, in pixels of the upright picture; None is all of it.
+        sides: Longer sides in pixels, each as for `resize_picture`; at least one.
+
+    Returns:
+        The resized pixels.
+
+    Raises:
+        PictureError: If the picture can't be read.
+        ValueError: If the box is not inside the picture, or a side is not a multiple of
+            32 of at least 64.
+    """
+    # Twice the side is enough for antialiasing.
+    image, shown_box = read_picture_part(source, box=box, shrink_to=2 * max(sides))
+    pixels = tuple(np.asarray(resize_image(image, side=side)) for side in sides)
+    return ResizedPicture(pixels, shown_box)
+
+
+def read_resized_batch(
+    requests: Sequence[tuple[PictureSource, Box | None]], *, sides: tuple[int, ...]
+) -> list[ResizedPicture | PictureError]:
+    """Reads pictures as `read_resized` does; unreadable ones become their errors.
+
+    Args:
+        requests: Pictures, each with a part to read, or None for all of it.
+        sides: Longer sides in pixels, as for `read_resized`.
+
+    Returns:
+        One result per picture.
+
+    Raises:
+        ValueError: If a box is not inside its picture.
+    """
+    results: list[ResizedPicture | PictureError] = []
+    for source, box in requests:
+        try:
+            results.append(read_resized(source, box=box, sides=sides))
+        except PictureError as error:
+            results.append(error)
+    return results
+
+
+def initialize_reader_process() -> None:
+    """Prepares a worker process that only reads pictures.
+
+    It ignores Ctrl-C, which reaches it, too: the parent process handles that. It takes
+    the lowest priority, because every step of the network waits for the slowest of its
+    threads and they share the cores.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
 
 
 def prefetch_pictures(
@@ -127,55 +127,55 @@ def prefetch_pictures(
     ahead: int,
     workers: int,
 ) -> Generator[LoadedPicture | UnreadablePicture, None, None]:
-    """Gives pictures in order while the next ones are being read.
+    """Yields pictures in order while the next ones are being read.
 
-    Decoding holds the interpreter back where threads do it, and a network on an
-    accelerator waits for it: many files are read by processes. Their order, and so
-    every answer, is the same.
+    Many files are read by processes: decoding in threads holds the interpreter's lock,
+    which a network on an accelerator would wait for. The order, and so every result,
+    is the same with threads.
 
     Args:
         sources: Paths, Pillow images or uint8 pixels [h, w, 3].
-        boxes: The part of each that is wanted; None for one, or for all, is the whole.
-        sides: As for `diffjax.data.read_resized`.
-        ahead: Pictures read ahead, beside what every worker has under way.
-        workers: Threads or processes.
+        boxes: Part of each picture to read; None for one, or for all, is all of it.
+        sides: Longer sides in pixels, as for `read_resized`.
+        ahead: Number of pictures read ahead, beside those that workers are reading.
+        workers: Number of threads or processes.
 
     Yields:
         One result per source.
 
     Raises:
         ValueError: If a box is not inside its picture.
-        OSError: If the system ended a process that read.
+        OSError: If the system ended a worker process.
     """
-    each = itertools.repeat(None, len(sources)) if boxes is None else boxes
-    waiting: collections.deque[Future[list[ResizedPicture | PictureError]]]
-    waiting = collections.deque()
-    with contextlib.ExitStack() as running:
-        first, others = _start_executors(sources, workers, running)
-        together = 1 if others is first else _PICTURES_PER_TASK
-        pairs = zip(sources, each, strict=True)
-        submitted = taken = 0
+    parts = itertools.repeat(None, len(sources)) if boxes is None else boxes
+    pending: collections.deque[Future[list[ResizedPicture | PictureError]]]
+    pending = collections.deque()
+    with contextlib.ExitStack() as executors:
+        first, others = _start_executors(sources, workers, executors)
+        task_size = 1 if others is first else _PICTURES_PER_TASK
+        remaining = zip(sources, parts, strict=True)
+        submitted = finished = 0
 
         def submit() -> None:
             nonlocal submitted
             while submitted < len(sources) and (
-                submitted - taken < ahead + workers * together
+                submitted - finished < ahead + workers * task_size
             ):
-                pool, size = (
+                executor, size = (
                     (first, 1)
                     if submitted < MIN_FILES_FOR_PROCESSES
-                    else (others, together)
+                    else (others, task_size)
                 )
-                asked = list(itertools.islice(pairs, size))
-                waiting.append(pool.submit(read_resized_batch, asked, sides=sides))
-                submitted += len(asked)
+                task = list(itertools.islice(remaining, size))
+                pending.append(executor.submit(read_resized_batch, task, sides=sides))
+                submitted += len(task)
 
         submit()
-        while waiting:
-            found = _await_result(waiting.popleft())
-            start, taken = taken, taken + len(found)
+        while pending:
+            results = _await_result(pending.popleft())
+            start, finished = finished, finished + len(results)
             submit()
-            for position, resized in enumerate(found, start=start):
+            for position, resized in enumerate(results, start=start):
                 if isinstance(resized, PictureError):
                     yield UnreadablePicture(position, resized.reason)
                 else:
@@ -195,20 +195,20 @@ def _await_result(
 
 
 def _start_executors(
-    sources: Sequence[PictureSource], workers: int, running: contextlib.ExitStack
+    sources: Sequence[PictureSource], workers: int, executors: contextlib.ExitStack
 ) -> tuple[Executor, Executor]:
-    """Starts who reads the first pictures and who reads the others."""
+    """Starts the executor of the first pictures and the one of the others."""
     threads = ThreadPoolExecutor(workers, thread_name_prefix="diffjax-read")
-    running.callback(threads.shutdown, cancel_futures=True)
+    executors.callback(threads.shutdown, cancel_futures=True)
     if len(sources) < MIN_FILES_FOR_PROCESSES or not all(
         isinstance(s, str | os.PathLike) for s in sources
     ):
         return threads, threads
     from loky.process_executor import ProcessPoolExecutor  # noqa: PLC0415  # Slow.
 
-    # Of loky, not of the standard library, whose new processes run the user's script
-    # again, up to the call that started them, unless it guards against that.
+    # loky, because processes of the standard library run the user's script again, up to
+    # the call that starts them, unless it has a guard.
     processes = ProcessPoolExecutor(workers, initializer=initialize_reader_process)
-    running.callback(processes.shutdown, kill_workers=True)
-    processes.submit(int)  # They start while threads read the first pictures.
+    executors.callback(processes.shutdown, kill_workers=True)
+    processes.submit(int)  # Starts them while threads read the first pictures.
     return threads, processes

@@ -1,4 +1,4 @@
-"""Picture files of every common kind, read upright with three channels of 8 bits."""
+"""Picture reading: files of common formats, upright, in three channels of 8 bits."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ PICTURE_SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-MIN_SIDE = 16  # px; a smaller picture holds no object to look for.
-MIN_BOX = 8  # px; so small a box is a slip: fractions of the picture, say.
+MIN_SIDE = 16  # px; smaller pictures show no object.
+MIN_BOX = 8  # px; smaller boxes are mistakes, such as fractions of the picture.
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
-_EXIF_TRANSPOSES = {  # From the value of the EXIF orientation to the way back upright.
+_EXIF_TRANSPOSES = {  # Transposition that undoes each EXIF orientation.
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,11 +35,12 @@ PictureSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 class PicturePart(NamedTuple):
-    """A picture, or a part of one, and where it lies.
+    """Picture, or part of one, with its position.
 
     Attributes:
-        image: Upright, in RGB; smaller than the picture where it was shrunk.
-        shown_box: What it shows, (x0, y0, x1, y1) in pixels of the upright picture.
+        image: Upright image in RGB; smaller than the part where it was shrunk.
+        shown_box: Part that it shows, (x0, y0, x1, y1) in pixels of the upright
+            picture.
     """
 
     image: Image.Image
@@ -47,11 +48,11 @@ class PicturePart(NamedTuple):
 
 
 class PictureError(ValueError):
-    """A picture that can't be read.
+    """Error of a picture that can't be read.
 
     Attributes:
-        source: Where it came from: its path, or "picture".
-        reason: What is wrong with it, in one line.
+        source: Path of the picture, or "picture".
+        reason: Reason in one line.
     """
 
     def __init__(self, source: str, reason: str) -> None:
@@ -64,37 +65,37 @@ class PictureError(ValueError):
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Lists the pictures below a folder, whatever state they are in.
+    """Lists the picture files below a folder, readable or not.
 
-    A picture is a file whose name ends, in lower or upper case, like that of a common
-    picture format. Names that start with a dot are passed over, with all below them.
+    A picture is a file with the suffix of a common picture format, in lower or upper
+    case. Files and folders whose names start with a dot are skipped.
 
     Args:
-        folder: Where to look, in all depths.
+        folder: Folder to search, at all depths.
 
     Returns:
-        The paths, sorted by what follows the folder, with `/` between the parts.
+        The paths, sorted by their part below the folder, with `/` as separator.
 
     Raises:
-        ValueError: If there is no such folder or no picture in it.
+        ValueError: If the folder does not exist or has no picture.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"folder must be an existing folder, got {str(root)!r}.")
-    found = {
+    paths = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*")
-        # A link that leads nowhere is listed: reading it will say what is wrong.
+        # A broken link is listed: reading it reports the error.
         if path.suffix.lower() in PICTURE_SUFFIXES
         and (path.is_file() or not path.exists())
     }
-    shown = sorted(name for name in found if "/." not in f"/{name}")
-    if not shown:
+    names = sorted(name for name in paths if "/." not in f"/{name}")
+    if not names:
         raise ValueError(
             f"folder must hold pictures, got {str(root)!r} without any; the names of "
             f"pictures end in {', '.join(PICTURE_SUFFIXES)}."
         )
-    return tuple(found[name] for name in shown)
+    return tuple(paths[name] for name in names)
 
 
 def read_picture(
@@ -103,30 +104,30 @@ def read_picture(
     box: Box | None = None,
     shrink_to: int | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture file as a viewer would show it.
+    """Reads a picture file as a viewer shows it.
 
-    The EXIF orientation is applied, animations give their first frame, transparency is
-    put on white, grey is repeated on three channels, and more than 8 bits a channel
-    are scaled down to 8. Colour profiles are not applied.
+    The EXIF orientation is applied, the first frame of an animation is taken,
+    transparency is composed on white, grey is repeated in three channels, and more than
+    8 bits per channel are scaled down to 8. Colour profiles are not applied.
 
     Args:
-        path: A JPEG, PNG, GIF, WebP, TIFF, BMP or PPM file.
-        box: The part wanted, (x0, y0, x1, y1) in pixels of the upright picture, the
+        path: Path of a JPEG, PNG, GIF, WebP, TIFF, BMP or PPM file.
+        box: Part of the picture, (x0, y0, x1, y1) in pixels of the upright picture, the
             last column and row not included; fractions are rounded outwards. None is
-            the whole picture.
-        shrink_to: A whole JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long
-            as its longer side keeps this many pixels: much faster for photographs
-            that are made small anyway. None decodes all there is.
+            the complete picture.
+        shrink_to: Decode a JPEG without `box` at 1/2, 1/4 or 1/8 of its size, as long
+            as its longer side keeps this many pixels: much faster for photographs that
+            are resized anyway. None decodes the full size.
 
     Returns:
         The pixels, red, green and blue.
 
     Raises:
-        PictureError: If the file is missing, empty, damaged, of an unknown kind,
+        PictureError: If the file is missing, empty, damaged, of an unknown format,
             smaller than 16 pixels on a side or above twice Pillow's
             `MAX_IMAGE_PIXELS`.
-        ValueError: If `box` is not a rectangle of 8 pixels or more on each side inside
-            the picture.
+        ValueError: If `box` is not inside the picture, or has fewer than 8 pixels on a
+            side.
     """
     return np.asarray(_read_file(path, box, shrink_to).image)
 
@@ -137,21 +138,21 @@ def read_pixels(
     box: Box | None = None,
     shrink_to: int | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Gives the pixels of a picture that comes as a path, from Pillow or as an array.
+    """Reads the pixels of a picture: of a path, a Pillow image or an array.
 
     Args:
-        source: A path or a Pillow image, treated as `read_picture` says, or uint8
+        source: A path or a Pillow image, converted as in `read_picture`, or uint8
             pixels [h, w, 3].
-        box: As for `read_picture`.
-        shrink_to: As for `read_picture`; used for files only.
+        box: Part of the picture, as for `read_picture`.
+        shrink_to: Smallest longer side, as for `read_picture`; for files only.
 
     Returns:
         The pixels, red, green and blue.
 
     Raises:
         PictureError: If the picture can't be read or is too small.
-        ValueError: If an array is not uint8 [h, w, 3], or `box` is not a rectangle
-            of 8 pixels or more on each side inside the picture.
+        ValueError: If an array is not uint8 [h, w, 3], or `box` is not inside the
+            picture or has fewer than 8 pixels on a side.
     """
     return np.asarray(read_picture_part(source, box=box, shrink_to=shrink_to).image)
 
@@ -162,28 +163,28 @@ def read_picture_part(
     box: Box | None = None,
     shrink_to: int | None = None,
 ) -> PicturePart:
-    """Does what `read_pixels` does, and says which part of the picture that is.
+    """Reads a picture as `read_pixels` does, with the position of the part.
 
     Args:
-        source: As for `read_pixels`.
-        box: As for `read_pixels`.
-        shrink_to: As for `read_pixels`.
+        source: Path, Pillow image or array, as for `read_pixels`.
+        box: Part of the picture, as for `read_pixels`.
+        shrink_to: Smallest longer side, as for `read_pixels`.
 
     Returns:
-        The part as Pillow has it, and its place.
+        The part as a Pillow image, and its position.
 
     Raises:
-        PictureError: As `read_pixels`.
-        ValueError: As `read_pixels`.
+        PictureError: If the picture can't be read or is too small.
+        ValueError: If the array or the box is invalid, as for `read_pixels`.
     """
     if isinstance(source, str | os.PathLike):
         return _read_file(source, box, shrink_to)
     if isinstance(source, Image.Image):
         try:
-            whole = _decode_upright(source, None)
-        except Exception as error:  # Pillow decodes as late as here.
+            picture = _decode_upright(source, None)
+        except Exception as error:  # Pillow decodes an image when it is first used.
             raise PictureError("picture", _error_reason(error)) from error
-        return _crop_to_box(whole, box)
+        return _crop_to_box(picture, box)
     if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
         raise ValueError(
             "source must be a path, a Pillow image or uint8 pixels [h, w, 3], got "
@@ -201,19 +202,19 @@ def _read_file(
 ) -> PicturePart:
     try:
         with Path(path).open("rb") as file:
-            whole = _decode_upright(
+            picture = _decode_upright(
                 _open_image(file), shrink_to if box is None else None
             )
     except Exception as error:
         raise PictureError(os.fspath(path), _error_reason(error)) from error
-    return _crop_to_box(whole, box)
+    return _crop_to_box(picture, box)
 
 
 def _open_image(file: IO[bytes]) -> ImageFile.ImageFile:
-    """Does what `Image.open` does, without its size warning and exotic formats.
+    """Opens an image as `Image.open` does, without its size warning and rare formats.
 
-    The warning can't be silenced around a call: `warnings.catch_warnings` is not safe
-    where several threads decode. And formats that start other programs stay closed.
+    The warning can't be silenced around a call, because `warnings.catch_warnings` is
+    not safe with several threads. Formats that start other programs are not supported.
     """
     prefix = file.read(16)
     if not prefix:
@@ -259,7 +260,7 @@ def _exif_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (ArithmeticError, LookupError, OSError, SyntaxError, TypeError, ValueError):
-        return 1  # The picture behind a damaged EXIF block is still a picture.
+        return 1  # A picture with a damaged EXIF block is read all the same.
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -275,25 +276,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _scale_to_8_bits(values: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Scales grey values from 0..white to 0..255.
 
-    The file does not say what white is where Pillow gives 32-bit integers or floats:
-    the least of 1, 255 (these two for floats), 65535 and 2^32 - 1 that no value is
-    above.
+    The file does not state white where Pillow returns 32-bit integers or floats: it is
+    the smallest of 1, 255 (these two for floats), 65535 and 2^32 - 1 that no value
+    exceeds.
     """
     if not np.isfinite(values).all():
         raise ValueError("pixels that are NaN or infinite")
     whites = [1.0, 255.0] if values.dtype.kind == "f" else []
     whites += [2.0**16 - 1, 2.0**32 - 1]
-    top = values.max()
-    white = next((white for white in whites if top <= white), float(top))
+    largest = values.max()
+    white = next((w for w in whites if largest <= w), float(largest))
     return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
 
 
-def _crop_to_box(whole: PicturePart, box: Box | None) -> PicturePart:
+def _crop_to_box(picture: PicturePart, box: Box | None) -> PicturePart:
     if box is None:
-        return whole
-    width, height = whole.image.size
+        return picture
+    width, height = picture.image.size
     x0, y0, x1, y1 = box
-    # Written so that NaN fails, too.
+    # Written as a negation, so that NaN fails, too.
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(
             f"box must be x0,y0,x1,y1 with 0 <= x0 < x1 <= {width} and "
@@ -308,7 +309,7 @@ def _crop_to_box(whole: PicturePart, box: Box | None) -> PicturePart:
             f"{','.join(f'{corner:g}' for corner in box)} (in pixels, not fractions)."
         )
     shown_box = left, top, right, bottom
-    return PicturePart(whole.image.crop(shown_box), shown_box)
+    return PicturePart(picture.image.crop(shown_box), shown_box)
 
 
 def _error_reason(error: Exception) -> str:

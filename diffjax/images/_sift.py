@@ -22,16 +22,16 @@ def sift_descriptors(
 
     Args:
         picture: A path, a Pillow image or uint8 pixels [h, w, 3].
-        box: The part wanted, in pixels of the upright picture; None is all of it. It is
-            cut out first, so that nothing outside has a say.
-        max_features: Keypoints kept, those of highest contrast.
-        root: RootSIFT: square roots of the descriptors divided by their sums, whose
-            Euclidean distance is the Hellinger distance of the originals. False divides
-            them by their lengths.
+        box: Part of the picture, in pixels of the upright picture; None is all of it.
+            The picture is cropped first, so pixels outside have no influence.
+        max_features: Number of keypoints to keep, those of highest contrast.
+        root: Whether to compute RootSIFT: square roots of the descriptors divided by
+            their sums, whose Euclidean distance is the Hellinger distance of the
+            originals. False divides descriptors by their lengths.
 
     Returns:
-        Descriptors of unit length, highest contrast first; none where the picture
-        shows nothing.
+        Descriptors of unit length, highest contrast first; none where the picture has
+        no keypoints.
 
     Raises:
         ModuleNotFoundError: If OpenCV, of the extra `sift`, is not installed.
@@ -52,14 +52,14 @@ def sift_descriptors(
     keypoints, descriptors = detector.detectAndCompute(grey, None)
     if descriptors is None:
         return np.empty((0, _DIM), np.float32)
-    # OpenCV promises no order, and keeps all that tie with the last one: a place with
-    # several orientations has a keypoint of the same contrast for each.
-    traits = [(-k.response, *k.pt, k.size, k.angle) for k in keypoints]
-    order = sorted(range(len(traits)), key=traits.__getitem__)[:max_features]
-    kept = descriptors[order]
-    return (
-        _root_sift(kept) if root else _divide_rows(kept, np.linalg.norm(kept, axis=1))
-    )
+    # OpenCV guarantees no order, and returns every keypoint that ties with the last: a
+    # point with several orientations has a keypoint of equal contrast for each.
+    sort_keys = [(-k.response, *k.pt, k.size, k.angle) for k in keypoints]
+    order = sorted(range(len(sort_keys)), key=sort_keys.__getitem__)[:max_features]
+    selected = descriptors[order]
+    if root:
+        return _root_sift(selected)
+    return _divide_rows(selected, np.linalg.norm(selected, axis=1))
 
 
 def _root_sift(descriptors):
@@ -67,12 +67,12 @@ def _root_sift(descriptors):
 
 
 def _divide_rows(descriptors, sizes):
-    # A flat patch has a descriptor of zeros, and keeps it.
+    # The descriptor of a flat patch is zero, and stays zero.
     return descriptors / np.where(sizes > 0, sizes, 1)[:, None]
 
 
 def _import_opencv() -> ModuleType:
-    # By name: those who check the library's types need not have the extra.
+    # Imported by name: a type checker then needs no OpenCV.
     try:
         return importlib.import_module("cv2")
     except ModuleNotFoundError as error:

@@ -1,23 +1,28 @@
-"""What is computed once per collection: whitening, neighbours, offline solutions."""
+"""Build of an index in memory: whitening, neighbours, graph, weights, stored arrays."""
 
-import dataclasses
 import warnings
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from diffjax.diffusion import OfflineRows, solve_offline_rows
 from diffjax.graph import (
-    ReorderedGraph,
+    CLUSTER_BLOCK_ROWS,
+    Clusters,
     affinity,
     check_neighbors,
+    cluster_vectors,
     compress,
+    default_cluster_count,
     knn,
     mutual_edges,
     normalize,
     recall,
+    refine_neighbors,
     reorder,
+    search_clusters,
 )
 from diffjax.images import IndexedPictures
 from diffjax.regions import (
@@ -29,142 +34,349 @@ from diffjax.regions import (
 )
 from diffjax.types import Graph, Neighbors, Whitening
 
-from ._config import IndexConfig
-from ._given import Boxes, Ids, Vectors, check_boxes, check_rows, row_ids
-from ._storage import Parts
+from ._config import GraphConfig, IndexConfig
+from ._prepare import weigh_regions
+from ._store import Facts, Store
+from ._validation import Boxes, Ids, Vectors, check_boxes, check_rows, row_ids
 
 _VECTORS_PER_DIMENSION = 2
+_CODE_BITS = 8
+# Vectors that codebooks of 256 entries are trained on.
+_CODEBOOK_SAMPLE = 2**16
 
 
-def make_parts(
+class NodeLists(NamedTuple):
+    """Neighbour lists of the nodes, numbered in the order in which they are stored.
+
+    Attributes:
+        neighbors: Nearest nodes of every node.
+        order: Region of every node.
+        clusters: Clusters of the nodes, if they were searched in clusters.
+        recall: Share of the true neighbours, on a sample; None where it is all.
+    """
+
+    neighbors: Neighbors
+    order: Int[np.ndarray, " n"]
+    clusters: Clusters | None
+    recall: float | None
+
+
+def build_in_memory(
     vectors: Vectors,
-    image_ids: Ids | None,
+    ids: Ids | None,
     *,
     config: IndexConfig,
-    neighbors: Neighbors | None,
-    pictures: IndexedPictures | None,
-    whitening: Whitening | None,
-    prepared: bool,
-    boxes: Boxes | None,
-) -> Parts:
-    """Prepares vectors and finds their neighbours; see `Index.build`."""
+    neighbors: Neighbors | None = None,
+    pictures: IndexedPictures | None = None,
+    whitening: Whitening | None = None,
+    prepared: bool = False,
+    boxes: Boxes | None = None,
+) -> Store:
+    """Builds all arrays of an index in memory; see `Index.build`."""
     check_rows("vectors", vectors)
     n = vectors.shape[0]
     if n == 0:
         raise ValueError("vectors must be at least one, got none.")
-    ids = row_ids("image_ids", image_ids, rows=n)
+    image_ids = row_ids("ids", ids, rows=n)
     if neighbors is not None:
         check_neighbors("neighbors", neighbors, n=n)
-        config = dataclasses.replace(config, k=neighbors.indices.shape[1])
+        config = config.replace(k=neighbors.indices.shape[1])
     if boxes is not None:
         boxes = check_boxes(boxes, rows=n)
-    units = l2_normalize(jnp.asarray(vectors))
-    if not prepared:
-        if whitening is None and config.dim is not None:
-            whitening = fit_whitening(np.asarray(units), config)
-        if whitening is not None:
-            _check_whitening(whitening, units.shape[1])
-            units = whiten(units, whitening)
-    elif whitening is not None and whitening.projection.shape[1] != units.shape[1]:
-        raise ValueError(
-            f"vectors that are prepared must have the {whitening.projection.shape[1]} "
-            f"dimensions that whitening gives, got {units.shape[1]}."
-        )
-    _warn_of_small("k", config.k, n)
-    _warn_of_small("query_k", config.query_k, n)
-    share = None
-    if neighbors is None:
-        neighbors = knn(units, min(config.k, n), method=config.neighbors)
-        if config.neighbors in {"nn-descent", "clusters"}:
-            share = recall(neighbors, units)
-    return Parts(
-        vectors=units,
-        image_ids=ids,
-        neighbors=neighbors,
-        whitening=whitening,
+    units, whitening = _prepare_vectors(vectors, config.graph, whitening, prepared)
+    check_code_bytes(config.graph, units.shape[1])
+    for name, k in (("k", config.graph.k), ("query_k", config.search.query_k)):
+        warn_of_small(name, k, n, stacklevel=4)
+    graph_config = config.resolve(n).graph
+    lists = _search_neighbors(units, graph_config, neighbors)
+    graph, lists = _build_graph(lists, graph_config)
+    order = lists.order
+    host_units, weights = np.asarray(units), None
+    if graph_config.pooling == "gmp":
+        weights = weigh_regions(
+            lambda rows: host_units[rows], image_ids, lam=graph_config.lam
+        )[order]
+    offline = _solve_offline(graph, lists, units, config)
+    inverse_order = invert(order)
+    # A gather of all vectors, unless the order is the regions' own.
+    is_same_order = np.array_equal(order, np.arange(n))
+    node_vectors = host_units if is_same_order else host_units[order]
+    arrays: dict[str, Any] = {
+        **encode_vectors(node_vectors, inverse_order, graph_config),
+        "order": order,
+        "inverse_order": inverse_order,
+        "image_starts": starts_of_images(image_ids),
+        "indices": lists.neighbors.indices,
+        "similarities": lists.neighbors.similarities,
+        "graph_columns": graph.indices,
+        "graph_weights": graph.weights,
+        "graph_starts": graph.starts,
+        "degrees": graph.degrees,
+        "weights": weights,
+        "boxes": boxes,
+        **_prefix("", whitening),
+        **_prefix("offline_", offline),
+    }
+    if lists.clusters is not None:
+        arrays["centroids"] = lists.clusters.centroids
+        arrays["cluster_starts"] = np.asarray(lists.clusters.starts, np.int64)
+    facts = Facts(
         config=config,
+        recall=lists.recall,
+        offline=None if offline is None else offline_settings(config),
         pictures=pictures,
-        recall=share,
-        order=None,
-        rows=None,
-        boxes=boxes,
     )
+    present = {name: np.asarray(a) for name, a in arrays.items() if a is not None}
+    return Store(present, facts)
 
 
-def make_layout(parts: Parts, *, normalized: bool) -> ReorderedGraph:
-    """Makes S, or A, of lists of neighbours, in an order that suits the memory."""
-    edges, config = mutual_edges(parts.neighbors), parts.config
-    graph = compress(affinity(edges, gamma=config.gamma, bias=config.bias))
-    return reorder(normalize(graph) if normalized else graph, order=parts.order)
+def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, Any]:
+    """Arrays of a tuple by their names in the store."""
+    if arrays is None:
+        return {}
+    return {f"{prefix}{name}": array for name, array in arrays._asdict().items()}
 
 
-def solve_rows(
-    graph: Graph,
-    neighbors: Neighbors,
-    vectors: Float[Array, "n p"],
-    config: IndexConfig,
-) -> OfflineRows:
-    """Solves for every region on as many of its nearest as the settings say."""
-    size = min(config.offline or 1, vectors.shape[0])
-    near = neighbors.indices
-    if size > near.shape[1]:
-        near = knn(vectors, size, method=config.neighbors).indices
+def _prepare_vectors(
+    vectors: Vectors, graph: GraphConfig, whitening: Whitening | None, prepared: bool
+) -> tuple[Float[Array, "n p"], Whitening | None]:
+    """Normalises and whitens vectors, and fits the whitening where none is given."""
+    units = l2_normalize(jnp.asarray(vectors))
+    if prepared:
+        if whitening is not None and whitening.projection.shape[1] != units.shape[1]:
+            raise ValueError(
+                "vectors that are prepared must have the "
+                f"{whitening.projection.shape[1]} dimensions that whitening gives, got "
+                f"{units.shape[1]}."
+            )
+        return units, whitening
+    if whitening is None and graph.dim is not None:
+        whitening = fit_whitening(np.asarray(units), graph)
+    if whitening is None:
+        return units, None
+    if whitening.mean.shape[0] != units.shape[1]:
+        raise ValueError(
+            f"whitening must be of vectors of {units.shape[1]} dimensions, got "
+            f"{whitening.mean.shape[0]}."
+        )
+    return whiten(units, whitening), whitening
+
+
+def _search_neighbors(
+    units: Float[Array, "n p"], graph: GraphConfig, given: Neighbors | None
+) -> NodeLists:
+    """Searches the neighbours of all regions, unless they are given."""
+    n, method = units.shape[0], graph.method or "exact"
+    if given is not None:
+        return NodeLists(given, np.arange(n, dtype=np.int32), None, None)
+    if method == "clusters" and units.dtype == np.float32:
+        return _search_in_clusters(np.asarray(units), graph)
+    neighbors = knn(units, min(graph.k, n), method=method)
+    share = None
+    if method in {"nn-descent", "clusters"}:
+        share = recall(neighbors, units)
+    return NodeLists(neighbors, np.arange(n, dtype=np.int32), None, share)
+
+
+def _search_in_clusters(
+    units: Float[np.ndarray, "n p"], graph: GraphConfig
+) -> NodeLists:
+    """Searches neighbours in clusters; nodes are numbered in the clusters' order."""
+    n = len(units)
+    k = min(graph.k, n)
+    count = min(graph.clusters or default_cluster_count(n, k), n)
+    clusters = cluster_vectors(lambda r: units[r], n, count=count, seed=graph.seed)
+    order = clusters.order.astype(np.int32)
+    vectors = units[order]
+    drafts = [
+        block.indices
+        for block in search_clusters(vectors, clusters, k, probes=graph.neighbor_probes)
+    ]
+    blocks = list(refine_neighbors(vectors, clusters, np.concatenate(drafts)))
+    neighbors = Neighbors(
+        jnp.asarray(np.concatenate([block.indices for block in blocks])),
+        jnp.asarray(np.concatenate([block.similarities for block in blocks])),
+    )
+    share = recall(neighbors, jnp.asarray(vectors))
+    return NodeLists(neighbors, order, clusters, share)
+
+
+def _build_graph(lists: NodeLists, graph: GraphConfig) -> tuple[Graph, NodeLists]:
+    """Makes S, and an order of nodes in which neighbours lie near each other."""
+    edges = mutual_edges(lists.neighbors)
+    raw = compress(affinity(edges, gamma=graph.gamma, bias=graph.bias))
+    normalized = normalize(raw)
+    if lists.clusters is not None:  # Their order is such a one.
+        return normalized, lists
+    reordered = reorder(normalized)
+    order, inverse = np.asarray(reordered.order), np.asarray(reordered.inverse_order)
+    indices = np.asarray(lists.neighbors.indices)[order]
+    indices = np.where(indices >= 0, inverse[indices], -1).astype(np.int32)
+    similarities = np.asarray(lists.neighbors.similarities)[order]
+    neighbors = Neighbors(jnp.asarray(indices), jnp.asarray(similarities))
+    return reordered.graph, lists._replace(neighbors=neighbors, order=order)
+
+
+def _solve_offline(
+    graph: Graph, lists: NodeLists, units: Float[Array, "n p"], config: IndexConfig
+) -> OfflineRows | None:
+    """Solves for every node on as many of its nearest as the settings say."""
+    size = config.graph.offline_neighbors
+    if size is None:
+        return None
+    size = min(size, units.shape[0])
+    nearest = lists.neighbors.indices
+    if size > nearest.shape[1]:
+        method = config.resolve(units.shape[0]).graph.method or "exact"
+        nearest = knn(units[lists.order], size, method=method).indices
+    search = config.search
     return solve_offline_rows(
         graph,
-        near[:, :size],
-        alpha=config.alpha,
-        rtol=config.rtol,
-        max_steps=config.max_steps,
+        nearest[:, :size],
+        alpha=search.alpha,
+        rtol=search.rtol,
+        max_steps=search.max_steps,
     )
+
+
+def offline_settings(config: IndexConfig) -> dict[str, float]:
+    """Settings of a search that solutions made beforehand belong to."""
+    search = config.search
+    return {
+        "alpha": search.alpha,
+        "rtol": search.rtol,
+        "max_steps": search.max_steps,
+    }
+
+
+def encode_vectors(
+    vectors: Float[np.ndarray, "n p"],
+    inverse_order: Int[np.ndarray, " n"],
+    graph: GraphConfig,
+) -> dict[str, Any]:
+    """Arrays of the vectors that queries are compared with, as `storage` says."""
+    if graph.storage == "float32":
+        return {"vectors": vectors}
+    if graph.storage == "float16":
+        return {"vectors": vectors.astype(np.float16)}
+    quantizer, codebooks = train_codebooks(
+        vectors, inverse_order, code_bytes=graph.code_bytes, seed=graph.seed
+    )
+    blocks = [
+        quantizer.compute_codes(np.ascontiguousarray(block, np.float32))
+        for block in np.array_split(vectors, -(-len(vectors) // CLUSTER_BLOCK_ROWS))
+    ]
+    return {"vectors": np.concatenate(blocks), "codebooks": codebooks}
+
+
+def train_codebooks(
+    vectors: Float[np.ndarray, "n p"],
+    inverse_order: Int[np.ndarray, " n"],
+    *,
+    code_bytes: int,
+    seed: int,
+) -> tuple[Any, Float[np.ndarray, "b entries s"]]:
+    """Trains a product quantiser: for each sub-space a codebook of 256 entries.
+
+    Args:
+        vectors: Vectors to be coded, in memory or mapped, in the order of the nodes.
+        inverse_order: Node of every region: the sample is drawn among regions, so that
+            codes do not depend on the order of the nodes.
+        code_bytes: Number of sub-spaces, of equal dimensions; a byte each.
+        seed: Seed of the sample that is trained on.
+
+    Returns:
+        The quantiser of faiss, and its codebooks.
+
+    References:
+        Jegou, Douze and Schmid, Product quantization for nearest neighbor search, IEEE
+        TPAMI 33(1), 2011. Cited without equation numbers, as it was not at hand; the
+        codebooks are faiss's.
+    """
+    import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
+
+    n, dim = vectors.shape
+    drawn = np.arange(n)
+    if n > _CODEBOOK_SAMPLE:
+        drawn = np.random.default_rng(seed).choice(n, _CODEBOOK_SAMPLE, replace=False)
+    quantizer = faiss.ProductQuantizer(dim, code_bytes, _CODE_BITS)
+    nodes = inverse_order[np.sort(drawn)]
+    sample = np.ascontiguousarray(vectors[nodes], np.float32)
+    quantizer.cp.seed = seed + 1  # Its own default is odd; 0 is allowed.
+    entries = 1 << _CODE_BITS
+    # Of fewer vectors than entries there are, some are taken twice.
+    sample = np.resize(sample, (max(len(sample), entries), dim))
+    quantizer.cp.min_points_per_centroid = 1
+    quantizer.train(sample)
+    codebooks = faiss.vector_to_array(quantizer.centroids)
+    return quantizer, codebooks.reshape(code_bytes, entries, dim // code_bytes)
+
+
+def check_code_bytes(graph: GraphConfig, dim: int) -> None:
+    """Refuses codes that the dimensions can't be divided into.
+
+    Raises:
+        ValueError: If `code_bytes` does not divide them.
+    """
+    if graph.storage == "pq" and dim % graph.code_bytes:
+        raise ValueError(
+            f"code_bytes must divide the {dim} dimensions that are stored, got "
+            f"{graph.code_bytes}."
+        )
 
 
 def fit_whitening(
-    vectors: Float[np.ndarray, "n d"] | RunningCovariance, config: IndexConfig
+    vectors: Float[np.ndarray, "n d"] | RunningCovariance, graph: GraphConfig
 ) -> Whitening | None:
     """Fits the whitening that the settings name; None for vectors that do not differ.
 
     Args:
-        vectors: Unit region vectors, or their moments.
-        config: Settings with `dim`.
+        vectors: Unit region vectors, or their covariance.
+        graph: Settings with `dim`.
     """
-    dim = config.dim or 1
+    dim = graph.dim or 1
     count = vectors.count if isinstance(vectors, RunningCovariance) else len(vectors)
     # As many dimensions as vectors, and whitening makes all of them orthogonal: with
     # 280 regions of 20 pictures mAP was 19 at 256 dimensions and 96 at 128.
     limit = max(count // _VECTORS_PER_DIMENSION, 1)
     try:
-        if config.whitening == "pca":
+        if graph.whitening == "pca":
             whitening = fit_pca(vectors, dim=min(dim, limit))
         else:
             whitening = fit_pca_whitening(
-                vectors, dim=min(dim, limit), shrinkage=config.shrinkage
+                vectors, dim=min(dim, limit), shrinkage=graph.shrinkage
             )
     except ValueError as error:  # Else they are fit for it: checked before.
-        warnings.warn(f"vectors are not whitened: {error}", stacklevel=4)
+        warnings.warn(f"vectors are not whitened: {error}", stacklevel=5)
         return None
-    got = whitening.projection.shape[1]
-    if got < dim:
+    kept = whitening.projection.shape[1]
+    if kept < dim:
         reason = (
-            f"{count} vectors can tell apart: using {got}, one for every "
+            f"{count} vectors can tell apart: using {kept}, one for every "
             f"{_VECTORS_PER_DIMENSION} of them."
-            if got == limit
-            else f"the {got} dimensions that {count} vectors span: using {got}."
+            if kept == limit
+            else f"the {kept} dimensions that {count} vectors span: using {kept}."
         )
-        warnings.warn(f"dim {dim} is more than {reason}", stacklevel=4)
+        warnings.warn(f"dim {dim} is more than {reason}", stacklevel=5)
     return whitening
 
 
-def _check_whitening(whitening: Whitening, dim: int) -> None:
-    if whitening.mean.shape[0] != dim:
-        raise ValueError(
-            f"whitening must be of vectors of {dim} dimensions, got "
-            f"{whitening.mean.shape[0]}."
-        )
+def starts_of_images(image_ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:
+    """First region of every image, and the number of regions."""
+    return np.append(0, np.cumsum(np.bincount(image_ids))).astype(np.int32)
 
 
-def _warn_of_small(name: str, k: int, n: int) -> None:
+def invert(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Inverse of a permutation."""
+    inverse = np.empty(len(order), np.int32)
+    inverse[order] = np.arange(len(order), dtype=np.int32)
+    return inverse
+
+
+def warn_of_small(name: str, k: int, n: int, *, stacklevel: int = 5) -> None:
+    """Warns of a number of neighbours that the collection does not have."""
     if k > n:
         warnings.warn(
             f"{name} {k} is more than the {n} regions of the collection: using {n}.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )

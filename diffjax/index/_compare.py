@@ -15,16 +15,18 @@ from diffjax.evaluation import (
     evaluate,
     paired_bootstrap,
 )
+from diffjax.images import DescriptorConfig
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import nearest_neighbors, r_match, rank
 from diffjax.regions import global_descriptors
 from diffjax.report import make_record
 from diffjax.types import Solution
 
-from ._config import FolderConfig
-from ._folder import Progress, index_folder
-from ._given import QueryIds, QueryVectors
+from ._config import IndexConfig
+from ._folder import index_folder, pictures_config
 from ._index import Index
+from ._prepare import Progress
+from ._validation import QueryIds, QueryVectors
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"
@@ -98,21 +100,22 @@ def score_methods(
     prepared = index.prepare(queries)
     descriptors = np.asarray(global_descriptors(vectors, ids))
     # Residuals are handed on as data here, so no search needs to warn of them.
-    settings = dataclasses.replace(index.config, warn_residual=np.inf)
-    of_regions = dataclasses.replace(index, config=settings)
+    search = dataclasses.replace(
+        index.config.search, warn_residual=np.inf, local_nodes=0
+    )
     of_images = Index.build(
         descriptors,
-        config=dataclasses.replace(
-            settings,
+        config=dataclasses.replace(index.config, search=search).replace(
             dim=None,
+            storage="float32",
             k=min(config.global_k, len(descriptors)),
             query_k=min(config.global_query_k, len(descriptors)),
         ),
     )
-    wanted = np.asarray(global_descriptors(prepared, query_ids))
-    by_image = of_images.search(wanted, top=1).solution
-    by_region = of_regions.search(queries, query_ids, top=1).solution
-    weights = gmp_weights(vectors, ids, lam=index.config.lam)
+    query_descriptors = np.asarray(global_descriptors(prepared, query_ids))
+    by_image = of_images.search(query_descriptors, top=1).solution
+    by_region = index.search(queries, query_ids, top=1, config=search).solution
+    weights = gmp_weights(vectors, ids, lam=index.config.graph.lam)
     regions = vectors, ids, prepared, query_ids
     return (
         MethodScores(NEAREST, nearest_neighbors(*regions), None),
@@ -160,6 +163,8 @@ def compare(
         own = bootstrap_interval(precision, **drawing)
         entry = {"method": one.method, "mean_ap": own.mean, "low": own.low}
         entry |= {"high": own.high}
+        # Per query, so that differences from other records can be paired.
+        entry["average_precision"] = [round(float(p), 4) for p in precision]
         if one.residual is not None:
             entry["largest_residual"] = one.residual
         differences = []
@@ -195,7 +200,9 @@ def run_benchmark(
     benchmark: Benchmark,
     path: str | os.PathLike[str],
     *,
-    folder: FolderConfig | None = None,
+    config: IndexConfig | None = None,
+    descriptor: DescriptorConfig | None = None,
+    workers: int = 2,
     compare_config: CompareConfig | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkRun:
@@ -204,7 +211,9 @@ def run_benchmark(
     Args:
         benchmark: Pictures, queries and right answers.
         path: Folder of the index; what it holds of these pictures is used again.
-        folder: Settings of the index; None for the defaults.
+        config: Settings of the index; None for those of `pictures_config`.
+        descriptor: Settings that describe pictures; None for the defaults.
+        workers: Processes that read pictures.
         compare_config: Settings of the comparison; None for the defaults.
         progress: As for `index_folder`.
 
@@ -214,13 +223,16 @@ def run_benchmark(
     Raises:
         ValueError: If a picture of the benchmark can't be read.
     """
-    folder = folder or FolderConfig()
+    config = config or pictures_config()
+    descriptor = descriptor or DescriptorConfig()
     compare_config = compare_config or CompareConfig()
     # Strict: an answer is a position in the benchmark's list of pictures.
     index = index_folder(
         benchmark.folder,
         path,
-        config=folder,
+        config=config,
+        descriptor=descriptor,
+        workers=workers,
         strict=True,
         pictures=benchmark.database,
         progress=progress,
@@ -238,10 +250,13 @@ def run_benchmark(
     )
     if progress:
         progress("comparing methods", 1, 1)
-    settings = dataclasses.asdict(folder) | dataclasses.asdict(compare_config)
-    # The first is the record's own, the next changes nothing, the last is a path.
-    del settings["seed"], settings["workers"], settings["weights"]
-    settings["scales"] = list(folder.scales)
+    settings = dataclasses.asdict(descriptor) | {
+        "index": dataclasses.asdict(config),
+        **dataclasses.asdict(compare_config),
+    }
+    # The first is the record's own, the other is a path.
+    del settings["seed"], settings["weights"]
+    settings["scales"] = list(descriptor.scales)
     # What is not set is left to the weights.
     settings = {name: value for name, value in settings.items() if value is not None}
     record = make_record(

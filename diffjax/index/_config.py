@@ -1,149 +1,238 @@
-"""Settings of an index, checked where they are made."""
+"""Settings of an index and of its graph, checked where they are made."""
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, get_args
 
-from diffjax._arguments import check_in_range
-from diffjax.diffusion import QueryRule, SolverName
-from diffjax.graph import NeighborMethod
-from diffjax.images import DescriptorConfig, check_at_least_one, check_choice
+from diffjax._choices import NeighborMethod
+from diffjax._ranges import check_choice, check_in_range
+from diffjax.retrieve import (
+    LARGE_COLLECTION,
+    SearchConfig,
+    check_at_least,
+)
 
-Cut = Literal["early", "late"]
-Tail = Literal["global", "zero"]
+PoolingName = Literal["gmp", "sum"]
+Preset = Literal["paper", "official", "offline-late"]
+Storage = Literal["float32", "float16", "pq"]
 WhiteningName = Literal["pca-whitening", "pca"]
+
+
+# Names of settings of earlier versions, by what they are called now.
+_RENAMED = MappingProxyType(
+    {
+        "neighbors": "method",
+        "offline": "offline_neighbors",
+        "reach": "local_nodes",
+        "query_probes": "probes",
+        "cut": "renormalize_shortlist (True was 'early', False was 'late')",
+        "tail": "outside_shortlist ('similarity' was 'global')",
+        "image_ids": "ids",
+        "index": "graph and search",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphConfig:
+    """Settings that stored arrays depend on: a change of one needs a new build.
+
+    Attributes:
+        dim: Dimensions after whitening; None leaves vectors as they are.
+        whitening: Whitening that is fitted on the collection: PCA with variances made
+            equal, or PCA alone.
+        shrinkage: Shrinkage of the whitening's covariance towards a multiple of the
+            identity, in [0, 1).
+        k: Neighbours of each region in the graph, itself included (the paper: 200).
+        method: Neighbour search: exact, approximate (clusters, nn-descent), or exact on
+            all devices (sharded); None is exact up to 200,000 regions, clusters above.
+        clusters: Clusters of k-means; None is 4 sqrt(regions), or fewer, so that the
+            mean cluster has k members.
+        neighbor_probes: Clusters, of mean size, that each region is compared with in
+            the neighbour search.
+        gamma: Exponent of the similarity kernel.
+        bias: Offset that the kernel subtracts from each similarity, in (-1, 1).
+        pooling: Pooling of region scores into image scores: generalised max pooling, or
+            the sum.
+        lam: Regularisation of generalised max pooling.
+        offline_neighbors: Nodes of the solution that is stored for each region; None
+            stores none, and every query is solved when it is asked.
+        storage: Number type of the vectors that queries are compared with: float32,
+            float16, or codes of product quantisation.
+        code_bytes: Bytes of each code, with pq; a divisor of the dimensions.
+        seed: Seed of the clusters and of the codes.
+    """
+
+    dim: int | None = None
+    whitening: WhiteningName = "pca-whitening"
+    shrinkage: float = 0.0
+    k: int = 50
+    method: NeighborMethod | None = None
+    clusters: int | None = None
+    neighbor_probes: int = 20
+    gamma: float = 3.0
+    bias: float = 0.0
+    pooling: PoolingName = "gmp"
+    lam: float = 1.0
+    offline_neighbors: int | None = None
+    storage: Storage = "float32"
+    code_bytes: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each setting against its range."""
+        for name in ("k", "neighbor_probes", "code_bytes"):
+            check_at_least(name, getattr(self, name), 1)
+        for name in ("dim", "clusters", "offline_neighbors"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 1)
+        for name in ("gamma", "lam"):
+            check_in_range(name, getattr(self, name), low=0, high=float("inf"))
+        check_in_range("bias", self.bias, low=-1, high=1)
+        check_in_range("shrinkage", self.shrinkage, low=0, high=1, closed_low=True)
+        check_choice("whitening", self.whitening, get_args(WhiteningName))
+        if self.shrinkage and self.whitening == "pca":
+            raise ValueError(
+                "shrinkage must be 0 with whitening 'pca', which it does not change, "
+                f"got {self.shrinkage}."
+            )
+        if self.method is not None:
+            check_choice("method", self.method, get_args(NeighborMethod))
+        check_choice("pooling", self.pooling, get_args(PoolingName))
+        check_choice("storage", self.storage, get_args(Storage))
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
-    """How vectors become a graph and how it is searched."""
+    """Settings of an index: those of its graph, and those of its searches.
 
-    dim: int | None = None
-    """Whiten the vectors to so many dimensions; None leaves them as they are."""
-    whitening: WhiteningName = "pca-whitening"
-    """What is fitted on the collection: principal directions of variance 1, or not."""
-    shrinkage: float = 0.0
-    """How far the whitening's covariance is drawn to a multiple of 1, in [0, 1)."""
-    k: int = 50
-    """Neighbours of each region in the graph, itself counted (the paper: 200)."""
-    query_k: int = 50
-    """Neighbours of each query region, and entries kept per query (the paper: 200)."""
-    neighbors: NeighborMethod = "exact"
-    """How neighbours are searched: among all, approximately, or on all devices."""
-    gamma: float = 3.0
-    """Exponent of the similarity kernel."""
-    query_gamma: float | None = None
-    """Exponent of the query's kernel, where it is another; None is gamma."""
-    bias: float = 0.0
-    """Taken off each similarity before it is raised to the exponent, in (-1, 1)."""
-    alpha: float = 0.99
-    """How far scores spread over the graph, in [0, 1)."""
-    pooling: Literal["gmp", "sum"] = "gmp"
-    """How scores of regions become scores of images."""
-    lam: float = 1.0
-    """Regularisation of generalised max pooling."""
-    rule: QueryRule = "paper"
-    """Order of power, sum and cut in the query's right-hand side."""
-    solver: SolverName = "cg"
-    """What solves the linear system."""
-    rtol: float = 1e-6
-    """Relative residual at which a query is solved."""
-    max_steps: int = 20
-    """Most iterations of the solver; the paper's contract is 20."""
-    keep_best: bool = False
-    """Take the solver's iterate of smallest residual, as MATLAB's pcg does."""
-    shortlist: int | None = None
-    """Diffuse on so many images only, the best by global descriptor; None on all."""
-    cut: Cut = "early"
-    """Cut the graph before it is normalised, as the paper does, or after."""
-    tail: Tail = "global"
-    """Images outside the short list: by global descriptor, or all with score 0."""
-    offline: int | None = None
-    """Solve beforehand, for each region on so many of its nearest; None when asked."""
-    reach: int | None = None
-    """Diffuse over so many regions only, those that a query reaches; None for all."""
-    warn_residual: float = 0.05
-    """Relative residual above which a search warns; not with reach, which cuts it."""
+    Attributes:
+        graph: Settings that stored arrays depend on.
+        search: Settings of a search, where it is given no others.
+    """
+
+    graph: GraphConfig = dataclasses.field(default_factory=GraphConfig)
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        """Checks the two parts against each other."""
+        if self.graph.offline_neighbors is None:
+            return
+        for name in ("shortlist", "local_nodes"):
+            if getattr(self.search, name):
+                raise ValueError(
+                    f"{name} must not be set with offline_neighbors, whose solutions "
+                    f"are made before any query, got {getattr(self.search, name)}."
+                )
+
+    @classmethod
+    def of(cls, **settings: Any) -> "IndexConfig":
+        """Builds an `IndexConfig` from settings of both parts, by name.
+
+        Args:
+            **settings: Fields of `GraphConfig` and `SearchConfig`.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+            TypeError: If a name is unknown; of a renamed one it says the new name.
+        """
+        return cls().replace(**settings)
+
+    def replace(self, **settings: Any) -> "IndexConfig":
+        """Copies the settings with some of both parts changed, by name.
+
+        Args:
+            **settings: Fields of `GraphConfig` and `SearchConfig`.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+            TypeError: If a name is unknown; of a renamed one it says the new name.
+        """
+        graph = {n: v for n, v in settings.items() if n in _GRAPH_FIELDS}
+        search = {n: v for n, v in settings.items() if n in _SEARCH_FIELDS}
+        for name in settings:
+            check_setting_name(name)
+        return IndexConfig(
+            dataclasses.replace(self.graph, **graph),
+            dataclasses.replace(self.search, **search),
+        )
+
+    def by_name(self) -> dict[str, Any]:
+        """Settings of both parts by name."""
+        return {**vars(self.graph), **vars(self.search)}
+
+    def resolve(self, n: int) -> "IndexConfig":
+        """Copies the settings with those filled in that depend on the size.
+
+        Args:
+            n: Number of regions.
+        """
+        large = n > LARGE_COLLECTION
+        method = self.graph.method or ("clusters" if large else "exact")
+        clustered = method == "clusters"
+        return IndexConfig(
+            dataclasses.replace(self.graph, method=method),
+            self.search.resolve(n, clustered=clustered, offline=self.is_offline),
+        )
 
     @property
-    def exponent_of_queries(self) -> float:
-        """Exponent of the query's kernel."""
-        return self.gamma if self.query_gamma is None else self.query_gamma
-
-    def __post_init__(self) -> None:
-        """Refuses settings outside their range."""
-        for name in ("k", "query_k", "max_steps"):
-            check_at_least_one(name, getattr(self, name))
-        for name in ("dim", "shortlist", "offline", "reach"):
-            if getattr(self, name) is not None:
-                check_at_least_one(name, getattr(self, name))
-        for name in ("gamma", "lam"):
-            check_in_range(name, getattr(self, name), low=0, high=float("inf"))
-        if self.query_gamma is not None:
-            check_in_range("query_gamma", self.query_gamma, low=0, high=float("inf"))
-        check_in_range("bias", self.bias, low=-1, high=1)
-        for name in ("alpha", "rtol", "shrinkage"):
-            value = getattr(self, name)
-            check_in_range(name, value, low=0, high=1, closed_low=True)
-        check_choice("whitening", self.whitening, get_args(WhiteningName))
-        if self.shrinkage and self.whitening == "pca":
-            raise ValueError(
-                f"shrinkage must be 0 for pca, which it changes nothing of, got "
-                f"{self.shrinkage}."
-            )
-        check_choice("pooling", self.pooling, ("gmp", "sum"))
-        check_choice("rule", self.rule, get_args(QueryRule))
-        check_choice("solver", self.solver, get_args(SolverName))
-        check_choice("neighbors", self.neighbors, get_args(NeighborMethod))
-        check_choice("cut", self.cut, get_args(Cut))
-        check_choice("tail", self.tail, get_args(Tail))
-        _check_ways(self)
+    def is_offline(self) -> bool:
+        """Whether solutions are stored beforehand."""
+        return self.graph.offline_neighbors is not None
 
 
-def _check_ways(config: IndexConfig) -> None:
-    """Refuses ways to answer that exclude each other."""
-    if config.keep_best and config.solver in ("chebyshev", "cg-bcoo"):
-        raise ValueError(
-            f"keep_best must be False with solver {config.solver!r}, which gives its "
-            "last iterate, got True."
-        )
-    if config.offline is not None and config.shortlist is not None:
-        raise ValueError(
-            f"offline and shortlist must not both be set, got {config.offline} and "
-            f"{config.shortlist}: rows are solved before any query is there."
-        )
-    if config.offline is not None and config.cut == "early":
-        raise ValueError(
-            "cut must be 'late' with offline, which cuts a graph that is "
-            "normalised, got 'early'."
-        )
-    if config.reach is not None:
-        for name, value in (
-            ("shortlist", None),
-            ("offline", None),
-            ("solver", "cg"),
-            ("keep_best", False),
-        ):
-            if getattr(config, name) != value:
-                raise ValueError(
-                    f"{name} must be {value} with reach, which is another way to "
-                    f"solve, got {getattr(config, name)}."
-                )
-        if config.reach < config.query_k:
-            raise ValueError(
-                f"reach must be at least query_k, {config.query_k}, got {config.reach}."
-            )
+_GRAPH_FIELDS = {field.name for field in dataclasses.fields(GraphConfig)}
+_SEARCH_FIELDS = {field.name for field in dataclasses.fields(SearchConfig)}
 
 
-@dataclasses.dataclass(frozen=True)
-class FolderConfig(DescriptorConfig):
-    """How a folder of pictures becomes an index."""
+def check_setting_name(name: str) -> None:
+    """Checks that a setting of that name exists.
 
-    workers: int = 2
-    """Processes that read pictures."""
-    index: IndexConfig = dataclasses.field(default_factory=lambda: IndexConfig(dim=256))
-    """What becomes of the vectors."""
+    Raises:
+        TypeError: If there is none; of a renamed one it says the new name.
+    """
+    if name in _GRAPH_FIELDS | _SEARCH_FIELDS:
+        return
+    if name in _RENAMED:
+        raise TypeError(f"{name} is called {_RENAMED[name]} now.")
+    known = ", ".join(sorted(_GRAPH_FIELDS | _SEARCH_FIELDS))
+    raise TypeError(f"{name} must be a setting of an index, one of {known}.")
 
-    def __post_init__(self) -> None:
-        """Refuses settings outside their range."""
-        super().__post_init__()
-        check_at_least_one("workers", self.workers)
+
+def config_to_json(config: IndexConfig) -> dict[str, Any]:
+    """JSON form of the settings."""
+    return dataclasses.asdict(config)
+
+
+def config_from_json(stored: Mapping[str, Any]) -> IndexConfig:
+    """Settings from their JSON form.
+
+    Raises:
+        TypeError: If they have other names.
+        ValueError: If one is out of its range.
+    """
+    return IndexConfig(GraphConfig(**stored["graph"]), SearchConfig(**stored["search"]))
+
+
+PRESETS: Mapping[Preset, IndexConfig] = MappingProxyType(
+    {
+        # Iscen et al., CVPR 2017, section 5.1. For more than 100,000 images the paper
+        # adds `shortlist=10_000`; for mixtures of regions it has k 50.
+        "paper": IndexConfig.of(k=200, query_k=200),
+        # The authors' MATLAB program: similarities are summed before the power, pcg
+        # gives its best iterate, images outside a short list score 0.
+        "official": IndexConfig.of(
+            k=200,
+            query_k=200,
+            rule="official",
+            keep_best=True,
+            outside_shortlist="zero",
+        ),
+        # Yang et al., AAAI 2019: one truncated solution per database vector, made
+        # beforehand on a graph that was normalised before the cut.
+        "offline-late": IndexConfig.of(
+            k=50, query_k=10, renormalize_shortlist=False, offline_neighbors=1000
+        ),
+    }
+)

@@ -18,10 +18,10 @@ from diffjax.images import (
     describe_pictures,
     find_pictures,
 )
+from diffjax.progress import Progress
 
 from ._extracted import EXTRACTED, Extracted, PictureRegions
 
-Progress = Callable[[str, int, int], None]
 OwnRegions = Mapping[str, Float[np.ndarray, "_ 4"]]
 
 

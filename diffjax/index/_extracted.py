@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from diffjax._io import remove_partial_files, write_safetensors
 
-EXTRACTED = "extracted"  # Folder of what was extracted, beside an index.
+# Folder of regions that were extracted, and file that lists them, beside an index.
+EXTRACTED, REGIONS_JSON = "extracted", "regions.json"
 
 _SHARD = "regions"
 _PICTURES_PER_SHARD = 64

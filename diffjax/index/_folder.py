@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from diffjax.images import IndexedPictures, cached_describer, weights_digest
+from diffjax.images import (
+    DescriptorConfig,
+    IndexedPictures,
+    cached_describer,
+    weights_digest,
+)
 from diffjax.regions import (
     RunningCovariance,
     merge_covariances,
@@ -19,7 +24,7 @@ from diffjax.regions import (
 from diffjax.types import Whitening
 
 from ._build import fit_whitening
-from ._config import FolderConfig, IndexConfig
+from ._config import GraphConfig, IndexConfig
 from ._extract import (
     OwnRegions,
     Progress,
@@ -30,7 +35,7 @@ from ._extract import (
 )
 from ._extracted import Extracted, PictureRegions
 from ._index import Index
-from ._storage import check_destination, verify_index
+from ._store import check_destination, verify, write_store
 
 _ROWS = 4096  # Regions in memory at a time before they are whitened.
 
@@ -55,7 +60,9 @@ def index_folder(
     folder: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    config: FolderConfig | None = None,
+    config: IndexConfig | None = None,
+    descriptor: DescriptorConfig | None = None,
+    workers: int = 2,
     strict: bool = False,
     regions: OwnRegions | None = None,
     pictures: Sequence[pathlib.Path] | None = None,
@@ -70,7 +77,9 @@ def index_folder(
     Args:
         folder: Pictures, also in folders in it.
         path: Folder of the index; see `Index.save`.
-        config: Settings; None for the defaults.
+        config: Settings of the index; None for those of `pictures_config`.
+        descriptor: Settings that describe pictures; None for the defaults.
+        workers: Processes that read pictures.
         strict: Refuse a folder with pictures that can't be read, instead of leaving
             those out.
         regions: Boxes of the user's own, see `extract_folder`.
@@ -87,11 +96,11 @@ def index_folder(
             can't, or `path` holds something else.
         OSError: If the index can't be written; what it held is then untouched.
     """
-    config = config or FolderConfig()
+    config = config or pictures_config()
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     check_destination(path)
     listed = list_pictures(folder, regions, chosen=pictures, progress=progress)
-    descriptor = config.descriptor()
+    descriptor = (descriptor or DescriptorConfig()).descriptor()
     weights = weights_digest(descriptor, progress=progress)
     info = IndexedPictures(
         folder=str(folder.resolve()),
@@ -109,17 +118,17 @@ def index_folder(
         listed,
         store,
         lambda: cached_describer(descriptor, weights=weights),
-        workers=config.workers,
+        workers=workers,
         progress=progress,
     )
     kept = kept_pictures(folder, listed, reasons, strict=strict)
     if progress:
         progress("building the graph", 0, 1)
-    prepared = _prepare(store, [listed.keys[i] for i in kept], config.index)
+    prepared = _prepare(store, [listed.keys[i] for i in kept], config.graph)
     index = Index.build(
         prepared.vectors,
         prepared.image_ids,
-        config=config.index,
+        config=config,
         pictures=info._replace(
             names=tuple(listed.names[i] for i in kept),
             skipped={listed.names[i]: why for i, why in reasons.items()},
@@ -128,32 +137,37 @@ def index_folder(
         prepared=True,
         boxes=prepared.boxes,
     )
-    index.save(path)
+    write_store(path, index.store)
     if progress:
         progress("building the graph", 1, 1)
     return index
 
 
 def _current(
-    path: pathlib.Path, info: IndexedPictures, config: FolderConfig
+    path: pathlib.Path, info: IndexedPictures, config: IndexConfig
 ) -> Index | None:
     """Loads the index in `path` if it is the one that would be built, every byte."""
     try:
-        verify_index(path)
-        index = Index.load(path)
+        verify(path)
+        index = Index.open(path)
     except ValueError:  # None, a damaged one, or one in double precision.
         return None
     same = index.pictures is not None and info == index.pictures._replace(
         names=info.names, skipped={}
     )
-    return index if same and index.config == config.index else None
+    return index if same and index.config == config else None
+
+
+def pictures_config() -> IndexConfig:
+    """Default settings of an index of pictures: vectors whitened to 256 dimensions."""
+    return IndexConfig(graph=GraphConfig(dim=256))
 
 
 def _skipped(index: Index) -> dict[str, str]:
     return index.pictures.skipped if index.pictures else {}
 
 
-def _prepare(store: Extracted, keys: list[str], config: IndexConfig) -> _Prepared:
+def _prepare(store: Extracted, keys: list[str], config: GraphConfig) -> _Prepared:
     """Reads regions and whitens them, some at a time."""
     total: RunningCovariance | None = None
     counts, boxes = [], []

@@ -1,104 +1,110 @@
-"""An index: region vectors, their graph, and the search on it."""
+"""Index of a collection: build, open, search, save."""
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from diffjax._arguments import check_not_downcast
 from diffjax.diffusion import OfflineRows
-from diffjax.graph import ReorderedGraph
+from diffjax.graph import Clusters, Components, ReorderedGraph, find_components
 from diffjax.images import Box, IndexedPictures, PictureSource
-from diffjax.pooling import gmp_weights
-from diffjax.regions import global_descriptors
-from diffjax.types import Graph, Neighbors, SearchResult, Whitening
+from diffjax.progress import no_progress
+from diffjax.regions import l2_normalize
+from diffjax.retrieve import Collection, SearchConfig, retrieve
+from diffjax.types import Graph, Neighbors, SearchResult, Whitening, row_starts
 
-from ._blocks import Answers, Block, best_images, join_answers, prepare, split_queries
-from ._build import make_layout, make_parts, solve_rows
+from ._build import build_in_memory
+from ._build_disk import build_on_disk
 from ._config import IndexConfig
-from ._given import Boxes, Ids, QueryIds, QueryVectors, Vectors, check_rows, row_ids
-from ._header import IndexFileError
-from ._learned import apply_parameters, fingerprint
-from ._search import Collection, score_images, warn_of_residuals
-from ._storage import Parts, read_parts, write_parts
+from ._queries import QueryBlock, join_results, prepare, split_queries
+from ._store import Store, check_destination, read_store, write_store
+from ._validation import (
+    Boxes,
+    Ids,
+    QueryIds,
+    QueryVectors,
+    Vectors,
+    check_rows,
+    row_ids,
+)
 
 if TYPE_CHECKING:
     from diffjax.images import QueryRegions
     from diffjax.learning import Parameters
 
+# Learned parameters that take the place of settings.
+_LEARNED_SETTINGS = "alpha", "gamma", "lam", "query_gamma", "bias"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-    """A collection that can be searched by diffusion; made by `build` or `load`.
+    """Index of region vectors that is searched by diffusion; see `build` and `open`.
+
+    An index never changes. Its arrays lie in memory or in mapped files; nothing of JAX
+    is started before the first search, so a process may open an index and then fork.
 
     Attributes:
-        vectors: Unit region vectors, whitened where the settings say so.
-        image_ids: Image of every region, from 0 upwards.
-        neighbors: The nearest of every region, with raw similarities.
-        layout: S, normalised and compressed, with its nodes in an order that suits the
-            memory, and that order; A where the settings cut short lists out of it
-            before they normalise.
-        weights: Pooling weight of every region; None is sum pooling.
-        whitening: What was fitted on the collection; None where vectors stay as given.
-        config: The settings, as they were asked for.
-        pictures: Where the vectors came from; None for vectors handed over.
-        recall: Share of the true nearest neighbours in `neighbors`, measured on a
-            sample of regions; None where all were compared or lists were handed over.
-        descriptors: Global descriptors of the images, where short lists need them.
-        rows: Solutions made beforehand, where the settings say so.
-        boxes: What each region covers, (x0, y0, x1, y1) in pixels of its upright
-            picture; None where nobody said.
+        store: Arrays and facts of the index.
+        config: Settings, as they were asked for.
     """
 
-    vectors: Float[Array, "n p"]
-    image_ids: Int[np.ndarray, " n"]
-    neighbors: Neighbors
-    layout: ReorderedGraph
-    weights: Float[Array, " n"] | None
-    whitening: Whitening | None
+    store: Store
     config: IndexConfig
-    pictures: IndexedPictures | None = None
-    recall: float | None = None
-    descriptors: Float[Array, "m p"] | None = None
-    rows: OfflineRows | None = None
-    boxes: Float[np.ndarray, "n 4"] | None = None
 
     @classmethod
     def build(
         cls,
         vectors: Vectors,
-        image_ids: Ids | None = None,
+        ids: Ids | None = None,
         *,
         config: IndexConfig | None = None,
+        path: str | os.PathLike[str] | None = None,
         neighbors: Neighbors | None = None,
         pictures: IndexedPictures | None = None,
         whitening: Whitening | None = None,
         prepared: bool = False,
         boxes: Boxes | None = None,
+        log: Callable[[str], None] | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        **renamed: Any,
     ) -> "Index":
-        """Builds the index of a collection.
+        """Builds the index of a collection, in memory or on disk.
+
+        With `path`, vectors are read, checked, whitened, compared and written block by
+        block. A build that was stopped continues where it was when it is called again,
+        and gives the same bytes. Approximate neighbours of `nn-descent`, the `sharded`
+        search, float64, `neighbors`, `prepared` and solutions made beforehand need all
+        vectors in memory; their index is then built there, and saved.
 
         Args:
-            vectors: Region vectors, one row each, of any length above 0: they are
-                L2-normalised first. float32; float64 with `jax_enable_x64`.
-            image_ids: Image of every region: 0, 1, 2, ... without going back or
-                skipping; None if each row is an image.
+            vectors: Region vectors [n, d], of any length above 0: they are normalised.
+                float32; float64 with `jax_enable_x64`; float16 with `path`. In memory,
+                or mapped by `numpy.load(file, mmap_mode="r")`.
+            ids: Image of every region: 0, 1, 2, ... without going back or skipping;
+                None if each row is an image.
             config: Settings; None for the defaults of `IndexConfig`.
-            neighbors: The nearest of every region, if they are known, with inner
-                products of unit vectors; `k` is then as many as they are. None to
-                search for them. For a faiss index of these vectors see `knn`.
+            path: Folder for an index on disk; None builds in memory.
+            neighbors: Nearest regions of every region, if they are known, with inner
+                products of unit vectors; they replace `k`. None searches them. For a
+                faiss index of these vectors see `knn`.
             pictures: Where the vectors came from, if from pictures.
-            whitening: One that was fitted elsewhere, on labelled pairs say, for these
-                vectors and for queries; None to fit what the settings ask for.
-            prepared: Whether `vectors` have been through `whitening` already, as those
-                of a collection too large to hold unwhitened; queries have not.
-            boxes: What each region covers, (x0, y0, x1, y1) in pixels, kept for who
-                asks where an object is; None if that is not known.
+            whitening: Whitening that was fitted elsewhere, on labelled pairs say, for
+                these vectors and for queries; None fits what the settings name.
+            prepared: Whether `vectors` have been through `whitening` already.
+            boxes: Box of each region, (x0, y0, x1, y1) in pixels of its picture.
+            log: Called with each line of the plan of a build on disk, before it begins.
+            progress: Called with the task, how much of it is done, and of how much.
+            **renamed: Parameters of earlier versions, which are refused.
 
         Returns:
             The index. Warns where `k`, `query_k` or `dim` is more than the collection
@@ -106,148 +112,374 @@ class Index:
 
         Raises:
             ValueError: If vectors are not finite, zero, of the wrong type or none at
-                all, ids or neighbours are not as above; it names the first bad row.
+                all (naming the first bad row), ids or neighbours are not as above, the
+                folder holds something else or another build is running in it, or memory
+                or disk are too small for the plan.
+            OSError: If a file can't be written; the same call continues there.
         """
-        parts = make_parts(
-            vectors,
-            image_ids,
-            config=config or IndexConfig(),
-            neighbors=neighbors,
-            pictures=pictures,
-            whitening=whitening,
-            prepared=prepared,
-            boxes=boxes,
+        if "image_ids" in renamed:
+            raise TypeError("build takes ids, as image_ids is called now.")
+        if renamed:
+            raise TypeError(f"build has no parameter {min(renamed)!r}.")
+        config = config or IndexConfig()
+        in_memory = {
+            "neighbors": neighbors,
+            "pictures": pictures,
+            "whitening": whitening,
+            "prepared": prepared,
+            "boxes": boxes,
+        }
+        if path is None:
+            return cls._of(build_in_memory(vectors, ids, config=config, **in_memory))
+        folder = pathlib.Path(path)
+        by_block = (
+            (neighbors is None and whitening is None and not prepared)
+            and config.graph.method not in ("nn-descent", "sharded")
+            and not config.is_offline
+            and getattr(vectors, "dtype", None) != np.float64
         )
-        return cls._solved(parts)
+        if by_block:
+            build_on_disk(
+                *(folder, vectors, ids),
+                config=config,
+                pictures=pictures,
+                boxes=boxes,
+                log=log or _no_log,
+                progress=progress or no_progress,
+            )
+        else:
+            check_destination(folder)
+            store = build_in_memory(vectors, ids, config=config, **in_memory)
+            write_store(folder, store)
+        return cls.open(folder)
 
     @classmethod
-    def _solved(cls, parts: Parts) -> "Index":
-        """Derives what is not stored, and solves beforehand where that is asked for."""
-        index = cls._assemble(parts)
-        if index.config.offline is None:
-            return index
-        rows = solve_rows(index.graph, parts.neighbors, parts.vectors, index.config)
-        return dataclasses.replace(index, rows=rows)
+    def _of(cls, store: Store) -> "Index":
+        return cls(store, store.facts.config)
 
     @classmethod
-    def _assemble(cls, parts: Parts) -> "Index":
-        """Derives what is not stored: graph, weights and global descriptors."""
-        config, vectors, ids = parts.config, parts.vectors, parts.image_ids
-        # A list of all images would cut nothing.
-        limited = config.shortlist is not None and config.shortlist <= ids[-1]
-        early = limited and config.cut == "early"
-        return cls(
-            vectors=vectors,
-            image_ids=ids,
-            neighbors=parts.neighbors,
-            layout=make_layout(parts, normalized=not early),
-            weights=(
-                gmp_weights(vectors, ids, lam=config.lam)
-                if config.pooling == "gmp"
-                else None
-            ),
-            whitening=parts.whitening,
-            config=config,
-            pictures=parts.pictures,
-            recall=parts.recall,
-            descriptors=global_descriptors(vectors, ids) if limited else None,
-            rows=parts.rows,
-            boxes=parts.boxes,
-        )
+    def open(cls, path: str | os.PathLike[str], *, mmap: bool | None = None) -> "Index":
+        """Opens an index on disk.
+
+        Args:
+            path: Folder that `build` or `save` wrote.
+            mmap: Map arrays from their files, and read what a search needs when it
+                needs it, instead of loading all; None maps an index that is larger than
+                a quarter of the available memory. Mapped arrays stay with the
+                processor, also where JAX has an accelerator.
+
+        Raises:
+            IndexFileError: If there is no index, or it is cut short, edited or of
+                another version, or numbers of nodes in loaded arrays point nowhere;
+                `verify` also compares every byte.
+            ValueError: If it is in double precision, and JAX is not.
+        """
+        store = read_store(pathlib.Path(path), mmap=mmap)
+        check_not_downcast("the index", store.arrays["vectors"])
+        return cls._of(store)
+
+    @classmethod
+    def load(cls, *_: Any, **__: Any) -> "Index":
+        """Refuses the name that `open` had in earlier versions."""
+        raise AttributeError("Index.load is called Index.open now.")
 
     def __repr__(self) -> str:
-        """Says how large the index is, not what is in it."""
-        n, dim = self.vectors.shape
+        """Size of the index."""
+        arrays = self.store.arrays
+        stored = self.config.graph.storage
+        stored = "" if stored == "float32" else f" as {stored}"
+        where = ", mapped from disk" if self.store.is_mapped else ""
         return (
-            f"Index({self.num_images} images, {n} regions of {dim} dimensions, "
-            f"{self.layout.graph.weights.size} stored edges)"
+            f"Index({self.num_images} images, {len(arrays['order'])} regions of "
+            f"{self.store.dim} dimensions{stored}, "
+            f"{len(arrays['graph_columns'])} stored edges{where})"
         )
 
     @property
     def num_images(self) -> int:
         """The number of images m."""
-        return int(self.image_ids[-1]) + 1
+        return len(self.store.arrays["image_starts"]) - 1
+
+    @property
+    def num_regions(self) -> int:
+        """The number of regions n."""
+        return len(self.store.arrays["order"])
+
+    @functools.cached_property
+    def image_ids(self) -> Int[np.ndarray, " n"]:
+        """Image of every region, from 0 upwards."""
+        counts = np.diff(self.store.arrays["image_starts"])
+        return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    @property
+    def pictures(self) -> IndexedPictures | None:
+        """Where the vectors came from; None for vectors that were handed over."""
+        return self.store.facts.pictures
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the true neighbours in the lists; None where all were compared."""
+        return self.store.facts.recall
+
+    @property
+    def boxes(self) -> Float[np.ndarray, "n 4"] | None:
+        """Box of every region in pixels of its picture; None where none are known."""
+        return self.store.arrays.get("boxes")
+
+    @functools.cached_property
+    def whitening(self) -> Whitening | None:
+        """Whitening of vectors and queries; None where vectors stay as given."""
+        arrays = self.store.arrays
+        if "mean" not in arrays:
+            return None
+        return Whitening(*(self._put(arrays[name]) for name in Whitening._fields))
+
+    @functools.cached_property
+    def vectors(self) -> Float[Array, "n p"]:
+        """Unit vectors of the regions, whitened; a copy in the order of the regions."""
+        rows = self.store.read_vectors(0, self.num_regions)
+        return self._put(rows[self.store.arrays["inverse_order"]])
+
+    @functools.cached_property
+    def neighbors(self) -> Neighbors:
+        """Nearest regions of every region, a copy in the order of the regions."""
+        arrays = self.store.arrays
+        inverse = arrays["inverse_order"]
+        nodes = arrays["indices"][inverse]
+        indices = np.where(nodes >= 0, arrays["order"][nodes], -1).astype(np.int32)
+        similarities = arrays["similarities"][inverse]
+        return Neighbors(self._put(indices), self._put(similarities))
 
     @functools.cached_property
     def graph(self) -> Graph:
-        """The graph of `layout` with its nodes numbered as the regions are."""
-        return self.layout.restore_graph()
+        """Normalised graph S, a copy with its nodes in the order of the regions."""
+        arrays = self.store.arrays
+        order, inverse = self._put(arrays["order"]), self._put(arrays["inverse_order"])
+        return ReorderedGraph(self._graph, order, inverse).restore_graph()
+
+    @functools.cached_property
+    def weights(self) -> Float[Array, " n"] | None:
+        """Pooling weight of every region; None is sum pooling."""
+        arrays = self.store.arrays
+        if "weights" not in arrays:
+            return None
+        return self._put(arrays["weights"][arrays["inverse_order"]])
 
     def search(
-        self, queries: QueryVectors, query_ids: QueryIds | None = None, *, top: int = 10
+        self,
+        queries: QueryVectors,
+        query_ids: QueryIds | None = None,
+        *,
+        top: int = 10,
+        config: SearchConfig | None = None,
     ) -> SearchResult:
         """Finds the best images of every query.
 
         Args:
-            queries: Region vectors of the queries, as the database's were given to
+            queries: Region vectors of the queries, as the collection's were given to
                 `build`: they are normalised and whitened here.
             query_ids: Query of every row: 0, 1, 2, ...; None if each row is a query.
             top: Answers per query; more than there are images gives all of them.
+            config: Settings of this search; None for those of the index.
 
         Returns:
             Images and scores, best first, ties by lower image, and the diffusion behind
             them. Warns where a query's residual is above `warn_residual`.
 
         Raises:
-            ValueError: If vectors or ids are bad as in `build`, dimensions differ from
-                the database's, or `top` is below 1.
+            ValueError: If vectors or ids are bad as in `build`, dimensions or type
+                differ from the collection's, `top` is below 1, or the settings need
+                what the index does not have: clusters, or solutions made beforehand
+                with another alpha.
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}.")
         self._check_queries(queries)
         ids = row_ids("query_ids", query_ids, rows=queries.shape[0])
+        search = self._resolve(config or self.config.search)
+        collection = self._collection(search)
         blocks = split_queries(np.asarray(queries), ids)
-        found = join_answers([self._answer(b, top=top) for b in blocks], blocks)
-        warn_of_residuals(found.solution.residual, self.config)
-        return found
+        results = [self._search_block(collection, b, search, top) for b in blocks]
+        result = join_results(results, blocks)
+        _warn_of_residuals(result.solution.residual, search)
+        return result
 
-    def _answer(self, block: Block, *, top: int) -> Answers:
-        found = score_images(
-            Collection(
-                vectors=self.vectors,
-                image_ids=self.image_ids,
-                layout=self.layout,
-                weights=self.weights,
-                descriptors=self.descriptors,
-                rows=self.rows,
-            ),
-            prepare(block.vectors, block.real, self.whitening),
+    def _search_block(
+        self, collection: Collection, block: QueryBlock, search: SearchConfig, top: int
+    ) -> SearchResult:
+        graph = self.config.graph
+        gamma = graph.gamma if search.query_gamma is None else search.query_gamma
+        return retrieve(
+            collection,
+            prepare(block.vectors, block.mask, self.whitening),
             block.query_ids,
-            config=self.config,
-            num_queries=block.columns,
-            num_images=self.num_images,
-        )
-        return best_images(
-            found.scores,
-            found.solution,
-            jnp.asarray(self.image_ids, jnp.int32),
-            self.weights,
+            config=search,
+            gamma=gamma,
+            bias=graph.bias,
+            num_queries=block.num_columns,
             top=top,
         )
 
+    def _resolve(self, search: SearchConfig) -> SearchConfig:
+        """Fills in settings that depend on the index, and checks them against it."""
+        clustered, offline = "centroids" in self.store.arrays, self.store.facts.offline
+        search = search.resolve(
+            self.num_regions, clustered=clustered, offline=offline is not None
+        )
+        if search.probes and not clustered:
+            raise ValueError(
+                f"probes must be 0 in an index without clusters, got {search.probes}: "
+                "build it with method 'clusters'."
+            )
+        if offline is not None:
+            for name, value in offline.items():
+                if getattr(search, name) != value:
+                    raise ValueError(
+                        f"{name} must be {value}, with which solutions were made "
+                        f"beforehand, got {getattr(search, name)}: build another index."
+                    )
+            if search.shortlist is not None or search.local_nodes:
+                raise ValueError(
+                    "shortlist and local_nodes must not be set in an index whose "
+                    "solutions were made beforehand: build another index."
+                )
+        return search
+
+    def _collection(self, search: SearchConfig) -> Collection:
+        """Arrays that a search with these settings reads."""
+        arrays = self.store.arrays
+        decoded = arrays["vectors"].dtype in (np.float32, np.float64)
+        return Collection(
+            vectors=self._node_vectors if decoded and not search.probes else None,
+            graph=self._graph,
+            image_ids=self._image_ids,
+            num_images=self.num_images,
+            weights=self._put_cached("weights"),
+            order=arrays["order"],
+            inverse_order=self._put_cached("inverse_order"),
+            image_starts=arrays["image_starts"],
+            read_vectors=self.store.read_vectors,
+            clusters=self._clusters if search.probes else None,
+            components=self._components if search.local_nodes else None,
+            max_degree=self._max_degree,
+            descriptors=self._descriptors if search.shortlist else None,
+            offline_rows=self._offline_rows,
+        )
+
+    @functools.cached_property
+    def _device(self) -> jax.sharding.Sharding | None:
+        """Device of the arrays; the processor, without a copy, for mapped ones."""
+        if not self.store.is_mapped:
+            return None
+        try:
+            (first, *_) = jax.local_devices(backend="cpu")
+        except RuntimeError:  # JAX is told to do without.
+            return None
+        default = jax.config.values["jax_default_device"] or jax.local_devices()[0]
+        # Arrays that are bound to a device compile programs of their own.
+        return None if default == first else jax.sharding.SingleDeviceSharding(first)
+
+    def _put(self, array: np.ndarray) -> Array:
+        """Puts an array on the device of the index; without a copy where it can be."""
+        check_not_downcast("the index", array)
+        return jax.device_put(array, self._device)
+
+    @functools.cached_property
+    def _placed(self) -> dict[str, Array]:
+        return {}
+
+    def _put_cached(self, name: str) -> Array | None:
+        if name not in self.store.arrays:
+            return None
+        if name not in self._placed:
+            self._placed[name] = self._put(self.store.arrays[name])
+        return self._placed[name]
+
+    @functools.cached_property
+    def _node_vectors(self) -> Float[Array, "n p"]:
+        return self._put(self.store.arrays["vectors"])
+
+    @functools.cached_property
+    def _image_ids(self) -> Int[Array, " n"]:
+        return self._put(self.image_ids)
+
+    @functools.cached_property
+    def _graph(self) -> Graph:
+        arrays = self.store.arrays
+        return Graph(
+            indices=self._put(arrays["graph_columns"]),
+            weights=self._put(arrays["graph_weights"]),
+            starts=row_starts(arrays["graph_starts"], sharding=self._device),
+            degrees=self._put(arrays["degrees"]),
+        )
+
+    @functools.cached_property
+    def _max_degree(self) -> int:
+        return int(np.diff(self.store.arrays["graph_starts"]).max(initial=0))
+
+    @functools.cached_property
+    def _clusters(self) -> Clusters | None:
+        arrays = self.store.arrays
+        if "centroids" not in arrays:
+            return None
+        return Clusters(arrays["centroids"], arrays["cluster_starts"], arrays["order"])
+
+    @functools.cached_property
+    def _components(self) -> Components:
+        arrays = self.store.arrays
+        names = {name: f"component_{name}" for name in Components._fields}
+        if all(name in arrays for name in names.values()):
+            return Components(**{k: arrays[v] for k, v in names.items()})
+        return find_components(
+            arrays["graph_columns"], arrays["graph_starts"], arrays["degrees"]
+        )
+
+    @functools.cached_property
+    def _descriptors(self) -> Float[Array, "m p"]:
+        """Global descriptors of the images: normalised sums of their regions."""
+        arrays, step = self.store.arrays, 2**16
+        sums = None
+        for start in range(0, self.num_regions, step):
+            rows = self.store.read_vectors(start, start + step)
+            if sums is None:
+                sums = np.zeros((self.num_images, rows.shape[1]), rows.dtype)
+            np.add.at(sums, self.image_ids[arrays["order"][start : start + step]], rows)
+        return l2_normalize(self._put(np.asarray(sums)))
+
+    @functools.cached_property
+    def _offline_rows(self) -> OfflineRows | None:
+        if "offline_indices" not in self.store.arrays:
+            return None
+        arrays = self.store.arrays
+        return OfflineRows(
+            *(self._put(arrays[f"offline_{name}"]) for name in OfflineRows._fields)
+        )
+
     def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
-        """Normalises and whitens vectors as the database's were.
+        """Normalises and whitens vectors as the collection's were.
 
         Raises:
             ValueError: If they are not finite, zero, or of another dimension or type.
         """
         self._check_queries(queries)
-        real = np.ones(queries.shape[0], np.bool_)
-        return prepare(queries, real, self.whitening)
+        mask = np.ones(queries.shape[0], np.bool_)
+        return prepare(queries, mask, self.whitening)
 
     def _check_queries(self, queries: QueryVectors) -> None:
         check_rows("queries", queries)
-        whitening = self.whitening
-        dim = self.vectors.shape[1] if whitening is None else whitening.mean.shape[0]
+        arrays = self.store.arrays
+        dim = arrays["mean"].shape[0] if "mean" in arrays else self.store.dim
         if queries.shape[1] != dim:
             raise ValueError(
                 f"queries must have the {dim} dimensions of the index, got "
                 f"{queries.shape[1]}."
             )
-        if queries.dtype != self.vectors.dtype:
+        is_double = arrays["vectors"].dtype == np.float64
+        expected = np.dtype(np.float64 if is_double else np.float32)
+        if queries.dtype != expected:
             raise ValueError(
-                f"queries must be {self.vectors.dtype} as the index, got "
-                f"{queries.dtype}."
+                f"queries must be {expected} as the index, got {queries.dtype}: "
+                f"convert them, by .astype(numpy.{expected})."
             )
 
     def search_picture(
@@ -257,6 +489,7 @@ class Index:
         box: Box | None = None,
         top: int = 10,
         weights: str | os.PathLike[str] | None = None,
+        config: SearchConfig | None = None,
     ) -> SearchResult:
         """Finds the best images for a picture, or for what a box in it shows.
 
@@ -266,6 +499,7 @@ class Index:
             top: Answers wanted.
             weights: Where the network's file of weights lies now; None is where it was
                 when the index was built.
+            config: Settings of this search; None for those of the index.
 
         Returns:
             As `search`, for one query.
@@ -274,8 +508,8 @@ class Index:
             ValueError: If the index is not of pictures or of another network's, the
                 picture can't be read, or the box is not in it.
         """
-        found = self.describe([picture], boxes=[box], weights=weights)
-        return self.search(*found, top=top)
+        regions = self.describe([picture], boxes=[box], weights=weights)
+        return self.search(*regions, top=top, config=config)
 
     def describe(
         self,
@@ -289,7 +523,7 @@ class Index:
 
         Args:
             pictures: Paths, Pillow images or uint8 pixels [h, w, 3].
-            boxes: What of each is asked for, see `search_picture`; None for all of all.
+            boxes: Box in each, see `search_picture`; None for all of all.
             weights: As for `search_picture`.
             progress: As for `index_folder`.
 
@@ -304,8 +538,7 @@ class Index:
         from diffjax.images import describe_queries  # noqa: PLC0415
 
         return describe_queries(
-            self.pictures,
-            pictures,
+            *(self.pictures, pictures),
             boxes=boxes,
             weights=weights,
             progress=progress,
@@ -321,63 +554,115 @@ class Index:
             ValueError: If the folder holds something else.
             OSError: If it can't be written; what it held is then untouched.
         """
-        write_parts(pathlib.Path(path), self._parts())
-
-    def _parts(self) -> Parts:
-        return Parts(
-            vectors=self.vectors,
-            image_ids=self.image_ids,
-            neighbors=self.neighbors,
-            whitening=self.whitening,
-            config=self.config,
-            pictures=self.pictures,
-            recall=self.recall,
-            order=self.layout.order,
-            rows=self.rows,
-            boxes=self.boxes,
-        )
+        write_store(pathlib.Path(path), self.store)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the vectors, of which image each is, and of their whitening.
+        """Hash of the vectors, of the image of each, and of their whitening.
 
         It is the same for all settings of the graph and of the search, so parameters
-        that were learned on the index know it by that.
+        that were learned on the index are known by it.
         """
-        return fingerprint(self.vectors, self.image_ids, self.whitening)
+        digest = hashlib.sha256()
+        arrays = [self.vectors, np.asarray(self.image_ids, np.int64)]
+        for array in (*arrays, *(self.whitening or ())):
+            host = np.ascontiguousarray(array)
+            digest.update(f"{host.dtype} {host.shape}".encode())
+            digest.update(host.data)
+        return digest.hexdigest()
 
     def with_parameters(self, parameters: "Parameters") -> "Index":
-        """Makes the index that searches with learned parameters.
+        """Builds the index that searches with learned parameters, in memory.
 
-        alpha, gamma, lambda, the query's exponent and the bias take the place of the
-        settings; a projection moves the vectors, whose neighbours are searched anew,
-        and queries with them.
+        alpha, gamma, lambda, the query's exponent and the bias replace the settings; a
+        projection moves the vectors, whose neighbours are searched anew, and queries
+        with them.
 
         Args:
-            parameters: What `learning.fit` found on this index.
+            parameters: Parameters that `learning.fit` learned on this index.
 
         Returns:
             A new index, which can be saved as any other.
 
         Raises:
             ValueError: If a parameter is outside its range, the projection is not of
-                the index's dimensions, or there are weights of scales or of graphs,
-                which an index does not have: `learning.score_images` takes them.
+                the index's dimensions, vectors are stored in less than single
+                precision, or there are weights of scales or of graphs, which an index
+                does not have: `learning.score_images` takes them.
         """
-        return self._solved(apply_parameters(self._parts(), parameters))
+        # Learning takes optax along, which a search without parameters does not need.
+        from diffjax.learning import check_parameters, project_vectors  # noqa: PLC0415
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Index":
-        """Loads an index that `save` wrote.
+        check_parameters(parameters)
+        for name in ("scale_weights", "mixture"):
+            if getattr(parameters, name) is not None:
+                raise ValueError(
+                    "parameters must be of one graph without weights of scales for an "
+                    f"index, got {name}: learning.score_images takes them."
+                )
+        if self.config.graph.storage != "float32":
+            raise ValueError(
+                "storage must be 'float32' for learned parameters, got "
+                f"{self.config.graph.storage!r}: build the index with whole vectors."
+            )
+        learned = {name: getattr(parameters, name) for name in _LEARNED_SETTINGS}
+        learned: dict[str, float | None] = {
+            name: float(v) for name, v in learned.items() if v is not None
+        }
+        if parameters.projection is None:
+            learned["probes"] = None  # Lists that are handed over have no clusters.
+        config = self.config.replace(**{"query_gamma": None, **learned})
+        kept = {"pictures": self.pictures, "prepared": True, "boxes": self.boxes}
+        if parameters.projection is None:
+            kept |= {"neighbors": self.neighbors, "whitening": self.whitening}
+            index = Index.build(self.vectors, self.image_ids, config=config, **kept)
+            facts = index.store.facts._replace(recall=self.recall, config=config)
+            return Index._of(dataclasses.replace(index.store, facts=facts))
+        dim = self.store.dim
+        if parameters.projection.shape[1] != dim:
+            raise ValueError(
+                f"projection must be of the {dim} dimensions of the index, got "
+                f"{parameters.projection.shape[1]}: were the parameters learned on "
+                "another?"
+            )
+        projection = jnp.asarray(parameters.projection, self.vectors.dtype)
+        moved = project_vectors(self.vectors, projection)
+        whitening = _compose(self.whitening, projection)
+        return Index.build(
+            moved, self.image_ids, config=config, whitening=whitening, **kept
+        )
 
-        Raises:
-            IndexFileError: If there is none, or it is cut short, edited or of another
-                version; `verify` also compares every byte.
-        """
-        parts = read_parts(pathlib.Path(path))
-        try:
-            return cls._assemble(parts)
-        except ValueError as error:
-            raise IndexFileError(
-                f"{path} is damaged ({error}): build the index again."
-            ) from error
+
+def _compose(whitening: Whitening | None, projection: Float[Array, "p d"]) -> Whitening:
+    """One map for a whitening and a projection; lengths are made 1 at the end."""
+    if whitening is None:
+        mean = jnp.zeros(projection.shape[1], projection.dtype)
+        return Whitening(mean=mean, projection=projection.T)
+    both = jnp.matmul(whitening.projection, projection.T, precision="highest")
+    return whitening._replace(projection=both)
+
+
+def _warn_of_residuals(
+    residual: Float[Array | np.ndarray, " q"], search: SearchConfig
+) -> None:
+    """Warns the caller of `search` of queries that are far from solved."""
+    residual = np.asarray(residual)
+    # A local solve loses by design what leads out of its nodes.
+    limit = np.inf if search.local_nodes else search.warn_residual
+    # Not "above": a residual that is not a number must warn, too.
+    bad = np.flatnonzero(~(residual <= limit))
+    if not bad.size:
+        return
+    worst = residual[bad].max()
+    remedy = f"raise max_steps above {search.max_steps} or lower alpha."
+    if not np.isfinite(worst):
+        remedy = "look for numbers too large or too small in vectors or settings."
+    warnings.warn(
+        f"{bad.size} of {residual.size} queries are far from solved, the worst with "
+        f"relative residual {worst:.2g}: {remedy}",
+        stacklevel=3,
+    )
+
+
+def _no_log(_: str) -> None:
+    """Ignores the lines of a plan."""

@@ -26,8 +26,8 @@ from ._extract import (
     list_pictures,
     store_of,
 )
-from ._extracted import PictureRegions
-from ._storage import REGIONS_JSON, check_destination
+from ._extracted import REGIONS_JSON, PictureRegions
+from ._store import check_destination
 
 _FORMAT, _VERSION = "diffjax regions", 1
 

@@ -8,9 +8,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffjax._arguments import check_ids, count_ids, is_concrete, max_rows_per_id
-from diffjax.diffusion import diffuse, query_vectors
 from diffjax.graph import affinity, normalize
-from diffjax.pooling import gmp_weights, pool
+from diffjax.pooling import gmp_weights
+from diffjax.retrieve import (
+    Collection,
+    SearchConfig,
+    Seeds,
+    candidates,
+    pool_images,
+    solve,
+)
 from diffjax.types import Graph
 
 from ._parameters import Parameters, check_parameters
@@ -75,6 +82,9 @@ def score_images(
             "shrinkage must have become a projection: give what whiten returns."
         )
     _check_compatible(parameters, problem, queries)
+    n = problem.views[0].vectors.shape[0]
+    if not 1 <= query_k <= n:
+        raise ValueError(f"query_k must be in 1..{n} (n), got {query_k}.")
     images = problem.image_ids
     many = count_ids("image_ids", images, count=num_images, count_name="num_images")
     most = max_rows_per_id(
@@ -116,20 +126,6 @@ def _score_images(
         affinity(_edge_similarities(view, moved, parameters), gamma=gamma, bias=bias)
         for view, moved in zip(problem.views, vectors, strict=True)
     ]
-    y = jnp.zeros((vectors[0].shape[0], num_queries), vectors[0].dtype)
-    for weight, moved, asked in zip(mixture, vectors, queries.vectors, strict=True):
-        y += weight * query_vectors(
-            moved,
-            project_vectors(asked, parameters.projection),
-            queries.query_ids,
-            k=query_k,
-            gamma=exponent,
-            bias=bias,
-            num_queries=num_queries,
-        )
-    graph = normalize(_mix_affinities(problem, graphs, mixture))
-    max_steps, rtol = solving
-    f = diffuse(graph, y, alpha=parameters.alpha, max_steps=max_steps, rtol=rtol).value
     weights = gmp_weights(
         _concatenate_scaled(vectors, mixture),
         problem.image_ids,
@@ -140,7 +136,29 @@ def _score_images(
     if parameters.scale_weights is not None:
         own = parameters.scale_weights[problem.scales]
         weights *= own.astype(weights.dtype)
-    return pool(f, problem.image_ids, weights=weights, num_images=num_images)
+    collection = Collection(
+        vectors=vectors[0],
+        graph=normalize(_mix_affinities(problem, graphs, mixture)),
+        image_ids=problem.image_ids,
+        num_images=num_images,
+        weights=weights,
+    )
+    max_steps, rtol = solving
+    config = SearchConfig(query_k=query_k, max_steps=max_steps, rtol=rtol)
+    y = jnp.zeros((vectors[0].shape[0], num_queries), vectors[0].dtype)
+    for weight, moved, regions in zip(mixture, vectors, queries.vectors, strict=True):
+        seeds = candidates(
+            collection._replace(vectors=moved),
+            project_vectors(regions, parameters.projection),
+            queries.query_ids,
+            config=config,
+            gamma=exponent,
+            bias=bias,
+            num_queries=num_queries,
+        )
+        y += weight * seeds.values
+    solution = solve(collection, Seeds(y), config=config, alpha=parameters.alpha)
+    return pool_images(collection, solution, config=config)
 
 
 def _edge_similarities(

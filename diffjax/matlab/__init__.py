@@ -1,4 +1,4 @@
-"""MATLAB's files as plain Python and NumPy values."""
+"""MATLAB files, read into plain Python and NumPy values."""
 
 import lazy_loader
 

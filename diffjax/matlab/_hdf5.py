@@ -1,4 +1,4 @@
-"""MATLAB's files of version 7.3, which are HDF5."""
+"""Reader of MATLAB files of version 7.3, which are HDF5."""
 
 import math
 import pathlib
@@ -14,12 +14,12 @@ from ._values import (
     OpaqueValue,
     flatten_to_matrix,
     simplify_cells,
+    simplify_chars,
     simplify_structs,
-    text,
 )
 
-# The most by which deflate shrinks anything: 258 bytes in two bits.
-_MOST_COMPRESSION = 1032
+# Upper bound of the compression ratio of deflate: 258 bytes in two bits.
+_MAX_COMPRESSION = 1032
 
 
 def read_hdf5(path: pathlib.Path) -> dict[str, Any]:
@@ -31,15 +31,15 @@ def read_hdf5(path: pathlib.Path) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads the values of one HDF5 file, each once, however often it is named.
+    """Reads values of one HDF5 file; a value that is referenced twice is read once.
 
-    By h5py's low-level interface, which has no types for pyright: a list of pictures'
-    names has a dataset for each, and the usual interface spends a millisecond on one.
+    It uses h5py's low-level interface, which has no types for pyright: a list of names
+    has one dataset per name, and the usual interface takes a millisecond for each.
     """
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file.id
-        self._done: dict[tuple[int, int], Any] = {}
+        self._values: dict[tuple[int, int], Any] = {}
 
     def read(self, node: Any) -> Any:
         """Reads a variable, a field or a cell."""
@@ -54,7 +54,7 @@ class _Reader:
                 [[self._dereference(cell) for cell in row] for row in rows]
             )
         if kind == "char":
-            return text(
+            return simplify_chars(
                 [_decode_utf16(row) for row in flatten_to_matrix(_read_array(node))]
             )
         if kind in NUMPY_TYPES:
@@ -68,7 +68,7 @@ class _Reader:
             return _sparse(children, rows=int(rows), kind=kind)
         if kind != "struct":
             return OpaqueValue(kind)
-        # The fields of a struct array are references, without a class of their own.
+        # The fields of a struct array are references without a class.
         if any(_matlab_class(child) for child in children.values()) or not children:
             return {name: self.read(child) for name, child in children.items()}
         columns = {
@@ -83,10 +83,10 @@ class _Reader:
 
     def _dereference(self, reference: h5py.Reference) -> Any:
         node = h5py.h5r.dereference(reference, self._file)
-        place = h5py.h5g.get_objinfo(node).objno
-        if place not in self._done:
-            self._done[place] = self.read(node)
-        return self._done[place]
+        address = h5py.h5g.get_objinfo(node).objno
+        if address not in self._values:
+            self._values[address] = self.read(node)
+        return self._values[address]
 
 
 def _open_child(group: h5py.Group, name: str) -> Any:
@@ -111,7 +111,7 @@ def _is_marked_empty(node: Any) -> bool:
 
 
 def _field_names(node: h5py.Group) -> list[str]:
-    """The names of a struct's fields, in MATLAB's order where it is told."""
+    """Names of a struct's fields, in MATLAB's order if the file has it."""
     names = node.attrs.get("MATLAB_fields")
     if names is None:
         return list(node)
@@ -119,16 +119,16 @@ def _field_names(node: h5py.Group) -> list[str]:
 
 
 def _read_array(dataset: Any) -> Shaped[np.ndarray, "..."]:
-    """Reads an array in MATLAB's shape, whose order of axes is the other one."""
-    # What has no place in this file is packed, or in another.
+    """Reads an array in MATLAB's shape, with the axes in reverse order."""
+    # Data without an offset in this file are compressed, or in another file.
     if dataset.get_offset() is None:
         layout = dataset.get_create_plist()
         if layout.get_external_count() or layout.get_layout() == h5py.h5d.VIRTUAL:
             raise ValueError("a variable lies in another file")
     shape, dtype = dataset.shape, dataset.dtype
-    size, stored = math.prod(shape) * dtype.itemsize, dataset.get_storage_size()
-    if size > _MOST_COMPRESSION * stored:
-        raise ValueError(f"a variable announces {size} bytes, {stored} are there")
+    size, stored_size = math.prod(shape) * dtype.itemsize, dataset.get_storage_size()
+    if size > _MAX_COMPRESSION * stored_size:
+        raise ValueError(f"a variable announces {size} bytes, {stored_size} are stored")
     array = np.empty(shape, dtype)
     if size:
         dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
@@ -145,7 +145,7 @@ def _read_numbers(node: Any, kind: str) -> Shaped[np.ndarray, "..."]:
 def _sparse(
     children: dict[str, Any], *, rows: int, kind: str
 ) -> scipy.sparse.csc_array:
-    """A matrix by columns; one without entries lacks two of the three arrays."""
+    """Sparse matrix by columns; without entries it has only the column pointers."""
     starts = _read_array(children["jc"])
     shape = (rows, len(starts) - 1)
     if "data" not in children:
@@ -154,12 +154,12 @@ def _sparse(
     matrix = scipy.sparse.csc_array(
         (values, _read_array(children["ir"]), starts), shape
     )
-    matrix.check_format(full_check=True)  # An index beyond the rows would crash later.
+    matrix.check_format(full_check=True)  # A row index out of range would crash later.
     return matrix
 
 
 def _make_empty(extents: Shaped[np.ndarray, "..."], kind: str) -> Any:
-    """What has no elements keeps its shape in their place."""
+    """Value without elements; its shape is stored in place of the data."""
     shape = tuple(int(extent) for extent in extents)
     if 0 not in shape:
         raise ValueError(f"a variable is marked as empty, but has shape {shape}")

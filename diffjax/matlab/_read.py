@@ -1,17 +1,16 @@
-"""Telling and reading the versions of MATLAB's files."""
+"""Reader of MATLAB files of all versions, detected by content."""
 
 import os
 import pathlib
 import zlib
 from typing import Any
 
-_VERSION = slice(124, 128)  # Two bytes of version and two that tell the byte order.
+_VERSION = slice(124, 128)  # Two bytes of version and two of byte order.
 _VERSIONS_5 = (b"\x00\x01IM", b"\x01\x00MI")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HDF5_OFFSETS = (0, 512)  # Behind MATLAB's own header, if it was MATLAB that wrote it.
+_HDF5_OFFSETS = (0, 512)  # Files written by MATLAB begin with a header of its own.
 
-
-# What the two libraries raise for a damaged file.
+# Exceptions of the readers for a damaged file.
 _READ_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -30,7 +29,7 @@ _READ_ERRORS = (
 def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the variables of a MATLAB file, of version 5 to 7 or 7.3 (HDF5).
 
-    | in MATLAB | here |
+    | MATLAB | Python |
     |---|---|
     | numbers, logicals | NumPy array of MATLAB's class and shape, at least 2-D |
     | sparse matrix | `scipy.sparse.csc_array` |
@@ -39,19 +38,19 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     | struct, struct array | dict, list of dicts (a matrix column by column) |
     | object, table, function handle | `OpaqueValue` |
 
-    So a struct array of one is a dict, as MATLAB itself makes no difference; what is
-    empty gives an array without elements, "" or [].
+    A struct array of one is a dict, as MATLAB itself makes no difference. Empty values
+    are an array without elements, "" or [].
 
-    What a file announces is compared with what it holds before memory is taken for it.
+    Announced sizes are compared with the size of the file before memory is allocated.
 
     Args:
         path: The file, usually `*.mat`.
 
     Returns:
-        The values by the names of the variables.
+        Values by the names of the variables.
 
     Raises:
-        ValueError: If it is no such file, or a damaged one.
+        ValueError: If it is another kind of file, or damaged.
         OSError: If the file can't be read.
 
     References:
@@ -61,7 +60,7 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = pathlib.Path(path)
     with path.open("rb") as file:
         head = file.read(max(_HDF5_OFFSETS) + len(_HDF5_SIGNATURE))
-    # Each takes a library along that is slow to import; `is_matlab` needs neither.
+    # Both import libraries that are slow to import; `is_matlab` needs neither.
     if _is_hdf5(head):
         from ._hdf5 import read_hdf5 as read  # noqa: PLC0415
     elif head[_VERSION] in _VERSIONS_5:
@@ -76,9 +75,9 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_matlab(head: bytes) -> bool:
-    """Whether the first 520 bytes of a file are those of one that is read here."""
+    """Whether the first 520 bytes are those of a MATLAB file that can be read."""
     return _is_hdf5(head) or head[_VERSION] in _VERSIONS_5
 
 
 def _is_hdf5(head: bytes) -> bool:
-    return any(head[place:].startswith(_HDF5_SIGNATURE) for place in _HDF5_OFFSETS)
+    return any(head[offset:].startswith(_HDF5_SIGNATURE) for offset in _HDF5_OFFSETS)

@@ -1,4 +1,4 @@
-"""Python values of MATLAB data, and how error messages describe them."""
+"""Conversion of MATLAB values to Python, and their description in errors."""
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-# MATLAB's numeric classes.
+# NumPy types of MATLAB's numeric classes.
 NUMPY_TYPES: Mapping[str, str] = {
     "double": "f8",
     "single": "f4",
@@ -19,22 +19,22 @@ NUMPY_TYPES: Mapping[str, str] = {
 
 
 class OpaqueValue(NamedTuple):
-    """Stands for a value that only MATLAB understands: an object, a function handle.
+    """Value without a Python equivalent, such as an object or a function handle.
 
     Attributes:
-        matlab_class: What it is.
+        matlab_class: Its class in MATLAB.
     """
 
     matlab_class: str
 
 
 def flatten_to_matrix(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "r c"]:
-    """Cells of more than two dimensions become rows, as MATLAB prints them."""
+    """Array of any dimensions as a matrix, whose further dimensions are columns."""
     return value.reshape(len(value), math.prod(value.shape[1:]), order="F")
 
 
 def simplify_cells(rows: list[list[Any]]) -> list[Any]:
-    """A row or a column of cells is one list; else a list of rows."""
+    """Cell array as a list: flat for a row or a column, else a list of rows."""
     if len(rows) == 1:
         return rows[0]
     if all(len(row) == 1 for row in rows):
@@ -45,41 +45,41 @@ def simplify_cells(rows: list[list[Any]]) -> list[Any]:
 def simplify_structs(
     records: list[dict[str, Any]],
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """A struct array of one is a struct."""
+    """Struct array as a list of dicts, or one dict for an array of one."""
     return records[0] if len(records) == 1 else records
 
 
-def text(rows: list[str]) -> str | list[str]:
-    """A row of characters is a text, and so is none."""
+def simplify_chars(rows: list[str]) -> str | list[str]:
+    """Char array as a str, or as a list of str for several rows."""
     return rows if len(rows) > 1 else "".join(rows)
 
 
 def missing_variable_error(
     path: pathlib.Path, name: str, kind: str, contents: dict[str, Any]
 ) -> ValueError:
-    """Makes the error of a file that lacks a variable; it says what there is.
+    """Error for a missing variable, with the variables that the file has.
 
     Args:
         path: The file.
-        name: The variable that it should have.
-        kind: Of which kind it should be, in MATLAB's words.
-        contents: What the file has, from `read_matlab`.
+        name: Name of the missing variable.
+        kind: Kind of the missing variable, in MATLAB's terms.
+        contents: Variables of the file, from `read_matlab`.
 
     Returns:
         The error, to be raised.
     """
-    there = (
+    variables = (
         ", ".join(f"{n} ({describe_value(v)})" for n, v in contents.items())
         or "nothing"
     )
-    return ValueError(f"{path}: it must have the {kind} {name}, got {there}.")
+    return ValueError(f"{path}: it must have the {kind} {name}, got {variables}.")
 
 
 def describe_value(value: Any) -> str:
-    """Says what a value is in MATLAB's words.
+    """Description of a value in MATLAB's terms, for errors.
 
     Args:
-        value: One of the values of `read_matlab`.
+        value: A value of `read_matlab`.
 
     Returns:
         Its type and shape, or its kind.
@@ -94,12 +94,12 @@ def describe_value(value: Any) -> str:
 
 
 def format_shape(value: Shaped[np.ndarray, "..."]) -> str:
-    """Writes the shape of an array as MATLAB does.
+    """Shape of an array in MATLAB's notation.
 
     Args:
         value: The array.
 
     Returns:
-        Its sides with x between them.
+        Its extents, separated by x.
     """
     return " x ".join(map(str, value.shape))

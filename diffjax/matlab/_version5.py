@@ -1,4 +1,4 @@
-"""MATLAB's files of version 5 to 7."""
+"""Reader of MATLAB files of version 5 to 7."""
 
 import math
 import mmap
@@ -15,20 +15,20 @@ from ._values import (
     OpaqueValue,
     flatten_to_matrix,
     simplify_cells,
+    simplify_chars,
     simplify_structs,
-    text,
 )
 
-# The types of elements, by their numbers in the format.
-_NUMBERS = dict(enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4"), start=1))
-_NUMBERS |= {9: "f8", 12: "i8", 13: "u8"}
-_TEXTS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
-_TEXTS |= {18: "utf-32"}
+# Types of elements, by their numbers in the format.
+_NUMBER_TYPES = dict(enumerate(("i1", "u1", "i2", "u2", "i4", "u4", "f4"), start=1))
+_NUMBER_TYPES |= {9: "f8", 12: "i8", 13: "u8"}
+_TEXT_CODECS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
+_TEXT_CODECS |= {18: "utf-32"}
 _MATRIX, _COMPRESSED = 14, 15
 
-# The classes of matrices.
+# Classes of matrices.
 _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE, _FUNCTION, _OPAQUE = 1, 2, 3, 4, 5, 16, 17
-_CLASSES = dict(
+_NUMERIC_CLASSES = dict(
     enumerate(
         (
             "double",
@@ -40,40 +40,40 @@ _CLASSES = dict(
 )
 _COMPLEX, _LOGICAL = 0x0800, 0x0200
 
-_TAG = 8  # Bytes of the head of each element, to a multiple of which it is filled up.
+_TAG = 8  # Bytes of the tag of an element; its data are padded to a multiple of them.
 
 
 def read_version_5(path: pathlib.Path) -> dict[str, Any]:
     """Reads the variables; see `read_matlab`.
 
-    SciPy has a reader too, but it takes numbers in a file for places in its tables, so
-    that a damaged byte can end the program, and gives doubles that MATLAB packed into
-    bytes either as bytes or without their imaginary parts.
+    SciPy has a reader, too, but it uses numbers of the file as indices without a check,
+    so that a damaged byte can crash the process, and it returns doubles that MATLAB
+    stored as bytes either as bytes or without their imaginary parts.
     """
     with path.open("rb") as file:
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     order = "<" if bytes(content[126:128]) == b"IM" else ">"
     elements = _Elements(content[128:], order)
     variables: dict[str, Any] = {}
-    while elements.left:
-        kind, part = elements.take()
+    while elements.num_bytes:
+        kind, data = elements.take()
         if kind == _COMPRESSED:
-            kind, part = _Elements(memoryview(zlib.decompress(part)), order).take()
+            kind, data = _Elements(memoryview(zlib.decompress(data)), order).take()
         if kind != _MATRIX:
             raise ValueError(f"a variable is an element of type {kind}")
-        name, value = _read_matrix(_Elements(part, order))
+        name, value = _read_matrix(_Elements(data, order))
         if name in variables:
             raise ValueError(f"it has two variables {name!r}")
         variables[name] = value
-    # MATLAB keeps what its objects hold in a variable without a name.
+    # The content of objects is in a variable without a name.
     return {name: value for name, value in variables.items() if name}
 
 
 class _Elements:
-    """A row of elements; each is taken from its front.
+    """Queue of elements in a buffer.
 
     Attributes:
-        order: The byte order, as NumPy writes it.
+        order: Byte order in NumPy's notation.
     """
 
     def __init__(self, content: memoryview, order: str) -> None:
@@ -81,58 +81,58 @@ class _Elements:
         self.order = order
 
     @property
-    def left(self) -> int:
-        """How many bytes are left."""
+    def num_bytes(self) -> int:
+        """Number of remaining bytes."""
         return len(self._content)
 
     def take(self) -> tuple[int, memoryview]:
-        """Takes an element: its type and what it holds."""
-        if self.left < _TAG:
+        """Takes the type and the data of the first element."""
+        if self.num_bytes < _TAG:
             raise ValueError("it is cut short")
         kind, size = (
             int(n) for n in np.frombuffer(self._content[:_TAG], f"{self.order}u4")
         )
-        if kind >> 16:  # A small one: its size lies beside its type, it in the head.
+        if kind >> 16:  # A small element: its size and data are in the tag.
             kind, size, start, end = kind & 0xFFFF, kind >> 16, 4, _TAG
         else:
             start, end = _TAG, _TAG + size
-            # What is compressed is not filled up, and the last of all may lack that.
+            # Compressed elements are not padded, and the last element may not be.
             end += 0 if kind == _COMPRESSED else -size % _TAG
-        if start + size > min(end, self.left):
+        if start + size > min(end, self.num_bytes):
             raise ValueError("an element is longer than what holds it")
-        part = self._content[start : start + size]
+        data = self._content[start : start + size]
         self._content = self._content[end:]
-        return kind, part
+        return kind, data
 
     def numbers(self) -> Shaped[np.ndarray, " n"]:
-        """Takes an element of numbers of any type."""
-        kind, part = self.take()
-        if kind not in _NUMBERS:
-            raise ValueError(f"an element of type {kind} lies where numbers should")
-        return np.frombuffer(part, self.order + _NUMBERS[kind])
+        """Takes an element of numbers, of any type."""
+        kind, data = self.take()
+        if kind not in _NUMBER_TYPES:
+            raise ValueError(f"an element of type {kind} is in the place of numbers")
+        return np.frombuffer(data, self.order + _NUMBER_TYPES[kind])
 
     def text(self) -> str:
         """Takes an element of characters."""
-        kind, part = self.take()
-        if kind not in _TEXTS:
-            raise ValueError(f"an element of type {kind} lies where a text should")
-        codec = _TEXTS[kind]
+        kind, data = self.take()
+        if kind not in _TEXT_CODECS:
+            raise ValueError(f"an element of type {kind} is in the place of a text")
+        codec = _TEXT_CODECS[kind]
         if codec in {"utf-16", "utf-32"}:
             codec += "-le" if self.order == "<" else "-be"
-        return bytes(part).decode(codec, "surrogatepass")
+        return bytes(data).decode(codec, "surrogatepass")
 
     def matrix(self) -> Any:
-        """Takes the value of a cell or a field."""
-        kind, part = self.take()
+        """Takes an element that is the value of a cell or a field."""
+        kind, data = self.take()
         if kind != _MATRIX:
-            raise ValueError(f"an element of type {kind} lies where a value should")
-        if not part:
+            raise ValueError(f"an element of type {kind} is in the place of a value")
+        if not data:
             return np.zeros((0, 0))
-        return _read_matrix(_Elements(part, self.order)).value
+        return _read_matrix(_Elements(data, self.order)).value
 
 
 class _Variable(NamedTuple):
-    """A matrix with its name, which is empty for cells and fields."""
+    """Value with its name, which is empty for cells and fields."""
 
     name: str
     value: Any
@@ -150,8 +150,8 @@ def _read_matrix(elements: _Elements) -> _Variable:
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"a matrix has shape {shape}")
     name = elements.text()
-    if kind in _CLASSES:
-        value = _array(elements, shape, int(flags[0]), _CLASSES[kind])
+    if kind in _NUMERIC_CLASSES:
+        value = _array(elements, shape, int(flags[0]), _NUMERIC_CLASSES[kind])
     elif kind == _SPARSE:
         value = _sparse(elements, shape, int(flags[0]))
     else:
@@ -162,7 +162,7 @@ def _read_matrix(elements: _Elements) -> _Variable:
 def _array(
     elements: _Elements, shape: tuple[int, ...], flags: int, kind: str
 ) -> Shaped[np.ndarray, "..."]:
-    """Numbers, which may lie there as a smaller type than that of their class."""
+    """Array of numbers, which may be stored in a smaller type than their class."""
     dtype = NUMPY_TYPES["logical" if flags & _LOGICAL else kind]
     values = elements.numbers().astype(dtype)
     if flags & _COMPLEX:
@@ -175,7 +175,7 @@ def _sparse(
 ) -> scipy.sparse.csc_array:
     rows, starts = elements.numbers(), elements.numbers()
     values = _array(elements, (-1,), flags, "double")
-    # There may be room for more entries than there are.
+    # More entries may be allocated than are used.
     count = int(starts[-1])
     matrix = scipy.sparse.csc_array(
         (values[:count], rows[:count].astype("i8"), starts.astype("i8")), shape
@@ -187,8 +187,8 @@ def _sparse(
 def _cell(elements: _Elements, shape: tuple[int, ...]) -> list[Any]:
     count = _checked_count(elements, shape, 1)
     grid = np.empty(count, object)
-    for place in range(count):
-        grid[place] = elements.matrix()
+    for position in range(count):
+        grid[position] = elements.matrix()
     return simplify_cells(flatten_to_matrix(grid.reshape(shape, order="F")).tolist())
 
 
@@ -222,7 +222,7 @@ def _char(elements: _Elements, shape: tuple[int, ...]) -> str | list[str]:
     if len(characters) != math.prod(shape):
         raise ValueError(f"a text of shape {shape} has {len(characters)} characters")
     grid = np.array(list(characters), "U1").reshape(shape, order="F")
-    return text(["".join(row) for row in flatten_to_matrix(grid)])
+    return simplify_chars(["".join(row) for row in flatten_to_matrix(grid)])
 
 
 def _refuse_unknown_class(*_: object) -> None:
@@ -239,8 +239,8 @@ _READERS_BY_CLASS = {
 
 
 def _checked_count(elements: _Elements, shape: tuple[int, ...], fields: int) -> int:
-    """How many cells or structs there are; each value takes a head at least."""
+    """Number of cells or structs, each value of which takes at least a tag."""
     count = math.prod(shape)
-    if count > 1 and count * max(fields, 1) * _TAG > elements.left:
+    if count > 1 and count * max(fields, 1) * _TAG > elements.num_bytes:
         raise ValueError(f"cells or structs of shape {shape} do not fit their element")
     return count

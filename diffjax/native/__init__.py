@@ -1,4 +1,4 @@
-"""Stage `native`: compiled kernels for processors, where they could be built."""
+"""Native kernels for processors, compiled at installation if possible."""
 
 import lazy_loader
 

@@ -1,5 +1,3 @@
-from ._calls import CGKernelResult as CGKernelResult
-from ._calls import LocalKernelResult as LocalKernelResult
 from ._calls import csr_cg as csr_cg
 from ._calls import csr_local as csr_local
 from ._calls import csr_product as csr_product

@@ -1,4 +1,4 @@
-"""Calls of the native kernels through the XLA FFI; none has a derivative of its own."""
+"""Calls of the native kernels through the XLA FFI, without derivatives."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ KERNEL_DTYPES = frozenset({"float32", "float64"})
 
 
 class CGKernelResult(NamedTuple):
-    """What `csr_cg` found, one entry per column.
+    """Solutions of `csr_cg`, one entry per column.
 
     Attributes:
         value: Solutions.
@@ -26,11 +26,11 @@ class CGKernelResult(NamedTuple):
 
 
 class LocalKernelResult(NamedTuple):
-    """What `csr_local` found, one row or entry per query.
+    """Local solutions of `csr_local`, one row or entry per query.
 
     Attributes:
-        nodes: The nodes that it reached, in ascending order, -1 in empty places.
-        values: Solutions there, 0 in empty places.
+        nodes: Reached nodes in ascending order, padded with -1.
+        values: Solutions at these nodes, padded with 0.
         residual: Relative residuals in the whole graph, 0 for a right-hand side of 0.
         num_steps: Iterations spent.
     """
@@ -47,17 +47,17 @@ def has_csr_kernel(
     starts: Int[Array, " starts"] | None,
     x: Float[Array, "a b"],
 ) -> bool:
-    """Whether there are native kernels for these arrays: where the choice is made.
+    """Checks whether native kernels take these arrays; every choice of path asks here.
 
-    On other devices than processors there are none, which is for the caller to mind:
-    where a program will run is known when it is lowered.
+    Kernels exist for processors only. The caller must choose by device, which is known
+    when a program is lowered.
 
     Args:
         weights: Weights of a graph.
-        indices: Its columns.
-        starts: Where its rows start, n + 1; None in the padded form, for which there
-            is no kernel.
-        x: What it is multiplied by, or solved for.
+        indices: Columns of its entries.
+        starts: Starts of its rows, n + 1; None in the padded form, for which there is
+            no kernel.
+        x: Columns that the graph is multiplied by, or right-hand sides of a solve.
 
     Returns:
         Whether the functions of this module may be called.
@@ -66,7 +66,7 @@ def has_csr_kernel(
         starts is not None
         and weights.dtype == x.dtype
         and x.dtype.name in KERNEL_DTYPES
-        # Starts count entries, which may be more than columns.
+        # Row starts count entries and may need 64 bits; columns do not.
         and indices.dtype == jnp.int32
         and find_library().usable
     )
@@ -83,25 +83,25 @@ def csr_product(
 ) -> Float[Array, "n q"]:
     r"""Multiplies a matrix in compressed rows by a block: Y = A X, or Y = A^T X.
 
-    Every sum is taken by one thread and in the order of the entries, so that an answer
-    does not depend on how many threads there are.
+    Every sum is taken by one thread in the order of the entries, so the result does not
+    depend on the number of threads.
 
     Args:
         weights: Entries of A, float32 or float64.
-        indices: Their columns, int32. One outside 0..n-1 does no harm but is read as
-            another.
-        starts: Where each row starts, and the end: n + 1, int32 or int64.
+        indices: Columns of the entries, int32. A column outside 0..n-1 is safe but read
+            as another one.
+        starts: Start of each row, and the end of the last: n + 1, int32 or int64.
         x: The block, of the dtype of `weights`.
-        transposed: Whether to multiply by A^T: several times slower, for derivatives
-            of a matrix that may not be symmetric. A Python bool.
-        best: Whether to use the best instructions of the processor, such as AVX2, or
-            those that every processor of its kind has. A Python bool.
+        transposed: Whether to multiply by A^T: several times slower, for derivatives of
+            a matrix that may not be symmetric. A Python bool.
+        best: Whether to use the best instructions of the processor, such as AVX2,
+            instead of those that every processor of its kind has. A Python bool.
 
     Returns:
         The product.
     """
-    # A matrix that is square gives what it takes, down to where it differs between
-    # devices inside shard_map.
+    # The matrix is square: the result has the type of x, including how it varies
+    # between devices inside shard_map.
     call = jax.ffi.ffi_call(loaded_target("csr_product", x.dtype.name), jax.typeof(x))
     return call(weights, indices, starts, x, transposed=transposed, best=best)
 
@@ -120,20 +120,20 @@ def csr_cg(
 ) -> CGKernelResult:
     r"""Solves (I - alpha A) F = Y for every column by conjugate gradient, in one call.
 
-    The iteration is that of `diffjax.diffusion.cg_solve`, formula by formula; only sums
-    are taken in another order.
+    The iteration is that of `cg_loop` in the stage `diffusion`, formula by formula;
+    only sums are taken in another order.
 
     Args:
         weights: Entries of A, symmetric, float32 or float64.
-        indices: Their columns, int32.
-        starts: Where each row starts, and the end: n + 1, int32 or int64.
-        alpha: For every column its own.
+        indices: Columns of the entries, int32.
+        starts: Start of each row, and the end of the last: n + 1, int32 or int64.
+        alpha: Factor of A, one per column.
         y: Right-hand sides, of the dtype of `weights`.
         rtol: Relative residual at which a column stops.
-        max_steps: Most iterations of a column.
-        keep_best: Whether to give the iterate of smallest residual, not the last. A
-            Python bool.
-        best: As for `csr_product`.
+        max_steps: Largest number of iterations of a column.
+        keep_best: Whether to return the iterate of smallest residual instead of the
+            last one. A Python bool.
+        best: See `csr_product`.
 
     Returns:
         Solutions and diagnostics.
@@ -141,8 +141,7 @@ def csr_cg(
     References:
         Hestenes and Stiefel, J. Res. NBS 49(6), 1952.
     """
-    # Inside shard_map what comes out differs between devices as y does, of which its
-    # type knows.
+    # Inside shard_map the results vary between devices as y does, which its type says.
     value = jax.typeof(y)
     row = value.update(shape=(1, *y.shape[1:]))
     call = jax.ffi.ffi_call(
@@ -178,35 +177,37 @@ def csr_local(
 ) -> LocalKernelResult:
     r"""Solves (I - alpha A) f = y on the nodes that each query reaches, in one call.
 
-    What it does is written down at `diffjax.diffusion.diffuse_local`. Queries are
-    shared out among the threads.
+    The method is described at `diffjax.diffusion.diffuse_local`. Each thread takes some
+    of the queries.
 
     Args:
         weights: Entries of A, symmetric, float32 or float64.
-        indices: Their columns, int32.
-        starts: Where each row starts, and the end: n + 1, int32 or int64.
-        nodes: Where right-hand sides are not 0, int32; below 0 in empty places. What
-            is named twice adds up, and no node counts that the graph has not.
-        values: Right-hand sides there, of the dtype of `weights`.
-        alpha: For every query its own.
-        size: Most nodes of an answer, at least s. A Python number.
-        steps_per_expansion: Iterations before nodes join.
-        rtol: Relative residual inside at which a query stops.
-        max_steps: Most iterations once all nodes are there.
+        indices: Columns of the entries, int32.
+        starts: Start of each row, and the end of the last: n + 1, int32 or int64.
+        nodes: Nodes where right-hand sides are not 0, int32, padded with numbers below
+            0. A repeated node adds up, and a node that is not in the graph is ignored.
+        values: Right-hand sides at these nodes, of the dtype of `weights`.
+        alpha: Factor of A, one per query.
+        size: Largest number of reached nodes, at least s. A Python number.
+        steps_per_expansion: Iterations before each expansion.
+        rtol: Relative residual on the reached nodes at which a query stops.
+        max_steps: Largest number of iterations after the last expansion.
 
     Returns:
         Solutions and diagnostics.
     """
-    # Inside shard_map what comes out differs between devices as values do.
-    each, dtype, whole = jax.typeof(values), values.dtype, jnp.dtype("int32")
-    found, one = each.update(shape=(*nodes.shape[:1], size)), nodes.shape[:1]
+    # Inside shard_map the results vary between devices as values do.
+    number, dtype, integer = jax.typeof(values), values.dtype, jnp.dtype("int32")
+    num_queries = nodes.shape[0]
+    per_node = number.update(shape=(num_queries, size))
+    per_query = number.update(shape=(num_queries,))
     call = jax.ffi.ffi_call(
         loaded_target("csr_local", dtype.name),
         (
-            found.update(dtype=whole),
-            found,
-            each.update(shape=one),
-            each.update(shape=one, dtype=whole),
+            per_node.update(dtype=integer),
+            per_node,
+            per_query,
+            per_query.update(dtype=integer),
         ),
         vmap_method="sequential",
     )
@@ -226,11 +227,11 @@ def csr_local(
 
 
 def has_list_kernel(indices: Int[Array, "n k"], numbers: Float[Array, "n k"]) -> bool:
-    """Whether there are native kernels for these lists, on processors.
+    """Checks whether native kernels for processors take these lists.
 
     Args:
         indices: Neighbours of every node.
-        numbers: Their similarities, or weights.
+        numbers: Similarities of the neighbours, or weights.
 
     Returns:
         Whether the functions of this module may be called.
@@ -243,14 +244,14 @@ def has_list_kernel(indices: Int[Array, "n k"], numbers: Float[Array, "n k"]) ->
 
 
 def mutual_slots(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
-    """Finds where the list of each neighbour has the node that it is a neighbour of.
+    """Finds the slots of mutual neighbours: where a neighbour's list has the node.
 
     Args:
         indices: Neighbours of every node, int32, in any order, -1 in empty slots.
 
     Returns:
-        The slot; -1 where the pair is not mutual, the slot empty, or the neighbour the
-        node itself.
+        The slot of the node in the list of each neighbour; -1 if the pair is not
+        mutual, the slot is empty, or the neighbour is the node itself.
     """
     call = jax.ffi.ffi_call(
         loaded_target("mutual_slots", "int32"),
@@ -272,13 +273,13 @@ def lists_to_csr(
 
     Args:
         indices: Neighbours of every node, int32, -1 in empty slots.
-        numbers: Their similarities, or weights, float32 or float64.
-        starts: Where each row starts, and the end: n + 1, int32 or int64. Starts that
-            do not fit the lists are an error.
-        count: The end, as a Python number.
-        slots: What `mutual_slots` gives, for rows of mutual neighbours, with the
-            smaller of the two numbers of each pair. None for rows of all slots that are
-            not empty and have another number than 0.
+        numbers: Similarities of the neighbours, or weights, float32 or float64.
+        starts: Start of each row, and the end of the last: n + 1, int32 or int64.
+            Starts that do not fit the lists are an error.
+        count: Number of entries, the last start, as a Python number.
+        slots: Result of `mutual_slots`, for rows of mutual neighbours with the smaller
+            of the two numbers of each pair. None for rows of all slots that are not
+            empty and whose number is not 0.
 
     Returns:
         Columns and numbers.
@@ -289,6 +290,6 @@ def lists_to_csr(
         (columns, columns.update(dtype=numbers.dtype)),
     )
     mutual = slots is not None
-    back = jnp.zeros((0, 0), jnp.int32) if slots is None else slots
-    found, kept = call(indices, numbers, back, starts, mutual=mutual)
-    return found, kept
+    slots = jnp.zeros((0, 0), jnp.int32) if slots is None else slots
+    row_columns, row_numbers = call(indices, numbers, slots, starts, mutual=mutual)
+    return row_columns, row_numbers

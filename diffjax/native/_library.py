@@ -1,7 +1,8 @@
-"""Finds, checks and registers the library of native kernels, once per process."""
+"""Library of native kernels: found, checked and registered once per process."""
 
 import ctypes
 import functools
+import importlib.metadata
 import os
 import pathlib
 import sysconfig
@@ -10,8 +11,8 @@ from typing import NamedTuple
 
 import jax
 
-# Counts up with every change of what the library exports or of what a call takes and
-# gives; kernels.cc holds the same number.
+# Version of the exports of the library and of the arguments and results of its calls;
+# kernels.cc has the same number.
 ABI = 3
 ENVIRONMENT_SWITCH = "DIFFJAX_NATIVE"
 HANDLERS = (
@@ -25,11 +26,11 @@ HANDLERS = (
 
 
 class KernelLibrary(NamedTuple):
-    """What became of the native kernels in this process.
+    """State of the native kernels in this process.
 
     Attributes:
-        usable: Whether they are there to be called.
-        description: In words: which are used, or why JAX's own are.
+        usable: Whether the kernels can be called.
+        description: Which kernels are used, or why JAX's own are, in words.
     """
 
     usable: bool
@@ -38,10 +39,11 @@ class KernelLibrary(NamedTuple):
 
 @functools.cache
 def find_library() -> KernelLibrary:
-    """Loads the native kernels and makes them known to XLA, the first time.
+    """Loads the native kernels and registers them with XLA, at the first call.
 
-    They are left out if DIFFJAX_NATIVE is 0 and if they were not built, silently; if
-    what was built does not fit this version of the package or of JAX, with a warning.
+    They are not used if DIFFJAX_NATIVE is 0 or if they were not built, without a
+    warning, and if the built library does not fit this version of the package or of
+    JAX, with a warning.
     """
     if os.environ.get(ENVIRONMENT_SWITCH) == "0":
         return KernelLibrary(
@@ -55,38 +57,50 @@ def find_library() -> KernelLibrary:
         )
     try:
         return _register(ctypes.CDLL(str(path)))
-    # OSError: no such library for this machine; AttributeError: something is missing in
-    # it; RuntimeError: XLA does not take it.
+    # OSError: not a library for this machine; AttributeError: an export is missing;
+    # RuntimeError: XLA refuses it.
     except (OSError, AttributeError, RuntimeError) as error:
-        what = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
     warnings.warn(
-        f"native kernels are not used ({what}): install diffjax again to build them, "
+        f"native kernels are not used ({reason}): install diffjax again to build them, "
         f"or set {ENVIRONMENT_SWITCH}=0 to go without.",
         stacklevel=2,
     )
-    return KernelLibrary(usable=False, description=f"JAX's own: {what}")
+    return KernelLibrary(usable=False, description=f"JAX's own: {reason}")
 
 
 def library_path() -> pathlib.Path:
-    """Where the build puts the library."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    return pathlib.Path(__file__).with_name(f"_kernels{suffix}")
+    """Finds the library in this package, or else in an installed one.
+
+    A program that is run from a clone imports the clone's package, whose folder has no
+    library unless it was installed in place (`pip install -e`).
+    """
+    name = f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
+    path = pathlib.Path(__file__).with_name(name)
+    if path.is_file():
+        return path
+    for distribution in importlib.metadata.distributions(name="diffjax"):
+        for file in distribution.files or ():
+            installed = pathlib.Path(str(distribution.locate_file(file)))
+            if installed.name == name and installed.is_file():
+                return installed
+    return path
 
 
 def target_name(kernel: str, dtype: str) -> str:
-    """The name that a kernel has in compiled programs.
+    """Name of a kernel in compiled programs.
 
-    With the ABI in it, because programs are kept between runs and would else find the
-    kernel of another version under their name.
+    It contains the ABI, because cached programs would otherwise call the kernel of
+    another version by the same name.
     """
     return f"diffjax_{kernel}_{dtype}_abi{ABI}"
 
 
 def loaded_target(kernel: str, dtype: str) -> str:
-    """The name of a kernel that is there: the library is loaded if it was not.
+    """Loads the library if necessary and returns the name of one of its kernels.
 
     Raises:
-        RuntimeError: If there are no kernels in this process.
+        RuntimeError: If the kernels are not usable in this process.
     """
     library = find_library()
     if not library.usable:

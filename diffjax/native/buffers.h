@@ -1,4 +1,4 @@
-// What XLA hands over, as what the kernels take.
+// Conversion of XLA FFI buffers to the matrices of the kernels.
 
 #ifndef DIFFJAX_NATIVE_BUFFERS_H_
 #define DIFFJAX_NATIVE_BUFFERS_H_
@@ -21,7 +21,7 @@ namespace diffjax {
 
 namespace ffi = xla::ffi;
 
-// Whether this processor, not that of the build, has AVX2 and FMA.
+// Whether this processor, not that of the build machine, has AVX2 and FMA.
 inline bool has_avx2() {
 #if defined(__x86_64__)
   static const bool has =

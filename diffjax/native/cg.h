@@ -1,4 +1,4 @@
-// Conjugate gradient on (I - alpha A) F = Y, all of it in one call.
+// Conjugate gradient on (I - alpha A) F = Y, with all steps in one call.
 
 #ifndef DIFFJAX_NATIVE_CG_H_
 #define DIFFJAX_NATIVE_CG_H_
@@ -15,8 +15,8 @@
 
 namespace diffjax {
 
-// When a column is done, once r^2 <= rtol^2 y^2 or after most_steps, and whether its
-// answer is the iterate of smallest residual and not the last one.
+// Stopping rule of a column, r^2 <= rtol^2 y^2 or most_steps iterations, and whether to
+// return the iterate of smallest residual instead of the last one.
 template <typename T>
 struct Stop {
   T rtol_squared;
@@ -24,7 +24,7 @@ struct Stop {
   bool keep_best;
 };
 
-// Where the answers for some columns of a matrix of `stride` columns go.
+// Output arrays of some columns of a matrix of `stride` columns.
 template <typename T>
 struct Answers {
   T* value;
@@ -32,9 +32,9 @@ struct Answers {
   int32_t* steps;
 };
 
-// The iteration of diffjax/diffusion/_cg.py and _loop.py, formula by formula: what
-// happens to a column that is zero, finished, not finite or too small to divide by is
-// what happens there. Only sums are taken in another order.
+// Conjugate gradient as in diffjax/diffusion/_cg.py, formula by formula: columns that
+// are zero, finished, not finite or too small to divide by are treated the same way.
+// Only sums are taken in another order.
 template <typename T>
 class ConjugateGradient {
  public:
@@ -61,6 +61,10 @@ class ConjugateGradient {
     T resid_sq[kMostColumns], goal[kMostColumns], least[kMostColumns];
     T step[kMostColumns], turn[kMostColumns];
     int32_t steps[kMostColumns] = {};
+    // Below it, products that are lost may be more than rounding; see _cg.py.
+    const T least_curvature = static_cast<T>(a_.rows) *
+                              (std::numeric_limits<T>::min() /
+                               std::numeric_limits<T>::epsilon());
     std::copy_n(alpha, columns_, alphas);
     largest(y, size);
     begin(y, size);
@@ -72,7 +76,7 @@ class ConjugateGradient {
     for (int32_t taken = 0; taken < stop_.most_steps; ++taken) {
       bool active[kMostColumns], any = false;
       for (int64_t c = 0; c < width_; ++c) {
-        // Strict, so a column of zeros, such as one that fills up, starts finished.
+        // Strict, so a column of zeros, such as a padding column, starts finished.
         active[c] = resid_sq[c] > goal[c];
         any |= active[c];
       }
@@ -84,7 +88,7 @@ class ConjugateGradient {
       sum_up(curvature);
       bool go[kMostColumns];
       for (int64_t c = 0; c < width_; ++c) {
-        go[c] = active[c] && !(curvature[c] < std::numeric_limits<T>::min());
+        go[c] = active[c] && !(curvature[c] < least_curvature);
         step[c] = go[c] ? resid_sq[c] / curvature[c] : T{0};
       }
       each_part([&](int64_t part, int64_t first, int64_t last) {
@@ -98,7 +102,7 @@ class ConjugateGradient {
       }
       bool better[kMostColumns];
       for (int64_t c = 0; c < width_; ++c) {
-        // A residual that is no number is taken, too.
+        // The negated comparison also takes a residual that is NaN.
         better[c] = !(resid_sq[c] >= least[c]);
         if (better[c]) least[c] = resid_sq[c];
       }
@@ -126,7 +130,7 @@ class ConjugateGradient {
     });
   }
 
-  // Always in the same order, whoever took which part.
+  // Adds the parts in a fixed order, whichever thread computed them.
   void sum_up(T* sums) {
     double all[kMostColumns] = {};
     for (int64_t part = 0; part < parts_; ++part) {
@@ -135,7 +139,7 @@ class ConjugateGradient {
     for (int64_t c = 0; c < width_; ++c) sums[c] = static_cast<T>(all[c]);
   }
 
-  // The largest |y| of every column, NaN if there is one in it.
+  // The largest |y| of every column; NaN if the column contains one.
   void largest(const T* y, T* size) {
     each_part([&](int64_t part, int64_t first, int64_t last) {
       double* most = total(part);
@@ -157,7 +161,7 @@ class ConjugateGradient {
     }
   }
 
-  // X = 0, R = P = Y with columns of size 1: squares of small numbers would vanish.
+  // X = 0, R = P = Y scaled to columns of size 1: squares of small numbers underflow.
   void begin(const T* y, const T* size) {
     each_part([&](int64_t part, int64_t first, int64_t last) {
       double* squares = total(part);

@@ -1,4 +1,4 @@
-// A matrix in compressed rows, and how its rows are shared out.
+// A matrix in compressed rows, and its partition into row ranges for threads.
 
 #ifndef DIFFJAX_NATIVE_CSR_H_
 #define DIFFJAX_NATIVE_CSR_H_
@@ -19,7 +19,7 @@ struct Csr {
   int64_t rows;
   int64_t entries;
 
-  // Bad starts must not lead out of the arrays: a crash would take Python along.
+  // Clamped, so that bad starts do not read out of bounds, which would crash Python.
   int64_t start(int64_t row) const {
     const int64_t at = starts64 != nullptr ? starts64[row] : starts32[row];
     return std::clamp<int64_t>(at, 0, entries);
@@ -31,13 +31,13 @@ struct Csr {
   }
 };
 
-// Cuts the rows into parts of about the same work, which is entries, and rows
-// themselves where there are few. Depends on the matrix and not on the threads, so that
-// sums over parts are the same however many there are.
+// Cuts the rows into parts of about the same work, counted in entries plus rows. The
+// parts depend on the matrix and not on the threads, so that sums over parts do not
+// depend on the number of threads.
 template <typename T>
 std::vector<int64_t> cut_rows(const Csr<T>& a, int64_t columns) {
-  // A part smaller than this takes about as long as handing it out; more parts than
-  // this gain nothing in balance.
+  // A part smaller than kLeastWork takes about as long as scheduling it; more than
+  // kMostParts parts do not improve the balance.
   constexpr int64_t kLeastWork = 1 << 16;
   constexpr int64_t kMostParts = 128;
   const int64_t work = (a.entries + a.rows) * columns;
@@ -61,8 +61,8 @@ std::vector<int64_t> cut_rows(const Csr<T>& a, int64_t columns) {
   return cuts;
 }
 
-// The innermost loops for blocks of `width` columns, which rows.h has for each
-// instruction set. Each takes the first row and the one past the last.
+// Innermost loops for blocks of `width` columns, compiled from rows.h for each
+// instruction set. Every loop takes the first row and the one past the last.
 template <typename T>
 struct Loops {
   int64_t width;
@@ -80,7 +80,7 @@ struct Loops {
                T* p, T* x);
 };
 
-// The widest loops that there are.
+// Width of the widest loops.
 constexpr int64_t kMostColumns = 64;
 
 }  // namespace diffjax

@@ -1,5 +1,5 @@
-// What XLA calls: the product with a matrix in compressed rows, conjugate gradient, and
-// the same on the nodes that a query reaches.
+// XLA handlers of the matrix kernels: the product with a matrix in compressed rows,
+// conjugate gradient, and local diffusion.
 
 #include <algorithm>
 #include <cstdint>
@@ -36,8 +36,8 @@
 namespace diffjax {
 namespace {
 
-// The loops for the best instructions of this processor or, if not `best`, for those
-// that every processor has.
+// Loops for the best instructions of this processor or, if not `best`, for those that
+// every processor of its kind has.
 template <typename T>
 const Loops<T>& loops_for(int64_t columns, bool best) {
 #if defined(__x86_64__)
@@ -46,7 +46,7 @@ const Loops<T>& loops_for(int64_t columns, bool best) {
   return baseline::loops_for<T>(columns);
 }
 
-// Y = A X for X of any number of columns, a block of them after the other.
+// Y = A X for any number of columns, block after block.
 template <typename T>
 void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
               Workers& workers) {
@@ -56,7 +56,7 @@ void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
     const std::vector<int64_t> cuts = cut_rows(a, width);
     const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
     const T* from = x + done;  // The block, in rows of all columns.
-    // Whole vectors are read: a block that is no number of them is filled up.
+    // Whole vectors are read: a block of another width is padded.
     Numbers<T> filled(count == width ? 0 : a.rows * width);
     if (count != width) {
       workers.for_each(parts, [&](int64_t part) {
@@ -77,8 +77,8 @@ void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
   }
 }
 
-// Y = A^T X. Every part owns some rows of Y and goes through all of A, in its order:
-// nothing is added by two threads, and how many there are changes no sum.
+// Y = A^T X. Every part owns some rows of Y and reads all entries of A in order, so
+// that no two threads add to one sum and sums do not depend on the number of threads.
 template <typename T>
 void multiply_transposed(const Csr<T>& a, int64_t columns, const T* x, T* y,
                          Workers& workers) {
@@ -119,7 +119,7 @@ ffi::Error product(ffi::ThreadPool pool, bool transposed, bool best,
   return ffi::Error::Internal(error.what());
 }
 
-// Columns that are solved for side by side.
+// Columns that are solved side by side.
 constexpr int64_t kColumnsOfCg = 32;
 
 template <ffi::DataType Type>
@@ -141,8 +141,8 @@ ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
   if (y.element_count() == 0) return ffi::Error::Success();
   const Stop<T> stop{*rtol_squared.typed_data(), *most_steps.typed_data(), keep_best};
   Workers workers(pool);
-  // Columns do not know of each other: a block of some keeps the working set small and
-  // still reads the matrix seldom.
+  // Columns are independent: blocks of columns keep the working set small and still
+  // read the matrix rarely.
   for (int64_t done = 0; done < columns;) {
     const int64_t count = std::min(columns - done, kColumnsOfCg);
     const Loops<T>& loops = loops_for<T>(count, best);
@@ -184,8 +184,8 @@ ffi::Error local(ffi::ThreadPool pool, ffi::BufferR1<Type> weights,
                        *rtol_squared.typed_data()};
   Workers workers(pool);
   workers.for_each(queries, [&](int64_t query) {
-    // Kept for the next query of this thread: most of the time of a small one would go
-    // into pages of new memory.
+    // Reused by the next query of this thread: a small query would spend most of its
+    // time on pages of new memory.
     thread_local LocalDiffusion<T> diffusion;
     diffusion.solve(a, alpha.typed_data()[query], reach, places,
                     seeds.typed_data() + query * places,
@@ -264,11 +264,11 @@ DIFFJAX_HANDLER(diffjax_csr_cg_float64, cg<F64>, bind_cg<F64>())
 DIFFJAX_HANDLER(diffjax_csr_local_float32, local<F32>, bind_local<F32>())
 DIFFJAX_HANDLER(diffjax_csr_local_float64, local<F64>, bind_local<F64>())
 
-// Counts up with every change of what is exported here or of what a call takes and
-// gives; diffjax/native/_library.py holds the same number.
+// Version of the exports and of the arguments and results of their calls;
+// diffjax/native/_library.py has the same number.
 DIFFJAX_EXPORT int diffjax_abi() { return 3; }
 
-// The best instructions of this processor that there are loops for.
+// Name of the best instruction set of this processor that has loops.
 DIFFJAX_EXPORT const char* diffjax_instructions() {
   return diffjax::has_avx2() ? "AVX2" : "baseline";
 }

@@ -1,4 +1,4 @@
-// What XLA calls: from lists of neighbours to compressed rows.
+// XLA handlers of the list kernels: mutual slots, and compressed rows of lists.
 
 #include <cstdint>
 #include <exception>
@@ -30,7 +30,7 @@
 namespace diffjax {
 namespace {
 
-// With the search for the best instructions of this processor.
+// Neighbour lists with the search for the best instructions of this processor.
 Lists lists_of(ffi::BufferR2<ffi::S32> indices) {
   const auto shape = indices.dimensions();
   Lists lists{indices.typed_data(), shape[0], shape[1], baseline::find_place};

@@ -1,4 +1,4 @@
-// From lists of neighbours to the compressed rows of a graph.
+// Conversion of neighbour lists to the compressed rows of a graph.
 
 #ifndef DIFFJAX_NATIVE_LISTS_H_
 #define DIFFJAX_NATIVE_LISTS_H_
@@ -14,15 +14,16 @@
 
 namespace diffjax {
 
-// Row i names the neighbours of node i, in any order; below 0 is an empty slot.
+// Neighbour lists: row i has the neighbours of node i, in any order; a number below 0
+// is an empty slot.
 struct Lists {
   const int32_t* indices;
   int64_t nodes, slots;
-  // The first of some places that holds a node, or -1.
+  // Index of the first of some entries that is a node, or -1; see find.h.
   int64_t (*find)(const int32_t* places, int64_t count, int32_t node);
 
-  // Calls found(slot, other, back) for each neighbour of `node` that has a larger number
-  // and whose own list has the node, at `back`: each pair is met once.
+  // Calls found(slot, other, back) for each neighbour of `node` that has a larger
+  // number and whose list has the node, at `back`: each mutual pair is visited once.
   template <typename Found>
   void each_mutual(int64_t node, const Found& found) const {
     const int64_t base = node * slots;
@@ -39,7 +40,7 @@ struct Lists {
  private:
   static constexpr int64_t kAhead = 2;
 
-  // The list of one of the next, while this one's is searched.
+  // Prefetches the list of a later neighbour while the current one is searched.
   void fetch(int64_t node, int64_t other) const {
     if (other <= node || other >= nodes) return;
     const auto* list = reinterpret_cast<const char*>(indices + other * slots);
@@ -61,25 +62,25 @@ void each_node(const Lists& lists, Workers& workers, const Body& body) {
   });
 }
 
-// Where each neighbour's list has the node, -1 where it has not.
+// Writes the slot of the node in the list of each neighbour, -1 if it is not in there.
 inline void mutual_slots(const Lists& lists, Workers& workers, int32_t* back) {
   each_node(lists, workers, [&](int64_t node) {
     std::fill_n(back + node * lists.slots, lists.slots, -1);
   });
   each_node(lists, workers, [&](int64_t node) {
     lists.each_mutual(node, [&](int64_t slot, int64_t other, int64_t where) {
-      // Both ends at once: no other pair has either place.
+      // Both directions at once: no other pair writes either slot.
       back[node * lists.slots + slot] = static_cast<int32_t>(where);
       back[other * lists.slots + where] = static_cast<int32_t>(slot);
     });
   });
 }
 
-// Rows that are written, each sorted by column.
+// Writes compressed rows, each sorted by column.
 template <typename T>
 class RowWriter {
  public:
-  // `rows` has the starts; its entries are written.
+  // `rows` has the starts of the rows whose entries are written.
   RowWriter(const Csr<T>& rows, int32_t* columns, T* weights)
       : rows_(rows), columns_(columns), weights_(weights) {}
 
@@ -88,7 +89,7 @@ class RowWriter {
     T weight;
   };
 
-  // Other starts than those of these entries must not lead out of the arrays.
+  // Throws if the starts do not match the entries, so that no write is out of bounds.
   void write(int64_t row, std::vector<Entry>& entries) const {
     const int64_t first = rows_.start(row), last = rows_.start(row + 1);
     if (last - first != static_cast<int64_t>(entries.size())) {
@@ -109,8 +110,8 @@ class RowWriter {
   T* const weights_;
 };
 
-// The mutual neighbours of every node, of which `back` tells where they have it, with
-// the smaller of their two similarities.
+// Writes the mutual neighbours of every node, whose slots are in `back`, with the
+// smaller of the two similarities.
 template <typename T>
 void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
                  const RowWriter<T>& rows, Workers& workers) {
@@ -124,7 +125,7 @@ void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
       }
       const T own = similarities[slot];
       const T theirs = similarities[other * lists.slots + where];
-      // Not std::min, which would lose one of them that is no number.
+      // Not std::min, which would lose a NaN.
       const T smaller = own <= theirs || std::isnan(own) ? own : theirs;
       entries.push_back({static_cast<int32_t>(other), smaller});
     }
@@ -132,7 +133,7 @@ void mutual_rows(const Lists& lists, const T* similarities, const int32_t* back,
   });
 }
 
-// The slots of every node that hold an edge: neither empty nor of weight 0.
+// Writes the slots of every node that hold an edge: neither empty nor of weight 0.
 template <typename T>
 void compress_rows(const Lists& lists, const T* weights, const RowWriter<T>& rows,
                    Workers& workers) {

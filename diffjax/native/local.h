@@ -1,4 +1,4 @@
-// Diffusion on the nodes that a query reaches: the work does not depend on the graph.
+// Local diffusion on the nodes that a query reaches: its cost does not grow with n.
 
 #ifndef DIFFJAX_NATIVE_LOCAL_H_
 #define DIFFJAX_NATIVE_LOCAL_H_
@@ -16,8 +16,8 @@
 
 namespace diffjax {
 
-// How far a query goes: at most `most_nodes` nodes, which are twice as many after every
-// `grow_steps` iterations, and `most_steps` iterations once they are all there.
+// Limits of a local solve: at most `most_nodes` nodes, whose number doubles after every
+// `grow_steps` iterations, and `most_steps` iterations after the last expansion.
 template <typename T>
 struct Reach {
   int64_t most_nodes;
@@ -26,16 +26,16 @@ struct Reach {
   T rtol_squared;
 };
 
-// Memory that grows and keeps what it holds. Never smaller: a query that is as large as
-// the one before finds its memory there.
+// Grows a vector to at least `count` numbers, keeping its content. It never shrinks, so
+// that later queries reuse the memory.
 template <typename Vector>
 void make_room(Vector& numbers, int64_t count) {
   const int64_t there = static_cast<int64_t>(numbers.size());
   if (there < count) numbers.resize(std::max(2 * there, count));
 }
 
-// Numbers nodes 0, 1, 2, ... in the order in which they are asked for. Its table is as
-// long as the graph, but made once: a query cleans up what it used.
+// Numbers nodes 0, 1, 2, ... in the order of the first request. Its table is as long as
+// the graph but allocated once: each query resets only the entries that it used.
 class Slots {
  public:
   void begin(int64_t nodes) {
@@ -44,12 +44,12 @@ class Slots {
     if (static_cast<int64_t>(table_.size()) < nodes) table_.resize(nodes, -1);
   }
 
-  // Before so many nodes are asked for.
+  // Reserves memory for that many more requests.
   void expect(int64_t nodes) { make_room(nodes_, count_ + nodes); }
 
   int32_t find(int32_t node) {
     int32_t& slot = table_[node];
-    // Written in any case: whether a node is new can't be foreseen.
+    // Written without a branch: whether a node is new can't be predicted.
     const bool is_new = slot < 0;
     slot = is_new ? count_ : slot;
     nodes_[count_] = node;
@@ -65,21 +65,20 @@ class Slots {
   int32_t count_ = 0;
 };
 
-// One query. The iteration is that of cg.h, started again from where it was whenever
-// nodes join. Those are the nodes outside with the largest residual, which is what the
-// diffusion would bring them next.
+// Solver of one query. The iteration is that of cg.h, restarted from the current
+// solution whenever nodes join: the nodes outside with the largest residual, which is
+// the score that the diffusion would bring them next.
 //
-// Members are nodes that the diffusion has reached: their rows of the graph are read,
-// once, and held with slots for columns. Slots also stand for nodes outside beside them.
+// Members are nodes that the diffusion has reached: their rows of the graph are read
+// once, and stored with slots for columns. Neighbours outside have slots as well.
 //
-// It may be used for one query after the other, whose memory is then there already.
+// An object can solve one query after the other and reuses its memory.
 template <typename T>
 class LocalDiffusion {
  public:
-  // Solves for `places` seeds, of which those below 0 are empty. Answers go to
-  // `most_nodes` places, ordered by node, and are -1 and 0 where there are fewer. Not
-  // inlined: where the caller's object belongs to a thread it would be looked up there
-  // at every entry.
+  // Solves for `places` seeds, of which those below 0 are padding. Writes `most_nodes`
+  // nodes in ascending order and their values, padded with -1 and 0. Not inlined: the
+  // caller's thread-local object would be looked up at every entry.
   __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, Reach<T> reach,
                                        int64_t places, const int32_t* seeds,
                                        const T* values, int32_t* nodes, T* value,
@@ -111,13 +110,13 @@ class LocalDiffusion {
     int32_t node, slot;
   };
 
-  // Ranks are 8 bits of exponent and 3 of what follows; a positive number has no sign.
+  // Ranks are 8 bits of the exponent and 3 of the mantissa of a positive float.
   static constexpr int kRankShift = 20;
   static constexpr int64_t kRanks = (int64_t{1} << (31 - kRankShift)) + 1;
 
   int64_t members() const { return static_cast<int64_t>(members_.size()); }
 
-  // Also what a query that ran out of memory left behind.
+  // Resets everything, also after a query that ran out of memory.
   void clear() {
     slots_.begin(a_.rows);
     steps_ = 0;
@@ -126,7 +125,7 @@ class LocalDiffusion {
     for (auto* each : {&member_, &members_}) each->clear();
   }
 
-  // Seeds join with columns of size 1: squares of small numbers would vanish.
+  // Seeds join with values scaled to size 1: squares of small numbers underflow.
   T begin(int64_t places, const int32_t* seeds, const T* values) {
     T size = 0;
     for (int64_t i = 0; i < places; ++i) {
@@ -146,13 +145,13 @@ class LocalDiffusion {
     return size;
   }
 
-  // Nodes that were seen for the first time are outside, with no residual yet.
+  // New slots are nodes outside, with residual 0.
   void cover() {
     outside_.resize(slots_.count(), 0);
     member_.resize(slots_.count(), -1);
   }
 
-  // Starts at 0, with the residual that it had outside, which of a seed is all of y.
+  // Adds a member with score 0 and the residual that it had outside, y for a seed.
   void join(int32_t slot, bool starts_here = false) {
     const int32_t node = slots_.node(slot);
     member_[slot] = static_cast<int32_t>(members());
@@ -174,8 +173,8 @@ class LocalDiffusion {
     cover();
   }
 
-  // Nodes outside with the largest residual join, until there are `most`; equal ones
-  // by node. Whether there were any.
+  // Adds the nodes outside with the largest residual, ties by node, until there are
+  // `most` members. Returns whether any joined.
   bool grow(int64_t most) {
     const int64_t least = least_rank(most - members());
     candidates_.clear();
@@ -194,7 +193,7 @@ class LocalDiffusion {
       const auto first = candidates_.begin();
       std::nth_element(first, first + count, candidates_.end(), before);
     }
-    // In the order of the graph, so that rows that lie side by side are read so.
+    // In the order of the graph, so that adjacent rows are read one after the other.
     std::sort(candidates_.begin(), candidates_.begin() + count,
               [](const Candidate& one, const Candidate& other) {
                 return one.node < other.node;
@@ -206,8 +205,8 @@ class LocalDiffusion {
     return count > 0;
   }
 
-  // A coarse logarithm of the residual of a node outside; 0 for members and where there
-  // is none.
+  // A coarse logarithm of the residual of a node outside; 0 for members and for a
+  // residual of 0.
   int64_t rank(int32_t slot) const {
     const auto residual = static_cast<float>(outside_[slot]);
     uint32_t bits;
@@ -216,8 +215,8 @@ class LocalDiffusion {
     return waits ? (bits >> kRankShift) + 1 : 0;
   }
 
-  // The highest rank, at least 1, which with those above it has `count` nodes: the
-  // largest of many numbers are found sooner among few.
+  // The highest rank, at least 1, such that it and higher ranks have `count` nodes. It
+  // preselects candidates, so that fewer numbers are sorted.
   int64_t least_rank(int64_t count) {
     ranks_.assign(kRanks, 0);
     for (int32_t slot = 0; slot < slots_.count(); ++slot) ++ranks_[rank(slot)];
@@ -226,7 +225,7 @@ class LocalDiffusion {
     return least;
   }
 
-  // The row of the next one, from anywhere in memory, while this one's is read.
+  // Prefetches the row of the next node, anywhere in memory, while one is read.
   void fetch(int32_t node) const {
     for (int64_t at = a_.start(node); at < a_.start(node + 1); at += 64 / sizeof(T)) {
       __builtin_prefetch(a_.indices + at);
@@ -240,8 +239,9 @@ class LocalDiffusion {
     return sum;
   }
 
-  // The residual outside, alpha S f, and the sum of its squares; that inside anew,
-  // y - (1 - alpha S) f, from which what the iteration carries along drifts away.
+  // Computes the residual outside, alpha S f, and returns the sum of its squares.
+  // Recomputes that of the members, y - (I - alpha S) f, from which the recurrence
+  // drifts away.
   double spread() {
     std::fill(outside_.begin(), outside_.end(), T{0});
     for (int64_t i = 0; i < members(); ++i) {
@@ -260,7 +260,7 @@ class LocalDiffusion {
     return sum;
   }
 
-  // Rows and columns of the members: elsewhere the direction is 0.
+  // Cuts out rows and columns of the members: the direction is 0 at other nodes.
   void cut() {
     inner_starts_.resize(members() + 1);
     make_room(inner_columns_, starts_.back());
@@ -269,7 +269,7 @@ class LocalDiffusion {
     for (int64_t i = 0; i < members(); ++i) {
       inner_starts_[i] = kept;
       for (int64_t entry = starts_[i]; entry < starts_[i + 1]; ++entry) {
-        // Written in any case: whether it stays can't be foreseen.
+        // Written without a branch: whether it is a member can't be predicted.
         const int32_t column = member_[columns_[entry]];
         inner_columns_[kept] = column;
         inner_weights_[kept] = weights_[entry];
@@ -283,7 +283,7 @@ class LocalDiffusion {
     T sums[4] = {};
     int64_t entry = inner_starts_[i];
     const int64_t last = inner_starts_[i + 1];
-    // Several sums, because one would wait for itself at every entry.
+    // Several sums, because additions to one would wait for each other.
     for (; entry + 4 <= last; entry += 4) {
       for (int j = 0; j < 4; ++j) {
         sums[j] += inner_weights_[entry + j] * p_[inner_columns_[entry + j]];
@@ -295,7 +295,7 @@ class LocalDiffusion {
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
-  // Conjugate gradient on the members, whatever is outside being 0.
+  // Conjugate gradient on the members, with scores of 0 outside.
   void iterate(int32_t most_steps, double goal) {
     double left = squares();
     cut();
@@ -342,14 +342,14 @@ class LocalDiffusion {
   int32_t steps_ = 0;
   std::vector<Candidate> candidates_;
   std::vector<int32_t> ranks_;
-  // By slot: the residual outside; which member it is, below 0 for none.
+  // By slot: the residual outside; the number of the member, below 0 if it is none.
   std::vector<T> outside_;
   std::vector<int32_t> member_;
   // By member: its slot, score, residual, direction, product with the direction,
   // right-hand side.
   std::vector<int32_t> members_;
   std::vector<T> x_, r_, p_, q_, y_;
-  // Rows of the members: all of them, and what of them is inside.
+  // Rows of the members: all entries, and the entries between members.
   std::vector<int64_t> starts_, inner_starts_;
   PagedVector<int32_t> columns_, inner_columns_;
   PagedVector<T> weights_, inner_weights_;

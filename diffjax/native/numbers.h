@@ -1,4 +1,4 @@
-// Memory for blocks of columns, and for rows of a graph.
+// Allocation of large arrays in huge pages: blocks of columns, rows of a graph.
 
 #ifndef DIFFJAX_NATIVE_NUMBERS_H_
 #define DIFFJAX_NATIVE_NUMBERS_H_
@@ -16,14 +16,13 @@ namespace diffjax {
 
 constexpr size_t kHugePage = size_t{1} << 21;
 
-// Memory from the start of a large page on, in such pages where the system has them.
+// Allocates memory aligned to a huge page, in huge pages if the system has them.
 inline void* take_pages(size_t bytes) {
   void* pages = ::operator new(bytes, std::align_val_t(kHugePage));
 #if defined(__linux__)
-  // Rows are gathered from all over a block: with few pages to look up it is faster,
-  // and so is the first touch of each. What lies in one page can't fall upon itself in
-  // the cache, as small pages do that happen to. Only a wish; that it fails does no
-  // harm.
+  // Rows are gathered from all over a block, which is faster with few pages to look up,
+  // and so is the first touch of each page. Addresses within one page also have no
+  // chance conflicts in the cache, as small pages can. The advice may fail harmlessly.
   madvise(pages, bytes, MADV_HUGEPAGE);
 #endif
   return pages;
@@ -33,7 +32,7 @@ inline void give_pages(void* pages) {
   ::operator delete(pages, std::align_val_t(kHugePage));
 }
 
-// Numbers that are not set to anything, in pages that suit them.
+// Uninitialised array of numbers, in huge pages if it is large enough.
 template <typename T>
 class Numbers {
  public:
@@ -59,7 +58,7 @@ class Numbers {
   T* const numbers_;
 };
 
-// What a vector takes its memory from, in whole large pages, once it is worth one.
+// Allocator of vectors: whole huge pages for large vectors.
 template <typename T>
 struct HugePages {
   using value_type = T;

@@ -1,4 +1,4 @@
-// Loops shared out among the threads of XLA and the thread that asks.
+// Parallel loops over the threads of XLA and the calling thread.
 
 #ifndef DIFFJAX_NATIVE_PARALLEL_H_
 #define DIFFJAX_NATIVE_PARALLEL_H_
@@ -15,8 +15,8 @@
 
 namespace diffjax {
 
-// XLA's own threads are used, and none are made: they are as many as the process may
-// use processors, and know of each other's work.
+// Runs loops on XLA's own threads, without creating any: their number is that of the
+// processors that the process may use, and they share one queue of work.
 class Workers {
  public:
   explicit Workers(xla::ffi::ThreadPool pool)
@@ -25,11 +25,11 @@ class Workers {
   int64_t threads() const { return threads_; }
 
   // Calls body(part) for every part in 0..parts-1, in any order, and returns when all
-  // calls have. The asking thread takes parts like any other and waits for nobody who
-  // has not taken one, so a loop ends even if all threads of XLA are busy, or each of
-  // them is inside a loop of its own. What a body throws, such as that there is no
-  // memory, is thrown here once all parts have ended: in a thread of XLA it would end
-  // the process, and here too early, while others still look at `body`.
+  // calls have returned. The calling thread takes parts like any other and waits only
+  // for threads that have taken one, so a loop ends even if all threads of XLA are busy
+  // or inside another loop. An exception of a body, such as a failed allocation, is
+  // rethrown here after all parts have ended: in a thread of XLA it would end the
+  // process, and earlier other threads would still use `body`.
   template <typename Body>
   void for_each(int64_t parts, const Body& body) {
     const int64_t helpers = std::min(threads_, parts) - 1;
@@ -39,8 +39,8 @@ class Workers {
     }
     auto shared = std::make_shared<Shared>(parts);
     for (int64_t helper = 0; helper < helpers; ++helper) {
-      // A helper that comes too late finds no part left and never looks at `body`,
-      // which is gone by then; what it does look at, it owns.
+      // A helper that starts too late finds no part and does not use `body`, which may
+      // be destroyed by then; it owns `shared`.
       pool_.Schedule([shared, &body] { shared->take(body); });
     }
     shared->take(body);

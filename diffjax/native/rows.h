@@ -1,16 +1,16 @@
-// The innermost loops, on a range of rows. Included once for every instruction set,
-// with DIFFJAX_ISA naming it, DIFFJAX_TARGET making the compiler use it, and vectors of
-// at most DIFFJAX_BYTES: hence no include guard.
+// Innermost loops on a range of rows. Included once for every instruction set, with
+// DIFFJAX_ISA as its name, DIFFJAX_TARGET as the attribute that makes the compiler use
+// it, and vectors of at most DIFFJAX_BYTES: hence no include guard.
 //
-// All blocks of columns here are W wide, W = Lanes * Units: one row of a block is Units
-// vectors of Lanes numbers, held in registers while the entries of a matrix row are
-// gone through.
+// All blocks of columns are W = Lanes * Units wide: one row of a block is Units vectors
+// of Lanes numbers, which stay in registers during the loop over the entries of a
+// matrix row.
 
 namespace diffjax::DIFFJAX_ISA {
 
 #define DIFFJAX_INLINE DIFFJAX_TARGET __attribute__((always_inline)) inline
 
-// A vector of numbers that may lie anywhere; arithmetic on it is the compiler's.
+// SIMD vector without alignment; the compiler provides its arithmetic.
 template <typename T, int Lanes>
 struct VectorOf {
   typedef T Type
@@ -26,11 +26,11 @@ struct Rows {
   using Vector = typename VectorOf<T, Lanes>::Type;
   static constexpr int64_t kWidth = Lanes * Units;
   // Sums of one block of rows are in T, sums of blocks in double: about the error of
-  // adding pairwise, at no cost.
+  // pairwise summation, at no cost.
   static constexpr int64_t kBlock = 64;
-  // Entries between asking for a row of X and using it.
+  // Distance in entries between prefetching a row of X and using it.
   static constexpr int64_t kAhead = 16;
-  // Sums side by side: as many as there are registers for.
+  // Number of independent sums, as many as registers allow.
   static constexpr int kSums = Units <= 2 ? 4 : Units <= 6 ? 2 : 1;
 
   DIFFJAX_INLINE static Vector load(const T* from, int unit) {
@@ -46,7 +46,7 @@ struct Rows {
                                           int64_t stride, Vector* sum) {
     const int64_t last = a.start(row + 1);
     int64_t entry = a.start(row);
-    // Several sums, because one would wait for itself at every entry.
+    // Several sums, because additions to one would wait for each other.
     Vector sums[kSums][Units] = {};
     for (; entry + kSums <= last; entry += kSums) {
       if (entry + kAhead + kSums <= a.entries) {
@@ -70,9 +70,9 @@ struct Rows {
     for (int unit = 0; unit < Units; ++unit) sum[unit] += weight * load(from, unit);
   }
 
-  // What is gathered lies anywhere: it is asked for some entries ahead, those of the
-  // next rows included. Of less than a cache line the processor keeps enough in flight
-  // by itself.
+  // Gathered rows may lie anywhere: they are prefetched some entries ahead, also those
+  // of the next matrix rows. For less than a cache line the processor has enough loads
+  // in flight by itself.
   DIFFJAX_INLINE static void fetch(const T* row) {
     constexpr int64_t kBytes = kWidth * sizeof(T);
     if (kBytes < 64) return;
@@ -81,7 +81,7 @@ struct Rows {
     }
   }
 
-  // Rows of Y = A X; Y takes the first `columns` of the block.
+  // Rows of Y = A X; the first `columns` of the block are written to Y.
   DIFFJAX_TARGET static void multiply(const Csr<T>& a, int64_t first, int64_t last,
                                       const T* x, int64_t x_stride, T* y,
                                       int64_t y_stride, int64_t columns) {
@@ -135,7 +135,7 @@ struct Rows {
     }
   }
 
-  // X += step P, then P = R + turn P: side by side, so that P is read once for both.
+  // X += step P, then P = R + turn P, in one loop, so that P is read once for both.
   DIFFJAX_TARGET static void move(int64_t first, int64_t last, const T* step,
                                   const T* turn, const T* r, T* p, T* x) {
     for (int64_t at = first * kWidth; at < last * kWidth; at += kWidth) {
@@ -160,7 +160,7 @@ constexpr Loops<T> kLoops = {
     Rows<T, Lanes, Units>::curve, Rows<T, Lanes, Units>::reduce,
     Rows<T, Lanes, Units>::move};
 
-// The narrowest loops that take so many columns, or else the widest.
+// The narrowest loops that take that many columns, or else the widest.
 template <typename T>
 const Loops<T>& loops_for(int64_t columns) {
   constexpr int kNarrow = 16 / sizeof(T), kWide = DIFFJAX_BYTES / sizeof(T);

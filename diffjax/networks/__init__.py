@@ -1,4 +1,4 @@
-"""Networks in Flax that give their inner maps by name: VGG16, ResNet, EfficientNet."""
+"""Convolutional networks in Flax with named maps: VGG16, ResNet, EfficientNet."""
 
 import lazy_loader
 

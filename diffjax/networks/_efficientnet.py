@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 on pictures of several sizes in one canvas."""
+"""EfficientNet-Lite0 for pictures of several sizes, padded to one canvas."""
 
 import functools
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ _LITE_SCALING = PixelScaling(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.
 
 
 class _Stage(NamedTuple):
-    """Blocks of one resolution.
+    """Row of the architecture table: consecutive blocks of one width.
 
     Attributes:
         repeats: Number of blocks.
         size: Side of the depthwise kernel in cells.
-        stride: Step of the first block; the others have 1.
+        stride: Stride of the first block; the others have stride 1.
         expansion: Inner channels over input channels.
         channels: Output channels.
     """
@@ -56,7 +56,7 @@ _STAGES = (
 
 
 class _InvertedResidualBlock(nnx.Module):
-    """The inverted residual: wider channels, a depthwise step, narrow channels."""
+    """Inverted residual block: expansion, depthwise convolution, projection."""
 
     def __init__(
         self,
@@ -67,49 +67,49 @@ class _InvertedResidualBlock(nnx.Module):
         kernel_init: nnx.Initializer,
         rngs: nnx.Rngs,
     ) -> None:
-        """Draws the weights for maps of so many channels."""
+        """Draws the weights for maps of `inputs` channels."""
         layer = functools.partial(ConvolutionLayer, kernel_init=kernel_init, rngs=rngs)
-        inner = inputs * stage.expansion
+        width = inputs * stage.expansion
         self.expand = (
-            layer(pointwise_convolution, (1, 1, inputs, inner))
+            layer(pointwise_convolution, (1, 1, inputs, width))
             if stage.expansion > 1
             else None
         )
         self.depthwise = layer(
-            depthwise_convolution, (stage.size, stage.size, 1, inner), stride=stride
+            depthwise_convolution, (stage.size, stage.size, 1, width), stride=stride
         )
-        self.project = layer(pointwise_convolution, (1, 1, inner, stage.channels))
+        self.project = layer(pointwise_convolution, (1, 1, width, stage.channels))
         self.residual = stride == 1 and inputs == stage.channels
 
     def layers(self) -> dict[str, ConvolutionLayer]:
-        """Lists the layers in the order of their work."""
-        named = {"depthwise": self.depthwise, "project": self.project}
-        return named if self.expand is None else {"expand": self.expand, **named}
+        """Lists the convolutions in the order in which they are applied."""
+        layers = {"depthwise": self.depthwise, "project": self.project}
+        return layers if self.expand is None else {"expand": self.expand, **layers}
 
     def __call__(
         self, maps: Float[Array, "b h w i"], sizes: Int[Array, "b 2"]
     ) -> Float[Array, "b y x o"]:
-        """Transforms maps of which the first `sizes` cells are real."""
-        inner = maps if self.expand is None else jax.nn.relu6(self.expand(maps))
-        inner = jax.nn.relu6(self.depthwise(mask_padding(inner, sizes)))
-        outputs = self.project(inner)
+        """Computes the output maps; the first `sizes` cells of each input are real."""
+        expanded = maps if self.expand is None else jax.nn.relu6(self.expand(maps))
+        filtered = jax.nn.relu6(self.depthwise(mask_padding(expanded, sizes)))
+        outputs = self.project(filtered)
         return maps + outputs if self.residual else outputs
 
 
 class EfficientNetLite0(nnx.Module):
-    """EfficientNet-Lite0: seven stages of inverted residuals between a stem and a head.
+    """EfficientNet-Lite0: a stem, seven stages of inverted residual blocks, a head.
 
-    ReLU6, no squeeze-and-excite, TensorFlow's `SAME` padding, batch norm folded into
-    the convolutions. A picture may lie at the top left of a larger canvas: what is
-    beyond its true size is set to zero before every convolution that looks at
-    neighbours, so the answer is the one that the picture gets alone.
+    The activation is ReLU6, there is no squeeze-and-excite, padding is TensorFlow's
+    `SAME`, and batch norms are folded into the convolutions. A picture may lie at the
+    top left of a larger canvas: the padding is set to zero before every convolution
+    that looks at neighbours, so the maps are those of the picture alone.
 
     Attributes:
-        strides: For each named map, pixels per cell. The real part of a map has the
-            picture's size over the stride; beyond it maps are 0.
-        multiple: 32: where `SAME` padding puts its zeros depends on the parity of a
-            map's sides, so the sides of canvas and picture must stay even.
-        scaling: How pixels are scaled first.
+        strides: Pixels per cell of each named map. The real part of a map has the
+            picture's size over the stride; the rest is 0.
+        multiple: 32: the side on which `SAME` padding adds its zeros depends on the
+            parity of a map's sides, so the sides of canvas and picture must stay even.
+        scaling: Scaling of the pixels, applied first.
 
     References:
         Tan and Le, EfficientNet, ICML 2019, https://arxiv.org/abs/1905.11946, for the
@@ -140,15 +140,15 @@ class EfficientNetLite0(nnx.Module):
         kernel_init: nnx.Initializer = _KERNEL_INIT,
         rngs: nnx.Rngs,
     ) -> None:
-        """Draws random weights; `load_efficientnet_lite0` has trained ones.
+        """Draws random weights; `load_efficientnet_lite0` loads trained ones.
 
         Args:
-            scaling: How pixels are scaled first.
+            scaling: Scaling of the pixels, applied first.
             kernel_init: Draws a kernel [height, width, inputs, outputs]; biases are 0.
             rngs: Random keys of the stream `params`.
 
         Raises:
-            ValueError: If `scaling` is not of finite numbers, or a std not above 0.
+            ValueError: If a number in `scaling` is not finite, or a std is not above 0.
         """
         self.scaling = scaling.validated()
         settings = {"kernel_init": kernel_init, "rngs": rngs}
@@ -171,16 +171,16 @@ class EfficientNetLite0(nnx.Module):
 
     def layers(self) -> dict[str, ConvolutionLayer]:
         """Lists every layer that has weights, by its dotted name."""
-        named = {"stem": self.stem}
+        layers = {"stem": self.stem}
         for number, block in enumerate(self.blocks):
-            named |= {
+            layers |= {
                 f"blocks.{number}.{name}": layer
                 for name, layer in block.layers().items()
             }
-        return named | {"head": self.head, "classifier": self.classifier}
+        return layers | {"head": self.head, "classifier": self.classifier}
 
     def cells(self, name: str, sizes: Sizes) -> Sizes:
-        """Counts the real cells of a map: true sizes are multiples of the stride."""
+        """Counts the real cells of a map: true sizes over its stride."""
         return sizes // self.strides[name]
 
     def __call__(
@@ -188,16 +188,16 @@ class EfficientNetLite0(nnx.Module):
         images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Computes every inner map.
+        """Computes every named map.
 
         Args:
             images: Red, green and blue from 0 to 255, each picture at the top left of
                 its canvas; both sides of the canvas are multiples of 32 pixels.
             sizes: True (height, width) of each picture in pixels, multiples of 32 from
-                32 to the canvas. Whether they are is not checked here: see `forward`.
+                32 to the canvas. `forward` checks them, this method does not.
 
         Returns:
-            Maps by the names of `strides`, channels last.
+            Maps by their names in `strides`, channels last.
 
         Raises:
             ValueError: If the canvas is not a multiple of 32 pixels.
@@ -210,18 +210,18 @@ class EfficientNetLite0(nnx.Module):
             )
         pixels = self.scaling.apply(images)
         maps = jax.nn.relu6(self.stem(mask_padding(pixels, sizes)))
-        named = {"stem": maps}
+        named_maps = {"stem": maps}
         blocks = iter(self.blocks)
         cells = self.cells("stem", sizes)
         for number, stage in enumerate(_STAGES, start=1):
             for _ in range(stage.repeats):
                 maps = next(blocks)(maps, cells)
                 cells = self.cells(f"stage{number}", sizes)
-            named[f"stage{number}"] = maps
-        named["head"] = jax.nn.relu6(self.head(maps))
+            named_maps[f"stage{number}"] = maps
+        named_maps["head"] = jax.nn.relu6(self.head(maps))
         return {
-            name: mask_padding(found, self.cells(name, sizes))
-            for name, found in named.items()
+            name: mask_padding(maps, self.cells(name, sizes))
+            for name, maps in named_maps.items()
         }
 
     def logits(
@@ -229,11 +229,11 @@ class EfficientNetLite0(nnx.Module):
         images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
     ) -> Float[Array, "b classes"]:
-        """Scores the classes of ImageNet: classifier on the mean of the head's cells.
+        """Computes ImageNet logits: the classifier on the mean of the head map.
 
         Args:
-            images: As for calling the network.
-            sizes: As for calling the network.
+            images: Pictures on their canvas, as for `__call__`.
+            sizes: True sizes of the pictures, as for `__call__`.
 
         Returns:
             One logit per class, in ImageNet's order.

@@ -1,4 +1,4 @@
-"""Convolutions of each padding, batch-norm folding, max pooling and padding masks."""
+"""Convolutions, batch-norm folding, max pooling and padding masks of the networks."""
 
 import functools
 import operator
@@ -10,18 +10,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-# Stated everywhere: on accelerators the default rounds float32 factors to fewer bits.
+# On accelerators the default precision rounds float32 factors to fewer bits.
 _PRECISION = jax.lax.Precision.HIGHEST
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @runtime_checkable
 class Convolution(Protocol):
-    """Convolves maps with zeros around them.
+    """Zero-padded convolution of feature maps.
 
-    The result has ceil(h / stride) x ceil(w / stride) cells. Where the zeros lie is a
-    property of the kind: as few as TensorFlow's `SAME` padding has, the odd row and
-    column at the end, or the same number on all sides.
+    The result has ceil(h / stride) x ceil(w / stride) cells. Implementations differ in
+    where they put the zeros: as few as possible, with the odd row and column at the end
+    (`SAME` padding of TensorFlow), or the same number on all sides.
     """
 
     def __call__(
@@ -31,7 +31,7 @@ class Convolution(Protocol):
         *,
         stride: int,
     ) -> Float[Array, "b y x o"]:
-        """Convolves.
+        """Convolves maps with a kernel.
 
         Args:
             maps: Feature maps, channels last.
@@ -42,7 +42,7 @@ class Convolution(Protocol):
             The convolved maps.
 
         Raises:
-            ValueError: If this kind of convolution has no such kernel.
+            ValueError: If the implementation does not support the kernel's shape.
         """
         ...
 
@@ -50,7 +50,7 @@ class Convolution(Protocol):
 def same_padding_convolution(
     maps: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], *, stride: int
 ) -> Float[Array, "b y x o"]:
-    """Mixes space and channels with `SAME` padding; a `Convolution`."""
+    """Full convolution with the `SAME` padding of TensorFlow; a `Convolution`."""
     return jax.lax.conv_general_dilated(
         maps,
         kernel,
@@ -64,10 +64,10 @@ def same_padding_convolution(
 def symmetric_padding_convolution(
     maps: Float[Array, "b h w i"], kernel: Float[Array, "k l i o"], *, stride: int
 ) -> Float[Array, "b y x o"]:
-    """Mixes space and channels, (k - 1) / 2 zeros on every side; a `Convolution`.
+    """Full convolution with (k - 1) / 2 zeros on every side; a `Convolution`.
 
-    This is how VGG and ResNet pad. Unlike `SAME` padding the zeros before a map do not
-    depend on its size, so a map may lie in a larger one of any parity.
+    VGG and ResNet pad like this. Unlike with `SAME` padding, the number of zeros before
+    a map does not depend on its size, so a map may lie in a larger one of any parity.
     """
     rows, columns = kernel.shape[:2]
     if rows % 2 == 0 or columns % 2 == 0:
@@ -89,9 +89,9 @@ def symmetric_padding_convolution(
 def pointwise_convolution(
     maps: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], *, stride: int
 ) -> Float[Array, "b y x o"]:
-    """Mixes channels only, as one matrix product; a `Convolution`.
+    """1 x 1 convolution, as one matrix product over channels; a `Convolution`.
 
-    Its windows are single cells, so both kinds of padding are none.
+    Its windows are single cells, so it needs no padding of either kind.
     """
     if stride > 1:
         maps = maps[:, ::stride, ::stride]
@@ -101,10 +101,10 @@ def pointwise_convolution(
 def depthwise_convolution(
     maps: Float[Array, "b h w c"], kernel: Float[Array, "k l 1 c"], *, stride: int
 ) -> Float[Array, "b y x c"]:
-    """Mixes space only, every channel with its own kernel; a `Convolution`.
+    """Depthwise convolution with `SAME` padding; a `Convolution`.
 
     XLA's grouped convolution takes about five times as long on CPU as k x l shifted
-    multiply-adds, so the backend that the program is lowered for chooses.
+    multiply-adds, so the platform that the program is lowered for decides.
     """
     return jax.lax.platform_dependent(
         maps,
@@ -117,7 +117,7 @@ def depthwise_convolution(
 def grouped_depthwise(
     maps: Float[Array, "b h w c"], kernel: Float[Array, "k l 1 c"], *, stride: int
 ) -> Float[Array, "b y x c"]:
-    """The depthwise convolution as the library's grouped one; a `Convolution`."""
+    """Depthwise convolution as XLA's grouped convolution; a `Convolution`."""
     return jax.lax.conv_general_dilated(
         maps,
         kernel,
@@ -132,17 +132,17 @@ def grouped_depthwise(
 def shifted_depthwise(
     maps: Float[Array, "b h w c"], kernel: Float[Array, "k l 1 c"], *, stride: int
 ) -> Float[Array, "b y x c"]:
-    """The depthwise convolution as k x l shifted multiply-adds; a `Convolution`."""
+    """Depthwise convolution as k x l shifted multiply-adds; a `Convolution`."""
     rows, columns = kernel.shape[:2]
     padding = jax.lax.padtype_to_pads(
         maps.shape[1:3], (rows, columns), (stride, stride), "SAME"
     )
     padded = jnp.pad(maps, ((0, 0), *padding, (0, 0)))
-    # The last start of a window, so that a slice ends just behind it.
-    below = padded.shape[1] - rows + 1
-    right = padded.shape[2] - columns + 1
+    # Slices end just after the last position at which a window may start.
+    row_end = padded.shape[1] - rows + 1
+    column_end = padded.shape[2] - columns + 1
     products = [
-        padded[:, i : i + below : stride, j : j + right : stride]
+        padded[:, i : i + row_end : stride, j : j + column_end : stride]
         * kernel[None, i : i + 1, j]
         for i in range(rows)
         for j in range(columns)
@@ -151,7 +151,7 @@ def shifted_depthwise(
 
 
 class ConvolutionLayer(nnx.Module):
-    """A convolution and a bias, with the batch norm that followed folded into both."""
+    """Convolution with a bias; the batch norm after it is folded into both."""
 
     def __init__(
         self,
@@ -175,10 +175,10 @@ class ConvolutionLayer(nnx.Module):
 
 
 class FoldedConvolution(NamedTuple):
-    """The weights of a convolution that does a batch norm's work, too.
+    """Weights of a convolution that includes the batch norm after it.
 
     Attributes:
-        kernel: Weights, as they were laid out before.
+        kernel: Weights, in the layout of the original kernel.
         bias: One number per output channel.
     """
 
@@ -196,7 +196,7 @@ def fold_batch_norm(
     variance: Float[np.ndarray, " o"],
     epsilon: float,
 ) -> FoldedConvolution:
-    """Folds a batch norm of evaluation mode into the convolution before it.
+    """Folds a batch norm in evaluation mode into the convolution before it.
 
     With s = gain / sqrt(variance + epsilon), per output channel:
 
@@ -209,10 +209,10 @@ def fold_batch_norm(
         offset: The norm's summand, often called beta or bias.
         mean: Running mean of the norm's inputs.
         variance: Running variance of the norm's inputs.
-        epsilon: What the norm adds to the variance, above 0.
+        epsilon: Number that the norm adds to the variance, above 0.
 
     Returns:
-        The weights in float64.
+        The folded weights in float64.
 
     Raises:
         ValueError: If `epsilon` is not above 0 or a variance is negative or NaN.
@@ -246,11 +246,10 @@ def max_pool(
         maps: Feature maps, channels last.
         size: Side of a window in cells.
         stride: Step between windows in cells.
-        padding: How many cells the first window begins before the map, and the last
-            may reach beyond it; they hold minus infinity.
+        padding: Cells of minus infinity added on every side of the map.
 
     Returns:
-        The largest cells; a window that the map cuts off is left out.
+        The largest cells; windows that reach beyond the padded map are left out.
     """
     return jax.lax.reduce_window(
         maps,
@@ -265,7 +264,7 @@ def max_pool(
 def mask_padding(
     maps: Float[Array, "b h w c"], sizes: Int[Array, "b 2"]
 ) -> Float[Array, "b h w c"]:
-    """Sets to zero what is beyond the first (height, width) cells of each map."""
+    """Sets the padding of each map to zero: all but its first (height, width) cells."""
     rows = jnp.arange(maps.shape[1])[None] < sizes[:, :1]
     columns = jnp.arange(maps.shape[2])[None] < sizes[:, 1:]
     inside = rows[:, :, None, None] & columns[:, None, :, None]

@@ -19,15 +19,15 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from diffjax._arguments import is_concrete
 
-if TYPE_CHECKING:  # Flax takes long to import, and a kept network does without it.
+if TYPE_CHECKING:  # Flax takes long to import; an exported network needs none of it.
     from ._layers import ConvolutionLayer
 
-# On the device or on the host; what is computed from them lies where they do.
+# Sizes on the device or on the host; results stay on the same side.
 Sizes = TypeVar("Sizes", Int[Array, "b 2"], Int[np.ndarray, "b 2"])
 
 
 class PixelScaling(NamedTuple):
-    """How pixels enter a network: x becomes (x - mean) / std, channel by channel.
+    """Pixel scaling of a network: x becomes (x - mean) / std, channel by channel.
 
     Attributes:
         mean: Of red, green and blue, in units of 0..255.
@@ -41,11 +41,13 @@ class PixelScaling(NamedTuple):
         """Returns the same numbers as plain floats.
 
         Raises:
-            ValueError: If they are not three each, finite, and `std` above 0.
+            ValueError: If mean or std has not three finite numbers, or a std is not
+                above 0.
         """
         numbers = [*map(float, self.mean), *map(float, self.std)]
-        fits = len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, numbers))
-        if not (fits and min(numbers[3:]) > 0):
+        complete = len(self.mean) == len(self.std) == 3
+        finite = all(map(math.isfinite, numbers))
+        if not (complete and finite and min(numbers[3:]) > 0):
             raise ValueError(
                 "scaling must have three finite means and three finite std above 0, "
                 f"got mean {self.mean} and std {self.std}."
@@ -56,14 +58,14 @@ class PixelScaling(NamedTuple):
     def apply(
         self, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
     ) -> Float[Array, "b h w 3"]:
-        """Scales pixels of 0..255, in float32."""
+        """Scales pixels from 0 to 255, in float32."""
         mean, std = (
             np.array(numbers, np.float32)[None, None, None] for numbers in self
         )
         return (images.astype(jnp.float32) - mean) / std
 
 
-# What torchvision's weights of ImageNet were trained with.
+# The scaling that torchvision's ImageNet weights were trained with.
 IMAGENET_SCALING = PixelScaling(
     mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
     std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
@@ -72,15 +74,16 @@ IMAGENET_SCALING = PixelScaling(
 
 @runtime_checkable
 class Network(Protocol):
-    """A convolutional network that gives its inner maps by name.
+    """Convolutional network that computes named feature maps.
 
-    A picture may lie at the top left of a larger canvas: its maps are the ones that it
-    gets alone, and 0 beyond its true size.
+    A picture may lie at the top left of a larger canvas: its maps are those of the
+    picture alone, and 0 in the padding.
 
     Attributes:
-        strides: For each named map, pixels per cell; the deepest map is the last.
-        multiple: Sides of canvases and of pictures must be multiples of it, in pixels.
-        scaling: How pixels are scaled first. Static: part of the compiled program.
+        strides: Pixels per cell of each named map; the deepest map is the last.
+        multiple: The sides of canvases and pictures must be multiples of it, in pixels.
+        scaling: Scaling of the pixels, applied first. Static: part of the compiled
+            program.
     """
 
     strides: ClassVar[Mapping[str, int]]
@@ -95,11 +98,11 @@ class Network(Protocol):
         """Counts the real cells of a map.
 
         Args:
-            name: Of the map, as in `strides`.
+            name: Name of the map, as in `strides`.
             sizes: True (height, width) of each picture in pixels.
 
         Returns:
-            (Rows, columns) of the map that are real.
+            (rows, columns) of the map that belong to each picture.
         """
         ...
 
@@ -108,16 +111,16 @@ class Network(Protocol):
         images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Computes every inner map.
+        """Computes every named map.
 
         Args:
             images: Red, green and blue from 0 to 255, each picture at the top left of
                 its canvas.
-            sizes: True (height, width) of each picture in pixels. Whether they fit is
-                not checked here: see `forward`.
+            sizes: True (height, width) of each picture in pixels. `forward` checks
+                them, this method does not.
 
         Returns:
-            Maps by the names of `strides`, channels last.
+            Maps by their names in `strides`, channels last.
         """
         ...
 
@@ -131,8 +134,8 @@ def forward(
 ) -> dict[str, Float[Array, "b _ _ _"]]:
     """Computes the named maps of a batch, compiled once per shape and choice of names.
 
-    A picture's maps do not depend on the others of the batch. What the named maps do
-    not need is not computed.
+    The maps of a picture do not depend on the other pictures of the batch. Layers
+    deeper than the named maps are not computed.
 
     Args:
         network: The network; its weights are arguments of the compiled program.
@@ -140,13 +143,13 @@ def forward(
             canvas; both sides of the canvas are multiples of `network.multiple`.
         sizes: True (height, width) of each picture in pixels, multiples of
             `network.multiple`, from the stride of the coarsest named map to the canvas.
-        names: Which of the maps named in `network.strides`; None is the deepest.
+        names: Names of maps, as in `network.strides`; None is the deepest.
 
     Returns:
-        Those maps; the part beyond a picture's true size is 0.
+        The maps by name; the part beyond a picture's true size is 0.
 
     Raises:
-        ValueError: If canvas, sizes or names are not as above. Sizes are checked only
+        ValueError: If canvas, sizes or names break these rules. Sizes are checked only
             where they are concrete, outside `jax.jit`.
     """
     strides = network.strides
@@ -185,9 +188,9 @@ def _check_sizes(
 ) -> None:
     multiple = network.multiple
     least = max((network.strides[name] for name in names), default=1)
-    wrong = (sizes < least) | (sizes % multiple != 0) | (sizes > np.array(canvas))
-    if wrong.any():
-        height, width = sizes[wrong.any(axis=1)][0]
+    invalid = (sizes < least) | (sizes % multiple != 0) | (sizes > np.array(canvas))
+    if invalid.any():
+        height, width = sizes[invalid.any(axis=1)][0]
         rule = f"multiples of {multiple} px " if multiple > 1 else ""
         coarsest = max(names, key=network.strides.__getitem__)
         raise ValueError(

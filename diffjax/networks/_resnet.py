@@ -1,4 +1,4 @@
-"""ResNet of bottleneck blocks on pictures of several sizes in one canvas."""
+"""ResNet of bottleneck blocks for pictures of several sizes, padded to one canvas."""
 
 import functools
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from ._layers import (
 from ._network import IMAGENET_SCALING, PixelScaling, Sizes
 
 _KERNEL_INIT = nnx.initializers.he_normal()
-_EXPANSION = 4  # Output channels of a block over its inner ones.
+_EXPANSION = 4  # Output channels of a block over its bottleneck channels.
 
 
 class _BottleneckBlock(nnx.Module):
-    """The residual block: narrow channels, a 3 x 3 step, wider channels."""
+    """Bottleneck block: a reduction, a 3 x 3 convolution, an expansion, a shortcut."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class _BottleneckBlock(nnx.Module):
         kernel_init: nnx.Initializer,
         rngs: nnx.Rngs,
     ) -> None:
-        """Draws the weights for maps of so many channels."""
+        """Draws the weights for `inputs` channels and a bottleneck of `inner`."""
         layer = functools.partial(ConvolutionLayer, kernel_init=kernel_init, rngs=rngs)
         outputs = _EXPANSION * inner
         self.conv1 = layer(pointwise_convolution, (1, 1, inputs, inner))
@@ -49,42 +49,42 @@ class _BottleneckBlock(nnx.Module):
         )
 
     def layers(self) -> dict[str, ConvolutionLayer]:
-        """Lists the layers."""
-        named = {"conv1": self.conv1, "conv2": self.conv2, "conv3": self.conv3}
+        """Lists the convolutions by name."""
+        layers = {"conv1": self.conv1, "conv2": self.conv2, "conv3": self.conv3}
         if self.downsample is not None:
-            named["downsample"] = self.downsample
-        return named
+            layers["downsample"] = self.downsample
+        return layers
 
     def __call__(
         self, maps: Float[Array, "b h w i"], sizes: Int[Array, "b 2"]
     ) -> Float[Array, "b y x o"]:
-        """Transforms maps of which the first `sizes` cells are real."""
-        inner = jax.nn.relu(self.conv1(maps))
-        # The only step that looks at neighbours.
-        inner = jax.nn.relu(self.conv2(mask_padding(inner, sizes)))
-        passed = maps if self.downsample is None else self.downsample(maps)
-        return jax.nn.relu(self.conv3(inner) + passed)
+        """Computes the output maps; the first `sizes` cells of each input are real."""
+        reduced = jax.nn.relu(self.conv1(maps))
+        # Only this convolution looks at neighbours.
+        filtered = jax.nn.relu(self.conv2(mask_padding(reduced, sizes)))
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        return jax.nn.relu(self.conv3(filtered) + shortcut)
 
 
 class ResNet(nnx.Module):
     """ResNet without its classifier: a 7 x 7 stem and four layers of bottlenecks.
 
-    Batch norm folded into the convolutions; where a block halves the resolution, its
-    3 x 3 convolution does (the "v1.5" of torchvision), not the first one as in the
-    paper. A picture may lie at the top left of a larger canvas: what is beyond its true
-    size is set to zero before every step that looks at neighbours, so the answer is the
-    one that the picture gets alone.
+    Batch norms are folded into the convolutions. A block that halves the resolution
+    has its stride in the 3 x 3 convolution (the "v1.5" of torchvision), not in the
+    first one as in the paper. A picture may lie at the top left of a larger canvas: the
+    padding is set to zero before every convolution and pooling that looks at
+    neighbours, so the maps are those of the picture alone.
 
     Attributes:
-        strides: For each named map, pixels per cell: the stem after its ReLU, the
-            pooled stem, and the four layers.
-        multiple: 1, pictures may have any size: a last odd row has a cell of its own.
-        scaling: How pixels are scaled first.
+        strides: Pixels per cell of each named map: the stem after its ReLU, the pooled
+            stem, and the four layers.
+        multiple: 1: pictures may have any size, and an odd last row makes a cell.
+        scaling: Scaling of the pixels, applied first.
 
     References:
         He et al., Deep Residual Learning, CVPR 2016, table 1,
-        https://arxiv.org/abs/1512.03385. The place of the stride is described by code
-        alone: https://github.com/pytorch/vision, torchvision/models/resnet.py.
+        https://arxiv.org/abs/1512.03385. The position of the stride is described by
+        code alone: https://github.com/pytorch/vision, torchvision/models/resnet.py.
     """
 
     strides: ClassVar[Mapping[str, int]] = MappingProxyType(
@@ -106,13 +106,13 @@ class ResNet(nnx.Module):
         Args:
             depths: Blocks of each of the four layers; the default is ResNet101.
             width: Channels of the stem; the layers have 4, 8, 16 and 32 times as many.
-            scaling: How pixels are scaled first.
+            scaling: Scaling of the pixels, applied first.
             kernel_init: Draws a kernel [height, width, inputs, outputs]; biases are 0.
             rngs: Random keys of the stream `params`.
 
         Raises:
             ValueError: If `depths` are not four numbers of at least 1, `width` is below
-                1, `scaling` is not of finite numbers, or a std not above 0.
+                1, a number in `scaling` is not finite, or a std is not above 0.
         """
         if len(depths) != 4 or min(depths) < 1:
             raise ValueError(
@@ -140,9 +140,9 @@ class ResNet(nnx.Module):
     def layers(self) -> dict[str, ConvolutionLayer]:
         """Lists every layer that has weights, by its dotted name."""
         return {"conv1": self.conv1} | {
-            f"layer{number}.{place}.{name}": layer
+            f"layer{number}.{position}.{name}": layer
             for number, blocks in enumerate(self.blocks, start=1)
-            for place, block in enumerate(blocks)
+            for position, block in enumerate(blocks)
             for name, layer in block.layers().items()
         }
 
@@ -155,39 +155,40 @@ class ResNet(nnx.Module):
         images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Computes every inner map.
+        """Computes every named map.
 
         Args:
             images: Red, green and blue from 0 to 255, each picture at the top left of
                 its canvas.
-            sizes: True (height, width) of each picture in pixels. Whether they fit is
-                not checked here: see `forward`.
+            sizes: True (height, width) of each picture in pixels. `forward` checks
+                them, this method does not.
 
         Returns:
-            Maps by the names of `strides`, channels last.
+            Maps by their names in `strides`, channels last.
         """
         pixels = mask_padding(self.scaling.apply(images), sizes)
         stem = jax.nn.relu(self.conv1(pixels))
-        named = {"conv1": mask_padding(stem, self.cells("conv1", sizes))}
-        # Zeros around the picture are as good as nothing: no cell of it is below 0.
-        maps = named["pool1"] = max_pool(named["conv1"], size=3, stride=2, padding=1)
+        stem = mask_padding(stem, self.cells("conv1", sizes))
+        # Zeros around the picture do not change the maximum: no cell is below 0.
+        maps = max_pool(stem, size=3, stride=2, padding=1)
+        named_maps = {"conv1": stem, "pool1": maps}
         cells = self.cells("pool1", sizes)
         for number, blocks in enumerate(self.blocks, start=1):
             for block in blocks:
                 maps = block(maps, cells)
                 cells = self.cells(f"layer{number}", sizes)
-            named[f"layer{number}"] = maps
+            named_maps[f"layer{number}"] = maps
         return {
-            name: mask_padding(found, self.cells(name, sizes))
-            for name, found in named.items()
+            name: mask_padding(maps, self.cells(name, sizes))
+            for name, maps in named_maps.items()
         }
 
 
 def resnet50(**settings: Any) -> ResNet:
-    """Makes a ResNet of 50 layers; settings are those of `ResNet`, without depths."""
+    """Makes a ResNet of 50 layers; settings are those of `ResNet` but `depths`."""
     return ResNet(depths=(3, 4, 6, 3), **settings)
 
 
 def resnet101(**settings: Any) -> ResNet:
-    """Makes a ResNet of 101 layers; settings are those of `ResNet`, without depths."""
+    """Makes a ResNet of 101 layers; settings are those of `ResNet` but `depths`."""
     return ResNet(depths=(3, 4, 23, 3), **settings)

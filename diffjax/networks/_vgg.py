@@ -1,4 +1,4 @@
-"""VGG16 on pictures of several sizes in one canvas."""
+"""VGG16 for pictures of several sizes, padded to one canvas."""
 
 import itertools
 from collections.abc import Mapping
@@ -23,28 +23,28 @@ _BLOCKS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 
 
 def _map_strides() -> dict[str, int]:
-    """Pixels per cell of every map, in the order of computing."""
-    named = {}
+    """Lists the pixels per cell of every map, in the order of computation."""
+    strides = {}
     for block, channels in enumerate(_BLOCKS, start=1):
         for number in range(1, len(channels) + 1):
-            named[f"conv{block}_{number}"] = 2 ** (block - 1)
-        named[f"pool{block}"] = 2**block
-    return named
+            strides[f"conv{block}_{number}"] = 2 ** (block - 1)
+        strides[f"pool{block}"] = 2**block
+    return strides
 
 
 class VGG16(nnx.Module):
     """VGG16 without its classifier: five blocks of 3 x 3 convolutions and a pooling.
 
-    Configuration D of the paper; ReLU behind every convolution, one zero on every side
+    Configuration D of the paper: a ReLU after every convolution, one zero on every side
     of a map, pooling of 2 x 2 cells. A picture may lie at the top left of a larger
-    canvas: what is beyond its true size is set to zero before every convolution, so the
-    answer is the one that the picture gets alone.
+    canvas: the padding is set to zero before every convolution, so the maps are those
+    of the picture alone.
 
     Attributes:
-        strides: For each named map, pixels per cell: the convolutions after their ReLU
+        strides: Pixels per cell of each named map: the convolutions after their ReLU
             and the pooled maps.
-        multiple: 1, pictures may have any size: a pooling leaves out an odd last row.
-        scaling: How pixels are scaled first.
+        multiple: 1: pictures may have any size, and pooling drops an odd last row.
+        scaling: Scaling of the pixels, applied first.
 
     References:
         Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015, table 1,
@@ -64,12 +64,12 @@ class VGG16(nnx.Module):
         """Draws random weights.
 
         Args:
-            scaling: How pixels are scaled first.
+            scaling: Scaling of the pixels, applied first.
             kernel_init: Draws a kernel [height, width, inputs, outputs]; biases are 0.
             rngs: Random keys of the stream `params`.
 
         Raises:
-            ValueError: If `scaling` is not of finite numbers, or a std not above 0.
+            ValueError: If a number in `scaling` is not finite, or a std is not above 0.
         """
         self.scaling = scaling.validated()
         channels = [3, *itertools.chain.from_iterable(_BLOCKS)]
@@ -97,25 +97,25 @@ class VGG16(nnx.Module):
         images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Computes every inner map.
+        """Computes every named map.
 
         Args:
             images: Red, green and blue from 0 to 255, each picture at the top left of
                 its canvas.
-            sizes: True (height, width) of each picture in pixels. Whether they fit is
-                not checked here: see `forward`.
+            sizes: True (height, width) of each picture in pixels. `forward` checks
+                them, this method does not.
 
         Returns:
-            Maps by the names of `strides`, channels last.
+            Maps by their names in `strides`, channels last.
         """
         maps = mask_padding(self.scaling.apply(images), sizes)
         layers = self.layers()
-        named = {}
+        named_maps = {}
         for name in self.strides:
             if name in layers:
                 maps = jax.nn.relu(layers[name](maps))
             else:
                 maps = max_pool(maps, size=2, stride=2)
-            # A pooled map needs it, too: a window may reach over the picture's edge.
-            maps = named[name] = mask_padding(maps, self.cells(name, sizes))
-        return named
+            # Pooled maps are masked, too: a window may reach over the picture's edge.
+            maps = named_maps[name] = mask_padding(maps, self.cells(name, sizes))
+        return named_maps

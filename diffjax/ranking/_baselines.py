@@ -1,4 +1,4 @@
-"""Baselines that score images without a graph."""
+"""Baseline scorers without a graph: nearest neighbours and R-match."""
 
 import functools
 from typing import Protocol
@@ -14,7 +14,7 @@ from ._validation import check_scorer_arguments
 
 
 class Scorer(Protocol):
-    """A baseline: scores of all images for all queries, higher is better."""
+    """Scorer: a function from regions and queries to image scores, higher is better."""
 
     def __call__(
         self,
@@ -39,10 +39,10 @@ def nearest_neighbors(
     num_images: int | None = None,
     num_queries: int | None = None,
 ) -> Float[Array, "m q"]:
-    r"""Scores images by their global descriptors: g(X)'g(Q).
+    r"""Scores images by the similarity of global descriptors: g(X)'g(Q).
 
-    g is the sum of an image's regional vectors, L2-normalised, as in R-MAC; with one
-    vector per image it is that vector.
+    g is the sum of an image's region vectors, L2-normalised, as in R-MAC; with one
+    vector per image g is that vector.
 
     Args:
         vectors: Region vectors of the database, unit length.
@@ -56,7 +56,7 @@ def nearest_neighbors(
         Image scores in [-1, 1], one column per query; 0 for an image without regions.
 
     Raises:
-        ValueError: If ids go back or skip a number, dimensions differ, or a count is
+        ValueError: If ids decrease or skip a number, dimensions differ, or a count is
             missing under jit or too small.
 
     References:
@@ -98,7 +98,7 @@ def r_match(
         Image scores, one column per query; -inf for an image without regions.
 
     Raises:
-        ValueError: If ids go back or skip a number, dimensions differ, or a count is
+        ValueError: If ids decrease or skip a number, dimensions differ, or a count is
             missing under jit or too small.
 
     References:
@@ -123,19 +123,19 @@ def _nearest_neighbors(
     vectors, image_ids, queries, query_ids, *, num_images, num_queries
 ):
     database = global_descriptors(vectors, image_ids, num_images=num_images)
-    wanted = global_descriptors(queries, query_ids, num_images=num_queries)
-    return jnp.matmul(database, wanted.T, precision=jax.lax.Precision.HIGHEST)
+    descriptors = global_descriptors(queries, query_ids, num_images=num_queries)
+    return jnp.matmul(database, descriptors.T, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames=("num_images", "num_queries"))
 def _r_match(vectors, image_ids, queries, query_ids, *, num_images, num_queries):
     def best_per_image(region):
-        products = jnp.matmul(vectors, region, precision=jax.lax.Precision.HIGHEST)
+        similarities = jnp.matmul(vectors, region, precision=jax.lax.Precision.HIGHEST)
         return jax.ops.segment_max(
-            products, image_ids, num_segments=num_images, indices_are_sorted=True
+            similarities, image_ids, num_segments=num_images, indices_are_sorted=True
         )
 
-    best = jax.lax.map(best_per_image, queries, batch_size=16)
+    best_similarities = jax.lax.map(best_per_image, queries, batch_size=16)
     return jax.ops.segment_sum(
-        best, query_ids, num_segments=num_queries, indices_are_sorted=True
+        best_similarities, query_ids, num_segments=num_queries, indices_are_sorted=True
     ).T

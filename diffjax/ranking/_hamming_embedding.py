@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt64
 from diffjax._arguments import check_in_range
 
 _BITS_PER_NUMBER = 64  # Bits of one number of a signature.
+_BLOCK_ROWS = 32_768  # Descriptors projected at a time.
 
 
 def pack_signatures(bits: Bool[np.ndarray, "n b"]) -> UInt64[np.ndarray, "n s"]:
-    """Packs bits, 64 to a number.
+    """Packs the bits of signatures, 64 to a number.
 
     Args:
         bits: One signature per row, its length a multiple of 64.
@@ -25,7 +26,7 @@ def pack_signatures(bits: Bool[np.ndarray, "n b"]) -> UInt64[np.ndarray, "n s"]:
 
 
 def unpack_signatures(signatures: UInt64[np.ndarray, "n s"]) -> Bool[np.ndarray, "n b"]:
-    """Undoes `pack_signatures`.
+    """Unpacks signatures into bits, the inverse of `pack_signatures`.
 
     Args:
         signatures: Packed signatures.
@@ -40,17 +41,17 @@ def unpack_signatures(signatures: UInt64[np.ndarray, "n s"]) -> Bool[np.ndarray,
 def hamming_distances(
     left: UInt64[np.ndarray, "n s"], right: UInt64[np.ndarray, "n s"]
 ) -> Int[np.ndarray, " n"]:
-    """Counts the bits in which signatures differ, row by row.
+    """Computes Hamming distances of signatures, row by row.
 
     Args:
         left: Packed signatures.
-        right: As many others.
+        right: As many other packed signatures.
 
     Returns:
         Distances, 0 to 64 s.
     """
     distances = np.zeros(len(left), np.int32)
-    # Number by number: a sum along so short an axis would cost more than all else.
+    # Number by number: a sum along so short an axis would cost more than the rest.
     for number in range(left.shape[1]):
         distances += np.bitwise_count(left[:, number] ^ right[:, number])
     return distances
@@ -59,15 +60,15 @@ def hamming_distances(
 def majority_signatures(
     signatures: UInt64[np.ndarray, "n s"], groups: Int[np.ndarray, " n"]
 ) -> UInt64[np.ndarray, "g s"]:
-    """Aggregates each group of signatures to the bits that most of them have.
+    """Aggregates each group of signatures by a majority vote on every bit.
 
     Args:
-        signatures: Packed signatures; those of a group stand together.
-        groups: Group of every row, never going back.
+        signatures: Packed signatures, sorted by group.
+        groups: Group of every row, never decreasing.
 
     Returns:
-        One signature per group that occurs. Where as many have a bit as do not, it is
-        that of the group's first row: a fixed value would draw all to one corner.
+        One signature per group that occurs. A tied bit is that of the group's first
+        row: a fixed value would bias all signatures alike.
     """
     if not len(groups):
         return signatures
@@ -79,7 +80,7 @@ def majority_signatures(
 
 
 def check_signature_bits(bits: int, *, dim: int | None = None) -> None:
-    """Refuses lengths of signatures that can't be packed or projected.
+    """Refuses signature lengths that can't be packed or projected.
 
     Raises:
         ValueError: If `bits` is no multiple of 64 from 64, or above the dimensions.
@@ -95,26 +96,26 @@ def check_signature_bits(bits: int, *, dim: int | None = None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class HammingConfig:
-    """How local descriptors become words and signatures, and what a match weighs."""
+    """Settings of the Hamming embedding: visual words, signatures, match weights."""
 
     num_words: int = 8192
-    """Visual words; Tolias and Jegou take 65,536, for millions of descriptors."""
+    """Number of words; Tolias and Jegou use 65,536, for millions of descriptors."""
     bits: int = 128
     """Length of signatures, a multiple of 64, at most the descriptors' dimensions."""
     threshold: float = 3 / 8
-    """Largest Hamming distance of a match, as a part of `bits`: 48 of 128."""
+    """Largest Hamming distance of a match, as a fraction of `bits`: 48 of 128."""
     sigma: float = 1 / 4
-    """Width of a match's weight exp(-(h / sigma)^2), as a part of `bits`: 32 of 128."""
+    """Width of the weight exp(-(h / sigma)^2), as a fraction of `bits`: 32 of 128."""
     assignments: int = 3
-    """Words that each feature of a query is assigned to; one of an image, to one."""
+    """Number of words for each feature of a query; a feature of an image has one."""
     normalize_bursts: bool = True
-    """Whether features of a query that match an image many times are held down."""
+    """Whether features of a query that match an image many times are down-weighted."""
     iterations: int = 10
-    """Rounds of k-means."""
+    """Iterations of k-means."""
     samples_per_word: int = 32
-    """Descriptors per word that k-means looks at, at most."""
+    """Largest number of descriptors per word that k-means uses."""
     seed: int = 0
-    """Of k-means and the projections."""
+    """Random seed of k-means and of the projections."""
 
     def __post_init__(self) -> None:
         """Refuses settings outside their ranges."""
@@ -139,12 +140,12 @@ class HammingConfig:
 def check_local_descriptors(
     name: str, descriptors: Float[Array | np.ndarray, "n d"], *, dim: int | None = None
 ) -> Float[np.ndarray, "n d"]:
-    """Gives descriptors on the host, in single precision.
+    """Validates local descriptors, and converts them to NumPy in single precision.
 
     Args:
-        name: What errors call them.
+        name: Name of the argument, for errors.
         descriptors: Local descriptors.
-        dim: Dimensions they must have; None for any.
+        dim: Required number of dimensions; None for any.
 
     Returns:
         The descriptors, C-contiguous.
@@ -159,11 +160,11 @@ def check_local_descriptors(
         raise ValueError(
             f"{name} must have the collection's {dim} dimensions, got {host.shape[1]}."
         )
-    bad = np.flatnonzero(~np.isfinite(host).all(axis=1))
-    if bad.size:
+    not_finite = np.flatnonzero(~np.isfinite(host).all(axis=1))
+    if not_finite.size:
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in {bad.size} of {len(host)} "
-            f"rows, first in row {bad[0]}."
+            f"{name} must be finite, got NaN or infinity in {not_finite.size} of "
+            f"{len(host)} rows, first in row {not_finite[0]}."
         )
     return host
 
@@ -176,20 +177,20 @@ def count_ids_with_gaps(
     count: int | None,
     count_name: str,
 ) -> int:
-    """Checks ids that may skip numbers, and counts what they number.
+    """Validates ids that may skip numbers, and counts the images or queries.
 
     Args:
-        name: What errors call them.
-        ids: One per row, never going back.
+        name: Name of the argument, for errors.
+        ids: Image or query of each row, never decreasing.
         rows: Number of rows.
-        count: The number of images or queries; None for the last id plus 1.
-        count_name: What errors call that.
+        count: Number of images or queries; None for the last id plus 1.
+        count_name: Name of the argument `count`, for errors.
 
     Returns:
-        That number.
+        The number of images or queries.
 
     Raises:
-        ValueError: If ids are not whole numbers, one per row, go back or below 0, or
+        ValueError: If ids are not whole numbers, one per row, decrease, are below 0, or
             reach `count`.
     """
     if ids.shape != (rows,) or ids.dtype.kind not in "iu":
@@ -197,18 +198,18 @@ def count_ids_with_gaps(
             f"{name} must be whole numbers, one for each of {rows} rows, got "
             f"{ids.dtype} {list(ids.shape)}."
         )
-    # Unsigned numbers would not go below 0 in a difference.
-    bad = np.flatnonzero(np.diff(ids.astype(np.int64), prepend=0) < 0)
-    if bad.size:
+    # Differences of unsigned numbers would not be negative.
+    decreases = np.flatnonzero(np.diff(ids.astype(np.int64), prepend=0) < 0)
+    if decreases.size:
         raise ValueError(
-            f"{name} must be at least 0 and never go back, got {ids[bad[0]]} in row "
-            f"{bad[0]}: sort the rows by id."
+            f"{name} must be at least 0 and never go back, got {ids[decreases[0]]} in "
+            f"row {decreases[0]}: sort the rows by id."
         )
-    seen = int(ids[-1]) + 1 if rows else 0
+    min_count = int(ids[-1]) + 1 if rows else 0
     if count is None:
-        return seen
-    if count < seen:
-        raise ValueError(f"{count_name} must be at least {seen}, got {count}.")
+        return min_count
+    if count < min_count:
+        raise ValueError(f"{count_name} must be at least {min_count}, got {count}.")
     return count
 
 
@@ -219,16 +220,16 @@ def split_by_query(
     num_queries: int | None,
     dim: int,
 ) -> list[Float[np.ndarray, "_ d"]]:
-    """Takes the descriptors of queries apart.
+    """Splits local descriptors by query.
 
     Args:
         queries: Local descriptors of the queries.
-        query_ids: Query of each, never going back.
+        query_ids: Query of each descriptor, never decreasing.
         num_queries: Number of queries; None for the last id plus 1.
-        dim: Dimensions they must have.
+        dim: Required number of dimensions.
 
     Returns:
-        The descriptors of each query, none for one whose number does not occur.
+        The descriptors of each query; empty for a query whose number does not occur.
 
     Raises:
         ValueError: As `check_local_descriptors` and `count_ids_with_gaps`.
@@ -242,16 +243,13 @@ def split_by_query(
     return [host[bounds[q] : bounds[q + 1]] for q in range(count)]
 
 
-_BLOCK_ROWS = 32_768
-
-
 class VisualVocabulary(NamedTuple):
-    """What turns a local descriptor into a visual word and a binary signature.
+    """Visual vocabulary: visual words, and the embedding into binary signatures.
 
     Attributes:
-        centroids: The visual words.
+        centroids: Centroids of the visual words.
         projection: Orthonormal rows, one per bit.
-        medians: Per word, the medians of its features' projections.
+        medians: Medians of the projected features of each word.
     """
 
     centroids: Float[np.ndarray, "w d"]
@@ -267,14 +265,14 @@ def cluster_visual_words(
     samples_per_word: int,
     seed: int,
 ) -> Float[np.ndarray, "w d"]:
-    """Finds visual words by k-means, as faiss has it.
+    """Clusters descriptors into visual words by the k-means of faiss.
 
     Args:
-        descriptors: Local descriptors to learn from, in single precision.
+        descriptors: Training descriptors, in single precision.
         num_words: Number of words w.
-        iterations: Rounds of k-means.
-        samples_per_word: Descriptors looked at per word, at most.
-        seed: Of the sample and the start.
+        iterations: Iterations of k-means.
+        samples_per_word: Largest number of descriptors used per word.
+        seed: Random seed of the sample and of the initial centroids.
 
     Returns:
         The centroids.
@@ -305,12 +303,12 @@ def assign_words(
     """Assigns each descriptor to the k visual words nearest to it.
 
     Args:
-        centroids: The visual words.
+        centroids: Centroids of the visual words.
         descriptors: Local descriptors, in single precision.
-        k: Words per descriptor, at most w.
+        k: Number of words per descriptor, at most w.
 
     Returns:
-        Words, nearest first.
+        Words of each descriptor, nearest first.
     """
     if not len(descriptors):
         return np.empty((0, k), np.int64)
@@ -326,29 +324,29 @@ def fit_hamming_embedding(
     bits: int,
     seed: int,
 ) -> VisualVocabulary:
-    """Draws the projections and finds the medians of every word.
+    """Fits the Hamming embedding: random projections, and medians of every word.
 
     The projections are `bits` rows of a random orthogonal matrix: Q of the QR
     decomposition of a Gaussian one. The threshold of bit i in word c is the median of
-    coordinate i over the descriptors of c; of its centroid where c has none.
+    coordinate i over the descriptors of c, or that of its centroid where c has none.
 
     Args:
-        centroids: The visual words.
-        descriptors: Local descriptors to learn from.
-        words: Word of each of them.
+        centroids: Centroids of the visual words.
+        descriptors: Training descriptors.
+        words: Word of each training descriptor.
         bits: Length of signatures, a multiple of 64, at most d.
-        seed: Of the Gaussian matrix.
+        seed: Random seed of the Gaussian matrix.
 
     Returns:
-        All that is needed to describe features.
+        The visual vocabulary.
 
     Raises:
-        ValueError: If `bits` is no such number.
+        ValueError: If `bits` is not a multiple of 64, or above d.
 
     References:
         Jegou, Douze and Schmid, Hamming embedding and weak geometric consistency for
         large scale image search, ECCV 2008 (cited without equation numbers, as the
-        paper was not at hand).
+        paper was not available).
     """
     num_words, dim = centroids.shape
     check_signature_bits(bits, dim=dim)
@@ -357,11 +355,11 @@ def fit_hamming_embedding(
     medians = _project_descriptors(projection, centroids)
     order = np.argsort(words, kind="stable")
     bounds = np.searchsorted(words[order], np.arange(num_words + 1))
-    # Word by word: there is no median of segments, and a word has many rows.
+    # Word by word: NumPy has no median of segments, and a word has many rows.
     for word in np.flatnonzero(np.diff(bounds)):
-        own = order[bounds[word] : bounds[word + 1]]
+        rows = order[bounds[word] : bounds[word + 1]]
         medians[word] = np.median(
-            _project_descriptors(projection, descriptors[own]), axis=0
+            _project_descriptors(projection, descriptors[rows]), axis=0
         )
     return VisualVocabulary(centroids, projection, medians)
 
@@ -371,15 +369,15 @@ def compute_signatures(
     descriptors: Float[np.ndarray, "n d"],
     words: Int[np.ndarray, "n k"],
 ) -> UInt64[np.ndarray, "n k s"]:
-    """Gives descriptors their signatures in each of their words.
+    """Computes the signatures of descriptors in each of their words.
 
-    Bit i says whether coordinate i of the projected descriptor is above the median of
+    Bit i tells whether coordinate i of the projected descriptor is above the median of
     the word.
 
     Args:
-        vocabulary: What `fit_hamming_embedding` gave.
+        vocabulary: From `fit_hamming_embedding`.
         descriptors: Local descriptors.
-        words: Words of each of them.
+        words: Words of each descriptor.
 
     Returns:
         Packed signatures.
@@ -400,10 +398,10 @@ def compute_signatures(
 def _project_descriptors(
     projection: Float[np.ndarray, "b d"], descriptors: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, "n b"]:
-    """Projects in double precision and rounds to single.
+    """Projects descriptors in double precision, and rounds to single.
 
-    The median of an odd number of values is one of them. A product's last digits
-    depend on which rows are multiplied together; rounded away, that descriptor has the
-    same bits in the database and in a query.
+    The median of an odd number of values is one of these values. The last digits of a
+    product depend on which rows are multiplied together; rounding removes them, so that
+    the median descriptor has the same bits in the database and in a query.
     """
     return (descriptors.astype(np.float64) @ projection.T).astype(np.float32)

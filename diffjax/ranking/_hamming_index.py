@@ -26,11 +26,11 @@ _PAIRS_PER_BLOCK = 1 << 20  # Compared at a time, at some 60 bytes each.
 
 
 class QuantizedFeatures(NamedTuple):
-    """Features as they are matched.
+    """Quantized local features: visual words and signatures.
 
     Attributes:
-        words: Visual word of each.
-        signatures: Its packed signature in that word.
+        words: Visual word of each feature.
+        signatures: Packed signature of each feature in its word.
     """
 
     words: Int[np.ndarray, " p"]
@@ -38,12 +38,12 @@ class QuantizedFeatures(NamedTuple):
 
 
 class InvertedFile(NamedTuple):
-    """The features of all images, word by word and within a word image by image.
+    """Inverted file: the features of all images, sorted by word and then by image.
 
     Attributes:
-        starts: Where the features of each word begin, and where the last ones end.
+        starts: Position of the first feature of each word, and the number of features.
         images: Image of every feature.
-        signatures: Its packed signature.
+        signatures: Packed signature of every feature.
     """
 
     starts: Int[np.ndarray, " w_plus_1"]
@@ -51,17 +51,17 @@ class InvertedFile(NamedTuple):
     signatures: UInt64[np.ndarray, "n s"]
 
     def words(self, positions: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
-        """The visual words of the features at some positions."""
+        """Visual words of the features at these positions."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
 
 class FeatureMatches(NamedTuple):
-    """Pairs of a query's and an image's features, by feature and then by image.
+    """Matches of a query's and images' features, sorted by feature and then by image.
 
     Attributes:
-        features: Which feature of the query.
-        images: The image.
-        distances: Hamming distance of the two.
+        features: Number of the query's feature.
+        images: Number of the image.
+        distances: Hamming distance of the two signatures.
     """
 
     features: Int[np.ndarray, " t"]
@@ -72,11 +72,11 @@ class FeatureMatches(NamedTuple):
 def build_inverted_file(
     features: QuantizedFeatures, image_ids: Int[np.ndarray, " n"], *, num_words: int
 ) -> InvertedFile:
-    """Sorts the features of images by word.
+    """Builds the inverted file: sorts the features of images by word.
 
     Args:
         features: Features of the images.
-        image_ids: Image of each, never going back.
+        image_ids: Image of each feature, never decreasing.
         num_words: Number of visual words.
 
     Returns:
@@ -90,7 +90,7 @@ def build_inverted_file(
 def find_matches(
     inverted: InvertedFile, features: QuantizedFeatures, *, threshold: float
 ) -> FeatureMatches:
-    """Finds the image features of the same word and a signature close enough.
+    """Finds the image features of the same word within a Hamming distance.
 
     Args:
         inverted: Features of the images.
@@ -103,27 +103,27 @@ def find_matches(
     first = inverted.starts[features.words]
     lengths = inverted.starts[features.words + 1] - first
     ends = np.cumsum(lengths)
-    found = []
+    blocks = []
     low = 0
     while low < len(lengths):
-        done = ends[low] - lengths[low]
-        high = max(
-            low + 1, int(np.searchsorted(ends, done + _PAIRS_PER_BLOCK, side="right"))
-        )
-        asked = np.repeat(np.arange(low, high), lengths[low:high])
+        num_done = ends[low] - lengths[low]
+        limit = num_done + _PAIRS_PER_BLOCK
+        high = max(low + 1, int(np.searchsorted(ends, limit, side="right")))
+        rows = np.repeat(np.arange(low, high), lengths[low:high])
         # The k-th pair of a feature is with the k-th feature of its word.
-        place = np.arange(len(asked)) + done - (ends - lengths - first)[asked]
+        positions = np.arange(len(rows)) + num_done - (ends - lengths - first)[rows]
         distances = hamming_distances(
-            inverted.signatures[place], features.signatures[asked]
+            inverted.signatures[positions], features.signatures[rows]
         )
-        close = distances <= threshold
-        found.append((asked[close], inverted.images[place[close]], distances[close]))
+        is_match = distances <= threshold
+        images = inverted.images[positions[is_match]]
+        blocks.append((rows[is_match], images, distances[is_match]))
         low = high
-    if not found:
-        nothing = np.empty(0, np.int64)
-        return FeatureMatches(nothing, nothing, nothing)
+    if not blocks:
+        empty = np.empty(0, np.int64)
+        return FeatureMatches(empty, empty, empty)
     return FeatureMatches(
-        *(np.concatenate(parts) for parts in zip(*found, strict=True))
+        *(np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
     )
 
 
@@ -134,34 +134,34 @@ def sum_match_weights(
     num_images: int,
     normalize_bursts: bool,
 ) -> Float[np.ndarray, " m"]:
-    r"""Adds the weights of matches up to image scores.
+    r"""Sums the weights of matches to image scores.
 
-    A feature of the query that matches c features of an image counts there as
-    sum w / sqrt(c) if `normalize_bursts`, else as sum w.
+    A feature of the query that matches c features of an image adds sum w / sqrt(c) to
+    its score if `normalize_bursts`, else sum w.
 
     Args:
-        matches: Matches as `find_matches` orders them.
-        weights: Weight of each.
+        matches: Matches in the order of `find_matches`.
+        weights: Weight of each match.
         num_images: Number of images m.
-        normalize_bursts: Whether repeated structures are held down.
+        normalize_bursts: Whether repeated structures are down-weighted.
 
     Returns:
         Scores of all images.
     """
     images = matches.images
     if normalize_bursts and len(images):
-        pair = matches.features * num_images + images
-        starts = np.flatnonzero(np.diff(pair, prepend=-1))
-        sizes = np.diff(starts, append=len(pair))
+        pairs = matches.features * num_images + images
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        sizes = np.diff(starts, append=len(pairs))
         weights = np.add.reduceat(weights, starts) / np.sqrt(sizes)
         images = images[starts]
-    # Without any match NumPy counts in whole numbers.
+    # Without any match NumPy would return whole numbers.
     return np.bincount(images, weights, minlength=num_images).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HammingIndex:
-    r"""The local features of a collection, ready to be matched.
+    r"""Hamming index: the local features of a collection in an inverted file.
 
     A feature x of an image and one z of a query match if they have the same visual
     word c and their signatures differ in h <= threshold bits. The match weighs
@@ -172,25 +172,25 @@ class HammingIndex:
     divided by |X| and |Q|, where |X|^2 is the sum of idf(c)^2 over the different words
     of X. idf(c) = log(m / m_c) for m_c of the m images with word c, 0 if m_c is 0.
 
-    On the host, not in JAX: lists of words have any length, and a processor compares
-    packed signatures by its own instruction.
+    Computed in NumPy, not in JAX: lists of words have different lengths, and processors
+    have an instruction to compare packed signatures.
 
     Attributes:
-        vocabulary: Words and embedding.
+        vocabulary: Visual words and embedding.
         inverted: Features of all images.
         weights: idf(c)^2 of every word.
         norms: |X| of every image, 1 where it would be 0.
-        config: The settings.
+        config: Settings of the index.
 
     References:
         Jegou, Douze and Schmid, ECCV 2008 (Hamming embedding) and CVPR 2009
         (burstiness); Tolias and Jegou, Visual query expansion with or without geometry,
-        Pattern Recognition 47(10), 2014. The papers were not at hand, so no equation is
-        cited: weight, threshold, burst rule and norm are those of the code released
-        with the last, https://github.com/gtolias/hqe, of which no line is here. The
+        Pattern Recognition 47(10), 2014. The papers were not available, so no equation
+        is cited: weight, threshold, burst rule and norm are those of the code released
+        with the last, https://github.com/gtolias/hqe, of which no line is copied. The
         burst rule is its 1 / sqrt(c), not the sqrt(w / sum w) per match ascribed to
-        CVPR 2009; both are the same where the matches weigh the same. That code also
-        subtracts the mean descriptor, which is left to the caller.
+        CVPR 2009; both are equal where the matches have equal weights. That code also
+        subtracts the mean descriptor, which callers do here.
     """
 
     vocabulary: VisualVocabulary
@@ -209,51 +209,58 @@ class HammingIndex:
         training: Float[Array | np.ndarray, "t d"] | None = None,
         config: HammingConfig | None = None,
     ) -> "HammingIndex":
-        """Learns the words and files the features of all images.
+        """Builds the index: learns the visual words, and sorts the images' features.
 
-        With the same seed and number of threads the index is the same.
+        The same seed and number of threads give the same index.
 
         Args:
             descriptors: Local descriptors of all images, used in single precision.
-            image_ids: Image of every one, from 0 upwards without going back; an image
-                without features leaves its number out.
+            image_ids: Image of every descriptor, from 0 upwards, never decreasing; the
+                number of an image without features is skipped.
             num_images: Number of images m; None for the last number plus 1.
             training: Descriptors of other images to learn the words from; None for
                 `descriptors`. Words with few of them, 10 say, have poor medians.
-            config: The settings; None for those of `HammingConfig()`.
+            config: Settings of the index; None for those of `HammingConfig()`.
 
         Returns:
             The index.
 
         Raises:
             ValueError: If there are fewer descriptors than words, dimensions differ or
-                are fewer than bits, values are not finite, ids go back or below 0, or
-                `num_images` is too small.
+                are fewer than bits, values are not finite, ids decrease or are below 0,
+                or `num_images` is too small.
         """
         config = HammingConfig() if config is None else config
-        own = check_local_descriptors("descriptors", descriptors)
-        check_signature_bits(config.bits, dim=own.shape[1])
+        host = check_local_descriptors("descriptors", descriptors)
+        check_signature_bits(config.bits, dim=host.shape[1])
         ids = np.asarray(image_ids)
         m = count_ids_with_gaps(
-            "image_ids", ids, rows=len(own), count=num_images, count_name="num_images"
+            "image_ids", ids, rows=len(host), count=num_images, count_name="num_images"
         )
-        learn = own
+        training_host = host
         if training is not None:
-            learn = check_local_descriptors("training", training, dim=own.shape[1])
+            training_host = check_local_descriptors(
+                "training", training, dim=host.shape[1]
+            )
         centroids = cluster_visual_words(
-            learn,
+            training_host,
             num_words=config.num_words,
             iterations=config.iterations,
             samples_per_word=config.samples_per_word,
             seed=config.seed,
         )
-        words = assign_words(centroids, own, 1)
-        learnt = words if training is None else assign_words(centroids, learn, 1)
+        words = training_words = assign_words(centroids, host, 1)
+        if training is not None:
+            training_words = assign_words(centroids, training_host, 1)
         vocabulary = fit_hamming_embedding(
-            centroids, learn, learnt[:, 0], bits=config.bits, seed=config.seed
+            centroids,
+            training_host,
+            training_words[:, 0],
+            bits=config.bits,
+            seed=config.seed,
         )
         features = QuantizedFeatures(
-            words[:, 0], compute_signatures(vocabulary, own, words)[:, 0]
+            words[:, 0], compute_signatures(vocabulary, host, words)[:, 0]
         )
         inverted = build_inverted_file(features, ids, num_words=config.num_words)
         weights, norms = _idf_weights_and_norms(
@@ -267,13 +274,13 @@ class HammingIndex:
         return len(self.norms)
 
     def quantize(self, descriptors: Float[np.ndarray, "p d"]) -> QuantizedFeatures:
-        """Turns the descriptors of one query into features.
+        """Quantizes the descriptors of one query to features.
 
         Args:
             descriptors: Local descriptors, in single precision.
 
         Returns:
-            One feature for each of `assignments` words of each descriptor.
+            One feature for each of the `assignments` words of each descriptor.
         """
         words = assign_words(
             self.vocabulary.centroids, descriptors, self.config.assignments
@@ -284,7 +291,7 @@ class HammingIndex:
         )
 
     def match(self, features: QuantizedFeatures) -> FeatureMatches:
-        """Finds the image features that a query's features match.
+        """Matches the features of a query with those of the images.
 
         Args:
             features: Features of one query.
@@ -302,7 +309,7 @@ class HammingIndex:
 
         Args:
             features: Features of the query.
-            matches: What `match` found for them.
+            matches: Matches of the features, from `match`.
 
         Returns:
             Image scores, in double precision.
@@ -316,9 +323,9 @@ class HammingIndex:
             num_images=self.num_images,
             normalize_bursts=self.config.normalize_bursts,
         )
-        # Where all words are everywhere the norm is 0, and so are all scores.
-        own = np.sqrt(self.weights[np.unique(features.words)].sum()) or 1.0
-        return sums / self.norms / own
+        # If all images have all words the norm is 0, and so are all scores.
+        query_norm = np.sqrt(self.weights[np.unique(features.words)].sum()) or 1.0
+        return sums / self.norms / query_norm
 
     def scores(
         self,
@@ -331,44 +338,25 @@ class HammingIndex:
 
         Args:
             queries: Local descriptors of the queries.
-            query_ids: Query of each, from 0 upwards without going back; a query without
-                features leaves its number out.
+            query_ids: Query of each descriptor, from 0 upwards, never decreasing; the
+                number of a query without features is skipped.
             num_queries: Number of queries q; None for the last number plus 1.
 
         Returns:
             Image scores, at least 0, one column per query; 0 without a match.
 
         Raises:
-            ValueError: If dimensions differ, values are not finite, ids go back or
+            ValueError: If dimensions differ, values are not finite, ids decrease or are
                 below 0, or `num_queries` is too small.
         """
         dim = self.vocabulary.centroids.shape[1]
-        found = []
-        for own in split_by_query(queries, query_ids, num_queries=num_queries, dim=dim):
-            features = self.quantize(own)
-            found.append(self.score_matches(features, self.match(features)))
-        return stack_score_columns(found, self.num_images)
-
-
-def stack_score_columns(
-    scores: list[Float[np.ndarray, " m"]], num_images: int
-) -> Float[Array, "m q"]:
-    """Puts the scores of queries side by side, in single precision."""
-    table = np.empty((num_images, len(scores)), np.float32)
-    for query, own in enumerate(scores):
-        table[:, query] = own
-    return jnp.asarray(table)
-
-
-def _idf_weights_and_norms(words, image_ids, num_words, num_images):
-    """Squares of idf [w], and norms [m] of the images."""
-    pairs = np.unique(image_ids.astype(np.int64) * num_words + words)
-    image, word = np.divmod(pairs, num_words)
-    having = np.bincount(word, minlength=num_words)
-    idf = np.log(num_images / np.where(having > 0, having, num_images))
-    weights = idf**2
-    norms = np.sqrt(np.bincount(image, weights[word], minlength=num_images))
-    return weights, np.where(norms > 0, norms, 1.0)
+        columns = []
+        for descriptors in split_by_query(
+            queries, query_ids, num_queries=num_queries, dim=dim
+        ):
+            features = self.quantize(descriptors)
+            columns.append(self.score_matches(features, self.match(features)))
+        return stack_score_columns(columns, self.num_images)
 
 
 def hamming_query_expansion(
@@ -382,28 +370,28 @@ def hamming_query_expansion(
     min_matches: int = 5,
     new_words: float = 0.5,
 ) -> Float[Array, "m q"]:
-    r"""Scores images by queries that are enriched by their best answers.
+    r"""Scores images by Hamming query expansion with features of the best answers.
 
     An image among the `top` best is reliable if it has `min_matches` matches whose
-    signatures differ in at most `strict` times the bits; no geometry is looked at.
+    signatures differ in at most `strict` times the bits; geometry is not verified.
     Visual words are ordered by the number of reliable images that have them, ties by
-    lower number, and taken until `new_words` times the number of the query's own words
-    are new. In these words the features of the reliable images join those of the query;
-    all of a word become one, whose signature is the majority of theirs, bit by bit.
-    The enriched query is scored as `HammingIndex` says. A query without a reliable
-    image keeps its scores.
+    lower number, and selected until `new_words` times the number of the query's words
+    are new. In the selected words the features of the reliable images are added to
+    those of the query; all features of a word become one, whose signature is the
+    majority of theirs, bit by bit. The enriched query is scored as by `HammingIndex`. A
+    query without a reliable image keeps its scores.
 
     Args:
-        index: The collection.
+        index: The index of the collection.
         queries: Local descriptors of the queries.
-        query_ids: Query of each, from 0 upwards without going back; a query without
-            features leaves its number out.
+        query_ids: Query of each descriptor, from 0 upwards, never decreasing; the
+            number of a query without features is skipped.
         num_queries: Number of queries q; None for the last number plus 1.
-        top: Images that may be reliable, by score.
-        strict: Largest Hamming distance of a match that speaks for an image, as a part
-            of the bits: 32 of 128.
-        min_matches: Such matches that make it reliable.
-        new_words: Words added, as a part of the query's own.
+        top: Number of best images that can be reliable.
+        strict: Largest Hamming distance of a match that supports an image, as a
+            fraction of the bits: 32 of 128.
+        min_matches: Number of such matches that makes an image reliable.
+        new_words: Number of added words, as a fraction of the query's.
 
     Returns:
         Image scores, at least 0, one column per query; 0 without a match. Those of
@@ -418,26 +406,27 @@ def hamming_query_expansion(
         local descriptors by feature aggregation, Pattern Recognition 47(10), 2014:
         the variant without geometry, with the settings of the code released with it,
         https://github.com/gtolias/hqe (cited without equation numbers, as the paper
-        was not at hand). Read differently: the first ranking has idf and norms, where
-        that code's has not; a bit on which as many features are for as against stays
-        that of the first feature, the query's if it has the word, where that code
-        draws it; and words stop before the first new one too many, not at the last
-        new one.
+        was not available). Three things differ: the first ranking has idf and norms,
+        which that code's has not; a tied bit is that of the first feature, the query's
+        if it has the word, where that code draws it; and words stop before the first
+        new word too many, not at the last new one.
     """
     _check_expansion_settings(index, top, strict, min_matches, new_words)
     limit = strict * index.config.bits
     dim = index.vocabulary.centroids.shape[1]
-    found = []
-    for own in split_by_query(queries, query_ids, num_queries=num_queries, dim=dim):
-        features = index.quantize(own)
+    columns = []
+    for descriptors in split_by_query(
+        queries, query_ids, num_queries=num_queries, dim=dim
+    ):
+        features = index.quantize(descriptors)
         matches = index.match(features)
         scores = index.score_matches(features, matches)
-        reliable = _find_reliable_images(matches, scores, top, limit, min_matches)
-        if reliable.any():
-            features = _enrich_query(index, features, reliable, new_words)
+        is_reliable = _find_reliable_images(matches, scores, top, limit, min_matches)
+        if is_reliable.any():
+            features = _enrich_query(index, features, is_reliable, new_words)
             scores = index.score_matches(features, index.match(features))
-        found.append(scores)
-    return stack_score_columns(found, index.num_images)
+        columns.append(scores)
+    return stack_score_columns(columns, index.num_images)
 
 
 def _find_reliable_images(
@@ -447,52 +436,59 @@ def _find_reliable_images(
     limit: float,
     min_matches: int,
 ) -> Bool[np.ndarray, " m"]:
-    """Which of the best images match well often enough."""
-    close = matches.images[matches.distances <= limit]
-    often = np.bincount(close, minlength=len(scores)) >= min_matches
+    """Finds the best images that have enough matches within the strict distance."""
+    matched_images = matches.images[matches.distances <= limit]
+    has_enough = np.bincount(matched_images, minlength=len(scores)) >= min_matches
     best = np.argsort(-scores, kind="stable")[:top]
-    reliable = np.zeros(len(scores), bool)
-    reliable[best] = often[best]
-    return reliable
+    is_reliable = np.zeros(len(scores), bool)
+    is_reliable[best] = has_enough[best]
+    return is_reliable
 
 
 def _enrich_query(
     index: HammingIndex,
     features: QuantizedFeatures,
-    reliable: Bool[np.ndarray, " m"],
+    is_reliable: Bool[np.ndarray, " m"],
     new_words: float,
 ) -> QuantizedFeatures:
-    """One feature for each word of the query and each that the images add to it."""
+    """Adds features of reliable images to the query, one feature per word."""
     inverted = index.inverted
-    # By word and image, as the inverted file is.
-    places = np.flatnonzero(reliable[inverted.images])
-    words = inverted.words(places)
-    taken = _frequent_words(
-        words, inverted.images[places], np.unique(features.words), new_words
+    # Sorted by word and image, as the inverted file is.
+    positions = np.flatnonzero(is_reliable[inverted.images])
+    words = inverted.words(positions)
+    selected = np.isin(
+        words,
+        _frequent_words(
+            words, inverted.images[positions], np.unique(features.words), new_words
+        ),
     )
-    places, words = places[np.isin(words, taken)], words[np.isin(words, taken)]
-    together = np.concatenate([features.words, words])
-    signatures = np.concatenate([features.signatures, inverted.signatures[places]])
+    positions, words = positions[selected], words[selected]
+    all_words = np.concatenate([features.words, words])
+    signatures = np.concatenate([features.signatures, inverted.signatures[positions]])
     # Stable, so that the query's features stay before those of the images.
-    order = np.argsort(together, kind="stable")
+    order = np.argsort(all_words, kind="stable")
     return QuantizedFeatures(
-        np.unique(together), majority_signatures(signatures[order], together[order])
+        np.unique(all_words), majority_signatures(signatures[order], all_words[order])
     )
 
 
 def _frequent_words(
     words: Int[np.ndarray, " p"],
     images: Int[np.ndarray, " p"],
-    own: Int[np.ndarray, " u"],
+    query_words: Int[np.ndarray, " u"],
     new_words: float,
 ) -> Int[np.ndarray, " k"]:
-    """The words that most images have, until enough of them are new."""
-    once = (np.diff(words, prepend=-1) != 0) | (np.diff(images, prepend=-1) != 0)
-    seen, having = np.unique(words[once], return_counts=True)
-    seen = seen[np.argsort(-having, kind="stable")]
-    new = np.flatnonzero(~np.isin(seen, own))
-    most = int(new_words * len(own))
-    return seen[: new[most]] if most < len(new) else seen
+    """Selects the words that most images have, until enough of them are new."""
+    is_first = (np.diff(words, prepend=-1) != 0) | (np.diff(images, prepend=-1) != 0)
+    candidates, counts = np.unique(words[is_first], return_counts=True)
+    candidates = candidates[np.argsort(-counts, kind="stable")]
+    new_positions = np.flatnonzero(~np.isin(candidates, query_words))
+    max_new = int(new_words * len(query_words))
+    return (
+        candidates[: new_positions[max_new]]
+        if max_new < len(new_positions)
+        else candidates
+    )
 
 
 def _check_expansion_settings(
@@ -509,3 +505,24 @@ def _check_expansion_settings(
         raise ValueError(f"min_matches must be at least 1, got {min_matches}.")
     if not 0 <= new_words < np.inf:
         raise ValueError(f"new_words must be finite and at least 0, got {new_words}.")
+
+
+def stack_score_columns(
+    scores: list[Float[np.ndarray, " m"]], num_images: int
+) -> Float[Array, "m q"]:
+    """Stacks the scores of queries as columns, in single precision."""
+    table = np.empty((num_images, len(scores)), np.float32)
+    for query, column in enumerate(scores):
+        table[:, query] = column
+    return jnp.asarray(table)
+
+
+def _idf_weights_and_norms(words, image_ids, num_words, num_images):
+    """Computes squares of idf, [w], and norms of the images, [m]."""
+    pairs = np.unique(image_ids.astype(np.int64) * num_words + words)
+    image, word = np.divmod(pairs, num_words)
+    counts = np.bincount(word, minlength=num_words)
+    idf = np.log(num_images / np.where(counts > 0, counts, num_images))
+    weights = idf**2
+    norms = np.sqrt(np.bincount(image, weights[word], minlength=num_images))
+    return weights, np.where(norms > 0, norms, 1.0)

@@ -1,4 +1,4 @@
-"""Ranking of images by score, also of those outside a short list."""
+"""Ranking of images by score, also of images outside a short list."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from jaxtyping import Array, Float, Int
 
 @jax.jit
 def rank(scores: Float[Array, "m q"]) -> Int[Array, "m q"]:
-    """Orders images by descending score, ties by lower index.
+    """Ranks images by descending score, ties by lower index.
 
     Args:
-        scores: Image scores, one column per query. NaN comes last.
+        scores: Image scores, one column per query. NaN ranks last.
 
     Returns:
         Per query (column) the image numbers, best first.
@@ -29,27 +29,27 @@ def fill_outside_by_similarity(
     images: Int[Array, "q l"],
     similarities: Float[Array, "m q"],
 ) -> Float[Array, "m q"]:
-    """Puts the scores of short-listed images among those of all others.
+    """Scores images outside a short list by similarity, below all of the list.
 
-    The others come after the whole list, in the order of a first search: with b the
-    best of their similarities and s the least score of the list, one of similarity g
-    gets s - 1 - (b - g).
+    The other images keep the order of a first search: with b the largest similarity of
+    all images and s the smallest score of the list, an image of similarity g gets
+    s - 1 - (b - g).
 
     Args:
         scores: Scores of the short-listed images, in the order of the list.
-        images: Which images those are, see `graph.shortlist`.
+        images: Numbers of the short-listed images, see `graph.shortlist`.
         similarities: Similarities of all images by the first search.
 
     Returns:
         Scores of all images, for `rank`.
 
     References:
-        A tail for users. The release of Iscen et al., CVPR 2017, gives every other
+        Meant for users. The release of Iscen et al., CVPR 2017, gives every other
         image the score 0 instead: `fill_outside_with_zeros`.
     """
-    least = jnp.min(scores, axis=0, keepdims=True)
+    lowest = jnp.min(scores, axis=0, keepdims=True)
     best = jnp.max(similarities, axis=0, keepdims=True)
-    return _insert_shortlist_scores(least - 1 - (best - similarities), scores, images)
+    return _insert_shortlist_scores(lowest - 1 - (best - similarities), scores, images)
 
 
 @jax.jit
@@ -58,11 +58,11 @@ def fill_outside_with_zeros(
     images: Int[Array, "q l"],
     similarities: Float[Array, "m q"],
 ) -> Float[Array, "m q"]:
-    """Puts the scores of short-listed images among zeros, as the authors' release does.
+    """Scores images outside a short list with zeros, as the authors' release does.
 
     Args:
         scores: Scores of the short-listed images, in the order of the list.
-        images: Which images those are, see `graph.shortlist`.
+        images: Numbers of the short-listed images, see `graph.shortlist`.
         similarities: Similarities of all images by the first search; only their shape
             is used.
 
@@ -72,6 +72,6 @@ def fill_outside_with_zeros(
     return _insert_shortlist_scores(jnp.zeros_like(similarities), scores, images)
 
 
-def _insert_shortlist_scores(everywhere, scores, images):
+def _insert_shortlist_scores(all_scores, scores, images):
     columns = jnp.arange(images.shape[0])[:, None]
-    return everywhere.at[images, columns].set(scores.T)
+    return all_scores.at[images, columns].set(scores.T)

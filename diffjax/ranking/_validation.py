@@ -1,4 +1,4 @@
-"""Validation of the arguments that all baselines share."""
+"""Validation of the arguments that all scorers share."""
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -15,7 +15,7 @@ def check_scorer_arguments(
     num_images: int | None,
     num_queries: int | None,
 ) -> dict[str, int]:
-    """Refuses what a `Scorer` cannot take, and counts its images and queries.
+    """Validates the arguments of a `Scorer`, and counts its images and queries.
 
     Args:
         vectors: Region vectors of the database.
@@ -29,7 +29,7 @@ def check_scorer_arguments(
         `num_images` and `num_queries` as the compiled functions take them.
 
     Raises:
-        ValueError: If ids go back or skip a number, dimensions differ, or a count is
+        ValueError: If ids decrease or skip a number, dimensions differ, or a count is
             missing under jit or too small.
     """
     check_not_downcast("vectors", vectors)
@@ -41,20 +41,21 @@ def check_scorer_arguments(
         )
     check_ids("image_ids", image_ids, rows=vectors.shape[0])
     check_ids("query_ids", query_ids, rows=queries.shape[0])
-    images = count_ids(
-        "image_ids", image_ids, count=num_images, count_name="num_images"
-    )
-    asked = count_ids(
-        "query_ids", query_ids, count=num_queries, count_name="num_queries"
-    )
-    return {"num_images": images, "num_queries": asked}
+    return {
+        "num_images": count_ids(
+            "image_ids", image_ids, count=num_images, count_name="num_images"
+        ),
+        "num_queries": count_ids(
+            "query_ids", query_ids, count=num_queries, count_name="num_queries"
+        ),
+    }
 
 
 def check_not_negative(name: str, number: int) -> None:
-    """Refuses a number of answers or neighbours that is negative; 0 is none of them.
+    """Refuses a negative number of answers or neighbours.
 
     Raises:
-        ValueError: With the number.
+        ValueError: If the number is below 0.
     """
     if number < 0:
         raise ValueError(f"{name} must be at least 0, got {number}.")

@@ -4,7 +4,6 @@ from ._global_descriptors import rmac as rmac
 from ._gmm import CovarianceType as CovarianceType
 from ._gmm import Mixture as Mixture
 from ._gmm import fit_mixture as fit_mixture
-from ._gmm import refine_mixture as refine_mixture
 from ._grid import RegionBoxes as RegionBoxes
 from ._grid import boxes_to_cells as boxes_to_cells
 from ._grid import cells_to_boxes as cells_to_boxes

@@ -1,4 +1,4 @@
-"""Global descriptors: one vector per image, of its regions or of its scales."""
+"""Global descriptors: one vector per image, from its regions or from its scales."""
 
 import functools
 
@@ -24,26 +24,26 @@ def global_descriptors(
 ) -> Float[Array, "m p"]:
     """Sums the region vectors of every image and scales the sums to unit length.
 
-    There are two readings of a whitened global vector. Given whitened vectors this is
-    R-MAC as its authors have it: regions are whitened, then summed. Given vectors as
-    they were pooled and a `whitening`, the sums are whitened instead. The whole image
-    is one more region of the sum.
+    A whitened global descriptor can be made in two ways. Of whitened vectors this
+    function computes R-MAC as its authors do: regions are whitened, then summed. Of
+    unwhitened vectors and a `whitening` it whitens the sums instead. The whole image is
+    one more region of the sum.
 
     Args:
-        vectors: Region vectors of unit length: whitened, or not where the sums are.
-        image_ids: Image of each vector: from 0, never falling.
+        vectors: Region vectors of unit length; unwhitened where `whitening` is set.
+        image_ids: Image of each vector: from 0, never decreasing.
         num_images: The number m of images; a Python number, needed under `jit`. None is
             the last id + 1.
         whitening: Applied to the sums, scaled to unit length; fitted on such sums. None
-            leaves them as they are.
+            does not whiten.
 
     Returns:
         One vector of unit length per image; zeros for an image without vectors.
 
     Raises:
-        ValueError: If `image_ids` starts below 0, falls somewhere, or holds
-            `num_images` or more (looked at where the values are known), or if
-            `num_images` is missing under `jit`.
+        ValueError: If `image_ids` starts below 0, decreases, or holds `num_images` or
+            more (checked where the values are known), or if `num_images` is missing
+            under `jit`.
 
     References:
         Tolias, Sicre and Jegou, Particular object retrieval with integral max-pooling
@@ -61,7 +61,7 @@ def global_descriptors(
 def rmac(
     maps: Float[Array, "b h w c"], boxes: Int[Array, "b r 4"]
 ) -> Float[Array, "b c"]:
-    """Sums the maxima of all regions, each scaled to unit length; no whitening.
+    """Computes R-MAC without whitening: the sum of the unit maxima of all regions.
 
     Args:
         maps: Feature maps.
@@ -72,8 +72,8 @@ def rmac(
         One vector of unit length per map.
 
     References:
-        Tolias, Sicre and Jegou, ICLR 2016, https://arxiv.org/abs/1511.05879. A region
-        counts once, so the whole of a square map does, which programs in the wake of
+        Tolias, Sicre and Jegou, ICLR 2016, https://arxiv.org/abs/1511.05879. Every
+        region counts once, also the whole of a square map, which programs derived from
         the authors' count twice: as the map, and as scale 1.
     """
     return l2_normalize(l2_normalize(pool_regions(maps, boxes)).sum(1))
@@ -82,15 +82,15 @@ def rmac(
 def combine_scales(
     vectors: Float[Array, "s *n d"], *, p: Scalar = 1.0
 ) -> Float[Array, "*n d"]:
-    r"""Takes the vectors of one picture at several scales to one: (mean_s v_s^p)^(1/p).
+    r"""Combines vectors of one picture at several scales: (mean_s v_s^p)^(1/p).
 
     The vectors are scaled to unit length before, and the result after.
 
     Args:
         vectors: One vector per scale along the first axis; without negative entries
-            where p is not 1, else NaN may come out.
-        p: Power, at least 1; may be traced and differentiated. The authors take that of
-            `gem` for vectors of `gem`, and 1 for whitened and for any other vectors.
+            where p is not 1, else the result may be NaN.
+        p: Power, at least 1; may be traced and differentiated. The authors use the
+            power of `gem` for vectors of `gem`, and 1 for whitened and all others.
 
     Returns:
         Vectors of unit length, or zeros.
@@ -100,8 +100,8 @@ def combine_scales(
 
     References:
         Radenovic, Tolias and Chum, Fine-tuning CNN image retrieval with no human
-        annotation, TPAMI 2018, https://arxiv.org/abs/1711.02512; p is chosen as in the
-        authors' program.
+        annotation, TPAMI 2018, https://arxiv.org/abs/1711.02512; the choice of p is
+        that of the authors' program.
     """
     if len(vectors) == 0:
         raise ValueError("vectors must be of at least one scale, got none.")
@@ -113,31 +113,32 @@ def combine_scales(
 def _combine_scales(vectors: Float[Array, "s *n d"], p: Scalar) -> Float[Array, "*n d"]:
     vectors = l2_normalize(vectors)
     power = jnp.asarray(p, vectors.dtype)
-    # The mean is as large as its entries: taken out before the power, which would
-    # underflow; no gradient needs to pass through size.
-    size = jax.lax.stop_gradient(jnp.abs(vectors).max(0))
-    share = vectors / jnp.where(size == 0, 1, size)[None]
-    mean = (share**power).mean(0)
-    steep = (mean == 0) & (power != 1)  # The root has no derivative there: taken as 0.
-    root = jnp.where(steep, 0, jnp.where(steep, 1, mean) ** (1 / power))
-    return l2_normalize(size * root)
+    # The scale of the entries is divided out before the power, which would underflow;
+    # no gradient needs to pass through it.
+    scale = jax.lax.stop_gradient(jnp.abs(vectors).max(0))
+    scaled = vectors / jnp.where(scale == 0, 1, scale)[None]
+    mean = (scaled**power).mean(0)
+    is_steep = (mean == 0) & (power != 1)  # The derivative of the root is set to 0.
+    root = jnp.where(is_steep, 0, jnp.where(is_steep, 1, mean) ** (1 / power))
+    return l2_normalize(scale * root)
 
 
 def _checked_image_count(ids: Int[np.ndarray, " n"], num_images: int | None) -> int:
     if ids.size and ids[0] < 0:
         raise ValueError(f"image_ids must be at least 0, got {ids[0]}.")
-    falls = np.flatnonzero(ids[1:] < ids[:-1])
-    if falls.size:
-        at = falls[0] + 1
+    decreases = np.flatnonzero(ids[1:] < ids[:-1])
+    if decreases.size:
+        row = decreases[0] + 1
         raise ValueError(
-            f"image_ids must never fall, got {ids[at]} after {ids[at - 1]} at {at}."
+            f"image_ids must never decrease, got {ids[row]} after {ids[row - 1]} in "
+            f"row {row}."
         )
-    needed = int(ids[-1]) + 1 if ids.size else 0
+    min_images = int(ids[-1]) + 1 if ids.size else 0
     if num_images is None:
-        return needed
-    if num_images < needed:
+        return min_images
+    if num_images < min_images:
         raise ValueError(
-            f"num_images must be above the last of image_ids, {needed - 1}, got "
+            f"num_images must be above the last of image_ids, {min_images - 1}, got "
             f"{num_images}."
         )
     return num_images
@@ -158,7 +159,7 @@ def _sum_per_image(
     )
     if whitening is None:
         return sums
-    # A sum of nothing has no direction; less the mean it would seem to have one.
-    some = jnp.any(sums != 0, axis=1, keepdims=True)
+    # An empty sum has no direction; after subtraction of the mean it would have one.
+    has_direction = jnp.any(sums != 0, axis=1, keepdims=True)
     whitened: Float[Array, "m p"] = whiten(sums, whitening)
-    return jnp.where(some, whitened, 0)
+    return jnp.where(has_direction, whitened, 0)

@@ -12,23 +12,179 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from diffjax._arguments import check_in_range, check_not_downcast
 from diffjax.types import Scalar
 
+CovarianceType = Literal["diagonal", "spherical"]
+
+
+class Mixture(NamedTuple):
+    """A mixture of Gaussians with diagonal covariances.
+
+    A component that was dropped has weight 0 and mean 0.
+
+    Attributes:
+        weights: Weight of each component, of sum 1.
+        means: Mean of each component.
+        variances: Variance of each component along each dimension, with
+            `regularization`; all the same where covariances are spherical.
+        log_likelihood: Natural logarithm of the density of all vectors together.
+    """
+
+    weights: Float[Array, " g"]
+    means: Float[Array, "g d"]
+    variances: Float[Array, "g d"]
+    log_likelihood: Float[Array, ""]
+
+
+def fit_mixture(
+    vectors: Float[Array, "r d"],
+    *,
+    components: int = 5,
+    key: PRNGKeyArray,
+    covariance: CovarianceType = "diagonal",
+    restarts: int = 5,
+    steps: int = 10,
+    regularization: Scalar = 3e-3,
+) -> Mixture:
+    r"""Fits a Gaussian mixture p(x) = sum over j of w_j N(x; m_j, diag(v_j)).
+
+    Each restart assigns the vectors to centres drawn by k-means++ and improves the
+    mixture of these assignments by EM. An EM step computes the responsibilities
+    s_ij = w_j N(x_i; m_j, diag(v_j)) / p(x_i) and from them w_j = mean over i of s_ij,
+    m_j = sum of s_ij x_i / sum of s_ij, and v_j, the variance about m_j with the same
+    weights, plus `regularization`. No step lowers the likelihood by more than adding
+    the regularisation costs. A component whose responsibilities sum to rounding is
+    dropped for good.
+
+    The restart of largest likelihood is returned; of restarts that are as likely up to
+    rounding the first, so that rounding does not change their order.
+
+    Differentiable in the vectors and the regularisation; the drawn centres and the
+    chosen restart are constants to differentiation.
+
+    Args:
+        vectors: Vectors to describe, at least one.
+        components: Number of components, at least 1. Components beyond the number of
+            different vectors are dropped, see `Mixture`. A Python number.
+        key: Random key of the draws.
+        covariance: "diagonal", a variance for each dimension; "spherical", their mean
+            for all dimensions.
+        restarts: Number of starts, at least 1. A Python number.
+        steps: Number of EM steps, at least 0; all of them are done. A Python number.
+        regularization: Added to each variance, above 0, in squared units of the
+            vectors; may be traced and differentiated. (Vectors of unit length and d
+            dimensions have variances of at most 1/d on average.)
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ValueError: If a setting is outside its range, there is no vector, or vectors
+            are float64 without `jax_enable_x64`.
+
+    References:
+        Dempster, Laird and Rubin, Maximum likelihood from incomplete data via the EM
+        algorithm, J. R. Stat. Soc. B 39(1), 1977. Arthur and Vassilvitskii, k-means++:
+        the advantages of careful seeding, SODA 2007. `regularization` is what
+        scikit-learn calls `reg_covar`.
+    """
+    check_mixture_settings(components, restarts, covariance, steps, regularization)
+    check_not_downcast("vectors", vectors)
+    if vectors.shape[0] == 0:
+        raise ValueError("vectors must be at least one, got none.")
+    return _fit_mixture(
+        vectors,
+        key,
+        regularization,
+        components=components,
+        covariance=covariance,
+        restarts=restarts,
+        steps=steps,
+    )
+
+
+def check_mixture_settings(
+    components: int,
+    restarts: int,
+    covariance: str,
+    steps: int,
+    regularization: Scalar,
+) -> None:
+    """Refuses settings of `fit_mixture` outside their range."""
+    for name, value in ("components", components), ("restarts", restarts):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    if covariance not in get_args(CovarianceType):
+        raise ValueError(
+            f"covariance must be one of {get_args(CovarianceType)}, got {covariance!r}."
+        )
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}.")
+    check_in_range("regularization", regularization, low=0, high=float("inf"))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("components", "covariance", "restarts", "steps")
+)
+def _fit_mixture(
+    vectors, key, regularization, *, components, covariance, restarts, steps
+):
+    starts = jax.random.uniform(key, (restarts, components), vectors.dtype)
+    is_region = jnp.ones(vectors.shape[0], jnp.bool_)
+    return fit_masked_mixture(
+        vectors, is_region, starts, regularization, covariance=covariance, steps=steps
+    )
+
+
+def fit_masked_mixture(
+    vectors: Float[Array, "r d"],
+    is_region: Bool[Array, " r"],
+    starts: Float[Array, "s g"],
+    regularization: Scalar,
+    *,
+    covariance: CovarianceType,
+    steps: int,
+) -> Mixture:
+    """Fits a mixture to the rows that are regions, as `fit_mixture` does.
+
+    Args:
+        vectors: Regions of one image; zero in padding rows.
+        is_region: Which rows are regions; without any, all weights are 0.
+        starts: Draws of `kmeans_plus_plus_memberships`, a row for each of s restarts.
+        regularization: See `fit_mixture`.
+        covariance: See `fit_mixture`.
+        steps: See `fit_mixture`.
+    """
+    update = functools.partial(
+        maximization_step, vectors, covariance=covariance, regularization=regularization
+    )
+
+    def fit_from(draws):
+        members = kmeans_plus_plus_memberships(vectors, is_region, draws)
+        return run_em_steps(vectors, is_region, update(members), update, steps=steps)
+
+    mixtures = jax.vmap(fit_from)(starts)
+    likelihood = mixtures.log_likelihood
+    best = likelihood.max()
+    slack = 100 * jnp.finfo(vectors.dtype).eps * jnp.abs(best)
+    chosen = jnp.argmax(likelihood >= best - slack)
+    return jax.tree.map(lambda leaf: leaf[chosen], mixtures)
+
 
 def kmeans_plus_plus_memberships(
     vectors: Float[Array, "r d"],
     is_region: Bool[Array, " r"],
     draws: Float[Array, " g"],
 ) -> Float[Array, "r g"]:
-    r"""Gives every region to the nearest of a few of them, drawn by k-means++.
+    r"""Assigns every region to the nearest of g centres, drawn by k-means++.
 
-    The first centre is a region drawn evenly, each next one a region drawn with
+    The first centre is a region drawn uniformly, each next one a region drawn with
     probability proportional to the squared distance from the nearest centre so far. A
-    component beyond the regions that differ has no members.
+    component beyond the number of different regions has no members.
 
     Args:
-        vectors: Regions of one image; zero in rows that are not used.
-        is_region: Which rows are regions; the others are never drawn and belong to
-            nobody.
-        draws: A number for each centre, drawn evenly from [0, 1): that share of the
+        vectors: Regions of one image; zero in padding rows.
+        is_region: Which rows are regions; the others are never drawn and belong to no
+            component.
+        draws: A uniform number in [0, 1) for each centre: that share of the
             probability lies before the region that is drawn.
 
     Returns:
@@ -39,123 +195,33 @@ def kmeans_plus_plus_memberships(
         2007.
     """
     vectors = jax.lax.stop_gradient(vectors)
-    least = difference_rounding(vectors) ** 2
+    min_square = difference_rounding(vectors) ** 2
 
-    def draw(distance: Array, share: Array) -> tuple[Array, Array]:
-        apart = distance > least
-        mass = jnp.where(apart, jnp.where(jnp.isinf(distance), 1, distance), 0)
+    def draw(nearest_squares: Array, share: Array) -> tuple[Array, Array]:
+        is_apart = nearest_squares > min_square
+        mass = jnp.where(
+            is_apart, jnp.where(jnp.isinf(nearest_squares), 1, nearest_squares), 0
+        )
         sums = jnp.cumsum(mass)
         # The first that reaches its share; one that is apart, whatever rounding does.
         chosen = jnp.argmax(
-            jnp.where(apart, jnp.where(sums > share * sums[-1], 2, 1), 0)
+            jnp.where(is_apart, jnp.where(sums > share * sums[-1], 2, 1), 0)
         )
         centre = vectors[chosen]
-        own = jnp.where(is_region, ((vectors - centre[None, :]) ** 2).sum(-1), 0)
-        own = jnp.where(apart.any(), own, jnp.inf)  # There was nothing to draw.
-        return jnp.minimum(distance, own), own
+        squares = jnp.where(is_region, ((vectors - centre[None, :]) ** 2).sum(-1), 0)
+        squares = jnp.where(is_apart.any(), squares, jnp.inf)  # No region was left.
+        return jnp.minimum(nearest_squares, squares), squares
 
-    nowhere = jnp.where(is_region, jnp.asarray(jnp.inf, vectors.dtype), 0)
-    distances = jax.lax.scan(draw, nowhere, draws)[1]
-    members = jax.nn.one_hot(distances.argmin(0), draws.shape[0], dtype=vectors.dtype)
+    before_any = jnp.where(is_region, jnp.asarray(jnp.inf, vectors.dtype), 0)
+    squares = jax.lax.scan(draw, before_any, draws)[1]
+    members = jax.nn.one_hot(squares.argmin(0), draws.shape[0], dtype=vectors.dtype)
     return jnp.where(is_region[:, None], members, 0)
 
 
 def difference_rounding(vectors: Float[Array, "r d"]) -> Float[Array, ""]:
-    """The length that rounding alone can give to a difference of such vectors."""
+    """Bounds the length that rounding alone can give to a difference of vectors."""
     longest = jnp.sqrt((vectors**2).sum(-1).max(initial=0))
     return 8 * jnp.finfo(vectors.dtype).eps * longest
-
-
-CovarianceType = Literal["diagonal", "spherical"]
-
-
-class Mixture(NamedTuple):
-    """A mixture of Gaussians with diagonal covariances.
-
-    A component that was dropped has weight 0 and mean 0.
-
-    Attributes:
-        weights: Shares of the components, of sum 1.
-        means: Their means.
-        variances: Their variances along each dimension, with `regularization`; all the
-            same where covariances are spherical.
-        log_likelihood: Natural logarithm of the density of all vectors together.
-    """
-
-    weights: Float[Array, " g"]
-    means: Float[Array, "g d"]
-    variances: Float[Array, "g d"]
-    log_likelihood: Float[Array, ""]
-
-
-def refine_mixture(
-    vectors: Float[Array, "r d"],
-    mixture: Mixture,
-    *,
-    covariance: CovarianceType = "diagonal",
-    steps: int = 10,
-    regularization: Scalar = 3e-3,
-) -> Mixture:
-    r"""Improves a mixture p(x) = sum over j of w_j N(x; m_j, diag(v_j)).
-
-    Each step computes the shares s_ij = w_j N(x_i; m_j, diag(v_j)) / p(x_i) and from
-    them w_j = mean over i of s_ij, m_j = sum of s_ij x_i / sum of s_ij, and v_j, the
-    variance about m_j with the same shares, plus `regularization`. No step lowers the
-    likelihood by more than adding the regularisation costs. A component whose shares
-    sum to rounding is dropped for good.
-
-    Args:
-        vectors: What the mixture is to describe.
-        mixture: Where to start; its `log_likelihood` is not looked at.
-        covariance: "diagonal", a variance for each dimension; "spherical", their mean
-            for all. The start may have any.
-        steps: Number of steps, at least 0; all of them are done. A Python number.
-        regularization: Added to each variance, above 0, in squared units of the
-            vectors; may be traced and differentiated. (Vectors of unit length and d
-            dimensions have variances of at most 1/d on average.)
-
-    Returns:
-        The mixture after the last step, with its own likelihood.
-
-    Raises:
-        ValueError: If a setting is outside its range, dimensions differ, or vectors are
-            float64 without `jax_enable_x64`.
-
-    References:
-        Dempster, Laird and Rubin, Maximum likelihood from incomplete data via the EM
-        algorithm, J. R. Stat. Soc. B 39(1), 1977. `regularization` is what scikit-learn
-        calls `reg_covar`.
-    """
-    check_em_settings(covariance, steps, regularization)
-    check_not_downcast("vectors", vectors)
-    if mixture.means.shape[1] != vectors.shape[1]:
-        raise ValueError(
-            f"mixture must have the vectors' {vectors.shape[1]} dimensions, got "
-            f"{mixture.means.shape[1]}."
-        )
-    return _refine_mixture(
-        vectors, mixture, regularization, covariance=covariance, steps=steps
-    )
-
-
-def check_em_settings(covariance: str, steps: int, regularization: Scalar) -> None:
-    """Refuses settings of `refine_mixture` outside their range."""
-    if covariance not in get_args(CovarianceType):
-        raise ValueError(
-            f"covariance must be one of {get_args(CovarianceType)}, got {covariance!r}."
-        )
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}.")
-    check_in_range("regularization", regularization, low=0, high=float("inf"))
-
-
-@functools.partial(jax.jit, static_argnames=("covariance", "steps"))
-def _refine_mixture(vectors, mixture, regularization, *, covariance, steps):
-    is_region = jnp.ones(vectors.shape[0], jnp.bool_)
-    update = functools.partial(
-        maximization_step, vectors, covariance=covariance, regularization=regularization
-    )
-    return run_em_steps(vectors, is_region, mixture, update, steps=steps)
 
 
 def run_em_steps(
@@ -166,61 +232,61 @@ def run_em_steps(
     *,
     steps: int,
 ) -> Mixture:
-    """Improves a mixture of the rows that are used.
+    """Improves a mixture by EM steps on the rows that are regions.
 
     Args:
-        vectors: Regions of one image; finite in rows that are not used.
+        vectors: Regions of one image; finite in padding rows.
         is_region: Which rows are regions.
-        start: Where to start.
-        update: Makes a mixture of shares, see `maximization_step`.
+        start: Mixture to start from; its `log_likelihood` is not used.
+        update: Makes a mixture of responsibilities, see `maximization_step`.
         steps: Number of steps.
 
     Returns:
-        The mixture after the last step, with its own likelihood.
+        The mixture after the last step, with its likelihood.
     """
 
     @jax.checkpoint  # Else a gradient keeps [r, g, d] numbers of every step.
     def step(mixture, _):
         return update(component_responsibilities(vectors, is_region, mixture)), None
 
-    # While it is improved a mixture has no likelihood.
+    # The likelihood is computed once, after the last step.
     start = start._replace(log_likelihood=jnp.zeros((), vectors.dtype))
-    found = jax.lax.scan(step, start, length=steps)[0]
-    densities = jax.nn.logsumexp(_log_joint(vectors, found), axis=1)
-    return found._replace(log_likelihood=jnp.where(is_region, densities, 0).sum())
+    mixture = jax.lax.scan(step, start, length=steps)[0]
+    densities = jax.nn.logsumexp(_log_joint(vectors, mixture), axis=1)
+    return mixture._replace(log_likelihood=jnp.where(is_region, densities, 0).sum())
 
 
 def component_responsibilities(
     vectors: Float[Array, "r d"], is_region: Bool[Array, " r"], mixture: Mixture
 ) -> Float[Array, "r g"]:
-    """Computes what share of each vector each component has; 0 in unused rows."""
-    shares = jax.nn.softmax(_log_joint(vectors, mixture), axis=1)
-    return jnp.where(is_region[:, None], shares, 0)
+    """Computes the responsibility of each component for each vector; 0 in padding."""
+    responsibilities = jax.nn.softmax(_log_joint(vectors, mixture), axis=1)
+    return jnp.where(is_region[:, None], responsibilities, 0)
 
 
 def maximization_step(
     vectors: Float[Array, "r d"],
-    shares: Float[Array, "r g"],
+    responsibilities: Float[Array, "r g"],
     *,
     covariance: CovarianceType,
     regularization: Scalar,
 ) -> Mixture:
-    """Makes the most likely mixture of given shares, then regularises it.
+    """Computes the most likely mixture for responsibilities, then regularises it.
 
-    Without any shares all weights are 0. The likelihood is not computed.
+    Without any responsibilities all weights are 0. The likelihood is not computed.
     """
-    total = shares.sum(0)
-    # A component left out takes no more from the log-likelihood than its total. Not
-    # "is above": NaN is no reason to leave one out.
-    alive = ~(total <= 10 * jnp.finfo(vectors.dtype).eps)
-    total = jnp.where(alive, total, 0)
-    sizes = jnp.where(alive, total, 1)[None, :]
-    parts = jnp.where(alive[None, :], shares / sizes, 0)
-    means = jnp.matmul(parts.T, vectors, precision=jax.lax.Precision.HIGHEST)
-    variances = (parts[:, :, None] * _squared_differences(vectors, means)).sum(0)
-    everything = total.sum()
+    total = responsibilities.sum(0)
+    # A dropped component takes no more from the log-likelihood than its total. Not
+    # "is above": NaN is no reason to drop one.
+    is_alive = ~(total <= 10 * jnp.finfo(vectors.dtype).eps)
+    total = jnp.where(is_alive, total, 0)
+    sizes = jnp.where(is_alive, total, 1)[None, :]
+    shares = jnp.where(is_alive[None, :], responsibilities / sizes, 0)
+    means = jnp.matmul(shares.T, vectors, precision=jax.lax.Precision.HIGHEST)
+    variances = (shares[:, :, None] * _squared_differences(vectors, means)).sum(0)
+    grand_total = total.sum()
     return Mixture(
-        weights=total / jnp.where(everything == 0, 1, everything),
+        weights=total / jnp.where(grand_total == 0, 1, grand_total),
         means=means,
         variances=_COVARIANCE_FORMS[covariance](variances)
         + jnp.asarray(regularization, vectors.dtype),
@@ -229,12 +295,12 @@ def maximization_step(
 
 
 def _log_joint(vectors: Array, mixture: Mixture) -> Array:
-    """Logarithms of w_j N(x_i; m_j, diag(v_j)), [r, g]."""
+    """Computes the logarithms of w_j N(x_i; m_j, diag(v_j)), [r, g]."""
     weights, means, variances, _ = mixture
-    alive = weights > 0
+    is_alive = weights > 0
     # Finite: where no component is alive, infinity minus infinity would be NaN.
-    nothing = jnp.finfo(vectors.dtype).min / 2
-    prior = jnp.where(alive, jnp.log(jnp.where(alive, weights, 1)), nothing)
+    lowest = jnp.finfo(vectors.dtype).min / 2
+    prior = jnp.where(is_alive, jnp.log(jnp.where(is_alive, weights, 1)), lowest)
     squares = (_squared_differences(vectors, means) / variances[None]).sum(-1)
     volume = jnp.log(2 * jnp.pi * variances).sum(-1)
     return (prior - volume / 2)[None, :] - squares / 2
@@ -260,114 +326,3 @@ def _spherical_variances(variances: Array) -> Array:
 _COVARIANCE_FORMS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {"diagonal": _diagonal_variances, "spherical": _spherical_variances}
 )
-
-
-def fit_mixture(
-    vectors: Float[Array, "r d"],
-    *,
-    components: int = 5,
-    key: PRNGKeyArray,
-    covariance: CovarianceType = "diagonal",
-    restarts: int = 5,
-    steps: int = 10,
-    regularization: Scalar = 3e-3,
-) -> Mixture:
-    r"""Fits a mixture of Gaussians to vectors.
-
-    Each restart gives the vectors to centres drawn by k-means++ and goes on from there
-    by `refine_mixture`. The mixture of most likelihood is taken; of those that are as
-    likely up to rounding the first, so that rounding does not change their order.
-
-    Differentiable in the vectors and the regularisation; which vectors are drawn and
-    which restart is taken are constants to differentiation.
-
-    Args:
-        vectors: At least one.
-        components: Number of components, at least 1. There are no more than vectors
-            that differ: those beyond are dropped, see `Mixture`. A Python number.
-        key: Of the draws.
-        covariance: See `refine_mixture`.
-        restarts: Number of starts, at least 1. A Python number.
-        steps: See `refine_mixture`.
-        regularization: See `refine_mixture`.
-
-    Returns:
-        The mixture.
-
-    Raises:
-        ValueError: If a setting is outside its range, there is no vector, or vectors
-            are float64 without `jax_enable_x64`.
-
-    References:
-        See `refine_mixture`; Arthur and Vassilvitskii, k-means++: the advantages of
-        careful seeding, SODA 2007.
-    """
-    check_mixture_settings(components, restarts)
-    check_em_settings(covariance, steps, regularization)
-    check_not_downcast("vectors", vectors)
-    if vectors.shape[0] == 0:
-        raise ValueError("vectors must be at least one, got none.")
-    return _fit_mixture(
-        vectors,
-        key,
-        regularization,
-        components=components,
-        covariance=covariance,
-        restarts=restarts,
-        steps=steps,
-    )
-
-
-def check_mixture_settings(components: int, restarts: int) -> None:
-    """Refuses settings of `fit_mixture` outside their range."""
-    for name, value in ("components", components), ("restarts", restarts):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def fit_masked_mixture(
-    vectors: Float[Array, "r d"],
-    is_region: Bool[Array, " r"],
-    starts: Float[Array, "s g"],
-    regularization: Scalar,
-    *,
-    covariance: CovarianceType,
-    steps: int,
-) -> Mixture:
-    """Fits as `fit_mixture` to the rows that are used; the others must be zero.
-
-    Args:
-        vectors: Regions of one image.
-        is_region: Which rows are regions; without any, all weights are 0.
-        starts: What `kmeans_plus_plus_memberships` needs, a row for each of s restarts.
-        regularization: See `refine_mixture`.
-        covariance: See `refine_mixture`.
-        steps: See `refine_mixture`.
-    """
-    update = functools.partial(
-        maximization_step, vectors, covariance=covariance, regularization=regularization
-    )
-
-    def attempt(draws):
-        members = kmeans_plus_plus_memberships(vectors, is_region, draws)
-        return run_em_steps(vectors, is_region, update(members), update, steps=steps)
-
-    found = jax.vmap(attempt)(starts)
-    likelihood = found.log_likelihood
-    best = likelihood.max()
-    slack = 100 * jnp.finfo(vectors.dtype).eps * jnp.abs(best)
-    taken = jnp.argmax(likelihood >= best - slack)
-    return jax.tree.map(lambda part: part[taken], found)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("components", "covariance", "restarts", "steps")
-)
-def _fit_mixture(
-    vectors, key, regularization, *, components, covariance, restarts, steps
-):
-    starts = jax.random.uniform(key, (restarts, components), vectors.dtype)
-    is_region = jnp.ones(vectors.shape[0], jnp.bool_)
-    return fit_masked_mixture(
-        vectors, is_region, starts, regularization, covariance=covariance, steps=steps
-    )

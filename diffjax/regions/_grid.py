@@ -6,8 +6,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-_TARGET_OVERLAP = 0.4  # Of neighbouring squares at scale 1, in parts of their area.
+_TARGET_OVERLAP = 0.4  # Of neighbouring squares at scale 1, as a share of their area.
 _SQUARES_TRIED = np.arange(2, 8)  # Numbers of squares tried along the longer side.
+
+
+class RegionBoxes(NamedTuple):
+    """Region boxes of a batch of feature maps, padded to one number of slots.
+
+    Attributes:
+        boxes: (y0, x0, y1, x1) in cells, all zero in empty slots, which come last.
+        counts: Number of regions of each map.
+    """
+
+    boxes: Int[np.ndarray, "b r 4"]
+    counts: Int[np.ndarray, " b"]
 
 
 def rmac_grid(
@@ -21,11 +33,11 @@ def rmac_grid(
     square map e = 0. Else 1 + e, from 2 to 7, is the number of squares at scale 1
     whose overlap with their neighbours, 1 - step / side, is nearest to 0.4.
 
-    A scale whose squares have no cell is left out, and a region that would come twice
-    comes once: on a square map scale 1 is the whole map, and on maps of few cells
-    squares fall together. So a map of 3:4 has 1 + 20 regions, a square one of 10 by 10
-    cells 14. More scales are a finer grid: with four or five of them a map of 30 by 40
-    cells has 41 or 71 regions, one of 30 by 30 cells 30 or 55.
+    A scale whose squares have no cell is omitted, and duplicate regions are removed: on
+    a square map scale 1 is the whole map, and on maps of few cells squares coincide. So
+    a map of 3:4 has 1 + 20 regions, a square map of 10 by 10 cells 14. More scales make
+    a finer grid: with four or five scales a map of 30 by 40 cells has 41 or 71 regions,
+    a map of 30 by 30 cells 30 or 55.
 
     Args:
         height: Rows of the map in cells, at least 1.
@@ -33,9 +45,8 @@ def rmac_grid(
         scales: Number of scales, at least 0; 0 gives the whole map alone.
 
     Returns:
-        Boxes (y0, x0, y1, x1) in cells, the last row and column not included: the whole
-        map, then scale by scale, each from top to bottom and left to right. Different
-        from each other.
+        Different boxes (y0, x0, y1, x1) in cells, the last row and column not included:
+        the whole map, then scale by scale, each from top to bottom and left to right.
 
     Raises:
         ValueError: If `height` or `width` is below 1, or `scales` below 0.
@@ -65,7 +76,7 @@ def rmac_grid(
 
 
 def _extra_squares(height: int, width: int) -> tuple[int, int]:
-    """The e of either direction; at most one of them is above 0."""
+    """Numbers e of extra squares along rows and columns; at most one is above 0."""
     short, long = min(height, width), max(height, width)
     if short == long:
         return 0, 0
@@ -76,20 +87,8 @@ def _extra_squares(height: int, width: int) -> tuple[int, int]:
 
 
 def _square_offsets(length: int, side: int, count: int) -> list[int]:
-    """Spreads `count` squares from edge to edge."""
+    """Offsets of `count` squares that are spread evenly from edge to edge."""
     return [i * (length - side) // max(count - 1, 1) for i in range(count)]
-
-
-class RegionBoxes(NamedTuple):
-    """The regions of a batch of maps.
-
-    Attributes:
-        boxes: (y0, x0, y1, x1) in cells, all zero in empty slots, which come last.
-        counts: Number of regions of each map.
-    """
-
-    boxes: Int[np.ndarray, "b r 4"]
-    counts: Int[np.ndarray, " b"]
 
 
 def region_boxes(
@@ -99,13 +98,13 @@ def region_boxes(
 
     Args:
         sizes: (height, width) of each picture in pixels, without padding.
-        stride: Pixels per cell of the feature map; a cell begun is a cell. 1 where
+        stride: Pixels per cell of the feature map; cells are counted upwards. 1 where
             `sizes` are those of the maps.
         max_regions: Slots for each picture, see `max_regions`.
         scales: Scales of the grid, see `rmac_grid`.
 
     Returns:
-        The boxes and their numbers.
+        The boxes, and the number of regions of each map.
 
     Raises:
         ValueError: If a picture has more than `max_regions` regions.
@@ -125,10 +124,10 @@ def region_boxes(
 
 
 def max_regions(sizes: Int[np.ndarray, "s 2"], *, stride: int, scales: int = 3) -> int:
-    """Counts the regions of the picture that has most of them.
+    """Counts the regions of the picture that has the most regions.
 
     Args:
-        sizes: (height, width) in pixels of every picture that may come; at least one.
+        sizes: (height, width) in pixels of every possible picture; at least one.
         stride: Pixels per cell of the feature map; 1 where `sizes` are those of maps.
         scales: Scales of the grid, see `rmac_grid`.
 
@@ -153,40 +152,41 @@ def boxes_to_cells(
     stride: int,
     cells: tuple[int, int] | None = None,
 ) -> Int[np.ndarray, "r 4"]:
-    """Takes boxes on a picture to the cells of its feature map, rounded outwards.
+    """Converts boxes in pixels to cells of the feature map, rounded outwards.
 
-    A box that reaches beyond the picture ends at its edge, and every box has at least
-    one cell: one of 3 pixels inside a cell is that cell.
+    A box that extends beyond the picture is clipped to its edge, and every box has at
+    least one cell: a box of 3 pixels inside a cell becomes that cell.
 
     Args:
         boxes: (x0, y0, x1, y1) in pixels of the picture as it enters the network.
         size: (height, width) of that picture in pixels, without padding.
         stride: Pixels per cell of the feature map.
-        cells: Rows and columns of the map; None counts a cell begun as a cell.
+        cells: Rows and columns of the map; None divides `size` by the stride and rounds
+            up.
 
     Returns:
-        (y0, x0, y1, x1) in cells, the last row and column not included: what
-        `pool_regions` takes.
+        (y0, x0, y1, x1) in cells, the last row and column not included, as
+        `pool_regions` takes them.
 
     Raises:
-        ValueError: If a box is not finite, has no area or lies outside the picture,
-            with its row.
+        ValueError: If a box is not finite, has no area or lies outside the picture;
+            names the row of the box.
     """
     height, width = size
     rows, columns = cells or (-(-height // stride), -(-width // stride))
-    finite = np.all(np.isfinite(boxes), axis=1)
-    x0, y0, x1, y1 = np.where(finite[:, None], boxes, 0).astype(np.float64).T
+    is_finite = np.all(np.isfinite(boxes), axis=1)
+    x0, y0, x1, y1 = np.where(is_finite[:, None], boxes, 0).astype(np.float64).T
     faults = (
-        (~finite, "be finite"),
+        (~is_finite, "be finite"),
         ((x1 <= x0) | (y1 <= y0), "have an area, x0 < x1 and y0 < y1"),
         (
             (x1 <= 0) | (y1 <= 0) | (x0 >= width) | (y0 >= height),
             f"share pixels with the picture of {height} x {width} px (height x width)",
         ),
     )
-    for bad, rule in faults:
-        if bad.any():
-            row = int(bad.argmax())
+    for is_faulty, rule in faults:
+        if is_faulty.any():
+            row = int(is_faulty.argmax())
             raise ValueError(
                 f"boxes must {rule}, got {boxes[row].tolist()} in row {row}."
             )
@@ -200,11 +200,11 @@ def boxes_to_cells(
 def cells_to_boxes(
     cells: Int[np.ndarray, "r 4"], size: tuple[int, int], *, stride: int
 ) -> Float[np.ndarray, "r 4"]:
-    """Takes boxes of cells to the pixels of the picture that they stand for.
+    """Converts boxes in cells to the pixels of the picture that they cover.
 
     Args:
         cells: (y0, x0, y1, x1) in cells, as `pool_regions` takes them.
-        size: (height, width) of the picture in pixels, where boxes end.
+        size: (height, width) of the picture in pixels, to which boxes are clipped.
         stride: Pixels per cell of the feature map.
 
     Returns:

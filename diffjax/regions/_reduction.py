@@ -1,4 +1,4 @@
-"""Few vectors for an image: the means of a mixture of its regions."""
+"""Reduction of an image's regions to the means of a mixture of them."""
 
 import functools
 from typing import NamedTuple
@@ -20,7 +20,6 @@ from diffjax.types import Scalar
 from ._gmm import (
     CovarianceType,
     Mixture,
-    check_em_settings,
     check_mixture_settings,
     component_responsibilities,
     difference_rounding,
@@ -28,15 +27,23 @@ from ._gmm import (
 )
 from ._region_pooling import l2_normalize
 
-_IMAGES_AT_ONCE = 16
+_IMAGES_PER_BATCH = 16
+_STATIC_ARGUMENTS = (
+    "components",
+    "covariance",
+    "restarts",
+    "steps",
+    "num_images",
+    "max_regions",
+)
 
 
 class ReducedRegions(NamedTuple):
-    """Fewer vectors for the same images.
+    """Reduced region vectors of the same images.
 
     Attributes:
         vectors: Unit means of the images' mixtures.
-        image_ids: Image of every one, from 0 upwards.
+        image_ids: Image of every vector, from 0 upwards.
     """
 
     vectors: Float[Array, "g d"]
@@ -58,9 +65,9 @@ def reduce_regions(
 ) -> ReducedRegions:
     r"""Replaces the regions of each image by the unit means m / |m| of their mixture.
 
-    An image gets at most as many vectors as it has regions that differ, and at least
+    An image gets at most as many vectors as it has different regions, and at least
     one. Where the regions of a component cancel, so that its mean has no direction, the
-    first of those that it has most of stands for it.
+    first of the regions of largest responsibility replaces it.
 
     Where arrays are traced, shapes can't depend on values: each image has `components`
     rows, those of dropped components all zero. Zero rows have no edges and no scores;
@@ -68,38 +75,41 @@ def reduce_regions(
 
     Args:
         vectors: Region vectors, unit length.
-        image_ids: Image of every region, from 0 upwards; None if each is an image.
+        image_ids: Image of every region, from 0 upwards; None if every region is an
+            image.
         components: Most vectors of an image, 5 in the paper. A Python number.
-        key: Of the draws. What an image gets depends on its number, not on others.
-        covariance: See `refine_mixture`.
+        key: Random key of the draws. The draws of an image depend on its number, not
+            on other images.
+        covariance: See `fit_mixture`.
         restarts: See `fit_mixture`.
-        steps: See `refine_mixture`.
-        regularization: See `refine_mixture`.
+        steps: See `fit_mixture`.
+        regularization: See `fit_mixture`.
         num_images: Number of images m; needed where `image_ids` is traced. Images
             beyond the ids have no vectors.
         max_regions: Most regions of any image; needed where `image_ids` is traced.
-            Under jit the vectors of an image with more are not numbers.
+            Under jit the vectors of an image with more regions are NaN.
 
     Returns:
         Vectors and their images, in the order of the images.
 
     Raises:
         ValueError: If a setting is outside its range, vectors are not finite or zero,
-            ids go back or skip, or a count is missing under jit or too small.
+            ids decrease or skip a number, or a count is missing under jit or too small.
 
     References:
         Iscen et al., CVPR 2017, section 4.4, https://arxiv.org/abs/1611.05113, which
         names neither covariance, start nor regularisation.
     """
-    check_mixture_settings(components, restarts)
-    check_em_settings(covariance, steps, regularization)
+    check_mixture_settings(components, restarts, covariance, steps, regularization)
     check_vectors("vectors", vectors)
     rows = vectors.shape[0]
     ids = np.arange(rows, dtype=np.int32) if image_ids is None else image_ids
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
-    most = max_rows_per_id("image_ids", ids, most=max_regions, most_name="max_regions")
-    means, kept = _reduce_regions(
+    most_regions = max_rows_per_id(
+        "image_ids", ids, most=max_regions, most_name="max_regions"
+    )
+    means, is_kept = _reduce_regions(
         vectors,
         jnp.asarray(ids, jnp.int32),
         key,
@@ -109,22 +119,12 @@ def reduce_regions(
         restarts=restarts,
         steps=steps,
         num_images=count,
-        max_regions=most,
+        max_regions=most_regions,
     )
     images = jnp.repeat(jnp.arange(count, dtype=jnp.int32), components)
-    if is_concrete(kept):
-        return ReducedRegions(means[kept], images[kept])
+    if is_concrete(is_kept):
+        return ReducedRegions(means[is_kept], images[is_kept])
     return ReducedRegions(means, images)
-
-
-_STATIC_ARGUMENTS = (
-    "components",
-    "covariance",
-    "restarts",
-    "steps",
-    "num_images",
-    "max_regions",
-)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC_ARGUMENTS)
@@ -144,13 +144,13 @@ def _reduce_regions(
     """Computes unit means, [m g, d], zero where dropped, and which are kept, [m g]."""
     rows, dimensions = vectors.shape
     if rows == 0 or num_images == 0:
-        none = num_images * components
-        return jnp.zeros((none, dimensions), vectors.dtype), jnp.zeros(none, jnp.bool_)
-    # Up to a whole number of batches: a rest would be compiled once more.
-    batch = min(_IMAGES_AT_ONCE, num_images)
+        size = num_images * components
+        return jnp.zeros((size, dimensions), vectors.dtype), jnp.zeros(size, jnp.bool_)
+    # A whole number of batches: a smaller last one would be compiled once more.
+    batch = min(_IMAGES_PER_BATCH, num_images)
     images = jnp.arange(-(-num_images // batch) * batch, dtype=jnp.int32)
-    first = jnp.searchsorted(image_ids, images, side="left")
-    counts = jnp.searchsorted(image_ids, images, side="right") - first
+    first_rows = jnp.searchsorted(image_ids, images, side="left")
+    counts = jnp.searchsorted(image_ids, images, side="right") - first_rows
     slots = jnp.arange(max_regions, dtype=jnp.int32)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(images)
     draw = functools.partial(
@@ -159,28 +159,36 @@ def _reduce_regions(
 
     @jax.checkpoint  # A gradient keeps nothing but the regions of other batches.
     def reduce(image):
-        row, regions, start = image
-        is_region = slots < regions
-        own: Array = vectors[jnp.minimum(row + slots, rows - 1)]
-        own = jnp.where(is_region[:, None], own, jnp.zeros_like(own))
-        own = jnp.where(regions > max_regions, jnp.nan, own)
+        first_row, count, starts = image
+        is_region = slots < count
+        regions: Array = vectors[jnp.minimum(first_row + slots, rows - 1)]
+        regions = jnp.where(is_region[:, None], regions, jnp.zeros_like(regions))
+        regions = jnp.where(count > max_regions, jnp.nan, regions)
         mixture = fit_masked_mixture(
-            own, is_region, start, regularization, covariance=covariance, steps=steps
+            regions,
+            is_region,
+            starts,
+            regularization,
+            covariance=covariance,
+            steps=steps,
         )
-        kept = ~(mixture.weights == 0)
-        return jnp.where(kept[:, None], _unit_means(own, is_region, mixture), 0), kept
+        # Not "is above 0": NaN is no reason to drop a component.
+        is_kept = ~(mixture.weights == 0)
+        means = _unit_means(regions, is_region, mixture)
+        return jnp.where(is_kept[:, None], means, 0), is_kept
 
-    means, kept = jax.lax.map(
-        reduce, (first, counts, jax.vmap(draw)(keys)), batch_size=batch
+    means, is_kept = jax.lax.map(
+        reduce, (first_rows, counts, jax.vmap(draw)(keys)), batch_size=batch
     )
     return (
         means[:num_images].reshape(-1, dimensions),
-        kept[:num_images].reshape(-1),
+        is_kept[:num_images].reshape(-1),
     )
 
 
 def _unit_means(vectors: Array, is_region: Array, mixture: Mixture) -> Array:
-    """Scales means to unit length, or takes a region where there is no direction."""
-    member = vectors[component_responsibilities(vectors, is_region, mixture).argmax(0)]
+    """Unit means of the components; a region where the mean has no direction."""
+    responsibilities = component_responsibilities(vectors, is_region, mixture)
+    members = vectors[responsibilities.argmax(0)]
     cancels = (mixture.means**2).sum(-1) <= difference_rounding(vectors) ** 2
-    return l2_normalize(jnp.where(cancels[:, None], member, mixture.means))
+    return l2_normalize(jnp.where(cancels[:, None], members, mixture.means))

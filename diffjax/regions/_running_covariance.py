@@ -9,23 +9,23 @@ from jaxtyping import Array, Float
 
 from diffjax._arguments import check_matrix, check_not_downcast
 
-_BLOCK_ROWS = 8192  # Rows taken to double precision at a time.
-_MIN_PADDED_ROWS = 64  # Rows that a block is filled up to at least.
+_BLOCK_ROWS = 8192  # Rows converted to double precision at a time.
+_MIN_PADDED_ROWS = 64  # Smallest padded block.
 
 
 class RunningCovariance(NamedTuple):
-    """The first two moments of vectors, whatever the setting `jax_enable_x64` is.
+    """Mean and scatter of vectors in double precision, also without `jax_enable_x64`.
 
     Attributes:
         count: Number of vectors n.
-        mean: m, the mean of x_i; zeros where there is no vector.
-        scatter_matrix: The sum over i of (x_i - m)(x_i - m)'; by n - 1 it is the
-            covariance.
-        dtype: The vectors' own type, whose rounding their variances contain; what is
-            fitted has this type.
+        mean: m, the mean of x_i; zeros without vectors.
+        scatter_matrix: The sum over i of (x_i - m)(x_i - m)'; divided by n - 1 it is
+            the covariance.
+        dtype: The vectors' type, whose rounding their variances contain, and the type
+            of what is fitted to them.
     """
 
-    # The name hides a method of tuples, which nobody asks three arrays for.
+    # The name hides a method of tuples, which is of no use for three arrays.
     count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     mean: Float[np.ndarray, " d"]
     scatter_matrix: Float[np.ndarray, "d d"]
@@ -35,14 +35,15 @@ class RunningCovariance(NamedTuple):
 def running_covariance(vectors: Float[Array | np.ndarray, "n d"]) -> RunningCovariance:
     r"""Computes the mean m and the sum of (x_i - m)(x_i - m)' in double precision.
 
-    Block by block: memory is d x d and a block, not n x d in double precision. Parts of
-    a collection that does not fit are put together by `merge_covariances`.
+    The vectors are converted block by block: memory is d x d and a block, not n x d in
+    double precision. `merge_covariances` merges the results of several shards of a
+    collection that does not fit into memory.
 
     Args:
-        vectors: Any number of them, none included; finite, float32 or float64.
+        vectors: Any number of vectors, also none; finite, float32 or float64.
 
     Returns:
-        Their moments.
+        Count, mean and scatter of the vectors.
 
     Raises:
         ValueError: If the vectors are no matrix of floating point, have no dimension,
@@ -68,18 +69,19 @@ def running_covariance(vectors: Float[Array | np.ndarray, "n d"]) -> RunningCova
 
 
 def merge_covariances(a: RunningCovariance, b: RunningCovariance) -> RunningCovariance:
-    r"""Computes the moments of two collections together from those of each.
+    r"""Merges the running covariances of two collections into that of their union.
 
     n = n_a + n_b, m = m_a + (n_b / n) (m_b - m_a), and the scatter is
-    S_a + S_b + (n_a n_b / n) (m_b - m_a)(m_b - m_a)'. In whatever order parts are
-    merged, the result is the same up to rounding in double precision.
+    S_a + S_b + (n_a n_b / n) (m_b - m_a)(m_b - m_a)'. The order of merges changes the
+    result only by rounding in double precision.
 
     Args:
-        a: Of the one collection.
-        b: Of the other, of as many dimensions; either may be of no vectors.
+        a: Running covariance of one collection.
+        b: Running covariance of the other, of as many dimensions; either may be of no
+            vectors.
 
     Returns:
-        The moments of both, their type the coarser of the two.
+        The running covariance of both, with the coarser of the two types.
 
     Raises:
         ValueError: If the dimensions differ.
@@ -112,53 +114,54 @@ def ledoit_wolf_shrinkage(vectors: Float[Array | np.ndarray, "n d"]) -> float:
     s = min(1, mean over i of |z_i z_i' - C|^2 / (n |C - T|^2)), z_i = x_i - mean.
 
     Args:
-        vectors: As for `running_covariance`; two or more. It takes fourth moments, so
-            the vectors themselves, which are gone through twice.
+        vectors: As for `running_covariance`; two or more. Fourth moments are needed, so
+            the vectors themselves, which are read twice.
 
     Returns:
-        s in [0, 1], for the setting `shrinkage` of a fit; 0 where C is T.
+        s in [0, 1], for the setting `shrinkage` of a fit; 0 where C equals T.
 
     Raises:
         ValueError: As `running_covariance`, or if the vectors are fewer than two.
 
     References:
         Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance
-        matrices, Journal of Multivariate Analysis 88(2), 2004. Cited without a number;
-        scikit-learn's function of this name is what the tests compare with.
+        matrices, Journal of Multivariate Analysis 88(2), 2004. Cited without an
+        equation number; the tests compare with scikit-learn's function of this name.
     """
-    own = running_covariance(vectors)
-    check_enough_vectors(own)
+    statistics = running_covariance(vectors)
+    check_enough_vectors(statistics)
     host = np.asarray(vectors)
     fourth = 0.0
     for start in range(0, len(host), _BLOCK_ROWS):
-        centred = host[start : start + _BLOCK_ROWS] - own.mean
+        centred = host[start : start + _BLOCK_ROWS] - statistics.mean
         fourth += float(((centred**2).sum(1) ** 2).sum())
-    covariance = own.scatter_matrix / own.count
+    covariance = statistics.scatter_matrix / statistics.count
     square = float((covariance**2).sum())
-    apart = square - float(covariance.trace()) ** 2 / len(own.mean)
-    if not apart > 0:
+    # |C - T|^2
+    distance = square - float(covariance.trace()) ** 2 / len(statistics.mean)
+    if not distance > 0:
         return 0.0
-    error = max(fourth / own.count - square, 0) / own.count
-    return min(error / apart, 1.0)
+    error = max(fourth / statistics.count - square, 0) / statistics.count
+    return min(error / distance, 1.0)
 
 
-def check_enough_vectors(own: RunningCovariance) -> None:
-    """Refuses the moments of fewer vectors than have a variance."""
-    if own.count < 2:
-        raise ValueError(f"vectors must be two or more, got {own.count}.")
+def check_enough_vectors(statistics: RunningCovariance) -> None:
+    """Refuses a running covariance of fewer than two vectors, which has no variance."""
+    if statistics.count < 2:
+        raise ValueError(f"vectors must be two or more, got {statistics.count}.")
 
 
 def scatter_matrix(
     rows: Float[np.ndarray, "b d"], centres: Float[np.ndarray, "#b d"]
 ) -> Float[np.ndarray, "d d"]:
-    """The sum over i of (x_i - c_i)(x_i - c_i)' in double precision, c_i one or many.
+    """Computes the sum over i of (x_i - c_i)(x_i - c_i)' in double precision.
 
-    On accelerators by a compiled program. On the CPU by NumPy, whose BLAS computes half
-    of a symmetric product: XLA took 2.5 times as long there.
+    A compiled program computes it on accelerators, and NumPy on the CPU, where its BLAS
+    computes half of a symmetric product: XLA took 2.5 times as long.
     """
     if jax.default_backend() == "cpu":
-        apart = rows.astype(np.float64) - centres
-        return apart.T @ apart
+        differences = rows.astype(np.float64) - centres
+        return differences.T @ differences
     if len(centres) == len(rows):
         centres = _pad_to_power_of_two(centres)
     with jax.enable_x64(True):
@@ -168,38 +171,41 @@ def scatter_matrix(
 
 
 def _pad_to_power_of_two(block: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "c d"]:
-    """Adds rows of zeros up to a power of two, so that few programs are compiled."""
+    """Pads a block with rows of zeros, so that few programs are compiled."""
     rows = max(_MIN_PADDED_ROWS, 1 << (len(block) - 1).bit_length())
-    filled = np.zeros((rows, block.shape[1]), block.dtype)
-    filled[: len(block)] = block
-    return filled
+    padded = np.zeros((rows, block.shape[1]), block.dtype)
+    padded[: len(block)] = block
+    return padded
 
 
 @jax.jit
 def _compiled_scatter_matrix(rows, centres, count):
-    apart = rows.astype(jnp.float64) - centres.astype(jnp.float64)
-    real = jnp.arange(rows.shape[0]) < count
-    apart = apart * real[:, None].astype(apart.dtype)
+    differences = rows.astype(jnp.float64) - centres.astype(jnp.float64)
+    mask = jnp.arange(rows.shape[0]) < count
+    differences = differences * mask[:, None].astype(differences.dtype)
     return jax.lax.dot_general(
-        apart, apart, (((0,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
+        differences,
+        differences,
+        (((0,), (0,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
     )
 
 
 def _block_covariance(block: Float[np.ndarray, "b d"], start: int) -> RunningCovariance:
-    """The moments of rows that are `start` and following of the vectors."""
-    with np.errstate(over="ignore", invalid="ignore"):  # Looked at below.
+    """Running covariance of a block whose first row has the number `start`."""
+    with np.errstate(over="ignore", invalid="ignore"):  # Checked below.
         mean = block.sum(0, dtype=np.float64) / len(block)
-        own = scatter_matrix(block, mean[None])
+        scatter = scatter_matrix(block, mean[None])
     # NaN and infinity stay in sums; the diagonal bounds the rest of the scatter.
-    if not (np.isfinite(mean).all() and np.isfinite(own.trace())):
-        bad = np.flatnonzero(~np.isfinite(block).all(1))
-        if bad.size:
+    if not (np.isfinite(mean).all() and np.isfinite(scatter.trace())):
+        not_finite = np.flatnonzero(~np.isfinite(block).all(1))
+        if not_finite.size:
             raise ValueError(
                 "vectors must be finite, got NaN or infinite entries, first in row "
-                f"{start + bad[0]}."
+                f"{start + not_finite[0]}."
             )
         raise ValueError(
             "vectors must have squares that double precision can hold, got entries up "
             f"to {np.abs(block).max():.3g}: scale them to unit length."
         )
-    return RunningCovariance(len(block), mean, own, block.dtype)
+    return RunningCovariance(len(block), mean, scatter, block.dtype)

@@ -1,4 +1,4 @@
-"""What a result page and a figure show: rankings, and their pictures made small."""
+"""Rankings of pictures to be shown on a page or in a figure, and their thumbnails."""
 
 import base64
 import hashlib
@@ -16,15 +16,15 @@ Box = tuple[float, float, float, float]
 
 
 class Answer(NamedTuple):
-    """One picture of a ranking.
+    """Picture at one rank of a ranking.
 
     Attributes:
         picture: The picture, of any size.
-        name: What to call it, such as its file name.
-        score: What it was ranked by.
-        correct: Whether it is a right answer; None where nobody knows.
+        name: Its name, a file name for instance.
+        score: Score that it is ranked by.
+        correct: Whether it is a right answer; None if unknown.
         box: The object in it, (x0, y0, x1, y1) in pixels of `picture`, or None.
-        note: A few words to print under the picture, such as `note_precision` gives.
+        note: A few words to print under the picture.
     """
 
     picture: Picture
@@ -36,11 +36,11 @@ class Answer(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The best answers of one method to one query.
+    """Best answers of one method to one query.
 
     Attributes:
-        name: The method.
-        ap: Average precision in [0, 1], None where nobody knows.
+        name: Name of the method.
+        ap: Average precision in [0, 1]; None if unknown.
         answers: Best first.
     """
 
@@ -50,13 +50,13 @@ class Ranking(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One query and what each method answered.
+    """Query with the rankings of several methods.
 
     Attributes:
         picture: The query's picture, of any size.
-        name: What to call it, such as its file name.
-        box: The object asked for, (x0, y0, x1, y1) in pixels of `picture`, or None for
-            the whole picture.
+        name: Its name, a file name for instance.
+        box: The query object, (x0, y0, x1, y1) in pixels of `picture`, or None for the
+            whole picture.
         rankings: One per method.
     """
 
@@ -67,13 +67,13 @@ class Comparison(NamedTuple):
 
 
 class Thumbnail(NamedTuple):
-    """A small copy of a picture, ready to be embedded in a page.
+    """Small copy of a picture, to be embedded in a page.
 
     Attributes:
-        key: Hash of the content, as a name: equal for equal pictures.
+        key: Identifier by content, equal for equal pictures.
         uri: The JPEG file as a data URI.
-        width: Of the original, in pixels.
-        height: Of the original, in pixels.
+        width: Width of the original in pixels.
+        height: Height of the original in pixels.
     """
 
     key: str
@@ -82,33 +82,10 @@ class Thumbnail(NamedTuple):
     height: int
 
 
-def note_precision(ranking: Ranking) -> Ranking:
-    """Notes under each answer the precision so far: P@r, of the first r answers.
-
-    Answers of which nobody knows whether they are right, junk for instance, count for
-    nothing, as in average precision: they get no note and take no rank.
-
-    Example:
-        >>> known = (True, None, False)
-        >>> answers = tuple(Answer(None, "", 0.0, correct=c) for c in known)
-        >>> [answer.note for answer in note_precision(Ranking("", 1, answers)).answers]
-        ['P@1 100 %', '', 'P@2 50 %']
-    """
-    right = rank = 0
-    noted = []
-    for answer in ranking.answers:
-        note = ""
-        if answer.correct is not None:
-            right, rank = right + bool(answer.correct), rank + 1
-            note = f"P@{rank} {100 * right / rank:.0f} %"
-        noted.append(answer._replace(note=note))
-    return ranking._replace(answers=tuple(noted))
-
-
 def make_thumbnail(
     picture: PIL.Image.Image, *, max_width: int, max_height: int
 ) -> Thumbnail:
-    """Shrinks an RGB picture to fit and encodes it; a smaller one keeps its size."""
+    """JPEG thumbnail of an RGB picture, at most as large as the picture."""
     width, height = picture.size
     small = picture.copy()
     small.thumbnail((max_width, max_height), PIL.Image.Resampling.LANCZOS)
@@ -121,7 +98,7 @@ def make_thumbnail(
 
 
 def to_rgb(picture: Shaped[np.ndarray, "..."] | PIL.Image.Image) -> PIL.Image.Image:
-    """8-bit RGB form of a picture.
+    """Picture in 8-bit RGB.
 
     Args:
         picture: A Pillow image of any mode, or uint8 pixels [h, w, 3].
@@ -145,16 +122,16 @@ def to_rgb(picture: Shaped[np.ndarray, "..."] | PIL.Image.Image) -> PIL.Image.Im
 
 
 def frame_aspect(sizes: Iterable[tuple[int, int]]) -> float:
-    """Width by height of the frames around pictures of these sizes.
+    """Aspect ratio of the frames around pictures of these sizes, width by height.
 
-    That of the median picture, within [3/4, 3/2]; the others get margins.
+    It is that of the median picture, clipped to [3/4, 3/2]; other pictures get margins.
     """
     ratio = statistics.median(width / height for width, height in sizes)
     return min(max(ratio, 0.75), 1.5)
 
 
 def format_ap(ap: float) -> str:
-    """Writes an average precision in percent.
+    """Average precision as text in percent.
 
     Raises:
         ValueError: If `ap` is outside [0, 1].

@@ -1,4 +1,4 @@
-"""HTML page of search results: one file that needs no network and no script."""
+"""HTML page of search results: one file without scripts and external resources."""
 
 import html
 import importlib.resources
@@ -21,7 +21,7 @@ from ._tables import Table
 
 
 def full_page(title: str, body: str) -> str:
-    """Puts a page with its style around `body`; it loads and runs nothing."""
+    """HTML document with its style around `body`; it loads and runs nothing."""
     style = importlib.resources.files("diffjax.report").joinpath("page.css")
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -42,13 +42,13 @@ img-src data:; style-src 'unsafe-inline'">
 
 
 def paragraphs(text: str) -> str:
-    """Text with empty lines between its paragraphs."""
-    parts = (part.strip() for part in text.split("\n\n"))
-    return "".join(f"<p>{html.escape(part)}</p>\n" for part in parts if part)
+    """HTML of a text with empty lines between its paragraphs."""
+    stripped = (paragraph.strip() for paragraph in text.split("\n\n"))
+    return "".join(f"<p>{html.escape(text)}</p>\n" for text in stripped if text)
 
 
 def table_html(table: Table) -> str:
-    """A table whose first column names the rows."""
+    """HTML of a table whose first column names the rows."""
     head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
     rows = "".join(
         f'<tr><th scope="row">{html.escape(row[0])}</th>'
@@ -62,49 +62,50 @@ def table_html(table: Table) -> str:
     )
 
 
-def comparison_section(
+def _comparison_section(
     comparison: Comparison, sprites: dict[str, Thumbnail], *, heading: str
 ) -> str:
-    """Writes one query beside its rankings; adds its pictures to `sprites`."""
-    shown = to_rgb(comparison.picture)
-    thumbnail = make_thumbnail(shown, max_width=520, max_height=400)
+    """HTML of a query beside its rankings; adds its pictures to `sprites`."""
+    thumbnail = make_thumbnail(
+        to_rgb(comparison.picture), max_width=520, max_height=400
+    )
     sprites.setdefault(thumbnail.key, thumbnail)
     name = html.escape(comparison.name)
-    what = "Query" if comparison.box is None else "Query, the object in the box:"
-    picture = _picture(thumbnail, f"{what} {comparison.name}", comparison.box)
-    single = len(comparison.rankings) == 1
+    label = "Query" if comparison.box is None else "Query, the object in the box:"
+    picture = _picture(thumbnail, f"{label} {comparison.name}", comparison.box)
+    is_single = len(comparison.rankings) == 1
     longest = max((len(r.answers) for r in comparison.rankings), default=0)
-    columns = max(1, min(longest, 5 if single else 10))
+    columns = max(1, min(longest, 5 if is_single else 10))
     best = max((r.ap for r in comparison.rankings if r.ap is not None), default=None)
     rankings = "".join(
-        _ranking(ranking, sprites, is_best=not single and ranking.ap == best)
+        _ranking(ranking, sprites, is_best=not is_single and ranking.ap == best)
         for ranking in comparison.rankings
     )
-    kind = "rankings single" if single else "rankings"
+    css_class = "rankings single" if is_single else "rankings"
     return f"""<section aria-label="{heading}">
 <figure class="query">
 {picture}
 <figcaption><h2>{heading}</h2><bdi>{name}</bdi></figcaption>
 </figure>
-<div class="{kind}" style="--columns:{columns}">
+<div class="{css_class}" style="--columns:{columns}">
 {rankings}</div>
 </section>
 """
 
 
 def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) -> str:
-    """One method: its name, its average precision, its answers."""
+    """HTML of one method: its name, average precision and answers."""
     badge = ""
     if ranking.ap is not None:
         best = " best" if is_best else ""
         badge = f' <span class="ap{best}">{format_ap(ranking.ap)}</span>'
-    known = [answer.correct for answer in ranking.answers]
-    if known and None not in known:
-        right = f"{sum(map(bool, known))} of {len(known)} shown are right"
-        badge += f' <span class="right-count">{right}</span>'
+    judgements = [answer.correct for answer in ranking.answers]
+    if judgements and None not in judgements:
+        count = f"{sum(map(bool, judgements))} of {len(judgements)} shown are right"
+        badge += f' <span class="right-count">{count}</span>'
     answers = "".join(
-        _answer(answer, sprites, place=place)
-        for place, answer in enumerate(ranking.answers, start=1)
+        _answer(answer, sprites, rank=rank)
+        for rank, answer in enumerate(ranking.answers, start=1)
     )
     return f"""<article>
 <h3><bdi>{html.escape(ranking.name)}</bdi>{badge}</h3>
@@ -114,35 +115,34 @@ def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) 
 """
 
 
-def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, place: int) -> str:
-    """One picture with its frame, mark, rank, score and note."""
-    shown = to_rgb(answer.picture)
-    thumbnail = make_thumbnail(shown, max_width=240, max_height=160)
+def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, rank: int) -> str:
+    """HTML of one picture with its frame, mark, rank, score and note."""
+    thumbnail = make_thumbnail(to_rgb(answer.picture), max_width=240, max_height=160)
     sprites.setdefault(thumbnail.key, thumbnail)
-    kind, mark, word = {
+    css_class, mark, prefix = {
         True: ("right", "✓", "right: "),
         False: ("wrong", "✗", "wrong: "),
         None: ("unknown", "", ""),
     }[None if answer.correct is None else bool(answer.correct)]
-    picture = _picture(thumbnail, word + answer.name, answer.box)
-    sign = f'<b class="mark" aria-hidden="true">{mark}</b>' if mark else ""
+    picture = _picture(thumbnail, prefix + answer.name, answer.box)
+    badge = f'<b class="mark" aria-hidden="true">{mark}</b>' if mark else ""
     note = f'<bdi class="note">{html.escape(answer.note)}</bdi>' if answer.note else ""
     return (
-        f'<li class="{kind}"><div class="frame">{picture}{sign}</div>'
-        f'<span class="place">{place}</span> '
+        f'<li class="{css_class}"><div class="frame">{picture}{badge}</div>'
+        f'<span class="place">{rank}</span> '
         f'<span class="score">{answer.score:.3g}</span>{note}'
         f'<bdi class="name">{html.escape(answer.name)}</bdi></li>\n'
     )
 
 
 def _picture(thumbnail: Thumbnail, text: str, box: Sequence[float] | None) -> str:
-    """Shows an embedded picture, in its original's coordinates, and a box in it."""
+    """HTML of an embedded picture, in the original's coordinates, and a box in it."""
     text = html.escape(text)
     mark = ""
     if box is not None:
         x0, y0, x1, y1 = box
-        place = f'x="{x0:g}" y="{y0:g}" width="{x1 - x0:g}" height="{y1 - y0:g}"'
-        mark = f'<rect class="halo" {place}/><rect class="box" {place}/>'
+        frame = f'x="{x0:g}" y="{y0:g}" width="{x1 - x0:g}" height="{y1 - y0:g}"'
+        mark = f'<rect class="halo" {frame}/><rect class="box" {frame}/>'
     return (
         f'<svg role="img" aria-label="{text}" '
         f'viewBox="0 0 {thumbnail.width} {thumbnail.height}">'
@@ -158,17 +158,17 @@ def write_page(
     summary: Sequence[Table] = (),
     comparisons: Sequence[Comparison],
 ) -> None:
-    """Writes queries and their answers, one method under the other, as one page.
+    """Writes queries and their rankings, one method under the other, as an HTML page.
 
-    Each different picture is embedded once, as a small JPEG. Right answers stand in
-    green frames with a check mark, wrong ones in red with a cross.
+    Each different picture is embedded once, as a small JPEG. Right answers have green
+    frames with a check mark, wrong ones red frames with a cross.
 
     Args:
-        path: Where to; written aside and renamed.
-        title: Plain text, like every text here: markup in it shows as it is.
+        path: Destination, written atomically.
+        title: Title. All texts are plain: markup in them is escaped.
         intro: Paragraphs, with empty lines between them.
         summary: Tables, such as `mean_ap_table` gives.
-        comparisons: One per query, in the page's order.
+        comparisons: One per query, in the order of the page.
 
     Raises:
         ValueError: If there are no comparisons, a picture has no pixels or a wrong
@@ -178,14 +178,14 @@ def write_page(
         raise ValueError("comparisons must hold at least one query, got none.")
     sprites: dict[str, Thumbnail] = {}
     queries = "".join(
-        comparison_section(
+        _comparison_section(
             comparison,
             sprites,
             heading=f"Query {number}" if len(comparisons) > 1 else "Query",
         )
         for number, comparison in enumerate(comparisons, start=1)
     )
-    aspect = frame_aspect((shown.width, shown.height) for shown in sprites.values())
+    aspect = frame_aspect((sprite.width, sprite.height) for sprite in sprites.values())
     body = f"""<svg class="sprites" aria-hidden="true"><defs>
 {"".join(map(_sprite, sprites.values()))}</defs></svg>
 <main style="--aspect:{aspect:.3f}">
@@ -194,12 +194,12 @@ def write_page(
 {paragraphs(intro)}{"".join(map(table_html, summary))}{_legend(comparisons)}</header>
 {queries}</main>
 """
-    # File names may hold bytes that are no text; they show as question marks.
+    # Bytes of file names that are not UTF-8 become question marks.
     write_atomically(path, full_page(title, body).encode("utf-8", "replace"))
 
 
 def _sprite(thumbnail: Thumbnail) -> str:
-    """The one copy of a picture that the page shows in several places."""
+    """HTML of the one copy of a picture, which the page may show several times."""
     return (
         f'<image id="{thumbnail.key}" width="{thumbnail.width}" '
         f'height="{thumbnail.height}" href="{thumbnail.uri}"/>\n'
@@ -207,22 +207,22 @@ def _sprite(thumbnail: Thumbnail) -> str:
 
 
 def _legend(comparisons: Sequence[Comparison]) -> str:
-    """Explains the marks that the page uses, and no others."""
-    parts = []
+    """HTML that explains the marks which the page uses, and no others."""
+    entries = []
     answers = list(_answers(comparisons))
     if any(answer.correct for answer in answers):
-        parts.append('<span class="right"><b class="mark">✓</b> right answer</span>')
+        entries.append('<span class="right"><b class="mark">✓</b> right answer</span>')
     if any(answer.correct is not None and not answer.correct for answer in answers):
-        parts.append('<span class="wrong"><b class="mark">✗</b> wrong answer</span>')
+        entries.append('<span class="wrong"><b class="mark">✗</b> wrong answer</span>')
     boxes = [c.box for c in comparisons] + [answer.box for answer in answers]
     if any(box is not None for box in boxes):
-        parts.append('<span><b class="swatch"></b> the object</span>')
-    parts.append("<span>below a picture: rank and score</span>")
-    return f'<p class="legend">{" ".join(parts)}</p>\n'
+        entries.append('<span><b class="swatch"></b> the object</span>')
+    entries.append("<span>below a picture: rank and score</span>")
+    return f'<p class="legend">{" ".join(entries)}</p>\n'
 
 
 def _answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
-    """All answers of all methods."""
+    """All answers of all queries and methods."""
     for comparison in comparisons:
         for ranking in comparison.rankings:
             yield from ranking.answers

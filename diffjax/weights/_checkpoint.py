@@ -1,4 +1,4 @@
-"""Checkpoint: the tensors of a weights file, and the network made of them."""
+"""Checkpoints: the tensors of a weights file, and the network loaded from them."""
 
 from typing import Any, NamedTuple
 
@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from diffjax.networks import Network
 from diffjax.types import Whitening
 
-# What training scripts call the weights among the other things that they save; where a
-# file has several dicts of tensors, the first of these is the network.
+# Names under which training scripts save the state dict beside other things. Where a
+# file has several dicts of tensors, the first of these names is the network.
 _STATE_DICT_KEYS = (
     "state_dict",
     "model_state_dict",
@@ -21,18 +21,18 @@ _STATE_DICT_KEYS = (
     "weights",
     "params",
 )
-_DATA_PARALLEL_PREFIX = "module."  # What torch.nn.DataParallel puts before each name.
+_DATA_PARALLEL_PREFIX = "module."  # torch.nn.DataParallel puts it before each name.
 _HALF_PRECISION_DTYPES = (np.dtype(np.float16), np.dtype(jnp.bfloat16))
 
 
 class Checkpoint(NamedTuple):
-    """The contents of a file of weights.
+    """Contents of a weights file.
 
     Attributes:
-        tensors: The weights by name, in the file's order, each a contiguous array of
-            its own; half precision and bfloat16 are widened to float32.
-        extras: Whatever else the file holds, by name: plain Python and NumPy values.
-        source: The file, for messages.
+        tensors: Weights by name, in the order of the file. Each is a contiguous array
+            that shares no memory; half precision and bfloat16 are widened to float32.
+        extras: Everything else in the file, by name: plain Python and NumPy values.
+        source: Name of the file, for error messages.
     """
 
     tensors: dict[str, Shaped[np.ndarray, "..."]]
@@ -41,29 +41,29 @@ class Checkpoint(NamedTuple):
 
 
 def select_state_dict(contents: object, *, source: str) -> Checkpoint:
-    """Chooses the weights among the contents of a file.
+    """Selects the state dict, a dict of arrays, in the contents of a file.
 
-    They are the dict under the first usual name ("state_dict", "model", ...) that holds
-    an array, else the contents themselves if they hold one, else the only dict among
-    them that does. What is no array beside them goes to the extras, and a "module."
-    before all names, which torch.nn.DataParallel puts there, is taken off.
+    The state dict is the entry under the first usual name ("state_dict", "model", ...)
+    that holds an array, else the contents themselves if they hold an array, else the
+    only entry that is a dict with an array. Everything else goes to the extras. A
+    prefix "module." of all names, which torch.nn.DataParallel adds, is removed.
 
     Args:
         contents: Plain Python values and NumPy arrays.
-        source: The file, for messages.
+        source: Name of the file, for error messages.
 
     Returns:
-        The weights, and everything else as extras.
+        The weights, with everything else as extras.
 
     Raises:
-        ValueError: If there is no dict of arrays, or no telling which; without the
-            file's name.
+        ValueError: If there is no dict of arrays, or several and none with a usual
+            name. The message does not name the file.
     """
     if not isinstance(contents, dict):
         raise ValueError(f"it holds a {type(contents).__name__}, not a dict of tensors")
-    chosen = _find_state_dict_key(contents)
-    weights = contents if chosen is None else contents[chosen]
-    rest = {} if chosen is None else {k: v for k, v in contents.items() if k != chosen}
+    key = _find_state_dict_key(contents)
+    weights = contents if key is None else contents[key]
+    others = {} if key is None else {k: v for k, v in contents.items() if k != key}
     tensors = {}
     extras = {}
     for name, value in weights.items():
@@ -73,20 +73,22 @@ def select_state_dict(contents: object, *, source: str) -> Checkpoint:
             tensors[name] = value
         else:
             extras[str(name)] = value
-    extras |= {str(name): value for name, value in rest.items()}
+    extras |= {str(name): value for name, value in others.items()}
     if contents and not tensors:
         raise ValueError("it holds no tensors")
     if all(name.startswith(_DATA_PARALLEL_PREFIX) for name in tensors):
         tensors = {
-            name.removeprefix(_DATA_PARALLEL_PREFIX): a for name, a in tensors.items()
+            name.removeprefix(_DATA_PARALLEL_PREFIX): array
+            for name, array in tensors.items()
         }
     return Checkpoint(tensors, extras, source)
 
 
 def to_native_array(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """Copies an array: contiguous, this machine's byte order, half widened to float32.
+    """Copies an array to contiguous memory, native byte order and at least float32.
 
-    Every number of half precision or bfloat16 is one of float32, so nothing is lost.
+    Half precision and bfloat16 are widened to float32, which loses nothing: it has
+    every number of theirs. Other types are kept.
     """
     dtype = array.dtype.newbyteorder("=")
     return array.astype(
@@ -95,17 +97,17 @@ def to_native_array(array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "...
 
 
 def _find_state_dict_key(contents: dict) -> Any | None:
-    """Finds the entry that is the dict of weights; None if that is `contents`."""
-    found = [key for key, value in contents.items() if _contains_arrays(value)]
+    """Finds the key of the state dict; None if it is `contents` itself."""
+    candidates = [key for key, value in contents.items() if _contains_arrays(value)]
     for name in _STATE_DICT_KEYS:
-        if name in found:
+        if name in candidates:
             return name
     if _contains_arrays(contents):
         return None
-    if len(found) > 1:
-        names = ", ".join(map(repr, found))
+    if len(candidates) > 1:
+        names = ", ".join(map(repr, candidates))
         raise ValueError(f"it holds several dicts of tensors, {names}: keep one")
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 def _contains_arrays(value: object) -> bool:
@@ -115,18 +117,18 @@ def _contains_arrays(value: object) -> bool:
 
 
 class PretrainedNetwork(NamedTuple):
-    """A network with the weights of a file, and what else the file knows.
+    """Network with the weights of a file, its pooling power and its whitenings.
 
     Attributes:
         network: The network.
-        architecture: Its name, one of `network_names`.
-        naming: Whose names the file's tensors have, such as torchvision.
+        architecture: Name of the architecture, one of `network_names`.
+        naming: Name of the name map that the tensors follow, such as torchvision.
         fingerprint: SHA-256 of the file, in hexadecimal digits.
         gem_power: Power of the generalised-mean pooling that the weights were trained
             with; None where the file has none.
         whitenings: Whitenings of descriptors, by name: `end-to-end` was learned with
-            the network, `DATASET/ss` and `DATASET/ms` were fitted to its descriptors of
-            one scale and of several.
+            the network, `DATASET/ss` and `DATASET/ms` were fitted afterwards, to
+            descriptors of one scale and of several.
     """
 
     network: Network

@@ -1,4 +1,4 @@
-"""Export cache: a network's weights and StableHLO programs, kept on disk."""
+"""Export cache: weights and StableHLO programs of a network, stored on disk."""
 
 import contextlib
 import functools
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -23,19 +22,19 @@ from diffjax.networks import Network
 
 from ._checkpoint import PretrainedNetwork
 
-# Sources that an exported program is made by.
+# Source files that an exported program depends on.
 _SOURCE_FOLDERS = tuple(
     pathlib.Path(__file__).parents[1] / name for name in ("networks", "weights")
 )
 _ENVIRONMENT_PREFIXES = "JAX_", "XLA_"  # Variables that change what a program computes.
-_DESCRIPTION_KEY = "facts"
+_DESCRIPTION_KEY = "description"
 _HASH_BYTES = hashlib.sha256().digest_size
 
 ExportedProgram = Callable[..., dict[str, Array]]
 
 
 class _NetworkDescription(NamedTuple):
-    """What is known of a network beside its weights; see `PretrainedNetwork`."""
+    """Description of a network beside its weights; see `PretrainedNetwork`."""
 
     architecture: str
     strides: dict[str, int]
@@ -44,27 +43,27 @@ class _NetworkDescription(NamedTuple):
 
 
 class ExportedNetwork:
-    """Gives a network's maps; the network itself is built for a new shape alone.
+    """Network as stored programs; the Flax module is only built for a new shape.
 
-    A program is what tracing the network gave, StableHLO as `jax.export` stores it:
-    the same operations, so the same bits. It is compiled, or taken from JAX's cache of
-    compiled programs, when it is first called.
+    A program is the StableHLO of the traced network as `jax.export` stores it: the same
+    operations, so the same bits. It is compiled, or taken from JAX's cache of compiled
+    programs, at its first call.
 
     Attributes:
-        strides: As of the network.
-        multiple: As of the network.
+        strides: Pixels per cell of each named map, as in the network.
+        multiple: Multiple that the sides of pictures must have, as in the network.
     """
 
     def __init__(
         self,
         folder: pathlib.Path,
-        facts: _NetworkDescription,
+        description: _NetworkDescription,
         weights: list[Array],
         build: Callable[[], Network],
     ) -> None:
-        """Keeps an exported network, and `build`, which makes the network itself."""
-        self.strides: Mapping[str, int] = facts.strides
-        self.multiple = facts.multiple
+        """Stores a description, weights, and `build`, which makes the Flax module."""
+        self.strides: Mapping[str, int] = description.strides
+        self.multiple = description.multiple
         self._folder = folder
         self._weights = weights
         self._build = build
@@ -78,10 +77,10 @@ class ExportedNetwork:
         *,
         names: tuple[str, ...],
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Computes the named maps; `sizes` must be as `forward` wants them."""
+        """Computes the named maps; `sizes` must fulfil the rules of `forward`."""
         shape = "x".join(map(str, images.shape))
         name = "-".join((*names, shape, str(images.dtype)))
-        with self._lock:  # Of several threads one builds, the others wait.
+        with self._lock:  # One of several threads builds, the others wait.
             if name not in self._programs:
                 path = self._folder / f"{name}.stablehlo"
                 self._programs[name] = self._load_program(path, images, sizes, names)
@@ -102,20 +101,20 @@ class ExportedNetwork:
                 maps = jax.tree.unflatten(tree, weights)(images, sizes)
                 return {name: maps[name] for name in names}
 
-            traced = export.export(jax.jit(run))(self._weights, images, sizes)
-            stored = bytes(traced.serialize())
+            exported = export.export(jax.jit(run))(self._weights, images, sizes)
+            stored = bytes(exported.serialize())
             _write_cached(path, stored)
         return jax.jit(export.deserialize(bytearray(stored)).call)
 
 
 class CachedNetwork(NamedTuple):
-    """A network that was kept, and what else its file of weights knows.
+    """Network from the export cache, without the whitenings of its weights file.
 
     Attributes:
-        network: The network.
-        architecture: As of `PretrainedNetwork`.
-        fingerprint: As of `PretrainedNetwork`.
-        gem_power: As of `PretrainedNetwork`.
+        network: The network, as stored programs.
+        architecture: Name of the architecture, as in `PretrainedNetwork`.
+        fingerprint: SHA-256 of the weights file, as in `PretrainedNetwork`.
+        gem_power: Power of GeM or None, as in `PretrainedNetwork`.
     """
 
     network: ExportedNetwork
@@ -127,51 +126,51 @@ class CachedNetwork(NamedTuple):
 def load_or_export_network(
     load: Callable[[], PretrainedNetwork], weights: pathlib.Path, folder: pathlib.Path
 ) -> CachedNetwork:
-    """Loads a network as far as an earlier call did not keep it in a folder.
+    """Loads a network from the export cache; exports it if the cache lacks it.
 
-    What was kept is used as long as the weights, the sources of this stage, the version
-    of JAX and its settings are the same; a file that is damaged is made anew.
+    An entry is valid as long as the weights, the sources of `networks` and `weights`,
+    the version of JAX and its settings are the same. A damaged file is written again.
 
     Args:
-        load: Loads the network; called if it is needed, and then once.
-        weights: The file that it loads.
-        folder: Where networks are kept.
+        load: Loads the network; called at most once, and only when needed.
+        weights: Path of the weights file that `load` reads.
+        folder: Folder of the cache.
 
     Returns:
-        What `load` gives, but for its whitenings.
+        The network that `load` returns, without its whitenings.
 
     Raises:
-        ValueError: As `load`.
-        OSError: As `load`, or if `weights` can't be read.
+        ValueError: If `load` raises it.
+        OSError: If `load` raises it, or `weights` can't be read.
     """
     load = functools.cache(load)
     fingerprint = file_digest(weights)
-    home = folder / f"{weights.stem}-{_cache_key(fingerprint)}"
-    path = home / "weights.safetensors"
-    found = _deserialize_network(_read_cached(path))
-    if found is None:
+    entry = folder / f"{weights.stem}-{_cache_key(fingerprint)}"
+    path = entry / "weights.safetensors"
+    stored = _deserialize_network(_read_cached(path))
+    if stored is None:
         pretrained = load()
         network = pretrained.network
-        facts = _NetworkDescription(
+        description = _NetworkDescription(
             architecture=pretrained.architecture,
             strides=dict(network.strides),
             multiple=network.multiple,
             gem_power=pretrained.gem_power,
         )
         arrays = jax.tree.leaves(network)
-        _write_cached(path, _serialize_network(facts, arrays))
-        found = facts, arrays
-    facts, arrays = found
+        _write_cached(path, _serialize_network(description, arrays))
+        stored = description, arrays
+    description, arrays = stored
     return CachedNetwork(
-        network=ExportedNetwork(home, facts, arrays, lambda: load().network),
-        architecture=facts.architecture,
+        network=ExportedNetwork(entry, description, arrays, lambda: load().network),
+        architecture=description.architecture,
         fingerprint=fingerprint,
-        gem_power=facts.gem_power,
+        gem_power=description.gem_power,
     )
 
 
 def _cache_key(fingerprint: str) -> str:
-    """Identifies all that a network's weights and programs depend on."""
+    """Hashes everything that the stored weights and programs depend on."""
     settings = [
         jax.__version__,
         jax.default_backend(),
@@ -182,15 +181,15 @@ def _cache_key(fingerprint: str) -> str:
             if pair[0].startswith(_ENVIRONMENT_PREFIXES)
         ),
     ]
-    found = hashlib.sha256(json.dumps([fingerprint, settings]).encode())
+    digest = hashlib.sha256(json.dumps([fingerprint, settings]).encode())
     for path in sorted(p for f in _SOURCE_FOLDERS for p in f.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:24]
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
 
 
-def _serialize_network(facts: _NetworkDescription, arrays: list[Array]) -> bytes:
+def _serialize_network(description: _NetworkDescription, arrays: list[Array]) -> bytes:
     named = {str(number): np.asarray(array) for number, array in enumerate(arrays)}
-    text = json.dumps(facts._asdict()).encode()
+    text = json.dumps(description._asdict()).encode()
     return safetensors.numpy.save(
         named | {_DESCRIPTION_KEY: np.frombuffer(text, np.uint8)}
     )
@@ -202,19 +201,22 @@ def _deserialize_network(
     if stored is None:
         return None
     arrays = safetensors.numpy.load(stored)
-    facts = _NetworkDescription(**json.loads(arrays.pop(_DESCRIPTION_KEY).tobytes()))
-    return facts, [jnp.asarray(arrays[str(number)]) for number in range(len(arrays))]
+    text = arrays.pop(_DESCRIPTION_KEY).tobytes()
+    description = _NetworkDescription(**json.loads(text))
+    return description, [
+        jax.device_put(arrays[str(number)]) for number in range(len(arrays))
+    ]
 
 
 def _write_cached(path: pathlib.Path, data: bytes) -> None:
-    """Keeps a file behind its hash; one that can't be kept is made the next time."""
+    """Writes data after its hash; a folder that can't be written is no error."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, hashlib.sha256(data).digest() + data, sync=False)
 
 
 def _read_cached(path: pathlib.Path) -> bytes | None:
-    """Gives what was kept; None if there is nothing, or not what was written."""
+    """Reads cached data; None if the file is missing or its hash does not fit."""
     try:
         stored = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Load a network from a weights file: tensors, pixel scaling, GeM power, whitenings."""
+"""Network loading from a weights file: tensors, pixel scaling, power, whitenings."""
 
 import functools
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -29,167 +30,93 @@ from ._checkpoint import Checkpoint, PretrainedNetwork
 from ._formats import read_checkpoint
 from ._names import LayerTensors, NameMap, detect_name_map
 
-_END_TO_END = "end-to-end"  # The whitening that was learned with the network.
-_BIAS_TOLERANCE = 1e-4  # Of a layer's bias, in parts of the largest of its numbers.
-
-
-def read_pixel_scaling(checkpoint: Checkpoint) -> PixelScaling | None:
-    """Reads how pixels are scaled; None where the file does not say it.
-
-    Raises:
-        ValueError: If mean and deviation are not three numbers each.
-    """
-    meta = _expect_mapping(checkpoint.extras.get("meta"), "meta", checkpoint)
-    if "mean" not in meta or "std" not in meta:
-        return None
-    mean, std = (
-        _expect_array(meta[name], f"meta {name}", checkpoint)
-        for name in ("mean", "std")
-    )
-    if mean.shape != (3,) or std.shape != (3,):
-        raise ValueError(
-            f"{checkpoint.source}: mean and std in meta must be three numbers each, "
-            f"got {mean.tolist()} and {std.tolist()}."
-        )
-    # They are of colours from 0 to 1.
-    (r, g, b), (dr, dg, db) = (255 * mean).tolist(), (255 * std).tolist()
-    return PixelScaling(mean=(r, g, b), std=(dr, dg, db))
-
-
-def read_gem_power(checkpoint: Checkpoint) -> float | None:
-    """Reads the power of generalised-mean pooling; None where there is none.
-
-    Raises:
-        ValueError: If it is not one number above 0.
-    """
-    if "pool.p" not in checkpoint.tensors:
-        return None
-    power = _expect_array(checkpoint.tensors["pool.p"], "pool.p", checkpoint)
-    if power.size != 1 or not power.item() > 0:
-        raise ValueError(
-            f"{checkpoint.source}: pool.p must be one number above 0, got "
-            f"{power.reshape(-1)[:4].tolist()} of shape {power.shape}."
-        )
-    return float(power.item())
-
-
-def read_whitenings(checkpoint: Checkpoint) -> dict[str, Whitening]:
-    """Reads the whitenings of a file, by name.
-
-    `end-to-end` is the layer that was learned with the network, y = W x + b. Others
-    were fitted to its descriptors, y = P (x - m), for one scale and for several:
-    `DATASET/ss` and `DATASET/ms`.
-
-    Raises:
-        ValueError: If one has not the shapes of a whitening, or is not finite, or the
-            layer's bias is not -W m for any m.
-
-    References:
-        cirtorch/networks/imageretrievalnet.py and cirtorch/utils/whiten.py,
-        https://github.com/filipradenovic/cnnimageretrieval-pytorch.
-    """
-    found = {}
-    layer = {
-        name: checkpoint.tensors.get(f"whiten.{name}") for name in ("weight", "bias")
+_ARCHITECTURES: Mapping[str, Callable[..., Network]] = MappingProxyType(
+    {
+        "vgg16": VGG16,
+        "resnet50": resnet50,
+        "resnet101": resnet101,
+        "efficientnet-lite0": EfficientNetLite0,
     }
-    if any(tensor is not None for tensor in layer.values()):
-        weight, bias = (
-            _expect_array(tensor, f"whiten.{name}", checkpoint)
-            for name, tensor in layer.items()
-        )
-        _check_matching_shapes("whiten", weight, bias, axis=0, checkpoint=checkpoint)
-        found[_END_TO_END] = _whitening_from_layer(
-            weight, bias, source=checkpoint.source
-        )
-    meta = _expect_mapping(checkpoint.extras.get("meta"), "meta", checkpoint)
-    for dataset, kinds in _expect_mapping(meta.get("Lw"), "Lw", checkpoint).items():
-        for kind, parts in _expect_mapping(kinds, f"Lw {dataset}", checkpoint).items():
-            name = f"{dataset}/{kind}"
-            fitted = _expect_mapping(parts, f"Lw {name}", checkpoint)
-            projection, mean = (
-                _expect_array(fitted.get(part), f"{part} of Lw {name}", checkpoint)
-                for part in ("P", "m")
-            )
-            mean = mean[:, 0] if mean.shape[1:] == (1,) else mean
-            _check_matching_shapes(
-                f"Lw {name}", projection, mean, axis=1, checkpoint=checkpoint
-            )
-            found[name] = _make_whitening(mean, projection)
-    return found
+)
+_END_TO_END = "end-to-end"  # Whitening that was learned with the network.
+_BIAS_TOLERANCE = 1e-4  # Error of a layer's bias over its largest entry.
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-def _whitening_from_layer(
-    weight: Float[np.ndarray, "p d"], bias: Float[np.ndarray, " p"], *, source: str
-) -> Whitening:
-    """Writes W x + b as W (x - m), with the smallest m for which -W m is b."""
-    mean, *_ = np.linalg.lstsq(weight, -bias)
-    # As it will be used, in single precision: next to a small singular value of W the
-    # mean may be too large for that.
-    error = np.abs(weight @ mean.astype(np.float32).astype(np.float64) + bias).max()
-    if not error <= _BIAS_TOLERANCE * np.abs(bias).max():
+def network_names() -> tuple[str, ...]:
+    """Lists the architectures that `load_network` supports."""
+    return tuple(_ARCHITECTURES)
+
+
+def load_network(architecture: str, path: str | os.PathLike[str]) -> PretrainedNetwork:
+    """Loads a network from a weights file.
+
+    The file may have any format that `read_checkpoint` reads, with tensors named as by
+
+    - torchvision: vgg16, resnet50, resnet101;
+    - timm: the same, and its tf_efficientnet_lite0 (not its efficientnet_lite0, whose
+      tensors look the same but need another padding);
+    - cirtorch (cnnimageretrieval-pytorch): complete networks of vgg16, resnet50 and
+      resnet101, and files of features alone;
+    - MatConvNet: vgg16;
+    - lukemelas (EfficientNet-PyTorch and the pip package): efficientnet-lite0.
+
+    The names of the tensors tell which of them it is. Every tensor is then used once,
+    or is known and not needed, such as the classifiers of VGG16 and ResNet. Batch norms
+    are folded into the convolutions, in float64.
+
+    Args:
+        architecture: Name of the network, one of `network_names`.
+        path: Path of the file.
+
+    Returns:
+        The network, with the pooling power and the whitenings of the file.
+
+    Raises:
+        ValueError: If the architecture is unknown, or the file is damaged, of another
+            format or of another network, has a tensor too many or too few, or one of
+            another shape or with numbers that are not finite.
+        OSError: If the file can't be read.
+    """
+    if architecture not in _ARCHITECTURES:
         raise ValueError(
-            f"{source}: whiten.bias must be -W m for some mean m, as it is where W, "
-            f"whiten.weight, has full row rank; got one that is off by {error:.3g}."
+            f"architecture must be one of {', '.join(_ARCHITECTURES)}, got "
+            f"{architecture!r}."
         )
-    return _make_whitening(mean, weight)
-
-
-def _make_whitening(
-    mean: Float[np.ndarray, " d"], projection: Float[np.ndarray, "p d"]
-) -> Whitening:
-    return Whitening(
-        mean=jnp.asarray(mean.astype(np.float32)),
-        projection=jnp.asarray(projection.T.astype(np.float32)),
+    path = pathlib.Path(path)
+    checkpoint = read_checkpoint(path)
+    table = detect_name_map(architecture, checkpoint.tensors, source=checkpoint.source)
+    build = functools.partial(
+        _ARCHITECTURES[architecture],
+        scaling=_choose_scaling(table, checkpoint),
+        kernel_init=nnx.initializers.zeros,
+    )
+    # Shapes alone: random weights are not needed.
+    network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    fill_network(network, checkpoint.tensors, table, source=f"{path} as {architecture}")
+    return PretrainedNetwork(
+        network=network,
+        architecture=architecture,
+        naming=table.name,
+        fingerprint=file_digest(path),
+        gem_power=read_gem_power(checkpoint) if table.extra_tensors else None,
+        whitenings=read_whitenings(checkpoint) if table.extra_tensors else {},
     )
 
 
-def _expect_mapping(value: Any, name: str, checkpoint: Checkpoint) -> Mapping[Any, Any]:
-    """Takes a mapping of the file; what is absent is empty."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
+def _choose_scaling(table: NameMap, checkpoint: Checkpoint) -> PixelScaling:
+    """Chooses the pixel scaling: that of the file, else the usual one."""
+    if table.scaling is not None:
+        stated = read_pixel_scaling(checkpoint) if table.extra_tensors else None
+        return table.scaling if stated is None else stated
+    average = checkpoint.extras.get("average_image")
+    if not isinstance(average, np.ndarray) or average.shape != (3,):
         raise ValueError(
-            f"{checkpoint.source}: {name} must be a mapping, got a "
-            f"{type(value).__name__}."
+            f"{checkpoint.source}: the file must hold an average image of three "
+            f"colours, got {'none' if average is None else average}."
         )
-    return value
-
-
-def _expect_array(
-    value: Any, name: str, checkpoint: Checkpoint
-) -> Float[np.ndarray, "..."]:
-    """Takes numbers of the file in double precision."""
-    if value is None:
-        raise ValueError(f"{checkpoint.source}: {name} is missing.")
-    found = np.asarray(value)
-    if found.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{checkpoint.source}: {name} must be numbers, got {type(value).__name__}."
-        )
-    if not np.isfinite(found).all():
-        raise ValueError(
-            f"{checkpoint.source}: {name} must be finite, got NaN or infinite entries."
-        )
-    return found.astype(np.float64)
-
-
-def _check_matching_shapes(
-    name: str,
-    matrix: Float[np.ndarray, "..."],
-    vector: Float[np.ndarray, "..."],
-    *,
-    axis: int,
-    checkpoint: Checkpoint,
-) -> None:
-    """Refuses a matrix and a vector that do not go together along an axis."""
-    if matrix.ndim != 2 or not matrix.size or vector.shape != (matrix.shape[axis],):
-        raise ValueError(
-            f"{checkpoint.source}: {name} must be a matrix and a vector that fit, got "
-            f"shapes {matrix.shape} and {vector.shape}."
-        )
-
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+    red, green, blue = average.astype(np.float64).tolist()
+    return PixelScaling(mean=(red, green, blue), std=(1.0, 1.0, 1.0))
 
 
 def fill_network(
@@ -199,18 +126,18 @@ def fill_network(
     *,
     source: str = "The file",
 ) -> None:
-    """Puts the tensors that a table names into a network, each exactly once.
+    """Copies the tensors of a file into a network by a name map, each exactly once.
 
     Batch norms are folded into the convolutions before them, in float64.
 
     Args:
-        network: Its weights are replaced; they may be shapes alone.
-        tensors: What a file holds; all that the table needs must be there.
-        table: The naming of the file.
-        source: The file, for messages.
+        network: Network whose weights are replaced; they may be shapes alone.
+        tensors: Tensors of a file by name, among them all that the table requires.
+        table: Name map of the file.
+        source: Name of the file, for error messages.
 
     Raises:
-        ValueError: If a tensor has another shape than its layer, or is not of floating
+        ValueError: If a tensor has another shape than its layer, is not of floating
             point or not finite, or a variance is below 0.
     """
     for name, layer in network.layers().items():
@@ -249,8 +176,9 @@ def _fill_layer(
             raise ValueError(
                 f"{source}: batch norm {names.batch_norm} does not fit: {error}"
             ) from error
-    layer.kernel.set_value(jnp.asarray(kernel.astype(np.float32)))
-    layer.bias.set_value(jnp.asarray(bias.astype(np.float32)))
+    # JAX 0.12 compiles a program for each shape that jnp.asarray is given.
+    layer.kernel.set_value(jax.device_put(kernel.astype(np.float32)))
+    layer.bias.set_value(jax.device_put(bias.astype(np.float32)))
 
 
 def _take_tensor(
@@ -260,11 +188,11 @@ def _take_tensor(
     *,
     source: str,
 ) -> Float[np.ndarray, "..."]:
-    """Takes one tensor in double precision."""
+    """Returns one tensor in double precision, checked."""
     tensor = tensors[name]
     # A matrix is a convolution that looks at one cell.
-    fitting = (shape, shape[:2]) if shape[2:] == (1, 1) else (shape,)
-    if tensor.shape not in fitting:
+    allowed = (shape, shape[:2]) if shape[2:] == (1, 1) else (shape,)
+    if tensor.shape not in allowed:
         raise ValueError(
             f"{source}: tensor {name} must have shape {shape}, got {tensor.shape}."
         )
@@ -272,7 +200,7 @@ def _take_tensor(
         raise ValueError(
             f"{source}: tensor {name} must be of floating point, got {tensor.dtype}."
         )
-    # False for NaN, too.
+    # The comparison is false for NaN, too.
     if not (np.abs(tensor) <= _FLOAT32_MAX).all():
         raise ValueError(
             f"{source}: the weights must be finite in single precision, got NaN, "
@@ -281,87 +209,157 @@ def _take_tensor(
     return tensor.astype(np.float64).reshape(shape)
 
 
-_ARCHITECTURES: Mapping[str, Callable[..., Network]] = MappingProxyType(
-    {
-        "vgg16": VGG16,
-        "resnet50": resnet50,
-        "resnet101": resnet101,
-        "efficientnet-lite0": EfficientNetLite0,
-    }
-)
-
-
-def network_names() -> tuple[str, ...]:
-    """Lists the architectures that `load_network` knows."""
-    return tuple(_ARCHITECTURES)
-
-
-def load_network(architecture: str, path: str | os.PathLike[str]) -> PretrainedNetwork:
-    """Loads a network from a file of weights.
-
-    The file may be of any kind that `read_checkpoint` reads, with tensors named as by
-
-    - torchvision: vgg16, resnet50, resnet101;
-    - timm: the same, and its tf_efficientnet_lite0 (not its efficientnet_lite0, whose
-      tensors look the same and mean another padding);
-    - cirtorch (cnnimageretrieval-pytorch): whole networks of vgg16, resnet50 and
-      resnet101, and files of features alone;
-    - MatConvNet: vgg16;
-    - lukemelas (EfficientNet-PyTorch and the pip package): efficientnet-lite0.
-
-    Which of them it is shows in the names; every tensor is then used once, or is known
-    and not needed, as the classifiers of VGG16 and ResNet are. Batch norms are folded
-    into the convolutions, in float64.
-
-    Args:
-        architecture: One of `network_names`.
-        path: The file.
-
-    Returns:
-        The network and what else the file holds for it.
+def read_pixel_scaling(checkpoint: Checkpoint) -> PixelScaling | None:
+    """Reads the pixel scaling of a file; None where it states none.
 
     Raises:
-        ValueError: If the architecture is unknown, or the file is damaged, of another
-            kind or of another network, has a tensor too many or too few, or one of
-            another shape or with numbers that are not finite.
-        OSError: If the file can't be read.
+        ValueError: If mean and deviation are not three numbers each.
     """
-    if architecture not in _ARCHITECTURES:
-        raise ValueError(
-            f"architecture must be one of {', '.join(_ARCHITECTURES)}, got "
-            f"{architecture!r}."
-        )
-    path = pathlib.Path(path)
-    checkpoint = read_checkpoint(path)
-    table = detect_name_map(architecture, checkpoint.tensors, source=checkpoint.source)
-    build = functools.partial(
-        _ARCHITECTURES[architecture],
-        scaling=_choose_scaling(table, checkpoint),
-        kernel_init=nnx.initializers.zeros,
+    meta = _expect_mapping(checkpoint.extras.get("meta"), "meta", checkpoint)
+    if "mean" not in meta or "std" not in meta:
+        return None
+    mean, std = (
+        _expect_array(meta[name], f"meta {name}", checkpoint)
+        for name in ("mean", "std")
     )
-    # Shapes alone: the weights that it would draw are not needed.
-    network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    fill_network(network, checkpoint.tensors, table, source=f"{path} as {architecture}")
-    return PretrainedNetwork(
-        network=network,
-        architecture=architecture,
-        naming=table.name,
-        fingerprint=file_digest(path),
-        gem_power=read_gem_power(checkpoint) if table.extra_tensors else None,
-        whitenings=read_whitenings(checkpoint) if table.extra_tensors else {},
+    if mean.shape != (3,) or std.shape != (3,):
+        raise ValueError(
+            f"{checkpoint.source}: mean and std in meta must be three numbers each, "
+            f"got {mean.tolist()} and {std.tolist()}."
+        )
+    # The file scales colours from 0 to 1.
+    (r, g, b), (dr, dg, db) = (255 * mean).tolist(), (255 * std).tolist()
+    return PixelScaling(mean=(r, g, b), std=(dr, dg, db))
+
+
+def read_gem_power(checkpoint: Checkpoint) -> float | None:
+    """Reads the power of generalised-mean pooling; None where the file has none.
+
+    Raises:
+        ValueError: If it is not one number above 0.
+    """
+    if "pool.p" not in checkpoint.tensors:
+        return None
+    power = _expect_array(checkpoint.tensors["pool.p"], "pool.p", checkpoint)
+    if power.size != 1 or not power.item() > 0:
+        raise ValueError(
+            f"{checkpoint.source}: pool.p must be one number above 0, got "
+            f"{power.reshape(-1)[:4].tolist()} of shape {power.shape}."
+        )
+    return float(power.item())
+
+
+def read_whitenings(checkpoint: Checkpoint) -> dict[str, Whitening]:
+    """Reads the whitenings of a file, by name.
+
+    `end-to-end` is the layer that was learned with the network, y = W x + b. The others
+    were fitted to its descriptors, y = P (x - m), for one scale and for several:
+    `DATASET/ss` and `DATASET/ms`.
+
+    Raises:
+        ValueError: If a whitening has wrong shapes or is not finite, or the bias of the
+            layer is not -W m for any m.
+
+    References:
+        cirtorch/networks/imageretrievalnet.py and cirtorch/utils/whiten.py,
+        https://github.com/filipradenovic/cnnimageretrieval-pytorch.
+    """
+    whitenings = {}
+    layer = {
+        name: checkpoint.tensors.get(f"whiten.{name}") for name in ("weight", "bias")
+    }
+    if any(tensor is not None for tensor in layer.values()):
+        weight, bias = (
+            _expect_array(tensor, f"whiten.{name}", checkpoint)
+            for name, tensor in layer.items()
+        )
+        _check_matching_shapes("whiten", weight, bias, axis=0, checkpoint=checkpoint)
+        whitenings[_END_TO_END] = _whitening_from_layer(
+            weight, bias, source=checkpoint.source
+        )
+    meta = _expect_mapping(checkpoint.extras.get("meta"), "meta", checkpoint)
+    for dataset, kinds in _expect_mapping(meta.get("Lw"), "Lw", checkpoint).items():
+        for kind, value in _expect_mapping(kinds, f"Lw {dataset}", checkpoint).items():
+            name = f"{dataset}/{kind}"
+            fitted = _expect_mapping(value, f"Lw {name}", checkpoint)
+            projection, mean = (
+                _expect_array(fitted.get(key), f"{key} of Lw {name}", checkpoint)
+                for key in ("P", "m")
+            )
+            mean = mean[:, 0] if mean.shape[1:] == (1,) else mean
+            _check_matching_shapes(
+                f"Lw {name}", projection, mean, axis=1, checkpoint=checkpoint
+            )
+            whitenings[name] = _make_whitening(mean, projection)
+    return whitenings
+
+
+def _whitening_from_layer(
+    weight: Float[np.ndarray, "p d"], bias: Float[np.ndarray, " p"], *, source: str
+) -> Whitening:
+    """Converts W x + b to W (x - m), with the smallest m for which -W m is b."""
+    mean, *_ = np.linalg.lstsq(weight, -bias)
+    # The mean is used in single precision, and near a small singular value of W it may
+    # be too large for that.
+    error = np.abs(weight @ mean.astype(np.float32).astype(np.float64) + bias).max()
+    if not error <= _BIAS_TOLERANCE * np.abs(bias).max():
+        raise ValueError(
+            f"{source}: whiten.bias must be -W m for some mean m, as it is where W, "
+            f"whiten.weight, has full row rank; got one that is off by {error:.3g}."
+        )
+    return _make_whitening(mean, weight)
+
+
+def _make_whitening(
+    mean: Float[np.ndarray, " d"], projection: Float[np.ndarray, "p d"]
+) -> Whitening:
+    return Whitening(
+        mean=jnp.asarray(mean.astype(np.float32)),
+        projection=jnp.asarray(projection.T.astype(np.float32)),
     )
 
 
-def _choose_scaling(table: NameMap, checkpoint: Checkpoint) -> PixelScaling:
-    """Finds how pixels are scaled: what the file says goes before what is usual."""
-    if table.scaling is not None:
-        found = read_pixel_scaling(checkpoint) if table.extra_tensors else None
-        return table.scaling if found is None else found
-    average = checkpoint.extras.get("average_image")
-    if not isinstance(average, np.ndarray) or average.shape != (3,):
+def _expect_mapping(value: Any, name: str, checkpoint: Checkpoint) -> Mapping[Any, Any]:
+    """Returns a mapping of the file, checked; an absent one is empty."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
         raise ValueError(
-            f"{checkpoint.source}: the file must hold an average image of three "
-            f"colours, got {'none' if average is None else average}."
+            f"{checkpoint.source}: {name} must be a mapping, got a "
+            f"{type(value).__name__}."
         )
-    red, green, blue = average.astype(np.float64).tolist()
-    return PixelScaling(mean=(red, green, blue), std=(1.0, 1.0, 1.0))
+    return value
+
+
+def _expect_array(
+    value: Any, name: str, checkpoint: Checkpoint
+) -> Float[np.ndarray, "..."]:
+    """Returns numbers of the file in double precision, checked."""
+    if value is None:
+        raise ValueError(f"{checkpoint.source}: {name} is missing.")
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{checkpoint.source}: {name} must be numbers, got {type(value).__name__}."
+        )
+    if not np.isfinite(numbers).all():
+        raise ValueError(
+            f"{checkpoint.source}: {name} must be finite, got NaN or infinite entries."
+        )
+    return numbers.astype(np.float64)
+
+
+def _check_matching_shapes(
+    name: str,
+    matrix: Float[np.ndarray, "..."],
+    vector: Float[np.ndarray, "..."],
+    *,
+    axis: int,
+    checkpoint: Checkpoint,
+) -> None:
+    """Raises unless the vector is as long as the given axis of the matrix."""
+    if matrix.ndim != 2 or not matrix.size or vector.shape != (matrix.shape[axis],):
+        raise ValueError(
+            f"{checkpoint.source}: {name} must be a matrix and a vector that fit, got "
+            f"shapes {matrix.shape} and {vector.shape}."
+        )

@@ -1,4 +1,4 @@
-"""Torch files, read without torch: the zip container and the one before 1.6."""
+"""Torch files, read without torch: the zip container and the older one."""
 
 import errno
 import io
@@ -20,22 +20,84 @@ from ._torch_pickle import (
 
 _PICKLE_NAME = "data.pkl"
 _ENCRYPTED_FLAG = 1
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+_ZIP_SIGNATURE = b"PK\x03\x04"
+# Errors of the zip library for damaged or hostile files, beside those of pickles.
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error)
+
+
+def read_torch_file(path: str | pathlib.Path) -> Checkpoint:
+    """Reads the weights in a file of `torch.save`, in either of its containers.
+
+    The older container (before torch 1.6) is a sequence of pickles (magic number,
+    protocol version, description of the machine, the contents, keys of the storages)
+    followed by the storages, each as its length and its elements. The newer one is a
+    zip file of the contents' pickle and the storages. A tensor is a view (offset,
+    shape, strides) of a storage; many are transposed, and the strides are respected.
+
+    The contents are a dict of tensors, or a dict that holds one ("state_dict", "model",
+    ...) among other things; `select_state_dict` selects it.
+
+    Args:
+        path: Path of the file, usually `*.pth`, `*.pt` or `*.bin`.
+
+    Returns:
+        The tensors by name; `extras` holds the other contents.
+
+    Raises:
+        ValueError: If the file holds no dict of tensors, is cut short, announces more
+            than it holds, or asks for any class beyond what weights need. No code in
+            the file is ever run.
+        OSError: If the file can't be read.
+
+    References:
+        torch/serialization.py of PyTorch, `_legacy_save`, `_legacy_load`, `_save` and
+        `_load`, https://github.com/pytorch/pytorch.
+    """
+    path = pathlib.Path(path)
+    with path.open("rb") as file:
+        try:
+            return select_state_dict(_read_contents(file), source=str(path))
+        except (*PICKLE_ERRORS, *_ZIP_ERRORS) as error:
+            cause, reason = error, str(error)
+        except OSError as error:
+            # The zip directory refers to an offset before the start of the file.
+            if error.errno != errno.EINVAL:
+                raise
+            cause, reason = error, "its directory points outside"
+    reason = " ".join(reason.split()).rstrip(".") or type(cause).__name__
+    raise ValueError(f"{path}: no readable torch state dict: {reason}.") from cause
+
+
+def _read_contents(file: BinaryIO) -> Any:
+    """Reads either container, as plain values."""
+    head = file.read(len(_ZIP_SIGNATURE))
+    if not head:
+        raise ValueError("it is empty")
+    # Reading beyond the end of a memory map returns the bytes up to the end and
+    # allocates no more. The map closes with the last array that refers to it.
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    budget = MemoryBudget(len(mapped))
+    if head == _ZIP_SIGNATURE:
+        return read_torch_zip(file, budget=budget, file_size=len(mapped))
+    return _read_legacy(mapped, budget=budget)
 
 
 def read_torch_zip(file: BinaryIO, *, budget: MemoryBudget, file_size: int) -> Any:
-    """Reads what `torch.save` wrote: ROOT/data.pkl, and ROOT/data/KEY for each storage.
+    """Reads a zip container: ROOT/data.pkl, and ROOT/data/KEY for each storage.
 
     Args:
-        file: The file.
-        budget: What the file may ask for.
-        file_size: Its bytes.
+        file: The open file.
+        budget: Memory that the contents may take.
+        file_size: Size of the file in bytes.
 
     Returns:
         Plain Python and NumPy values.
 
     Raises:
-        ValueError: If it is another zip file, or not as torch writes it; the zip
-            library has other errors of its own for damaged files.
+        ValueError: If it is another zip file, or differs from what torch writes. For
+            damaged files the zip library raises errors of its own.
     """
     storages: dict[str, Storage] = {}
     with zipfile.ZipFile(file) as archive:
@@ -63,10 +125,10 @@ def read_torch_zip(file: BinaryIO, *, budget: MemoryBudget, file_size: int) -> A
 def _validate_entries(
     archive: zipfile.ZipFile, *, file_size: int
 ) -> dict[str, zipfile.ZipInfo]:
-    """Lists the entries by name; refuses what would come out larger than it lies there.
+    """Lists the entries by name; refuses those that are larger than their stored bytes.
 
-    Torch stores and does not compress. Entries whose sizes add up to more than the
-    file lie on top of each other.
+    Torch stores entries uncompressed. Entries whose sizes add up to more than the file
+    overlap.
     """
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()):
@@ -84,84 +146,19 @@ def _validate_entries(
 
 def _find_root_folder(entries: dict[str, zipfile.ZipInfo]) -> str:
     """Finds the folder that holds the pickle; torch names it after the file."""
-    found = [name for name in entries if name.endswith(f"/{_PICKLE_NAME}")]
-    if len(found) != 1:
+    pickles = [name for name in entries if name.endswith(f"/{_PICKLE_NAME}")]
+    if len(pickles) != 1:
         raise ValueError(
-            f"it is a zip file with {len(found)} entries {_PICKLE_NAME}, not one"
+            f"it is a zip file with {len(pickles)} entries {_PICKLE_NAME}, not one"
         )
-    folder = found[0].removesuffix(_PICKLE_NAME)
+    folder = pickles[0].removesuffix(_PICKLE_NAME)
     if f"{folder}constants.pkl" in entries:
         raise ValueError("it holds a TorchScript program: save its state_dict() alone")
     return folder
 
 
-_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-_PROTOCOL_VERSION = 1001
-_ZIP_SIGNATURE = b"PK\x03\x04"
-
-# What a damaged or hostile file makes the zip library raise beyond the pickles'.
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error)
-
-
-def read_torch_file(path: str | pathlib.Path) -> Checkpoint:
-    """Reads the weights that `torch.save` wrote, in either of its containers.
-
-    The older is a row of pickles (magic number, protocol version, facts about the
-    machine that wrote it, the contents, keys of the storages) followed by the storages,
-    each as its length and its elements; the newer is a zip file of the contents' pickle
-    and the storages. A tensor is a view (offset, shape, strides) of a storage, and many
-    are transposed: the strides are respected.
-
-    The contents are a dict of tensors, or a dict that holds one ("state_dict", "model",
-    ...) among other things; see `select_state_dict` for which is taken.
-
-    Args:
-        path: The file, usually `*.pth`, `*.pt` or `*.bin`.
-
-    Returns:
-        The tensors by name, and in `extras` what else there is.
-
-    Raises:
-        ValueError: If the file holds no dict of tensors, is cut short, announces more
-            than it holds, or asks for any class beyond what weights need. Nothing in
-            the file is ever run.
-        OSError: If the file can't be read.
-
-    References:
-        torch/serialization.py of PyTorch, `_legacy_save`, `_legacy_load`, `_save` and
-        `_load`, https://github.com/pytorch/pytorch.
-    """
-    path = pathlib.Path(path)
-    with path.open("rb") as file:
-        try:
-            return select_state_dict(_read_contents(file), source=str(path))
-        except (*PICKLE_ERRORS, *_ZIP_ERRORS) as error:
-            cause, reason = error, str(error)
-        except OSError as error:
-            # A place before the file's start, where its directory sent the zip library.
-            if error.errno != errno.EINVAL:
-                raise
-            cause, reason = error, "its directory points outside"
-    reason = " ".join(reason.split()).rstrip(".") or type(cause).__name__
-    raise ValueError(f"{path}: no readable torch state dict: {reason}.") from cause
-
-
-def _read_contents(file: BinaryIO) -> Any:
-    """Reads a file of either container, as plain values."""
-    head = file.read(len(_ZIP_SIGNATURE))
-    if not head:
-        raise ValueError("it is empty")
-    # Reads beyond the end of a map give what there is and allocate no more. It is
-    # closed when the last array that looks at it is gone.
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    budget = MemoryBudget(len(mapped))
-    if head == _ZIP_SIGNATURE:
-        return read_torch_zip(file, budget=budget, file_size=len(mapped))
-    return _read_legacy(mapped, budget=budget)
-
-
 def _read_legacy(mapped: mmap.mmap, *, budget: MemoryBudget) -> Any:
-    """Reads the container of before 1.6."""
+    """Reads the older container, of torch before 1.6."""
     storages: dict[str, Storage] = {}
 
     def load() -> Any:
@@ -184,12 +181,12 @@ def _read_legacy(mapped: mmap.mmap, *, budget: MemoryBudget) -> Any:
 def _locate_storages(
     mapped: mmap.mmap, storages: list[Storage]
 ) -> dict[str, StorageBytes]:
-    """Finds the elements of each storage, which follow in order, after their number."""
+    """Locates the elements of each storage; they follow their count, in order."""
     elements = {}
     for key, dtype, size in storages:
         header = mapped.read(8)
-        start, left = mapped.tell(), len(mapped) - mapped.tell()
-        if len(header) < 8 or left < size * dtype.itemsize:
+        start, remaining = mapped.tell(), len(mapped) - mapped.tell()
+        if len(header) < 8 or remaining < size * dtype.itemsize:
             raise ValueError("it is cut short")
         if int.from_bytes(header, "little") != size:
             raise ValueError(f"storage {key} has not the {size} elements announced")

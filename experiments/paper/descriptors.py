@@ -1,6 +1,7 @@
-"""Descriptors side by side: `python -m experiments descriptors scenes`."""
+"""Region descriptors side by side: `python -m experiments descriptors scenes`."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -8,17 +9,15 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Float, Int
 
-from configs import descriptors
+from configs import descriptors as card
 from configs.descriptors import DescriptorsConfig, Row
-from diffjax.caches import cache_folder, enable_compilation_cache
+from diffjax._io import write_atomically
 from diffjax.datasets import Benchmark
-from diffjax.evaluation import bootstrap_interval, evaluate, paired_bootstrap
+from diffjax.evaluation import evaluate
 from diffjax.images import DescriptorConfig, QueryRegions
 from diffjax.index import (
-    FolderConfig,
     Index,
     IndexConfig,
     Regions,
@@ -34,20 +33,14 @@ from diffjax.regions import (
     list_matching_pairs,
     whiten,
 )
-from diffjax.report import (
-    append_record,
-    caption,
-    difference_table,
-    make_record,
-    mean_ap_table,
-    text_table,
-)
+from diffjax.report import append_record, make_record, mean_ap_table, text_table
 from diffjax.types import Whitening
+from experiments._entries import descriptor_settings, method_entry
+from experiments._runner import run_from_command_line
 
 from ._crow_netvlad import netvlad_vectors
-from .evaluate import RECORDS
 
-_PAIRS = 20_000  # Matched pairs that a whitening is learned on, at most.
+_MAX_PAIRS = 20_000  # Matched pairs that a whitening is learned from.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +48,8 @@ class _Precision:
     """Average precision of every query on the same vectors.
 
     Attributes:
-        nearest: By nearest neighbours of global descriptors.
-        regional: By diffusion.
+        nearest: Average precision of nearest neighbours of global descriptors.
+        regional: Average precision of diffusion.
     """
 
     nearest: Float[np.ndarray, " q"]
@@ -64,17 +57,17 @@ class _Precision:
 
 
 class _DescribedBenchmark(NamedTuple):
-    """A benchmark, described.
+    """Benchmark with the regions of its pictures and queries.
 
     Attributes:
         truth: The benchmark.
-        regions: Of its pictures.
-        asked: Of its queries.
+        regions: Regions of the database.
+        queries: Regions of the queries.
     """
 
     truth: Benchmark
     regions: Regions
-    asked: QueryRegions
+    queries: QueryRegions
 
 
 def run(
@@ -83,8 +76,8 @@ def run(
     """Searches with every descriptor and adds a record to `descriptors_NAME.jsonl`.
 
     Args:
-        config: What to compare.
-        workdir: Keeps pictures and regions.
+        config: Rows of the table.
+        workdir: Caches pictures, regions and results of rows.
         records: Folder of the record files.
 
     Returns:
@@ -92,29 +85,33 @@ def run(
         `nearest_mean_ap`.
     """
     truth = config.benchmark.load(workdir)
-    first: _Precision | None = None
+    baseline: _Precision | None = None
+    entry = functools.partial(_entry, config=config, truth=truth)
     results = []
     described: dict[DescriptorConfig, _DescribedBenchmark] = {}
     for row in config.rows:
-        kept = _result_path(row, config, truth, workdir)
-        if not kept.is_file():
+        path = _result_path(row, config, truth, workdir)
+        if not path.is_file():
             if row.descriptor not in described:
                 described[row.descriptor] = _describe(row.descriptor, config, workdir)
-            _save_result(kept, _evaluate_row(row, config, described[row.descriptor]))
-        found = _load_result(kept)
-        results.append(_entry(row.name, found, truth, first, config.rows[0].name))
-        first = first or found
+            _save_result(path, _evaluate_row(row, config, described[row.descriptor]))
+        precision = _load_result(path)
+        results.append(
+            entry(row.name, precision, descriptor=row.descriptor, baseline=baseline)
+        )
+        baseline = baseline or precision
         print(text_table(*mean_ap_table(results[-1:])).splitlines()[-1], flush=True)
     if config.netvlad_clusters:
         name = f"{config.netvlad_map} NetVLAD {config.netvlad_clusters}, whole pictures"
-        found = _netvlad(config, truth)
-        results.append(_entry(name, found, truth, first, config.rows[0].name))
+        descriptor = config.rows[0].descriptor
+        precision = _netvlad(config, truth)
+        results.append(entry(name, precision, descriptor=descriptor, baseline=baseline))
     record = make_record(
         f"descriptors, {truth.name}",
         settings={
             "images": len(truth.database),
             "queries": len(truth.queries),
-            **dataclasses.asdict(config.index),
+            **config.index.by_name(),
             "shrinkage": config.shrinkage,
         },
         results=results,
@@ -128,7 +125,7 @@ def run(
 def _result_path(
     row: Row, config: DescriptorsConfig, truth: Benchmark, workdir: pathlib.Path
 ) -> pathlib.Path:
-    """Where a row's result is kept, by all that it depends on: a killed run goes on."""
+    """Names the file of a row's result by all that it depends on: runs resume."""
     settings = [
         dataclasses.asdict(part) for part in (row, config.index, row.descriptor)
     ]
@@ -143,12 +140,10 @@ def _result_path(
     return workdir / "descriptor-rows" / f"{digest[:16]}.json"
 
 
-def _save_result(path: pathlib.Path, found: _Precision) -> None:
+def _save_result(path: pathlib.Path, precision: _Precision) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lists = {"nearest": found.nearest.tolist(), "regional": found.regional.tolist()}
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(lists))
-    aside.replace(path)
+    lists = {name: array.tolist() for name, array in vars(precision).items()}
+    write_atomically(path, json.dumps(lists).encode(), sync=False)
 
 
 def _load_result(path: pathlib.Path) -> _Precision:
@@ -159,34 +154,34 @@ def _load_result(path: pathlib.Path) -> _Precision:
 def _describe(
     descriptor: DescriptorConfig, config: DescriptorsConfig, workdir: pathlib.Path
 ) -> _DescribedBenchmark:
-    """Describes the pictures, or finds their regions in `workdir`, and the queries."""
+    """Describes pictures and queries, or loads cached regions of the pictures."""
     truth = config.benchmark.load(workdir)
     path = workdir / f"{truth.name}.descriptors"
-    # An index only to describe queries: small, and of these very settings.
-    folder = FolderConfig(
-        **dataclasses.asdict(descriptor),
-        index=dataclasses.replace(config.index, dim=16, k=2, query_k=2),
-    )
+    # This index only describes queries by the same settings, so it is small.
+    small = config.index.replace(dim=16, k=2, query_k=2)
     with progress_bars() as progress:
         regions = extract_folder(
             truth.folder, path, config=descriptor, strict=True, progress=progress
         ).load()
-        asked = index_folder(
-            truth.folder, path, config=folder, strict=True, progress=progress
+        queries = index_folder(
+            *(truth.folder, path),
+            config=small,
+            descriptor=descriptor,
+            strict=True,
+            progress=progress,
         ).describe(truth.queries, boxes=truth.boxes, progress=progress)
-    return _DescribedBenchmark(truth, regions, asked)
+    return _DescribedBenchmark(truth, regions, queries)
 
 
 def _evaluate_row(
     row: Row, config: DescriptorsConfig, data: _DescribedBenchmark
 ) -> _Precision:
-    """Whitens and searches as a row says."""
-    settings = dataclasses.replace(config.index, dim=None)
+    """Whitens and searches by the settings of a row."""
+    settings = config.index.replace(dim=None)
     if row.whitening.startswith("supervised"):
-        return _cross_fitted(row, config, data)
+        return _cross_fit(row, config, data)
     if row.whitening != "none":
-        settings = dataclasses.replace(
-            settings,
+        settings = settings.replace(
             dim=row.dim,
             whitening="pca" if row.whitening == "pca" else "pca-whitening",
             shrinkage=config.shrinkage if row.whitening == "shrunk" else 0.0,
@@ -194,58 +189,58 @@ def _evaluate_row(
     return _search(data, settings)
 
 
-def _cross_fitted(
+def _cross_fit(
     row: Row, config: DescriptorsConfig, data: _DescribedBenchmark
 ) -> _Precision:
     """Learns on half of the objects, tests on queries for the other half, both ways."""
-    truth, regions, asked = data
+    truth, regions, queries = data
     labels = _object_labels(truth)
     objects = sorted(set(truth.objects))
     halves = np.random.default_rng(config.seed).permutation(len(objects)) % 2
     half = dict(zip(objects, halves.tolist(), strict=True))
-    of_query = np.array([half[name] for name in truth.objects])
-    of_image = np.array(
+    half_of_query = np.array([half[name] for name in truth.objects])
+    half_of_image = np.array(
         [half[objects[label]] if label >= 0 else -1 for label in labels]
     )
-    whole = np.asarray(
+    descriptors = np.asarray(
         global_descriptors(jnp.asarray(regions.vectors), regions.image_ids)
     )
     tested = []
     for learned in (0, 1):
-        known = of_image == learned
-        pairs = list_matching_pairs(labels[known], limit=_PAIRS, seed=config.seed)
-        # What is whitened again loses no direction before.
-        last = row.whitening == "supervised"
+        known = half_of_image == learned
+        pairs = list_matching_pairs(labels[known], limit=_MAX_PAIRS, seed=config.seed)
+        # Vectors that are whitened again keep all directions before.
+        is_last = row.whitening == "supervised"
         whitening = fit_supervised_whitening(
-            whole[known],
+            descriptors[known],
             pairs,
-            dim=row.dim if last else whole.shape[1],
+            dim=row.dim if is_last else descriptors.shape[1],
             shrinkage=config.shrinkage,
         )
-        settings = dataclasses.replace(config.index, dim=None)
-        if last:
+        settings = config.index.replace(dim=None)
+        if is_last:
             tested.append(_search(data, settings, whitening))
             continue
         projected = _DescribedBenchmark(
             truth,
             regions._replace(vectors=_project(regions.vectors, whitening)),
-            asked._replace(vectors=_project(asked.vectors, whitening)),
+            queries._replace(vectors=_project(queries.vectors, whitening)),
         )
-        again = dataclasses.replace(settings, dim=row.dim)
-        tested.append(_search(projected, again))
+        reduced = settings.replace(dim=row.dim)
+        tested.append(_search(projected, reduced))
     # Learned on half 0 answers queries of half 1.
     return _Precision(
-        nearest=np.where(of_query == 1, tested[0].nearest, tested[1].nearest),
-        regional=np.where(of_query == 1, tested[0].regional, tested[1].regional),
+        nearest=np.where(half_of_query == 1, tested[0].nearest, tested[1].nearest),
+        regional=np.where(half_of_query == 1, tested[0].regional, tested[1].regional),
     )
 
 
 def _object_labels(truth: Benchmark) -> Int[np.ndarray, " m"]:
-    """Object of every picture of the database, by its place among all; -1 for none."""
+    """Numbers the object of every picture of the database; -1 for none."""
     labels = np.full(len(truth.database), -1)
-    places = {name: place for place, name in enumerate(sorted(set(truth.objects)))}
+    numbers = {name: number for number, name in enumerate(sorted(set(truth.objects)))}
     for name, positives in zip(truth.objects, truth.positives, strict=True):
-        labels[positives] = places[name]
+        labels[positives] = numbers[name]
     return labels
 
 
@@ -258,19 +253,21 @@ def _project(
 def _search(
     data: _DescribedBenchmark, settings: IndexConfig, whitening: Whitening | None = None
 ) -> _Precision:
-    truth, regions, asked = data
+    truth, regions, queries = data
     index = Index.build(
         regions.vectors,
         regions.image_ids,
-        config=dataclasses.replace(settings, warn_residual=float("inf")),
+        config=settings.replace(warn_residual=float("inf")),
         whitening=whitening,
     )
-    prepared = index.prepare(asked.vectors)
-    near = nearest_neighbors(index.vectors, index.image_ids, prepared, asked.query_ids)
-    value = index.search(asked.vectors, asked.query_ids, top=1).solution.value
+    prepared = index.prepare(queries.vectors)
+    nearest = nearest_neighbors(
+        index.vectors, index.image_ids, prepared, queries.query_ids
+    )
+    value = index.search(queries.vectors, queries.query_ids, top=1).solution.value
     scores = pool(value, index.image_ids, weights=index.weights)
     return _Precision(
-        nearest=np.asarray(evaluate(rank(near), truth).average_precision),
+        nearest=np.asarray(evaluate(rank(nearest), truth).average_precision),
         regional=np.asarray(evaluate(rank(scores), truth).average_precision),
     )
 
@@ -278,6 +275,7 @@ def _search(
 def _netvlad(config: DescriptorsConfig, truth: Benchmark) -> _Precision:
     pictures, queries = netvlad_vectors(
         truth,
+        config.rows[0].descriptor,
         name=config.netvlad_map,
         clusters=config.netvlad_clusters,
         cells=config.netvlad_cells,
@@ -285,12 +283,12 @@ def _netvlad(config: DescriptorsConfig, truth: Benchmark) -> _Precision:
     )
     ids = np.arange(len(pictures), dtype=np.int32)
     row = config.rows[0]
-    # The settings of global diffusion, as the other comparisons have them.
-    settings = dataclasses.replace(config.index, dim=row.dim, k=20, query_k=10)
-    nowhere = np.zeros((len(pictures), 4), np.float32)
+    # Settings of global diffusion, as in the other comparisons.
+    settings = config.index.replace(dim=row.dim, k=20, query_k=10)
+    boxes = np.zeros((len(pictures), 4), np.float32)
     data = _DescribedBenchmark(
         truth,
-        Regions(pictures, ids, nowhere),
+        Regions(pictures, ids, boxes),
         QueryRegions(queries, np.arange(len(queries), dtype=np.int32)),
     )
     return _search(data, settings)
@@ -298,37 +296,24 @@ def _netvlad(config: DescriptorsConfig, truth: Benchmark) -> _Precision:
 
 def _entry(
     name: str,
-    found: _Precision,
+    precision: _Precision,
+    *,
+    descriptor: DescriptorConfig,
+    baseline: _Precision | None,
+    config: DescriptorsConfig,
     truth: Benchmark,
-    first: _Precision | None,
-    against: str,
 ) -> dict[str, Any]:
-    drawing: dict[str, Any] = {"groups": truth.objects, "seed": 0}
-    own = bootstrap_interval(found.regional, **drawing)
-    entry: dict[str, Any] = {
-        "method": name,
-        "nearest_mean_ap": float(found.nearest.mean()),
-        "mean_ap": own.mean,
-        "low": own.low,
-        "high": own.high,
-    }
-    if first is not None:
-        pair = paired_bootstrap(found.regional, first.regional, **drawing)
-        entry["differences"] = [{"against": against, **pair._asdict()}]
-    return entry
+    against = [] if baseline is None else [(config.rows[0].name, baseline.regional)]
+    return method_entry(
+        name,
+        precision.regional,
+        groups=truth.objects,
+        against=against,
+        nearest_mean_ap=float(precision.nearest.mean()),
+        descriptor=descriptor_settings(descriptor),
+    )
 
 
 def main() -> None:
-    """Reads the command line: a collection, then what to change in its config."""
-    enable_compilation_cache()
-    config = tyro.extras.overridable_config_cli(
-        {
-            name: (descriptors.__doc__ or "", config)
-            for name, config in descriptors.full().items()
-        },
-        prog="python -m experiments descriptors",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    print(text_table(*mean_ap_table(record["results"])))
-    print(text_table(*difference_table(record["results"])))
-    print(caption(record))
+    """Reads the command line, describes, searches and records."""
+    run_from_command_line("descriptors", card, run)

@@ -1,40 +1,28 @@
 """All methods on one benchmark: `python -m experiments evaluate grocery`."""
 
 import pathlib
-from collections.abc import Mapping
-from types import MappingProxyType, ModuleType
 from typing import Any
 
-import tyro
+import numpy as np
 
-from configs import grocery, scenes
+from configs import evaluate as card
 from configs.schema import EvaluateConfig
-from diffjax.caches import cache_folder, enable_compilation_cache
+from diffjax.evaluation import evaluate
 from diffjax.index import run_benchmark
 from diffjax.progress import progress_bars
-from diffjax.report import (
-    append_record,
-    caption,
-    difference_table,
-    mean_ap_table,
-    text_table,
-)
-
-RECORDS = pathlib.Path(__file__).parents[1] / "records"
-
-CARDS: Mapping[str, ModuleType] = MappingProxyType(
-    {"grocery": grocery, "scenes": scenes}
-)
+from diffjax.report import append_record
+from experiments._entries import descriptor_settings, query_precision_fields
+from experiments._runner import run_from_command_line
 
 
 def run(
     config: EvaluateConfig, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> dict[str, Any]:
-    """Runs a benchmark and adds its record to the file of its name.
+    """Runs a benchmark and appends its record to the file of its name.
 
     Args:
-        config: What to run.
-        workdir: Keeps pictures and index: the same command goes on where it was.
+        config: Benchmark, index and comparison.
+        workdir: Caches pictures and index: the same command resumes.
         records: Folder of the record files.
 
     Returns:
@@ -42,26 +30,25 @@ def run(
     """
     with progress_bars() as progress:
         benchmark = config.benchmark.load(workdir)
-        done = run_benchmark(
+        result = run_benchmark(
             benchmark,
             workdir / f"{benchmark.name}.index",
-            folder=config.folder,
+            config=config.folder.index,
+            descriptor=config.folder.descriptor,
+            workers=config.folder.workers,
             compare_config=config.compare,
             progress=progress,
         )
+    record = result.record
+    record["settings"]["descriptor"] = descriptor_settings(config.folder.descriptor)
+    for entry, scored in zip(record["results"], result.scored, strict=True):
+        precision = evaluate(scored.rankings, benchmark).average_precision
+        entry.update(query_precision_fields(np.asarray(precision)))
     records.mkdir(parents=True, exist_ok=True)
-    append_record(records / f"{benchmark.name}.jsonl", done.record)
-    return done.record
+    append_record(records / f"{benchmark.name}.jsonl", record)
+    return record
 
 
 def main() -> None:
-    """Reads the command line: a config's name, then what to change in it."""
-    enable_compilation_cache()
-    config = tyro.extras.overridable_config_cli(
-        {name: (card.__doc__ or "", card.full()) for name, card in CARDS.items()},
-        prog="python -m experiments evaluate",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    print(text_table(*mean_ap_table(record["results"])))
-    print(text_table(*difference_table(record["results"])))
-    print(caption(record))
+    """Reads the command line, searches and records."""
+    run_from_command_line("evaluate", card, run)

@@ -1,4 +1,4 @@
-"""The paper's figure 1, drawn anew: `python -m experiments figure1`."""
+"""Figure 1 of the paper, diffusion in the plane: `python -m experiments figure1`."""
 
 import dataclasses
 import pathlib
@@ -7,26 +7,24 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
-from configs import figure1
+from configs import figure1 as card
 from configs.figure1 import Figure1Config
-from diffjax.caches import cache_folder, enable_compilation_cache
 from diffjax.datasets import ToyManifolds, toy_manifolds
 from diffjax.graph import affinity, normalize
 from diffjax.report import append_record, make_record
+from experiments._runner import run_from_command_line
 
 from ._plane_diffusion import PlaneSearch, nearest_points, score_plane, search_plane
-from .evaluate import RECORDS
 
-_DPI, _WIDTH, _HEIGHT = 160, 10.0, 5.05  # the latter in inches
-_HALF_SIDE = 1.22  # of the part of the plane that is shown
-_LEVELS = np.logspace(-3, 0, 10)  # relative to the highest score of a data point
+_DPI, _WIDTH, _HEIGHT = 160, 10.0, 5.05  # Width and height in inches.
+_HALF_SIDE = 1.22  # Of the visible part of the plane.
+_LEVELS = np.logspace(-3, 0, 10)  # Relative to the highest score of a data point.
 _INK, _DATA, _NEAREST, _QUERY = "#1d2430", "#2a5ca8", "#12894a", "#d7191c"
 
 
@@ -36,8 +34,8 @@ def run(
     """Searches from one query point and from all, draws both, and adds a record.
 
     Args:
-        config: What to run.
-        workdir: Nothing is kept there.
+        config: Points of the plane, graph and solver.
+        workdir: Not used: nothing is cached.
         records: Folder of `figure1.png` and `figure1.jsonl`.
 
     Returns:
@@ -63,7 +61,7 @@ def run(
     record = make_record(
         "figure1",
         settings=dataclasses.asdict(config),
-        results=[result for done in searches for result in done.results],
+        results=[result for search in searches for result in search.results],
         seed=config.seed,
     )
     figure = draw(toy, searches, config=config)
@@ -85,8 +83,8 @@ def draw(
     panels = [_add_axes(figure, left, bottom, side, side) for left in lefts]
     titles = "(a) single query", "(b) multiple queries"
     contours = [
-        _draw_panel(axes, title, toy, done, config=config)
-        for axes, title, done in zip(panels, titles, searches, strict=True)
+        _draw_panel(axes, title, toy, search, config=config)
+        for axes, title, search in zip(panels, titles, searches, strict=True)
     ]
     figure.legend(
         *panels[0].get_legend_handles_labels(),
@@ -98,11 +96,11 @@ def draw(
         fontsize=9,
         labelcolor=_INK,
     )
-    beside = _add_axes(figure, 0.2 + 2 * side + gap, bottom, 0.16, side)
-    bar = figure.colorbar(contours[0], cax=beside)
+    bar_axes = _add_axes(figure, 0.2 + 2 * side + gap, bottom, 0.16, side)
+    bar = figure.colorbar(contours[0], cax=bar_axes)
     bar.set_ticks([0.001, 0.01, 0.1, 1], labels=["0.001", "0.01", "0.1", "1"])
-    beside.tick_params(labelsize=8, colors=_INK, length=2)
-    beside.set_title("score", loc="left", fontsize=8.5, color=_INK)
+    bar_axes.tick_params(labelsize=8, colors=_INK, length=2)
+    bar_axes.set_title("score", loc="left", fontsize=8.5, color=_INK)
     return figure
 
 
@@ -110,15 +108,17 @@ def _draw_panel(
     axes: Axes,
     title: str,
     toy: ToyManifolds,
-    done: PlaneSearch,
+    search: PlaneSearch,
     *,
     config: Figure1Config,
 ) -> ContourSet:
-    """Draws the points over contours of the score relative to the highest of theirs."""
+    """Draws the points over contours of the score, relative to their highest."""
     side = np.linspace(-_HALF_SIDE, _HALF_SIDE, config.grid)
-    plane = score_plane(toy.points, done.scores, side, side, bandwidth=config.bandwidth)
-    # A logarithm has no place for 0, nor for what rounding leaves below it.
-    plane = np.maximum(plane / done.scores.max(), _LEVELS[0] / 1e3)
+    plane = score_plane(
+        toy.points, search.scores, side, side, bandwidth=config.bandwidth
+    )
+    # The scale is logarithmic: 0, and values that round below it, become small.
+    plane = np.maximum(plane / search.scores.max(), _LEVELS[0] / 1e3)
     light = mpl.colormaps["YlOrBr"](np.linspace(0.03, 0.6, len(_LEVELS) - 1))
     scale = LogNorm(_LEVELS[0], _LEVELS[-1])
     filled = axes.contourf(
@@ -126,13 +126,13 @@ def _draw_panel(
     )
     axes.contour(side, side, plane, _LEVELS, colors="#7a4a1280", linewidths=0.6)
     near = f"its {config.query_k} nearest data points"
-    for layer, (places, size, marker, color, label) in {
+    for layer, (points, size, marker, color, label) in {
         2: (toy.points, 5, "o", _DATA, "data point"),
-        4: (done.queries, 110, "*", _QUERY, "query"),
-        3: (toy.points[done.nearest_points], 16, "o", _NEAREST, near),
+        4: (search.queries, 110, "*", _QUERY, "query"),
+        3: (toy.points[search.nearest_points], 16, "o", _NEAREST, near),
     }.items():
         axes.scatter(
-            *places.T,
+            *points.T,
             s=size,
             marker=marker,
             color=color,
@@ -142,7 +142,7 @@ def _draw_panel(
             zorder=layer,
         )
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=_INK)
-    diffused, measured = (result["average_precision"] for result in done.results)
+    diffused, measured = (result["average_precision"] for result in search.results)
     note = f"average precision {diffused:.2f}, by distance {measured:.2f}"
     axes.set_title(note, loc="right", fontsize=8.5, color=_INK)
     shown = -_HALF_SIDE, _HALF_SIDE
@@ -150,22 +150,11 @@ def _draw_panel(
     return filled
 
 
-def _add_axes(figure: Figure, *place: float) -> Axes:
+def _add_axes(figure: Figure, *inches: float) -> Axes:
     """Adds axes at left, bottom, width, height in inches."""
-    return figure.add_axes(tuple(np.divide(place, [_WIDTH, _HEIGHT] * 2)))
+    return figure.add_axes(tuple(np.divide(inches, [_WIDTH, _HEIGHT] * 2)))
 
 
 def main() -> None:
-    """Reads the settings from the command line, draws and records."""
-    enable_compilation_cache()
-    config = tyro.cli(
-        Figure1Config,
-        default=figure1.full(),
-        description=figure1.__doc__,
-        prog="python -m experiments figure1",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    print("queries, method, average precision")
-    for found in record["results"]:
-        score = found["average_precision"]
-        print(f"{found['queries']} {found['method']:9} {score:.4f}")
+    """Reads the command line, draws and records."""
+    run_from_command_line("figure1", card, run)

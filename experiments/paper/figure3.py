@@ -1,8 +1,7 @@
-"""The paper's figure 3: `python -m experiments figure3 --benchmark grocery`."""
+"""Figure 3 of the paper: `python -m experiments figure3 --benchmark grocery`."""
 
-import dataclasses
 import pathlib
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +11,9 @@ from configs.figure3 import Figure3Config
 from diffjax.diffusion import SolverName, diffuse, query_vectors
 from diffjax.pooling import pool
 from experiments._benchmarks import load_benchmark
-from experiments._collections import Collection, Outcome, time_calls
+from experiments._collections import Collection, Outcome
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
+from experiments._timing import time_calls
 from experiments.reporting._charts import (
     Chart,
     format_milliseconds,
@@ -32,22 +32,38 @@ _SOLVERS: dict[str, SolverName] = {
 def measure(
     config: Figure3Config, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Solves with more and more steps, draws `figure3_BENCHMARK`.
+    """Solves with increasing numbers of steps and draws `figure3_BENCHMARK`.
 
     Args:
-        config: Which steps on which benchmark.
-        workdir: Keeps pictures and index.
+        config: Numbers of steps, and the benchmark.
+        workdir: Caches pictures and index.
         records: Folder of the record files and charts.
 
     Returns:
-        What was found.
+        The findings.
     """
     collection = load_benchmark(config, workdir)
+    runs = {
+        (name, steps): _solve(name, steps, collection, config)
+        for name in _SOLVERS
+        for steps in config.steps
+    }
+    # Both solvers are compared with the end of the first one.
+    end = next(iter(_SOLVERS)), config.steps[-1]
+    baseline = _label(*end), runs[end].outcome.precision
     curves = {
         name: [
-            _entry(name, solver, steps, collection, config) for steps in config.steps
+            collection.make_entry(
+                _label(name, steps),
+                runs[name, steps].outcome,
+                against=[] if (name, steps) == end else [baseline],
+                steps=steps,
+                largest_residual=runs[name, steps].residual,
+                seconds_per_query=runs[name, steps].seconds_per_query,
+            )
+            for steps in config.steps
         ]
-        for name, solver in _SOLVERS.items()
+        for name in _SOLVERS
     }
     chart = Chart(
         title=f"Iterations, {config.label}",
@@ -75,15 +91,29 @@ def measure(
     return Findings(collection, results)
 
 
-def _entry(
-    name: str,
-    solver: SolverName,
-    steps: int,
-    collection: Collection,
-    config: Figure3Config,
-) -> dict[str, Any]:
-    settings = dataclasses.replace(
-        PAPER_SETTINGS["regional"],
+class _Run(NamedTuple):
+    """Solutions of all queries after a number of steps.
+
+    Attributes:
+        outcome: Quality of the answers.
+        residual: Largest relative residual.
+        seconds_per_query: Time of the diffusion alone.
+    """
+
+    outcome: Outcome
+    residual: float
+    seconds_per_query: float
+
+
+def _label(name: str, steps: int) -> str:
+    return f"{name}, steps: {steps}"
+
+
+def _solve(
+    name: str, steps: int, collection: Collection, config: Figure3Config
+) -> _Run:
+    solver = _SOLVERS[name]
+    settings = PAPER_SETTINGS["regional"].replace(
         k=config.k,
         query_k=config.k,
         solver=solver,
@@ -94,40 +124,34 @@ def _entry(
         index.vectors,
         collection.regions,
         collection.query_ids,
-        k=settings.query_k,
-        gamma=settings.gamma,
+        k=settings.search.query_k,
+        gamma=settings.graph.gamma,
     )
-    solving = {"alpha": settings.alpha, "solver": solver, "max_steps": steps}
+    solving = {"alpha": settings.search.alpha, "solver": solver, "max_steps": steps}
 
     def solve(columns):
-        # All the steps: a query that is solved early would shorten the time of few.
+        # rtol 0 takes all steps: queries that stop early would shorten the time.
         return diffuse(index.graph, columns, rtol=0.0, **solving)
 
     def compute():
         pooled, residual = [], 0.0
         for start in range(0, y.shape[1], config.batch):
-            found = solve(_filled(y[:, start : start + config.batch], config.batch))
-            scores = pool(found.value, index.image_ids, weights=index.weights)
+            solution = solve(_pad(y[:, start : start + config.batch], config.batch))
+            scores = pool(solution.value, index.image_ids, weights=index.weights)
             pooled.append(scores[:, : y.shape[1] - start])
-            residual = max(residual, float(found.residual.max()))
-        judged = collection.evaluate_answers(jnp.concatenate(pooled, axis=1))
-        return judged._asdict() | {"residual": np.array(residual)}
+            residual = max(residual, float(solution.residual.max()))
+        outcome = collection.evaluate_answers(jnp.concatenate(pooled, axis=1))
+        return outcome._asdict() | {"residual": np.array(residual)}
 
-    kept = dict(collection.load_or_compute(name, dataclasses.asdict(settings), compute))
-    residual = float(kept.pop("residual"))
-    first = _filled(y[:, : config.batch], config.batch)
-    (took,) = time_calls(lambda: solve(first).value)
-    return collection.make_entry(
-        f"{name}, steps: {steps}",
-        Outcome(**kept),
-        steps=steps,
-        largest_residual=residual,
-        seconds_per_query=took / config.batch,
-    )
+    arrays = dict(collection.load_or_compute(name, settings.by_name(), compute))
+    residual = float(arrays.pop("residual"))
+    first = _pad(y[:, : config.batch], config.batch)
+    (seconds,) = time_calls(lambda: solve(first).value)
+    return _Run(Outcome(**arrays), residual, seconds / config.batch)
 
 
-def _filled(columns, count: int):
-    """Columns filled up with zeros, so that one program serves all batches."""
+def _pad(columns, count: int):
+    """Appends columns of zeros, so that one program serves all batches."""
     return jnp.pad(columns, ((0, 0), (0, count - columns.shape[1])))
 
 

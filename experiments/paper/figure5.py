@@ -1,14 +1,14 @@
-"""The paper's figure 5: `python -m experiments figure5 --benchmark scenes-small`."""
+"""Figure 5 of the paper: `python -m experiments figure5 --benchmark scenes-small`."""
 
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs import figure5 as card
 from configs.figure5 import Figure5Config
 from experiments._benchmarks import load_benchmark
-from experiments._collections import Collection, Outcome, time_calls
+from experiments._collections import Collection, Outcome
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
+from experiments._timing import time_calls
 from experiments.reporting._charts import (
     Chart,
     HorizontalLine,
@@ -20,26 +20,26 @@ from experiments.reporting._charts import (
 
 from ._methods import PAPER_SETTINGS, method_outcome
 
-_TIMED = 8  # Queries whose time is taken together.
+_BATCH = 8  # Queries that are timed together.
 
 
 def measure(
     config: Figure5Config, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Diffuses short lists, draws `figure5_BENCHMARK`.
+    """Restricts diffusion to short lists and draws `figure5_BENCHMARK`.
 
     Args:
-        config: Which lengths on which benchmark.
-        workdir: Keeps pictures and index.
+        config: Lengths of short lists, and the benchmark.
+        workdir: Caches pictures and index.
         records: Folder of the record files and charts.
 
     Returns:
-        What was found.
+        The findings.
     """
     collection = load_benchmark(config, workdir)
     settings = {"k": config.k, "query_k": config.k}
-    found, whole = _search("the whole database", collection, settings)
-    against = whole["method"], found.precision
+    whole = _search("the whole database", collection, settings)
+    baseline = "the whole database", whole.outcome.precision
     m = collection.index.num_images
     lengths = sorted({max(1, round(share * m)) for share in config.shares})
     entries = [
@@ -47,9 +47,9 @@ def measure(
             f"the best {length}",
             collection,
             {**settings, "shortlist": length},
-            against=against,
+            against=[baseline],
             length=length,
-        )[1]
+        ).entry
         for length in lengths
     ]
     chart = Chart(
@@ -67,28 +67,38 @@ def measure(
         levels=[
             HorizontalLine(
                 "on the whole database, "
-                f"{format_milliseconds(whole['seconds_per_query'])} a query",
-                to_percent(whole["mean_ap"]),
+                f"{format_milliseconds(whole.entry['seconds_per_query'])} a query",
+                to_percent(whole.entry["mean_ap"]),
             )
         ],
     )
     write_chart(records / f"figure5_{config.label}", chart)
-    return Findings(collection, [whole, *entries])
+    return Findings(collection, [whole.entry, *entries])
+
+
+class _Search(NamedTuple):
+    """Search at some settings.
+
+    Attributes:
+        outcome: Quality of the answers.
+        entry: Entry of the record, with the seconds per query.
+    """
+
+    outcome: Outcome
+    entry: dict[str, Any]
 
 
 def _search(
-    name: str, collection: Collection, settings: dict[str, int], **more: Any
-) -> tuple[Outcome, dict[str, Any]]:
-    """Searches at some settings: what is found, and the entry of a record."""
-    found = method_outcome("regional diffusion", collection, **settings)
-    index = collection.build_index(
-        dataclasses.replace(PAPER_SETTINGS["regional"], **settings)
-    )
-    few = collection.query_ids < _TIMED
-    some = collection.regions[few], collection.query_ids[few]
-    (took,) = time_calls(lambda: index.search(*some, top=10).scores)
-    each = took / int(some[1][-1] + 1)
-    return found, collection.make_entry(name, found, seconds_per_query=each, **more)
+    name: str, collection: Collection, settings: dict[str, int], **facts: Any
+) -> _Search:
+    """Searches at some settings and times a batch of queries."""
+    outcome = method_outcome("regional diffusion", collection, **settings)
+    index = collection.build_index(PAPER_SETTINGS["regional"].replace(**settings))
+    is_in_batch = collection.query_ids < _BATCH
+    batch = collection.regions[is_in_batch], collection.query_ids[is_in_batch]
+    (seconds,) = time_calls(lambda: index.search(*batch, top=10).scores)
+    facts["seconds_per_query"] = seconds / int(batch[1][-1] + 1)
+    return _Search(outcome, collection.make_entry(name, outcome, **facts))
 
 
 run = make_recorded_run("figure5", measure)

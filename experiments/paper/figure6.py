@@ -1,4 +1,4 @@
-"""The paper's figure 6: `python -m experiments figure6 --benchmark scenes-small`."""
+"""Figure 6 of the paper: `python -m experiments figure6 --benchmark scenes-small`."""
 
 import pathlib
 from typing import Any
@@ -14,23 +14,21 @@ from experiments._collections import Collection
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
 from experiments.reporting._charts import Chart, Line, to_percent, write_chart
 
-from ._gains import Gains, measure_gains
-
-_METHODS = "global diffusion", "regional diffusion"
+from ._gains import COMPARED, Gains, entries_of_both, measure_gains
 
 
 def measure(
     config: Figure6Config, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Bins positives by area, draws `figure6_BENCHMARK`.
+    """Bins positives by area and draws `figure6_BENCHMARK`.
 
     Args:
-        config: How, on which benchmark.
-        workdir: Keeps pictures and index.
+        config: Bins and graphs, and the benchmark.
+        workdir: Caches pictures and index.
         records: Folder of the record files and charts.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         ValueError: If the benchmark's pictures have no boxes, or there are fewer
@@ -49,9 +47,10 @@ def measure(
             f"bins must be at most the {len(area)} positives, got {config.bins}."
         )
     edges = np.quantile(area, np.linspace(0, 1, config.bins + 1))
-    number = np.clip(np.searchsorted(edges, area, side="right") - 1, 0, config.bins - 1)
+    bins = np.clip(np.searchsorted(edges, area, side="right") - 1, 0, config.bins - 1)
     results = [
-        _entry(number == one, area, gains, collection) for one in range(config.bins)
+        _bin_entry(bins == number, area, gains, collection)
+        for number in range(config.bins)
     ]
     chart = Chart(
         title=f"Precision by the object's area, {config.label}",
@@ -65,32 +64,36 @@ def measure(
                 low=[to_percent(entry[f"{method}, low"]) for entry in results],
                 high=[to_percent(entry[f"{method}, high"]) for entry in results],
             )
-            for method in _METHODS
+            for method in COMPARED
         ],
         log_x=True,
     )
     write_chart(records / f"figure6_{config.label}", chart)
-    return Findings(collection, results)
+    return Findings(collection, [*entries_of_both(collection, gains), *results])
 
 
-def _entry(
-    own: Bool[np.ndarray, " p"], area: np.ndarray, gains: Gains, collection: Collection
+def _bin_entry(
+    in_bin: Bool[np.ndarray, " p"],
+    area: np.ndarray,
+    gains: Gains,
+    collection: Collection,
 ) -> dict[str, Any]:
-    """Mean precision in a bin by both methods, and the paired difference."""
-    objects = [collection.truth.objects[number] for number in gains.query[own]]
+    """Averages precision in a bin by both methods, with the paired difference."""
+    objects = [collection.truth.objects[number] for number in gains.query[in_bin]]
     drawing: dict[str, Any] = {"groups": objects, "seed": 0}
     entry: dict[str, Any] = {
-        "area": float(np.exp(np.mean(np.log(area[own])))),
-        "positives": int(own.sum()),
+        "area": float(np.exp(np.mean(np.log(area[in_bin])))),
+        "positives": int(in_bin.sum()),
     }
-    for place, method in enumerate(_METHODS):
-        found = bootstrap_interval(gains.precision[own, place], **drawing)
+    precision = gains.precision[in_bin]
+    for method, values in zip(COMPARED, precision.T, strict=True):
+        interval = bootstrap_interval(values, **drawing)
         entry |= {
-            method: found.mean,
-            f"{method}, low": found.low,
-            f"{method}, high": found.high,
+            method: interval.mean,
+            f"{method}, low": interval.low,
+            f"{method}, high": interval.high,
         }
-    gain = paired_bootstrap(gains.precision[own, 1], gains.precision[own, 0], **drawing)
+    gain = paired_bootstrap(precision[:, 1], precision[:, 0], **drawing)
     return entry | {"gain": gain.mean, "gain, low": gain.low, "gain, high": gain.high}
 
 

@@ -1,4 +1,4 @@
-"""The paper's figure 7: `python -m experiments figure7 --benchmark scenes-small`."""
+"""Figure 7 of the paper: `python -m experiments figure7 --benchmark scenes-small`."""
 
 import pathlib
 from typing import Any
@@ -14,27 +14,27 @@ from experiments._benchmarks import load_benchmark
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
 from experiments.reporting._figure import write_figure
 
-from ._gains import Gains, measure_gains
+from ._gains import Gains, entries_of_both, measure_gains
 
 _INTRO = (
     "Right answers that regional diffusion ranks higher than global diffusion does, "
-    "those first that gain most ranks; how many stands where scores do. Under each the "
-    "precision down to its rank by global → by regional diffusion."
+    "largest gain of ranks first; the number of ranks is in the place of the score. "
+    "Below each answer: precision down to its rank by global → by regional diffusion."
 )
 
 
 def measure(
     config: Figure7Config, workdir: pathlib.Path, *, records: pathlib.Path
 ) -> Findings:
-    """Shows what was gained, on `figure7_BENCHMARK.html`, and appends its record.
+    """Writes the page `figure7_BENCHMARK.html` and its first query as PNG.
 
     Args:
-        config: What to show of which benchmark.
-        workdir: Keeps pictures and index.
+        config: Queries to show, graphs, and the benchmark.
+        workdir: Caches pictures and index.
         records: Folder of the record files and of the page.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         ValueError: If the benchmark has no pictures.
@@ -64,21 +64,21 @@ def measure(
     )
     write_figure(records / f"{name}.png", comparisons[0], top=min(6, config.answers))
     results = [_entry(query, gains, benchmark) for query in shown]
-    return Findings(collection, results)
+    return Findings(collection, [*entries_of_both(collection, gains), *results])
 
 
 def _select_queries(gains: Gains, benchmark: Benchmark, count: int) -> list[int]:
-    """Queries whose average precision gains most, one an object."""
+    """Selects the queries whose average precision gains most, one per object."""
     before, after = gains.average_precision.T
     order = np.argsort(before - after, kind="stable")
-    found: dict[str, int] = {}
+    query_of_object: dict[str, int] = {}
     for query in order[~np.isnan((before - after)[order])].tolist():
-        found.setdefault(benchmark.objects[query], query)
-    return list(found.values())[:count]
+        query_of_object.setdefault(benchmark.objects[query], query)
+    return list(query_of_object.values())[:count]
 
 
 def _order_by_gain(query: int, gains: Gains) -> np.ndarray:
-    """Rows of a query's positives, most ranks gained first."""
+    """Sorts the rows of a query's positives, most ranks gained first."""
     rows = np.flatnonzero(gains.query == query)
     gained = gains.ranks[rows, 0] - gains.ranks[rows, 1]
     return rows[np.argsort(-gained, kind="stable")]

@@ -1,44 +1,34 @@
-"""Mixtures instead of all regions: `python -m experiments reduction scenes`."""
+"""Mixtures in place of all regions: `python -m experiments reduction scenes`."""
 
-import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Array, Float, Int
 
-from configs import reduction
+from configs import reduction as card
 from configs.reduction import ReductionConfig
-from diffjax.caches import cache_folder, enable_compilation_cache
 from diffjax.index import Index
 from diffjax.pooling import pool
 from diffjax.regions import CovarianceType, reduce_regions
-from diffjax.report import (
-    append_record,
-    caption,
-    difference_table,
-    make_record,
-    mean_ap_table,
-    text_table,
-)
-from experiments._collections import Collection, load_collection, time_calls
+from diffjax.report import append_record, make_record
+from experiments._collections import Collection, load_collection
+from experiments._runner import print_record, run_from_command_line
+from experiments._timing import time_calls
 
-from .evaluate import RECORDS
-
-_BATCH = 8  # Queries whose time is taken together.
+_BATCH = 8  # Queries that are timed together.
 
 
 class _NodeVectors(NamedTuple):
-    """What a graph is made of.
+    """Vectors of the nodes of a graph.
 
     Attributes:
-        name: How many vectors an image has, and of what kind.
+        name: Number of vectors of an image, and their kind.
         vectors: Unit vectors.
-        image_ids: Image of every one.
-        facts: What is known of them.
+        image_ids: Image of every vector.
+        facts: Measurements for the record.
     """
 
     name: str
@@ -48,12 +38,12 @@ class _NodeVectors(NamedTuple):
 
 
 class _SearchedGraph(NamedTuple):
-    """A graph that was searched.
+    """Graph with its answers.
 
     Attributes:
-        name: Of its vectors, with k.
+        name: Name of the vectors, with k.
         scores: Scores of all images for all queries.
-        facts: Its size and times.
+        facts: Size and times for the record.
     """
 
     name: str
@@ -67,8 +57,8 @@ def run(
     """Searches with all regions and with means, and adds to `reduction_NAME.jsonl`.
 
     Args:
-        config: What to compare.
-        workdir: Keeps pictures and index.
+        config: Mixtures and graphs.
+        workdir: Caches pictures and index.
         records: Folder of the record files.
 
     Returns:
@@ -78,23 +68,23 @@ def run(
     collection = load_collection(config.benchmark, config.folder, workdir)
     base = collection.index
     regions = _NodeVectors("all regions", base.vectors, base.image_ids, {})
-    own = _search(collection, regions, k=base.config.k)
-    against = own.name, collection.precision(own.scores)
+    reference = _search(collection, regions, k=base.config.graph.k)
+    against = [(reference.name, collection.precision(reference.scores))]
     results = [
-        collection.make_entry(own.name, own.scores, **own.facts),
+        collection.make_entry(reference.name, reference.scores, **reference.facts),
         *(
             collection.make_entry(
-                other.name, other.scores, against=against, **other.facts
+                searched.name, searched.scores, against=against, **searched.facts
             )
-            for other in _search_others(collection, config, regions)
+            for searched in _search_others(collection, config, regions)
         ),
     ]
     name = collection.truth.name
     record = make_record(
         f"reduction, {name}",
         settings={
-            **collection.sizes(),
-            **dataclasses.asdict(config.folder.index),
+            **collection.settings,
+            **config.folder.index.by_name(),
             "restarts": config.restarts,
             "steps": config.steps,
             "regularization": config.regularization,
@@ -110,7 +100,7 @@ def run(
 def _search_others(
     collection: Collection, config: ReductionConfig, regions: _NodeVectors
 ) -> Iterator[_SearchedGraph]:
-    """Searches all regions with other k, then every kind of means."""
+    """Searches all regions with other values of k, then every kind of means."""
     for k in config.all_k:
         yield _search(collection, regions, k=k)
     for components in config.components:
@@ -138,31 +128,30 @@ def _reduce(
             regularization=config.regularization,
         )
 
-    found = reduce()
+    means = reduce()
     return _NodeVectors(
         name=f"{components} {covariance} means",
-        vectors=found.vectors,
-        image_ids=np.asarray(found.image_ids),
+        vectors=means.vectors,
+        image_ids=np.asarray(means.image_ids),
         facts={"seconds_reduction": time_calls(reduce)[0]},
     )
 
 
-def _search(collection: Collection, given: _NodeVectors, *, k: int) -> _SearchedGraph:
-    settings = dataclasses.replace(
-        collection.index.config,
+def _search(collection: Collection, nodes: _NodeVectors, *, k: int) -> _SearchedGraph:
+    settings = collection.index.config.replace(
         dim=None,  # The vectors are whitened already.
         k=k,
         query_k=k,
         warn_residual=np.inf,  # Residuals are in the record.
     )
-    index = Index.build(given.vectors, given.image_ids, config=settings)
+    index = Index.build(nodes.vectors, nodes.image_ids, config=settings)
     regions, ids = collection.regions, collection.query_ids
     solution = index.search(regions, ids, top=1).solution
-    few = ids < _BATCH
-    some = regions[few], ids[few]
-    (took,) = time_calls(lambda: index.search(*some, top=10).scores)
+    is_in_batch = ids < _BATCH
+    batch = regions[is_in_batch], ids[is_in_batch]
+    (seconds,) = time_calls(lambda: index.search(*batch, top=10).scores)
     return _SearchedGraph(
-        name=f"{given.name}, k {k}",
+        name=f"{nodes.name}, k {k}",
         scores=pool(
             solution.value,
             index.image_ids,
@@ -173,25 +162,20 @@ def _search(collection: Collection, given: _NodeVectors, *, k: int) -> _Searched
             "nodes": index.graph.num_nodes,
             "edges": index.graph.indices.shape[0] // 2,
             "largest_residual": float(np.max(np.asarray(solution.residual))),
-            **given.facts,
-            "seconds_per_query": took / int(some[1][-1] + 1),
+            **nodes.facts,
+            "seconds_per_query": seconds / int(batch[1][-1] + 1),
         },
     )
 
 
+def _print_with_sizes(record: Mapping[str, Any]) -> None:
+    print_record(record)
+    for entry in record["results"]:
+        names = "nodes", "edges", "seconds_reduction", "seconds_per_query"
+        facts = [f"{name} {entry[name]:.4g}" for name in names if name in entry]
+        print(f"{entry['method']}: {', '.join(facts)}")
+
+
 def main() -> None:
-    """Reads the command line: a collection's name, then what to change."""
-    enable_compilation_cache()
-    card = reduction.__doc__ or ""
-    config = tyro.extras.overridable_config_cli(
-        {name: (card, config) for name, config in reduction.full().items()},
-        prog="python -m experiments reduction",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    print(text_table(*mean_ap_table(record["results"])))
-    print(text_table(*difference_table(record["results"])))
-    for result in record["results"]:
-        facts = "nodes", "edges", "seconds_reduction", "seconds_per_query"
-        told = [f"{fact} {result[fact]:.4g}" for fact in facts if fact in result]
-        print(f"{result['method']}: {', '.join(told)}")
-    print(caption(record))
+    """Reads the command line, reduces, searches and records."""
+    run_from_command_line("reduction", card, run, show=_print_with_sizes)

@@ -1,27 +1,25 @@
 """Solvers side by side: `python -m experiments solvers scenes`."""
 
-import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
+from jaxtyping import Float
 
-from configs import solvers
+from configs import solvers as card
 from configs.solvers import SolversConfig
-from diffjax.caches import cache_folder, enable_compilation_cache
 from diffjax.diffusion import SolverName, diffuse, query_vectors
 from diffjax.graph import affinity, normalize, truncate
 from diffjax.pooling import pool
 from diffjax.report import append_record, make_record
 from experiments._collections import Collection, load_collection
-
-from .evaluate import RECORDS
+from experiments._runner import run_from_command_line
 
 _ITERATED: tuple[SolverName, ...] = ("cg", "iterate")
-_TOP = 100
+_TOP = 100  # First regions that are compared with the dense solution's.
+_BATCH = 64  # Queries that are solved together.
 
 
 def run(
@@ -30,8 +28,8 @@ def run(
     """Solves by every solver and appends a record to `solvers_NAME.jsonl`.
 
     Args:
-        config: What to solve.
-        workdir: Keeps pictures and index.
+        config: Systems to solve, and numbers of iterations.
+        workdir: Caches pictures and index.
         records: Folder of the record files.
 
     Returns:
@@ -41,7 +39,7 @@ def run(
     results = [*_agreement(collection, config), *_curve(collection, config)]
     record = make_record(
         f"solvers, {collection.truth.name}",
-        settings={**collection.sizes(), **dataclasses.asdict(config.folder.index)},
+        settings={**collection.settings, **config.folder.index.by_name()},
         results=results,
         seed=0,
     )
@@ -56,8 +54,8 @@ def _right_hand_sides(collection: Collection) -> jax.Array:
         collection.index.vectors,
         collection.regions,
         collection.query_ids,
-        k=settings.query_k,
-        gamma=settings.gamma,
+        k=settings.search.query_k,
+        gamma=settings.graph.gamma,
     )
 
 
@@ -66,29 +64,29 @@ def _agreement(collection: Collection, config: SolversConfig) -> list[dict[str, 
     index = collection.index
     y = _right_hand_sides(collection)[:, : config.compared]
     n = min(config.nodes, len(index.image_ids))
-    # The nodes that the queries touch, then others, in the graph that is left of them.
-    order = np.argsort(-np.asarray(y.max(1)), kind="stable")[:n]
-    raw = affinity(index.neighbors, gamma=index.config.gamma)
-    graph = normalize(truncate(raw, np.sort(order)))
-    y = y[np.sort(order)]
-    alpha = index.config.alpha
+    # The subgraph of the queries' neighbours, then of other nodes.
+    nodes = np.sort(np.argsort(-np.asarray(y.max(1)), kind="stable")[:n])
+    raw = affinity(index.neighbors, gamma=index.config.graph.gamma)
+    graph = normalize(truncate(raw, nodes))
+    y = y[nodes]
+    alpha = index.config.search.alpha
     dense = np.eye(n) - alpha * graph.to_scipy().toarray().astype(np.float64)
     expected = np.linalg.solve(dense, np.asarray(y, np.float64))
     best = np.argsort(-expected, axis=0)[:_TOP]
     results = []
     for solver in config.solvers:
-        found = diffuse(graph, y, alpha=alpha, solver=solver, max_steps=5_000)
-        value = np.asarray(found.value, np.float64)
-        own = np.argsort(-value, axis=0)[:_TOP]
-        shared = [len(set(a) & set(b)) for a, b in zip(best.T, own.T, strict=True)]
+        solution = diffuse(graph, y, alpha=alpha, solver=solver, max_steps=5_000)
+        value = np.asarray(solution.value, np.float64)
+        first = np.argsort(-value, axis=0)[:_TOP]
+        shared = [len(set(a) & set(b)) for a, b in zip(best.T, first.T, strict=True)]
         results.append(
             {
                 "solver": solver,
                 "nodes": n,
                 "difference": float(np.abs(value - expected).max() / expected.max()),
                 "overlap": float(np.mean(shared) / min(_TOP, n)),
-                "residual": float(found.residual.max()),
-                "steps": int(found.num_steps.max()),
+                "residual": float(solution.residual.max()),
+                "steps": int(solution.num_steps.max()),
             }
         )
     return results
@@ -96,43 +94,57 @@ def _agreement(collection: Collection, config: SolversConfig) -> list[dict[str, 
 
 def _curve(collection: Collection, config: SolversConfig) -> list[dict[str, Any]]:
     """Measures mAP after some iterations of both methods."""
-    index = collection.index
     y = _right_hand_sides(collection)
-    results = []
-    for solver in _ITERATED:
-        for steps in config.steps:
-            scores, residual = [], 0.0
-            for part in range(0, y.shape[1], 64):
-                found = diffuse(
-                    index.graph,
-                    y[:, part : part + 64],
-                    alpha=index.config.alpha,
-                    solver=solver,
-                    max_steps=steps,
-                )
-                pooled = pool(found.value, index.image_ids, weights=index.weights)
-                scores.append(pooled)
-                residual = max(residual, float(found.residual.max()))
-            mean = collection.precision(jnp.concatenate(scores, axis=1)).mean()
-            results.append(
-                {
-                    "solver": solver,
-                    "steps": steps,
-                    "mean_ap": float(mean),
-                    "residual": residual,
-                }
-            )
-    return results
+    runs = {
+        (solver, steps): _solve_in_batches(collection, y, solver, steps)
+        for solver in _ITERATED
+        for steps in config.steps
+    }
+    end = _ITERATED[0], config.steps[-1]
+    baseline = "{}, {} steps".format(*end), runs[end].precision
+    return [
+        collection.make_entry(
+            f"{solver}, {steps} steps",
+            run.precision,
+            against=[] if (solver, steps) == end else [baseline],
+            solver=solver,
+            steps=steps,
+            residual=run.residual,
+        )
+        for (solver, steps), run in runs.items()
+    ]
+
+
+class _SolverRun(NamedTuple):
+    """Quality of a solver's answers after some iterations.
+
+    Attributes:
+        precision: Average precision of every query.
+        residual: Largest relative residual.
+    """
+
+    precision: Float[np.ndarray, " q"]
+    residual: float
+
+
+def _solve_in_batches(
+    collection: Collection, y: jax.Array, solver: SolverName, steps: int
+) -> _SolverRun:
+    index = collection.index
+    scores, residual = [], 0.0
+    for start in range(0, y.shape[1], _BATCH):
+        solution = diffuse(
+            index.graph,
+            y[:, start : start + _BATCH],
+            alpha=index.config.search.alpha,
+            solver=solver,
+            max_steps=steps,
+        )
+        scores.append(pool(solution.value, index.image_ids, weights=index.weights))
+        residual = max(residual, float(solution.residual.max()))
+    return _SolverRun(collection.precision(jnp.concatenate(scores, axis=1)), residual)
 
 
 def main() -> None:
-    """Reads the command line: a collection's name, then what to change."""
-    enable_compilation_cache()
-    card = solvers.__doc__ or ""
-    config = tyro.extras.overridable_config_cli(
-        {name: (card, config) for name, config in solvers.full().items()},
-        prog="python -m experiments solvers",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    for result in record["results"]:
-        print("  ".join(f"{name} {value}" for name, value in result.items()))
+    """Reads the command line, solves and records."""
+    run_from_command_line("solvers", card, run)

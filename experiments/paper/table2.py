@@ -9,7 +9,6 @@ import numpy as np
 from configs import paper
 from configs import table2 as card
 from configs.table2 import TRIED_SETTINGS, Table2Config
-from diffjax.evaluation import bootstrap_interval, paired_bootstrap, paired_test
 from diffjax.progress import progress_bars
 from experiments._benchmarks import find_benchmark, load_benchmark
 from experiments._collections import Collection
@@ -18,7 +17,7 @@ from experiments._runner import Findings, make_recorded_run, run_from_command_li
 from ._methods import METHODS
 from ._tuning import TunedMethod, halve_objects, tune_method
 
-_AGAINST, _LOCAL = "regional diffusion", "HQE on SIFT"
+_BASELINE, _LOCAL = "regional diffusion", "HQE on SIFT"
 
 
 def measure(
@@ -27,12 +26,12 @@ def measure(
     """Tunes and tests every method.
 
     Args:
-        config: Which methods on which benchmark.
-        workdir: Keeps pictures, index and what every trial found.
-        records: Nothing is drawn there.
+        config: Methods, and the benchmark.
+        workdir: Caches pictures, index and outcomes of trials.
+        records: Not used: nothing is drawn.
 
     Returns:
-        What was found.
+        The findings.
 
     Raises:
         ValueError: If a method is unknown, or the benchmark has a single object.
@@ -43,7 +42,7 @@ def measure(
         )
     del records
     if config.descriptors is None:
-        # What can't be halved is told before hours are spent on describing it.
+        # An error here comes before hours of describing pictures.
         halve_objects(find_benchmark(config, workdir).objects, seed=config.seed)
     collection = load_benchmark(config, workdir)
     second = halve_objects(collection.truth.objects, seed=config.seed)
@@ -66,7 +65,7 @@ def measure(
                 ),
             )
         progress("comparing methods", len(names), len(names))
-    # A row that is missing must not look as if nobody had thought of it.
+    # The record says why a row is missing.
     left_out = [name for name in config.methods if name not in names]
     return Findings(
         collection,
@@ -86,37 +85,24 @@ def _entry(
     collection: Collection,
     config: Table2Config,
 ) -> dict[str, Any]:
-    drawing: dict[str, Any] = {
-        "groups": collection.truth.objects,
-        "seed": config.seed,
-    }
     row = rows[name]
-    own = bootstrap_interval(row.outcome.precision, **drawing)
-    entry: dict[str, Any] = {
-        "method": name,
-        "group": METHODS[name].group,
-        "mean_ap": own.mean,
-        "low": own.low,
-        "high": own.high,
-        **row.outcome.means(),
-        "first_mean_ap": float(np.nanmean(row.untuned_precision)),
-        "tried": row.tried,
-        "chosen": row.settings_text,
-    }
-    wide = collection.facts["dim"] == 2048
-    values = (paper.TABLE2_2048 if wide else paper.TABLE2).get(name)
-    entry |= paper.paper_entry(config.benchmark, values, name)
-    if name != _AGAINST and _AGAINST in rows:
-        other = rows[_AGAINST].outcome.precision
-        pair = paired_bootstrap(row.outcome.precision, other, **drawing)
-        entry["differences"] = [
-            {
-                "against": _AGAINST,
-                **pair._asdict(),
-                "p": paired_test(row.outcome.precision, other, **drawing),
-            }
-        ]
-    return entry
+    is_2048d = collection.index.vectors.shape[1] == 2048
+    values = (paper.TABLE2_2048 if is_2048d else paper.TABLE2).get(name)
+    against = []
+    if name != _BASELINE and _BASELINE in rows:
+        against.append((_BASELINE, rows[_BASELINE].outcome.precision))
+    return collection.make_entry(
+        name,
+        row.outcome,
+        against=against,
+        seed=config.seed,
+        test=True,
+        group=METHODS[name].group,
+        first_mean_ap=float(np.nanmean(row.untuned_precision)),
+        tried=row.tried,
+        chosen=row.settings_text,
+        **paper.paper_entry(config.benchmark, values, name),
+    )
 
 
 run = make_recorded_run("table2", measure)

@@ -1,29 +1,28 @@
-"""Other queries, short lists, offline rows: `python -m experiments variants scenes`."""
+"""Variants of queries and solutions: `python -m experiments variants scenes`."""
 
-import dataclasses
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Float
 
-from configs import variants
+from configs import variants as card
 from configs.variants import VariantsConfig
-from diffjax.caches import cache_folder, enable_compilation_cache
 from diffjax.diffusion import diffuse, diffuse_conventional, query_vectors
 from diffjax.index import IndexConfig
 from diffjax.pooling import pool
 from diffjax.report import append_record, make_record
-from experiments._collections import Collection, load_collection, time_calls
+from experiments._collections import Collection, load_collection
+from experiments._entries import Baseline
+from experiments._runner import run_from_command_line
+from experiments._timing import time_calls
 
-from .evaluate import RECORDS
-
-_OWN = "the paper's queries on the whole graph"
-_BATCH = 8  # Queries whose time is taken together.
+_REFERENCE = "the paper's queries on the whole graph"
+_TIMED = 8  # Queries that are timed together.
+_BATCH = 64  # Queries that are solved together.
 
 
 def run(
@@ -32,25 +31,25 @@ def run(
     """Measures every variant and appends a record to `variants_NAME.jsonl`.
 
     Args:
-        config: Which variants.
-        workdir: Keeps pictures and index.
+        config: Variants and their sizes.
+        workdir: Caches pictures and index.
         records: Folder of the record files.
 
     Returns:
         The record.
     """
     collection = load_collection(config.benchmark, config.folder, workdir)
-    own, entry = _paper_entry(collection)
-    against = _OWN, collection.precision(own)
+    scores, seconds = _search(collection, collection.index.config)
+    against = [(_REFERENCE, collection.precision(scores))]
     results = [
-        entry,
+        collection.make_entry(_REFERENCE, scores, seconds_per_query=seconds),
         *_queries(collection, config, against),
         *_searches(collection, config, against),
         *_times(collection, config),
     ]
     record = make_record(
         f"variants, {collection.truth.name}",
-        settings={**collection.sizes(), **dataclasses.asdict(config.folder.index)},
+        settings={**collection.settings, **config.folder.index.by_name()},
         results=results,
         seed=0,
     )
@@ -59,28 +58,33 @@ def run(
     return record
 
 
-def _paper_entry(collection: Collection) -> tuple[Float[Array, "m q"], dict[str, Any]]:
-    scores, took = _search(collection, collection.index.config)
-    return scores, collection.make_entry(_OWN, scores, seconds_per_query=took)
+class _TimedScores(NamedTuple):
+    """Scores of all images for all queries, and the time of a query.
+
+    Attributes:
+        scores: Scores.
+        seconds: Seconds per query, of a batch.
+    """
+
+    scores: Float[Array, "m q"]
+    seconds: float
 
 
-def _search(
-    collection: Collection, settings: IndexConfig
-) -> tuple[Float[Array, "m q"], float]:
-    """Searches with other settings: scores of all images, seconds a query."""
+def _search(collection: Collection, settings: IndexConfig) -> _TimedScores:
+    """Searches with other settings."""
     index = collection.build_index(settings)
-    few = collection.query_ids < _BATCH
-    rows, ids = collection.regions[few], collection.query_ids[few]
-    (took,) = time_calls(lambda: index.search(rows, ids, top=10).scores)
-    return collection.scores(index), took / (ids[-1] + 1)
+    is_timed = collection.query_ids < _TIMED
+    rows, ids = collection.regions[is_timed], collection.query_ids[is_timed]
+    (seconds,) = time_calls(lambda: index.search(rows, ids, top=10).scores)
+    return _TimedScores(collection.scores(index), seconds / (ids[-1] + 1))
 
 
 def _queries(
     collection: Collection,
     config: VariantsConfig,
-    against: tuple[str, Float[np.ndarray, " q"]],
+    against: Sequence[Baseline],
 ) -> Iterator[dict[str, Any]]:
-    """The paper's reason for its queries: cut or not, and the conventional way."""
+    """Searches by query vectors without truncation, and by inserted queries."""
     index, ids = collection.index, collection.query_ids
     settings = index.config
     n = len(index.image_ids)
@@ -88,97 +92,98 @@ def _queries(
     def pooled(value):
         return pool(value, index.image_ids, weights=index.weights)
 
-    parts = []
-    for part in _query_batches(collection):
+    batches = []
+    for regions_and_ids in _query_batches(collection):
         y = query_vectors(
-            index.vectors, *part, k=settings.query_k, gamma=settings.gamma, keep=n
+            index.vectors,
+            *regions_and_ids,
+            k=settings.search.query_k,
+            gamma=settings.graph.gamma,
+            keep=n,
         )
-        parts.append(pooled(diffuse(index.graph, y, alpha=settings.alpha).value))
-    scores = jnp.concatenate(parts, axis=1)
+        batches.append(
+            pooled(diffuse(index.graph, y, alpha=settings.search.alpha).value)
+        )
+    scores = jnp.concatenate(batches, axis=1)
     yield collection.make_entry("k per region, all of y kept", scores, against=against)
     count = min(config.inserted, collection.num_queries)
-    some = ids < count
-    found = diffuse_conventional(
+    is_first = ids < count
+    solution = diffuse_conventional(
         index.vectors,
         index.neighbors,
-        collection.regions[some],
-        ids[some],
-        gamma=settings.gamma,
-        alpha=settings.alpha,
+        collection.regions[is_first],
+        ids[is_first],
+        gamma=settings.graph.gamma,
+        alpha=settings.search.alpha,
     )
     yield collection.first_queries(count).make_entry(
         f"inserted queries, the first {count}",
-        pooled(found.value),
-        against=(against[0], against[1][:count]),
+        pooled(solution.value),
+        against=[(name, precision[:count]) for name, precision in against],
     )
 
 
 def _query_batches(collection: Collection) -> Iterator[tuple[jax.Array, np.ndarray]]:
-    """Regions and ids of 64 queries at a time."""
+    """Splits regions and ids of the queries into batches."""
     ids = collection.query_ids
-    for start in range(0, collection.num_queries, 64):
-        own = (ids >= start) & (ids < start + 64)
-        yield collection.regions[own], ids[own] - start
+    for start in range(0, collection.num_queries, _BATCH):
+        is_in_batch = (ids >= start) & (ids < start + _BATCH)
+        yield collection.regions[is_in_batch], ids[is_in_batch] - start
 
 
 def _searches(
     collection: Collection,
     config: VariantsConfig,
-    against: tuple[str, Float[np.ndarray, " q"]],
+    against: Sequence[Baseline],
 ) -> Iterator[dict[str, Any]]:
-    """Short lists cut early and late, with both tails, and offline solutions."""
+    """Searches short lists, truncated early and late, and offline solutions."""
     base = collection.index.config
-    cases = {"official queries": {"rule": "official"}}
+    cases: dict[str, dict[str, Any]] = {"official queries": {"rule": "official"}}
     for size in config.shortlists:
         if size < collection.index.num_images:
             cases |= {
                 f"short list of {size}, early": {"shortlist": size},
-                f"short list of {size}, late": {"shortlist": size, "cut": "late"},
+                f"short list of {size}, late": {
+                    "shortlist": size,
+                    "renormalize_shortlist": False,
+                },
                 f"short list of {size}, early, zero tail": {
                     "shortlist": size,
-                    "tail": "zero",
+                    "outside_shortlist": "zero",
                 },
             }
     for size in config.offline:
-        cases[f"offline on {size} nodes"] = {"offline": size, "cut": "late"}
+        cases[f"offline on {size} nodes"] = {"offline_neighbors": size}
     for name, change in cases.items():
-        scores, took = _search(collection, dataclasses.replace(base, **change))
+        scores, seconds = _search(collection, base.replace(**change))
         yield collection.make_entry(
-            name, scores, against=against, seconds_per_query=took
+            name, scores, against=against, seconds_per_query=seconds
         )
 
 
 def _times(collection: Collection, config: VariantsConfig) -> Iterator[dict[str, Any]]:
-    """Seconds of right-hand side and diffusion by the number of a query's regions."""
+    """Measures seconds of right-hand side and diffusion by regions per query."""
     index, settings = collection.index, collection.index.config
     for count in config.regions:
-        # Regions of the database, so that all counts ask for what is there.
-        rows = index.vectors[jnp.arange(_BATCH * count) % len(index.image_ids)]
-        ids = np.repeat(np.arange(_BATCH), count)
+        # Regions of the database serve as queries of any number of regions.
+        rows = index.vectors[jnp.arange(_TIMED * count) % len(index.image_ids)]
+        ids = np.repeat(np.arange(_TIMED), count)
 
-        def ask(rows=rows, ids=ids):
-            return query_vectors(index.vectors, rows, ids, k=settings.query_k)
+        def make_y(rows=rows, ids=ids):
+            return query_vectors(index.vectors, rows, ids, k=settings.search.query_k)
 
-        y = ask()
-        took, solve = time_calls(
-            ask, lambda y=y: diffuse(index.graph, y, rtol=0.0).value
+        y = make_y()
+        seconds_y, seconds_solve = time_calls(
+            make_y, lambda y=y: diffuse(index.graph, y, rtol=0.0).value
         )
         yield {
             "regions_per_query": count,
-            "seconds_right_hand_side": took / _BATCH,
-            "seconds_diffusion": solve / _BATCH,
+            "seconds_right_hand_side": seconds_y / _TIMED,
+            "seconds_diffusion": seconds_solve / _TIMED,
             "columns": y.shape[1],
         }
 
 
 def main() -> None:
-    """Reads the command line: a collection's name, then what to change."""
-    enable_compilation_cache()
-    card = variants.__doc__ or ""
-    config = tyro.extras.overridable_config_cli(
-        {name: (card, config) for name, config in variants.full().items()},
-        prog="python -m experiments variants",
-    )
-    record = run(config, cache_folder() / "experiments", records=RECORDS)
-    for result in record["results"]:
-        print("  ".join(f"{name} {value}" for name, value in result.items()))
+    """Reads the command line, searches and records."""
+    run_from_command_line("variants", card, run)

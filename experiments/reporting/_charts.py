@@ -1,4 +1,4 @@
-"""Charts of what an experiment measured over one of its settings, as SVG and PNG."""
+"""Charts of measurements over one setting, as SVG and PNG."""
 
 import os
 import pathlib
@@ -14,16 +14,15 @@ Numbers = Sequence[float] | Real[np.ndarray, " n"]
 
 
 class Line(NamedTuple):
-    """What was measured at several values of a setting.
+    """Measurements at several values of a setting.
 
     Attributes:
-        name: What to call it in the legend.
-        x: Values of the setting, none below the one before it.
-        y: What was measured, one number for each of `x`.
+        name: Name in the legend.
+        x: Values of the setting, in ascending order.
+        y: Measurements, one for each of `x`.
         low: Lower ends of the intervals around `y`, drawn as a band; with `high`.
         high: Upper ends.
-        labels: What to write beside each point, such as the time it took; "" for
-            nothing.
+        labels: Text beside each point, such as a time; "" for none.
     """
 
     name: str
@@ -35,11 +34,11 @@ class Line(NamedTuple):
 
 
 class HorizontalLine(NamedTuple):
-    """What does not depend on the setting, drawn as a horizontal line.
+    """Measurement that does not depend on the setting, a horizontal line.
 
     Attributes:
-        name: What to call it in the legend.
-        y: Its height.
+        name: Name in the legend.
+        y: Height of the line.
     """
 
     name: str
@@ -47,12 +46,12 @@ class HorizontalLine(NamedTuple):
 
 
 class MarkedPoint(NamedTuple):
-    """One point that stands for itself.
+    """Single point with its name beside it.
 
     Attributes:
-        name: What to write beside it.
-        x: Its place along the setting's axis.
-        y: Its height.
+        name: Text beside the point.
+        x: Value of the setting.
+        y: Measurement.
     """
 
     name: str
@@ -61,17 +60,17 @@ class MarkedPoint(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Lines over one setting.
+    """Chart of lines over one setting.
 
     Attributes:
-        title: Above the chart; what bands and labels are is for a caption to say.
-        x_label: The setting.
-        y_label: What was measured, and in which unit.
-        lines: One at least.
-        levels: Horizontal lines to compare them with.
-        marks: Single points to compare them with.
+        title: Title; a caption should explain bands and labels.
+        x_label: Name of the setting.
+        y_label: Name of the measurement, with its unit.
+        lines: One line at least.
+        levels: Horizontal lines to compare with.
+        marks: Single points to compare with.
         log_x: Whether the setting's axis is logarithmic.
-        log_y: Whether the axis of what was measured is logarithmic.
+        log_y: Whether the measurement's axis is logarithmic.
     """
 
     title: str
@@ -85,26 +84,26 @@ class Chart(NamedTuple):
 
 
 def write_chart(path: str | os.PathLike[str], chart: Chart) -> None:
-    """Draws a chart as PATH.svg, its text kept as text, and as PATH.png.
+    """Writes a chart as PATH.svg, with text as text, and as PATH.png.
 
     Equal charts give equal files. Lines differ in marker and dash as well as in
-    colour, so that a grey print tells them apart.
+    colour, for prints in grey.
 
     Args:
-        path: Where to, without the files' suffix; written aside and renamed.
-        chart: What to draw.
+        path: Path without suffix; files are written atomically.
+        chart: The chart.
 
     Raises:
-        ValueError: If there are no lines, those of one line's numbers differ in length
-            or are not finite, x decreases, an interval has one end or its ends are
-            swapped, a logarithmic axis gets a number that is not positive, or `path`
-            has a suffix already. Nothing is written then.
+        ValueError: If there are no lines, the numbers of a line differ in length or are
+            not finite, x decreases, an interval has one end or swapped ends, a
+            logarithmic axis has a number that is not positive, or `path` has a suffix
+            already. Nothing is written then.
     """
     path = pathlib.Path(path)
     if path.suffix in {".svg", ".png"}:
         raise ValueError(f"path must be without {path.suffix}, got {str(path)!r}.")
     chart = _check_chart(chart)
-    # Matplotlib takes longer to import than all the rest of this stage.
+    # Deferred: Matplotlib takes long to import, and `_plot` imports this module.
     from experiments.reporting import _plot  # noqa: PLC0415
 
     for suffix, data in _plot.render_chart(chart).items():
@@ -112,17 +111,16 @@ def write_chart(path: str | os.PathLike[str], chart: Chart) -> None:
 
 
 def _check_chart(chart: Chart) -> Chart:
-    """The chart with arrays for its numbers, or a ValueError."""
+    """Validates a chart and converts its numbers to arrays."""
     if not chart.lines:
         raise ValueError("lines must hold at least one line, got none.")
     lines = tuple(map(_check_line, chart.lines))
-    others = [*(level.y for level in chart.levels), *(m.y for m in chart.marks)]
-    _finite_array([*others, *(mark.x for mark in chart.marks)], "levels and marks")
-    places = [*(x for line in lines for x in line.x), *(m.x for m in chart.marks)]
-    if chart.log_x and min(places) <= 0:
-        raise ValueError(f"x must be above 0 where log_x is set, got {min(places)}.")
-    heights = [*(y for line in lines for y in line.y), *others[: len(chart.levels)]]
-    heights += [mark.y for mark in chart.marks]
+    heights = [*(level.y for level in chart.levels), *(m.y for m in chart.marks)]
+    _finite_array([*heights, *(mark.x for mark in chart.marks)], "levels and marks")
+    values = [*(x for line in lines for x in line.x), *(m.x for m in chart.marks)]
+    if chart.log_x and min(values) <= 0:
+        raise ValueError(f"x must be above 0 where log_x is set, got {min(values)}.")
+    heights += [y for line in lines for y in line.y]
     heights += [y for line in lines if line.low is not None for y in line.low]
     if chart.log_y and min(heights) <= 0:
         raise ValueError(f"y must be above 0 where log_y is set, got {min(heights)}.")
@@ -130,29 +128,29 @@ def _check_chart(chart: Chart) -> Chart:
 
 
 def _check_line(line: Line) -> Line:
-    """The line with arrays for its numbers, or a ValueError that names it."""
+    """Validates a line and converts its numbers to arrays; errors name the line."""
     name = f"of line {line.name!r}"
     if (line.low is None) != (line.high is None):
         raise ValueError(f"low and high {name} must be given together, got one.")
-    given = {
+    arrays = {
         key: _finite_array(numbers, f"{key} {name}")
         for key in ("x", "y", "low", "high")
         if (numbers := getattr(line, key)) is not None
     }
-    lengths = {key: len(numbers) for key, numbers in given.items()}
+    lengths = {key: len(numbers) for key, numbers in arrays.items()}
     if line.labels is not None:
         lengths["labels"] = len(line.labels)
     if len(set(lengths.values())) > 1 or lengths["x"] == 0:
         raise ValueError(f"numbers {name} must be as many as x, got {lengths}.")
-    if (np.diff(given["x"]) < 0).any():
-        raise ValueError(f"x {name} must not decrease, got {given['x']}.")
-    if "low" in given and (given["low"] > given["high"]).any():
-        raise ValueError(f"low {name} must not be above high, got {given['low']}.")
-    return line._replace(**given)
+    if (np.diff(arrays["x"]) < 0).any():
+        raise ValueError(f"x {name} must not decrease, got {arrays['x']}.")
+    if "low" in arrays and (arrays["low"] > arrays["high"]).any():
+        raise ValueError(f"low {name} must not be above high, got {arrays['low']}.")
+    return line._replace(**arrays)
 
 
 def _finite_array(numbers: Numbers, name: str) -> Float[np.ndarray, " n"]:
-    """Numbers as an array."""
+    """Converts finite numbers to an array."""
     array = np.asarray(numbers, np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a row of finite numbers, got {numbers}.")
@@ -160,7 +158,7 @@ def _finite_array(numbers: Numbers, name: str) -> Float[np.ndarray, " n"]:
 
 
 def to_percent(share: float) -> float:
-    """A share in percent."""
+    """Converts a share to percent."""
     return 100 * share
 
 
@@ -172,15 +170,14 @@ def mean_ap_line(
     labels: Sequence[str] | None = None,
     bands: bool = True,
 ) -> Line:
-    """Draws mAP in percent.
+    """Makes a line of mAP in percent.
 
     Args:
-        name: Of the line.
+        name: Name of the line.
         entries: Its points, from `Collection.make_entry`.
-        x: The name of what they are drawn against.
-        labels: What stands beside each.
-        bands: Whether intervals are drawn; those of methods that answer alike cover
-            each other.
+        x: Key of the setting in the entries.
+        labels: Text beside each point.
+        bands: Whether to draw intervals; those of similar methods would overlap.
     """
     return Line(
         name,
@@ -193,5 +190,5 @@ def mean_ap_line(
 
 
 def format_milliseconds(seconds: float) -> str:
-    """A time as a point's label."""
+    """Formats a time as a point's label."""
     return f"{1000 * seconds:.2g} ms"

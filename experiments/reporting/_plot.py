@@ -1,4 +1,4 @@
-"""Matplotlib drawing of a chart, with labels placed clear of lines and points."""
+"""Drawing of charts by Matplotlib, with labels clear of lines and points."""
 
 import io
 import itertools
@@ -18,20 +18,32 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ._charts import Chart, Line
-from ._draw import DPI, INK
+from ._figure import DPI, INK
 
-# Where a label may stand, seen from its point; the first that is free is taken.
+_WIDTH, _HEIGHT = 5.6, 3.9  # In inches: text is legible on a phone's screen.
+_GREY, _RULE = "#667085", "#dde1e8"
+_COLORS = ("#2a5ca8", "#c8404a", "#12894a", "#7a4a12", "#7b4fa6", "#1d2430")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", (0, (5, 1.8)), (0, (1.5, 1.3)), (0, (6, 1.5, 1.3, 1.5)))
+_LEVEL_DASHES = ((0, (2.5, 2.5)), (0, (1.2, 3.2)), (0, (8, 3)), (0, (8, 2, 1, 2)))
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # Part of Matplotlib.
+    "svg.fonttype": "none",  # Keeps text as text.
+    "svg.hashsalt": "diffjax",  # Makes the names inside deterministic.
+}
+# Sides of a point for its label, in the order of preference.
 _SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 class LabelSpace(NamedTuple):
-    """The part of a drawing that labels share, in pixels; y grows upwards.
+    """Space for labels in a drawing, in pixels; y grows upwards.
 
     Attributes:
-        bounds: Its corners (x0, y0, x1, y1).
-        drawn: Points that the lines of the drawing pass through, a few pixels apart.
-        markers: Points that are marked.
-        gap: From a point to its label.
+        bounds: Corners (x0, y0, x1, y1).
+        drawn: Points on the lines of the drawing, a few pixels apart.
+        markers: Points with markers.
+        gap: Distance from a point to its label.
     """
 
     bounds: tuple[float, float, float, float]
@@ -43,12 +55,12 @@ class LabelSpace(NamedTuple):
 def place_labels(
     points: Float[np.ndarray, "n 2"], sizes: Float[np.ndarray, "n 2"], space: LabelSpace
 ) -> Int[np.ndarray, "n 2"]:
-    """Chooses the side of its point that each label stands on, one after the other.
+    """Chooses a side of its point for each label, one after the other.
 
     Args:
-        points: What the labels belong to, in pixels.
+        points: Points of the labels, in pixels.
         sizes: Widths and heights of the labels, in pixels.
-        space: What they have to keep clear of.
+        space: Bounds, and obstacles to avoid.
 
     Returns:
         For each label -1, 0 or 1 along x and along y: left, centred or right; below,
@@ -67,13 +79,13 @@ def place_labels(
 def sample_path(
     path: Float[np.ndarray, "n 2"], *, step: float
 ) -> Float[np.ndarray, "p 2"]:
-    """Points along a line through `path`, at most `step` apart."""
-    parts = [path[:1]]
+    """Samples points along a line through `path`, at most `step` apart."""
+    segments = [path[:1]]
     for start, end in itertools.pairwise(path):
         count = max(1, int(np.ceil(np.abs(end - start).max() / step)))
         share = np.arange(1, count + 1)[:, None] / count
-        parts.append(start + share * (end - start))
-    return np.concatenate(parts)
+        segments.append(start + share * (end - start))
+    return np.concatenate(segments)
 
 
 def _label_box(
@@ -83,9 +95,9 @@ def _label_box(
     *,
     gap: float,
 ) -> tuple[float, float, float, float]:
-    """Corners of a label at one side of its point."""
-    away = np.array(side)
-    low = point + away * gap - (1 - away) * size / 2
+    """Computes the corners of a label at one side of its point."""
+    direction = np.array(side)
+    low = point + direction * gap - (1 - direction) * size / 2
     x0, y0, x1, y1 = (*low, *(low + size))
     return x0, y0, x1, y1
 
@@ -95,16 +107,19 @@ def _placement_cost(
     space: LabelSpace,
     taken: Sequence[tuple[float, float, float, float]],
 ) -> float:
-    """How bad a place is: off the drawing, on a label, on points, on lines."""
+    """Rates a position: outside the drawing, on labels, on points, on lines."""
     x0, y0, x1, y1 = space.bounds
-    off = box[0] < x0 or box[1] < y0 or box[2] > x1 or box[3] > y1
+    is_outside = box[0] < x0 or box[1] < y0 or box[2] > x1 or box[3] > y1
     on_labels = sum(
         box[0] < right and left < box[2] and box[1] < upper and lower < box[3]
         for left, lower, right, upper in taken
     )
     on_points = _count_inside(space.markers, box, margin=space.gap / 2)
     return (
-        1e6 * off + 1e4 * on_labels + 1e2 * on_points + _count_inside(space.drawn, box)
+        1e6 * is_outside
+        + 1e4 * on_labels
+        + 1e2 * on_points
+        + _count_inside(space.drawn, box)
     )
 
 
@@ -114,33 +129,19 @@ def _count_inside(
     *,
     margin: float = 0.0,
 ) -> int:
-    """How many points lie in a box or nearer to it than `margin`."""
+    """Counts the points in a box or nearer to it than `margin`."""
     low, high = np.array(box[:2]) - margin, np.array(box[2:]) + margin
     return int(((low < points) & (points < high)).all(1).sum())
 
 
-_WIDTH, _HEIGHT = 5.6, 3.9  # in inches: text stays legible on a phone's screen
-_GREY, _RULE = "#667085", "#dde1e8"
-_COLORS = ("#2a5ca8", "#c8404a", "#12894a", "#7a4a12", "#7b4fa6", "#1d2430")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("-", (0, (5, 1.8)), (0, (1.5, 1.3)), (0, (6, 1.5, 1.3, 1.5)))
-_LEVEL_DASHES = ((0, (2.5, 2.5)), (0, (1.2, 3.2)), (0, (8, 3)), (0, (8, 2, 1, 2)))
-_STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # It comes with Matplotlib.
-    "svg.fonttype": "none",  # Text as text.
-    "svg.hashsalt": "diffjax",  # Else the names inside are random.
-}
-
-
 def render_chart(chart: Chart) -> dict[str, bytes]:
-    """Draws a chart with arrays for its numbers; returns files by their suffix."""
+    """Draws a validated chart; returns the files by their suffix."""
     files = {}
-    # Some settings are read nowhere but from the global ones: for as long as this
-    # takes they are Matplotlib's own and ours, whatever the user has made of them.
+    # Matplotlib reads some settings from its global state alone: within this context
+    # they are its defaults and ours, whatever the user has set.
     with style.context("default"), style.context(_STYLE):
         figure = draw_chart(chart)
-        # Without date, maker's name and version, equal charts are equal files.
+        # Without date, Matplotlib's name and version, equal charts are equal files.
         for suffix, metadata in {
             "svg": {"Date": None, "Creator": None, "Title": chart.title},
             "png": {"Software": None},
@@ -152,12 +153,12 @@ def render_chart(chart: Chart) -> dict[str, bytes]:
 
 
 def draw_chart(chart: Chart) -> Figure:
-    """Draws title, axes, lines, legend and last, where room is left, the labels."""
+    """Draws title, axes, lines, legend and, where space is left, the labels."""
     figure = Figure(
         figsize=(_WIDTH, _HEIGHT),
         dpi=DPI,
         facecolor="white",
-        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06),  # in inches
+        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06),  # In inches.
     )
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -175,8 +176,8 @@ def draw_chart(chart: Chart) -> Figure:
             zorder=5,
         )
     _style_axes(axes, chart)
-    _add_legend(figure, keys, [each.name for each in (*chart.lines, *chart.levels)])
-    # Labels go where there is room, so all else has to have its place before.
+    _add_legend(figure, keys, [line.name for line in (*chart.lines, *chart.levels)])
+    # Labels avoid everything else, which is laid out before.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     _write_labels(axes, chart)
@@ -184,7 +185,7 @@ def draw_chart(chart: Chart) -> Figure:
 
 
 def _draw_line(axes: Axes, line: Line, number: int) -> Artist:
-    """Draws one line over its band; returns what stands for it in the legend."""
+    """Draws a line over its band; returns its artist for the legend."""
     color = _COLORS[number % len(_COLORS)]
     if line.low is not None and line.high is not None:
         ends = line.x, line.low, line.high
@@ -199,7 +200,7 @@ def _draw_line(axes: Axes, line: Line, number: int) -> Artist:
         linestyle=_DASHES[number % len(_DASHES)],
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=5.5,
-        # Full and hollow by turns: one more difference that a grey print keeps.
+        # Alternately full and hollow: a difference that is visible in grey.
         markerfacecolor="white" if number % 2 else color,
         markeredgecolor=color,
         zorder=4,
@@ -208,7 +209,7 @@ def _draw_line(axes: Axes, line: Line, number: int) -> Artist:
 
 
 def _style_axes(axes: Axes, chart: Chart) -> None:
-    """Title, names and ticks of the axes, and thin rules behind the lines."""
+    """Sets title, names and ticks of the axes, and thin rules behind the lines."""
     title = textwrap.fill(chart.title, 58)
     axes.set_title(
         title, loc="left", size=10, weight="bold", color=INK, parse_math=False
@@ -234,24 +235,24 @@ def _style_axes(axes: Axes, chart: Chart) -> None:
 
 
 def _log_ticks(chart: Chart) -> list[float]:
-    """The values that were tried, without those too near to the one before."""
-    places = _setting_values(chart)
-    least = (places[-1] / places[0]) ** (1 / 11)
+    """Chooses ticks among the values of the setting, some distance apart."""
+    values = _setting_values(chart)
+    min_ratio = (values[-1] / values[0]) ** (1 / 11)
     ticks: list[float] = []
-    for place in places:
-        if not ticks or place >= least * ticks[-1]:
-            ticks.append(place)
+    for value in values:
+        if not ticks or value >= min_ratio * ticks[-1]:
+            ticks.append(value)
     return ticks
 
 
 def _setting_values(chart: Chart) -> list[float]:
-    """All values of the setting, in order."""
+    """Lists all values of the setting in ascending order."""
     lines = {float(x) for line in chart.lines for x in line.x}
     return sorted(lines | {float(mark.x) for mark in chart.marks})
 
 
 def _format_tick(number: float) -> str:
-    """Writes a number without an exponent where it is a whole one."""
+    """Formats a number, without an exponent where it is whole."""
     return f"{int(number):,}" if number == int(number) else f"{number:.3g}"
 
 
@@ -267,8 +268,8 @@ def _add_legend(figure: Figure, keys: Sequence[Artist], names: Sequence[str]) ->
 def _legend(
     figure: Figure, keys: Sequence[Artist], names: Sequence[str], *, columns: int
 ) -> Legend:
-    """A legend without a frame."""
-    # A name given at once would be a formula with $ and nothing with _ before it.
+    """Makes a legend without a frame."""
+    # Set as labels, names with $ would be formulas and names after _ be left out.
     legend = figure.legend(
         keys,
         list(map(str, range(len(keys)))),
@@ -291,18 +292,18 @@ def _write_labels(axes: Axes, chart: Chart) -> None:
     labels = [((m.x, m.y), m.name, INK) for m in chart.marks]
     for number, line in enumerate(chart.lines):
         color = _COLORS[number % len(_COLORS)]
-        places = zip(line.x, line.y, strict=True)
+        points = zip(line.x, line.y, strict=True)
         texts = line.labels or [""] * len(line.x)
         labels += [
-            (place, text, color) for place, text in zip(places, texts, strict=True)
+            (point, text, color) for point, text in zip(points, texts, strict=True)
         ]
     labels = [label for label in labels if label[1]]
     if not labels:
         return
-    written = [
+    annotations = [
         axes.annotate(
             text,
-            place,
+            point,
             xytext=(0, 0),
             textcoords="offset points",
             size=7.5,
@@ -310,21 +311,21 @@ def _write_labels(axes: Axes, chart: Chart) -> None:
             parse_math=False,
             zorder=6,
         )
-        for place, text, color in labels
+        for point, text, color in labels
     ]
-    points = axes.transData.transform([place for place, *_ in labels])
-    sizes = [text.get_window_extent().size for text in written]
-    gap = 6.0  # in points of 1/72 inch
+    positions = axes.transData.transform([point for point, *_ in labels])
+    sizes = [text.get_window_extent().size for text in annotations]
+    gap = 6.0  # In points of 1/72 inch.
     space = _label_space(axes, chart, gap=gap * DPI / 72)
-    sides = place_labels(points, np.array(sizes), space)
-    for text, (x, y) in zip(written, sides.tolist(), strict=True):
+    sides = place_labels(positions, np.array(sizes), space)
+    for text, (x, y) in zip(annotations, sides.tolist(), strict=True):
         text.set_position((x * gap, y * gap))
         text.set_horizontalalignment(("center", "left", "right")[x])
         text.set_verticalalignment(("center", "bottom", "top")[y])
 
 
 def _label_space(axes: Axes, chart: Chart, *, gap: float) -> LabelSpace:
-    """What the labels have to keep clear of."""
+    """Collects the obstacles that labels avoid."""
     to_pixels = axes.transData.transform
     paths = [to_pixels(np.stack([line.x, line.y], 1)) for line in chart.lines]
     marks = to_pixels(_as_points([(mark.x, mark.y) for mark in chart.marks]))
@@ -339,6 +340,6 @@ def _label_space(axes: Axes, chart: Chart, *, gap: float) -> LabelSpace:
     )
 
 
-def _as_points(places: Sequence[tuple[float, float]]) -> Float[np.ndarray, "n 2"]:
-    """Places as an array, also if there are none."""
-    return np.array(places, np.float64).reshape(-1, 2)
+def _as_points(points: Sequence[tuple[float, float]]) -> Float[np.ndarray, "n 2"]:
+    """Converts points to an array, also if there are none."""
+    return np.array(points, np.float64).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""What compiled programs send between devices, and the memory they take on each.
+"""Costs of compiled programs: bytes sent between devices, memory on each.
 
 Nothing runs: programs are compiled for shapes. As a program,
 `python -m experiments.speed._compiled_costs '{"n": 4096, ...}'` writes JSON, on host
@@ -31,14 +31,14 @@ _SHAPE = re.compile(r"(pred|[a-z]+(\d+))\[([\d,]*)\]")
 
 
 class ProgramCost(NamedTuple):
-    """What one program costs each device.
+    """Costs of one program on each device.
 
     Attributes:
-        sent: Bytes sent, those inside a loop counted once: of the loop's every round.
+        sent: Bytes sent in every round of a loop.
         sent_once: Bytes sent outside of loops.
-        arguments: Bytes of its arguments.
-        output: Bytes of its results.
-        temporary: Bytes that it takes beside both while it runs.
+        arguments: Bytes of the arguments.
+        output: Bytes of the results.
+        temporary: Further bytes while the program runs.
     """
 
     sent: float
@@ -54,25 +54,23 @@ def measure_program(
     """Compiles a program and reads its costs.
 
     Args:
-        program: What to compile.
-        shapes: Its arguments, `jax.ShapeDtypeStruct`s with their sharding.
-        devices: On how many devices it runs.
+        program: Function to compile.
+        shapes: Shapes of the arguments, `jax.ShapeDtypeStruct`s with their sharding.
+        devices: Number of devices.
 
     Returns:
-        Its costs. All-gathers and all-reduces are counted as a ring does them.
+        The costs. All-gathers and all-reduces are counted as on a ring.
     """
     compiled = jax.jit(program).lower(*shapes).compile()
     sent = {True: 0.0, False: 0.0}
     text = compiled.as_text() or ""
     for line in text.splitlines():
-        found = _COLLECTIVE.search(line)
-        if found:
-            size = sum(
-                _shape_bytes(*shape) for shape in _SHAPE.findall(found["shapes"])
-            )
-            sent["/while/" in found["name"]] += size * _sent_share(
-                found["kind"], devices
-            )
+        collective = _COLLECTIVE.search(line)
+        if collective:
+            shapes_sent = _SHAPE.findall(collective["shapes"])
+            size = sum(_shape_bytes(*shape) for shape in shapes_sent)
+            share = _sent_share(collective["kind"], devices)
+            sent["/while/" in collective["name"]] += size * share
     memory: Any = compiled.memory_analysis()
     return ProgramCost(
         sent=sent[True],
@@ -89,7 +87,7 @@ def _shape_bytes(kind: str, bits: str, shape: str) -> int:
 
 
 def _sent_share(kind: str, devices: int) -> float:
-    """What each device sends of what it has in the end."""
+    """Bytes that each device sends, as a share of its result."""
     others = (devices - 1) / devices
     shares: Mapping[str, float] = {
         "all-gather": others,
@@ -104,51 +102,53 @@ def _sent_share(kind: str, devices: int) -> float:
 def measure_phases(
     mesh: Mesh, *, n: int, d: int, k: int, queries: int, regions: int, images: int
 ) -> dict[str, ProgramCost]:
-    """Compiles all that a search does, phase by phase, for some sizes.
+    """Compiles all steps of a search, and reads the costs of each.
 
     Args:
         mesh: The devices.
-        n: Vectors, a multiple of the devices.
-        d: Their dimensions.
-        k: Neighbours of each, and of each region of a query.
+        n: Number of vectors, a multiple of the devices.
+        d: Dimensions of the vectors.
+        k: Neighbours of each vector, and of each region of a query.
         queries: Queries at a time.
         regions: Regions of each query.
         images: Images that the vectors belong to.
 
     Returns:
-        Costs by phase.
+        Costs by step.
     """
     rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    same = NamedSharding(mesh, PartitionSpec())
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def spread(*shape: int, dtype: Any = jnp.float32) -> Any:
+    def shard(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
-    vectors, real = spread(n, d), spread(n, dtype=jnp.bool_)
-    indices, weights = spread(n, k, dtype=jnp.int32), spread(n, k)
-    columns = spread(n, queries)
-    asked = jax.ShapeDtypeStruct((queries * regions, d), jnp.float32, sharding=same)
+    vectors, mask = shard(n, d), shard(n, dtype=jnp.bool_)
+    indices, weights = shard(n, k, dtype=jnp.int32), shard(n, k)
+    columns = shard(n, queries)
+    query_vector_shape = jax.ShapeDtypeStruct(
+        (queries * regions, d), jnp.float32, sharding=replicated
+    )
     query_ids = np.repeat(np.arange(queries, dtype=np.int32), regions)
     programs: dict[str, tuple[Callable[..., Any], Any]] = {
         "search": (
-            lambda x, real: knn_dense(x, k, where=real, mesh=mesh),
-            (vectors, real),
+            lambda x, mask: knn_dense(x, k, where=mask, mesh=mesh),
+            (vectors, mask),
         ),
         "affinity": (lambda x: affinity(x, mesh=mesh), (Neighbors(indices, weights),)),
         "normalize": (lambda a: normalize(a, mesh=mesh), (Graph(indices, weights),)),
         "query": (
-            lambda x, z, real: query_vectors(
-                x, z, query_ids, k=k, where=real, mesh=mesh
+            lambda x, z, mask: query_vectors(
+                x, z, query_ids, k=k, where=mask, mesh=mesh
             ),
-            (vectors, asked, real),
+            (vectors, query_vector_shape, mask),
         ),
         "solve": (
             lambda s, y: diffuse(s, y, mesh=mesh),
-            (Graph(indices, weights, degrees=spread(n)), columns),
+            (Graph(indices, weights, degrees=shard(n)), columns),
         ),
         "pool": (
             lambda f, ids: pool(f, ids, num_images=images, mesh=mesh),
-            (columns, spread(n, dtype=jnp.int32)),
+            (columns, shard(n, dtype=jnp.int32)),
         ),
     }
     return {
@@ -158,14 +158,14 @@ def measure_phases(
 
 
 def main() -> None:
-    """Compiles for as many of the devices as asked, and writes costs as JSON."""
-    asked = json.loads(sys.argv[1])
-    found = {}
-    for devices in asked.pop("devices"):
+    """Compiles for every number of devices, and writes the costs as JSON."""
+    sizes = json.loads(sys.argv[1])
+    costs = {}
+    for devices in sizes.pop("devices"):
         mesh = Mesh(row_mesh().devices[:devices], "rows")
-        costs = measure_phases(mesh, **asked)
-        found[devices] = {name: cost._asdict() for name, cost in costs.items()}
-    print(json.dumps(found))
+        steps = measure_phases(mesh, **sizes)
+        costs[devices] = {name: cost._asdict() for name, cost in steps.items()}
+    print(json.dumps(costs))
 
 
 if __name__ == "__main__":

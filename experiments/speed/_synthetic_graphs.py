@@ -1,4 +1,4 @@
-"""Made graphs with queries, on which solvers are timed."""
+"""Synthetic graphs with queries, on which solvers are timed."""
 
 import functools
 from typing import NamedTuple
@@ -21,34 +21,32 @@ from diffjax.graph import (
     reorder,
 )
 from diffjax.types import Graph
+from experiments._timing import Times, time_interleaved
 
 from ._neighbor_searches import draw_clustered_vectors
-from ._timing import Times, time_interleaved
 
 # Directions of a cluster and noise, by name.
 GRAPH_KINDS = {"manifolds": (6, 0.33), "clouds": (24, 1.0)}
-_TOP = 100
+_TOP = 100  # First nodes that are compared with the exact ones.
 _EXACT = {"rtol": 1e-6, "max_steps": 300}
-_QUERIES_AT_ONCE = 16
-# Times that it is built; the search takes seconds.
-_BUILDS = 3
+_BATCH = 16  # Queries that are solved together.
+_BUILDS = 3  # Rounds of building, whose search takes seconds.
 SEARCH, GRAPH, ORDER = "the search for neighbours", "graph of lists", "its order"
-# How far a query lies beside a vector of the database, in every direction.
-_QUERY_NOISE = 0.03
+_QUERY_NOISE = 0.03  # Deviation of a query from a database vector, per direction.
 
 
 class SyntheticGraph(NamedTuple):
-    """A graph, and queries that start near some of its nodes.
+    """Graph, and queries that start near some of its nodes.
 
     Attributes:
-        layout: Normalised, in compressed rows, in an order that suits the memory: nodes
-            below are numbered so.
-        matrix: I - alpha S for SciPy, as the vectors are numbered.
-        nodes: Where right-hand sides are not 0.
-        values: What they are there.
-        best: The first nodes of every query by the exact scores.
-        seconds: What making it took, in turns: the search for neighbours, the graph of
-            lists, and its order.
+        layout: Normalised graph in compressed rows, reordered for locality in memory;
+            the nodes below are numbered in its order.
+        matrix: I - alpha S for SciPy, in the order of the vectors.
+        nodes: Nodes at which right-hand sides are not 0.
+        values: Right-hand sides at these nodes.
+        best: First nodes of every query by the exact scores.
+        seconds: Interleaved timings of the search for neighbours, the graph of lists,
+            and its order.
     """
 
     layout: ReorderedGraph
@@ -60,73 +58,74 @@ class SyntheticGraph(NamedTuple):
 
     @property
     def graph(self) -> Graph:
-        """The graph in that order."""
+        """Graph in the order of the layout."""
         return self.layout.graph
 
     def dense(self, query: int | slice) -> Float[Array, "n q"]:
-        """Right-hand sides with all their zeros."""
+        """Makes dense right-hand sides."""
         nodes, values = np.atleast_2d(self.nodes[query]), self.values[query]
         y = np.zeros((self.graph.num_nodes, len(nodes)), np.float32)
         np.put_along_axis(y, nodes.T, np.atleast_2d(values).T, axis=0)
         return jnp.asarray(y)
 
     def overlap(self, query: int, scores: Float[np.ndarray, " n"]) -> float:
-        """Share of the first nodes that are among those of the exact scores."""
-        own = np.argsort(-scores, kind="stable")[: len(self.best[query])]
-        return len(self.best[query].intersection(own.tolist())) / len(own)
+        """Computes the share of the first nodes that are among the exact ones."""
+        first = np.argsort(-scores, kind="stable")[: len(self.best[query])]
+        return len(self.best[query].intersection(first.tolist())) / len(first)
 
 
 def make_synthetic_graph(config: BenchmarkConfig, kind: str) -> SyntheticGraph:
-    """Draws vectors, makes their graph and asks it queries, exactly.
+    """Draws vectors, builds their graph and solves its queries exactly.
 
     Args:
-        config: How large.
-        kind: Of `GRAPH_KINDS`.
+        config: Sizes.
+        kind: Name in `GRAPH_KINDS`.
 
     Returns:
-        The graph with as many queries as there are rounds, or in a batch.
+        The graph with a query for every round, or a batch of them if that is more.
     """
     spread, noise = GRAPH_KINDS[kind]
     shape = {"seed": config.seed, "spread": spread, "noise": noise}
     vectors = draw_clustered_vectors(config.nodes, config.dim, **shape)
-    graph, took = _time_build(vectors, config)
+    graph, seconds = _time_build(vectors, config)
     draw = np.random.default_rng(config.seed + 1)
     count = max(config.rounds + 1, config.batch)
-    near = vectors[draw.choice(config.nodes, count, replace=False)]
-    asked = near + draw.normal(0, _QUERY_NOISE, near.shape).astype(np.float32)
-    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
-    found, nodes = jax.lax.top_k(jnp.asarray(asked @ vectors.T), config.query_k)
-    spread_out = config.alpha * graph.to_scipy()
-    matrix = scipy.sparse.eye_array(config.nodes) - spread_out
+    sources = vectors[draw.choice(config.nodes, count, replace=False)]
+    queries = sources + draw.normal(0, _QUERY_NOISE, sources.shape).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    similarities, nodes = jax.lax.top_k(
+        jnp.asarray(queries @ vectors.T), config.query_k
+    )
+    matrix = scipy.sparse.eye_array(config.nodes) - config.alpha * graph.to_scipy()
     layout = reorder(graph)
-    made = SyntheticGraph(
+    problem = SyntheticGraph(
         layout,
         scipy.sparse.csr_array(matrix.astype(np.float32)),
         np.asarray(layout.inverse_order[nodes]),
-        np.asarray(kernel(found, 3.0)),
+        np.asarray(kernel(similarities, 3.0)),
         [],
-        took,
+        seconds,
     )
     solve = functools.partial(diffuse, layout.graph, alpha=config.alpha, **_EXACT)
-    for start in range(0, count, _QUERIES_AT_ONCE):
-        y = made.dense(slice(start, start + _QUERIES_AT_ONCE))
+    for start in range(0, count, _BATCH):
+        y = problem.dense(slice(start, start + _BATCH))
         scores = np.asarray(solve(y).value)
         first = np.argsort(-scores, axis=0, kind="stable")[:_TOP]
-        made.best.extend(map(set, first.T.tolist()))
-    return made
+        problem.best.extend(map(set, first.T.tolist()))
+    return problem
 
 
 def _time_build(vectors, config) -> tuple[Graph, Times]:
     lists = knn(vectors, config.k)
 
-    def finish():
+    def build_graph():
         return normalize(affinity(mutual_edges(lists), gamma=3.0))
 
-    graph = finish()
+    graph = build_graph()
     times = time_interleaved(
         {
             SEARCH: lambda _: knn(vectors, config.k),
-            GRAPH: lambda _: finish(),
+            GRAPH: lambda _: build_graph(),
             ORDER: lambda _: reorder(graph),
         },
         rounds=min(config.rounds, _BUILDS),

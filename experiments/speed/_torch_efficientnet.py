@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 written a second time, in PyTorch: what ours is compared with."""
+"""EfficientNet-Lite0 in PyTorch, the twin that the network in JAX is compared with."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# The batch norm behind each convolution.
+# Batch norm after each convolution.
 _FOLLOWED_BY = {
     "_conv_stem": "_bn0",
     "_conv_head": "_bn1",
@@ -25,12 +25,12 @@ _FOLLOWED_BY = {
 
 
 class _SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's `SAME` padding, for maps of even sides."""
+    """Convolution with TensorFlow's `SAME` padding, for maps of even sides."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
     ) -> None:
-        """Pads evenly inside the convolution where that is possible."""
+        """Makes the convolution; even padding is part of it, uneven comes before."""
         before = (size - stride) // 2
         after = size - stride - before
         self.even = before == after
@@ -52,7 +52,7 @@ class _SameConv2d(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """An inverted residual; attributes have the names of the weights' file."""
+    """Inverted residual block, with attributes named as in the weights' file."""
 
     def __init__(
         self, inputs: int, outputs: int, *, size: int, stride: int, expansion: int
@@ -81,7 +81,7 @@ class _Block(nn.Module):
 
 
 class TorchTwin(nn.Module):
-    """EfficientNet-Lite0 with the names of the weights' file, in evaluation mode."""
+    """EfficientNet-Lite0 in evaluation mode, with the names of the weights' file."""
 
     def __init__(self, path: str) -> None:
         """Reads the weights with torch's own reader.

@@ -1,4 +1,4 @@
-"""VGG16 and ResNet written a second time, in PyTorch, with torchvision's names.
+"""VGG16 and ResNet in PyTorch, the twins of ours, with torchvision's names.
 
 Torch is imported inside the functions: it is an extra, and a test asks for it first.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from diffjax.networks import Network, fold_batch_norm
 
-EPSILON = 1e-5  # What torch's batch norm adds to the variance.
+EPSILON = 1e-5  # Added to the variance by torch's batch norm.
 
 
 def vgg16_twin(seed: int = 0) -> Any:
@@ -30,7 +30,7 @@ def vgg16_twin(seed: int = 0) -> Any:
 
 
 def vgg16_maps(twin: Any, planes: Any) -> Iterator[Any]:
-    """Computes the maps behind every ReLU and pooling, of scaled planes."""
+    """Computes the maps after every ReLU and pooling, of scaled planes."""
     from torch import nn
 
     for layer in twin["features"]:
@@ -85,7 +85,7 @@ def resnet_twin(
 
 
 def resnet_maps(twin: Any, planes: Any) -> Iterator[Any]:
-    """Computes the maps behind the stem, its pooling and each layer."""
+    """Computes the maps after the stem, its pooling and each layer."""
     maps = twin.bn1(twin.conv1(planes)).relu()
     yield maps
     for name in ("maxpool", "layer1", "layer2", "layer3", "layer4"):
@@ -94,7 +94,7 @@ def resnet_maps(twin: Any, planes: Any) -> Iterator[Any]:
 
 
 def _draw_weights(twin: Any, *, seed: int) -> Any:
-    """Draws weights that keep the size of maps, and statistics that matter."""
+    """Draws weights that keep the scale of maps, and statistics far from 0 and 1."""
     import torch
     from torch import nn
 
@@ -123,25 +123,25 @@ def resnet_names(layer: str) -> tuple[str, str]:
 
 def vgg16_names(network: Network) -> dict[str, tuple[str, None]]:
     """Torchvision's names of the convolutions of VGG16, which have no batch norms."""
-    # A ReLU stands behind each, a pooling behind the last of each group.
-    place, group, names = 0, "1", {}
+    # A ReLU follows each, a pooling the last of each group.
+    position, group, names = 0, "1", {}
     for name in network.layers():
         block = name.removeprefix("conv")[0]
-        place += block != group
+        position += block != group
         group = block
-        names[name] = f"features.{place}", None
-        place += 2
+        names[name] = f"features.{position}", None
+        position += 2
     return names
 
 
 def copy_weights(
     network: Network, twin: Any, names: Mapping[str, tuple[str, str | None]]
 ) -> None:
-    """Puts the twin's weights into a network, its batch norms folded.
+    """Copies a twin's weights into a network, with batch norms folded.
 
     Args:
-        network: The network.
-        twin: The twin.
+        network: The network; its weights are replaced.
+        twin: The twin in PyTorch.
         names: For each layer of the network its convolution and batch norm in the twin.
     """
     tensors = {name: value.numpy() for name, value in twin.state_dict().items()}
@@ -164,7 +164,7 @@ def copy_weights(
 
 
 def he_normal(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
-    """Draws a kernel as He et al. do, in NumPy, where nothing must be compiled."""
+    """Draws a kernel by He's rule, in NumPy, so that nothing is compiled."""
     seed = np.asarray(jax.random.key_data(key))
     deviation = np.sqrt(2 / np.prod(shape[:-1]))
     numbers = np.random.default_rng(seed).standard_normal(shape, np.float32)

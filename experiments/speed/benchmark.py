@@ -1,4 +1,4 @@
-"""Speed, claim by claim: `python -m experiments benchmark`."""
+"""Solver speed against SciPy and scikit-learn: `python -m experiments benchmark`."""
 
 import functools
 import os
@@ -12,26 +12,18 @@ import jax
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
-import tyro
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.semi_supervised import LabelSpreading
 
 from configs import benchmark as card
 from configs.benchmark import BenchmarkConfig
-from diffjax.caches import enable_compilation_cache
 from diffjax.diffusion import diffuse, diffuse_local, multiply
 from diffjax.native import find_library
-from diffjax.report import (
-    append_record,
-    caption,
-    make_record,
-    measurement_tables,
-    text_table,
-)
-from experiments._runner import config_to_json
-from experiments.paper.evaluate import RECORDS
+from diffjax.report import append_record, make_record
+from experiments._cost import measure_cost
+from experiments._runner import config_to_json, run_from_command_line
+from experiments._timing import compare_times, time_interleaved
 from experiments.reporting._charts import write_chart
-from experiments.reporting._cost import measure_cost
 
 from ._solver_accuracy import draw_solver_accuracy, measure_solver_accuracy
 from ._synthetic_graphs import (
@@ -42,7 +34,6 @@ from ._synthetic_graphs import (
     SyntheticGraph,
     make_synthetic_graph,
 )
-from ._timing import compare_times, time_interleaved
 
 _SCIPY, _ONCE = "scipy.sparse.linalg.cg", "reading the operands once"
 _SCIPY_IN_ORDER = "scipy.sparse.linalg.cg, nodes in our order"
@@ -55,8 +46,8 @@ def run(
     """Times everything, draws, and appends `benchmark` and `benchmark_curves`.
 
     Args:
-        config: The graphs and how they are asked.
-        workdir: Not used: nothing is kept.
+        config: Sizes of the graphs, queries and settings of the solvers.
+        workdir: Not used: nothing is cached.
         records: Folder of the record files and charts.
 
     Returns:
@@ -68,15 +59,15 @@ def run(
     claims, points = [], []
     with measure_cost() as cost:
         for kind in GRAPH_KINDS:
-            made = make_synthetic_graph(config, kind)
-            settings[f"entries of {kind}"] = int(made.graph.weights.size)
-            claims += _claims(made, config, kind)
-            curves = measure_solver_accuracy(made, config)
+            problem = make_synthetic_graph(config, kind)
+            settings[f"entries of {kind}"] = int(problem.graph.weights.size)
+            claims += _claims(problem, config, kind)
+            curves = measure_solver_accuracy(problem, config)
             points += [{"graph": kind, **point} for point in curves]
             write_chart(
                 records / f"benchmark_{kind}", draw_solver_accuracy(curves, kind)
             )
-    found = []
+    recorded = []
     for name, results in {"benchmark": claims, "benchmark_curves": points}.items():
         record = make_record(
             name.replace("_", ", "),
@@ -87,43 +78,44 @@ def run(
             peak_memory=cost.peak_bytes,
         )
         append_record(records / f"{name}.jsonl", record)
-        found.append(record)
-    return found
+        recorded.append(record)
+    return recorded
 
 
 def _claims(
-    made: SyntheticGraph, config: BenchmarkConfig, kind: str
+    problem: SyntheticGraph, config: BenchmarkConfig, kind: str
 ) -> list[dict[str, Any]]:
-    found = [
-        compare_times(f"{what}, {kind}", made.seconds, than=SEARCH, by=what)
-        for what in (GRAPH, ORDER)
+    claims = [
+        compare_times(f"{step}, {kind}", problem.seconds, than=SEARCH, by=step)
+        for step in (GRAPH, ORDER)
     ]
     if kind == next(iter(GRAPH_KINDS)):
-        found += _product_claims(made, config) + _solve_claims(made, config)
+        claims += _product_claims(problem, config) + _solve_claims(problem, config)
     times = time_interleaved(
         {
-            _SCIPY: _solve_with_scipy(made, config),
-            "local": _solve_locally(made, config),
+            _SCIPY: _solve_with_scipy(problem, config),
+            "local": _solve_locally(problem, config),
         },
         rounds=config.rounds,
     )
     claim = f"one query, {config.size} nodes, {kind}"
-    return [*found, compare_times(claim, times, than=_SCIPY, by="local")]
+    return [*claims, compare_times(claim, times, than=_SCIPY, by="local")]
 
 
 def _product_claims(
-    made: SyntheticGraph, config: BenchmarkConfig
+    problem: SyntheticGraph, config: BenchmarkConfig
 ) -> list[dict[str, Any]]:
-    """One product with one column, by SciPy and as a share of what memory gives."""
-    y = made.dense(0)
+    """Times a product with one column against SciPy and the memory bandwidth."""
+    y = problem.dense(0)
     column = np.asarray(y[:, 0])
-    matrix, there = made.graph.to_scipy(), made.layout.restore_graph().to_scipy()
+    matrix = problem.graph.to_scipy()
+    matrix_in_vector_order = problem.layout.restore_graph().to_scipy()
     product = jax.jit(multiply)
     calls: dict[str, Callable[[int], Any]] = {
-        "scipy": lambda _: there @ column,
-        "ours": lambda _: product(made.graph, y),
+        "scipy": lambda _: matrix_in_vector_order @ column,
+        "ours": lambda _: product(problem.graph, y),
         _ONCE: _memory_reader(
-            sum(each.nbytes for each in (matrix.data, matrix.indices, matrix.indptr))
+            sum(a.nbytes for a in (matrix.data, matrix.indices, matrix.indptr))
             + 2 * column.nbytes
         ),
     }
@@ -136,60 +128,61 @@ def _product_claims(
 
 
 def _memory_reader(size: int) -> Callable[[int], Any]:
-    """Reads so many bytes on all cores, as BLAS adds up products."""
+    """Makes a call that reads `size` bytes on all cores, by dot products of BLAS."""
     cores = os.cpu_count() or 1
     pool = ThreadPoolExecutor(cores)
-    parts = np.array_split(np.ones(size // 4, np.float32), cores)
-    return lambda _: list(pool.map(lambda part: np.dot(part, part), parts))
+    chunks = np.array_split(np.ones(size // 4, np.float32), cores)
+    return lambda _: list(pool.map(lambda chunk: np.dot(chunk, chunk), chunks))
 
 
 def _solve_claims(
-    made: SyntheticGraph, config: BenchmarkConfig
+    problem: SyntheticGraph, config: BenchmarkConfig
 ) -> list[dict[str, Any]]:
     solve = functools.partial(
-        diffuse, made.graph, alpha=config.alpha, rtol=0.0, max_steps=config.steps
+        diffuse, problem.graph, alpha=config.alpha, rtol=0.0, max_steps=config.steps
     )
-    every = made.dense(slice(0, config.batch))
-    asked = [made.dense(number) for number in range(config.rounds + 1)]
+    batch_y = problem.dense(slice(0, config.batch))
+    single_y = [problem.dense(number) for number in range(config.rounds + 1)]
     batch = slice(0, config.batch)
     local = functools.partial(
-        diffuse_local, made.graph, size=config.size, alpha=config.alpha
+        diffuse_local, problem.graph, size=config.size, alpha=config.alpha
     )
     times = time_interleaved(
         {
-            _SCIPY: _solve_with_scipy(made, config),
-            _SCIPY_IN_ORDER: _solve_with_scipy(made, config, in_order=True),
-            _SPREADING: _solve_with_label_spreading(made, config),
-            "one": lambda number: solve(asked[number]).value,
-            "batch": lambda _: solve(every).value,
-            "local batch": lambda _: local(made.nodes[batch], made.values[batch]),
+            _SCIPY: _solve_with_scipy(problem, config),
+            _SCIPY_IN_ORDER: _solve_with_scipy(problem, config, in_order=True),
+            _SPREADING: _solve_with_label_spreading(problem, config),
+            "one": lambda number: solve(single_y[number]).value,
+            "batch": lambda _: solve(batch_y).value,
+            "local batch": lambda _: local(problem.nodes[batch], problem.values[batch]),
         },
         rounds=config.rounds,
     )
-    # A query of a batch.
+    # Seconds per query of the batch.
     for name in ("batch", "local batch"):
-        times = {**times, name: [each / config.batch for each in times[name]]}
-    one = f"one query, {config.steps} iterations"
-    many = f"one of {config.batch} queries, {config.steps} iterations"
-    few = f"one of {config.batch} queries, {config.size} nodes"
+        times = {**times, name: [s / config.batch for s in times[name]]}
+    single_claim = f"one query, {config.steps} iterations"
+    batch_claim = f"one of {config.batch} queries, {config.steps} iterations"
+    local_claim = f"one of {config.batch} queries, {config.size} nodes"
     return [
-        compare_times(one, times, than=_SCIPY, by="one"),
-        compare_times(one, times, than=_SCIPY_IN_ORDER, by="one"),
-        compare_times(one, times, than=_SPREADING, by="one"),
-        compare_times(many, times, than=_SCIPY, by="batch"),
-        compare_times(many, times, than=_SCIPY_IN_ORDER, by="batch"),
-        compare_times(few, times, than=_SCIPY, by="local batch"),
+        compare_times(single_claim, times, than=_SCIPY, by="one"),
+        compare_times(single_claim, times, than=_SCIPY_IN_ORDER, by="one"),
+        compare_times(single_claim, times, than=_SPREADING, by="one"),
+        compare_times(batch_claim, times, than=_SCIPY, by="batch"),
+        compare_times(batch_claim, times, than=_SCIPY_IN_ORDER, by="batch"),
+        compare_times(local_claim, times, than=_SCIPY, by="local batch"),
     ]
 
 
 def _solve_with_scipy(
-    made: SyntheticGraph, config: BenchmarkConfig, *, in_order: bool = False
+    problem: SyntheticGraph, config: BenchmarkConfig, *, in_order: bool = False
 ) -> Callable[[int], Any]:
-    asked = [made.dense(number)[:, 0] for number in range(config.rounds + 1)]
-    order = np.asarray(made.layout.order)
-    matrix = made.matrix[order][:, order] if in_order else made.matrix
+    right_sides = [problem.dense(i)[:, 0] for i in range(config.rounds + 1)]
+    order = np.asarray(problem.layout.order)
+    matrix = problem.matrix[order][:, order] if in_order else problem.matrix
     columns = [
-        np.asarray(y if in_order else y[made.layout.inverse_order]) for y in asked
+        np.asarray(y if in_order else y[problem.layout.inverse_order])
+        for y in right_sides
     ]
 
     def solve(number: int) -> Any:
@@ -201,16 +194,16 @@ def _solve_with_scipy(
 
 
 def _solve_with_label_spreading(
-    made: SyntheticGraph, config: BenchmarkConfig
+    problem: SyntheticGraph, config: BenchmarkConfig
 ) -> Callable[[int], Any]:
-    """The classic iteration, as many steps, with its own normalisation of the graph."""
-    affinity = scipy.sparse.coo_matrix(made.layout.restore_graph().to_scipy())
-    places = np.zeros((made.graph.num_nodes, 1), np.float32)
-    order = np.asarray(made.layout.order)
+    """Makes calls of the classic iteration, each with a normalisation of the graph."""
+    affinity = scipy.sparse.coo_matrix(problem.layout.restore_graph().to_scipy())
+    features = np.zeros((problem.graph.num_nodes, 1), np.float32)
+    order = np.asarray(problem.layout.order)
 
     def spread(number: int) -> Any:
-        labels = np.full(made.graph.num_nodes, -1)
-        labels[order[made.nodes[number]]] = 0
+        labels = np.full(problem.graph.num_nodes, -1)
+        labels[order[problem.nodes[number]]] = 0
         model = LabelSpreading(
             kernel=lambda *_: affinity,  # pyright: ignore[reportArgumentType]
             alpha=config.alpha,
@@ -218,36 +211,28 @@ def _solve_with_label_spreading(
             tol=0.0,
         )
         with warnings.catch_warnings():
-            # That it did not converge, which is what is asked for; and that scores
-            # that did not arrive anywhere are divided by their sum.
+            # A fixed number of steps does not converge, and nodes without a score are
+            # divided by their sum, 0.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
-            return model.fit(places, labels).label_distributions_
+            return model.fit(features, labels).label_distributions_
 
     return spread
 
 
 def _solve_locally(
-    made: SyntheticGraph, config: BenchmarkConfig
+    problem: SyntheticGraph, config: BenchmarkConfig
 ) -> Callable[[int], Any]:
     def solve(number: int) -> Any:
-        own = slice(number, number + 1)
-        seeds = made.nodes[own], made.values[own]
-        return diffuse_local(made.graph, *seeds, size=config.size, alpha=config.alpha)
+        query = slice(number, number + 1)
+        seeds = problem.nodes[query], problem.values[query]
+        return diffuse_local(
+            problem.graph, *seeds, size=config.size, alpha=config.alpha
+        )
 
     return solve
 
 
 def main() -> None:
-    """Reads the command line and prints what was found."""
-    enable_compilation_cache()
-    config = tyro.cli(
-        BenchmarkConfig,
-        default=card.full(),
-        description=card.__doc__,
-        prog="python -m experiments benchmark",
-    )
-    for record in run(config, pathlib.Path(), records=RECORDS):
-        for table in measurement_tables(record["results"]):
-            print(text_table(*table))
-        print(caption(record))
+    """Reads the command line, times and records."""
+    run_from_command_line("benchmark", card, run)

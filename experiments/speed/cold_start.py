@@ -1,6 +1,5 @@
-"""From the shell prompt to the first answer: `python -m experiments cold_start`."""
+"""Cold start, from the shell to an answer: `python -m experiments cold_start`."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -14,20 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import skimage
-import tyro
 
-from configs import cold_start
+from configs import cold_start as card
 from configs.cold_start import ColdStartConfig
-from diffjax.caches import enable_compilation_cache
 from diffjax.images import DescriptorConfig, IndexedPictures
 from diffjax.index import Index
-from diffjax.report import append_record, make_record, measurement_tables, text_table
+from diffjax.report import append_record, make_record
 from diffjax.weights import efficientnet_lite0_fingerprint
-from experiments.paper.evaluate import RECORDS
+from experiments._entries import descriptor_settings
+from experiments._runner import run_from_command_line
 
 from ._neighbor_searches import draw_clustered_vectors
 
-_CHANNELS = 1280  # Of the last map of EfficientNet-Lite0.
+_CHANNELS = 1280  # Channels of the last map of EfficientNet-Lite0.
 _PICTURE = pathlib.Path(skimage.__file__).parent / "data" / "rocket.jpg"
 _SEARCH = "from diffjax.cli import main; main()"
 _EMPTY, _FULL = "diffjax search, empty cache", "diffjax search, full cache"
@@ -40,12 +38,12 @@ _IMPORTS = {
 
 
 class ProcessTimes(NamedTuple):
-    """What a process took.
+    """Times of a process.
 
     Attributes:
-        answer: Seconds until it printed its first line, or ended without.
-        end: Seconds until it ended.
-        steps: What `--timing` reports, if it searched.
+        answer: Seconds until its first line of output, or until its end without one.
+        end: Seconds until its end.
+        steps: Report of `--timing`, if it searched.
     """
 
     answer: float
@@ -59,41 +57,27 @@ def run(
     """Starts every process in turns and appends a record to `cold_start.jsonl`.
 
     Args:
-        config: The index and how often it is searched.
-        workdir: Where the index and the caches are, for the time being.
+        config: Size of the index, and number of rounds.
+        workdir: Holds index and caches in a temporary folder.
         records: Folder of the record files.
 
     Returns:
         The record.
     """
-    index, caches = workdir / "index", workdir / "caches"
-    make_index(config).save(index)
-
-    def search(cache: pathlib.Path) -> ProcessTimes:
-        asked = "search", index, _PICTURE, "--json", "--timing"
-        return time_process(_SEARCH, *asked, cache=cache)
-
-    def search_anew() -> ProcessTimes:
-        with tempfile.TemporaryDirectory(dir=workdir) as empty:
-            return search(pathlib.Path(empty))
-
-    contestants: dict[str, Callable[[], ProcessTimes]] = {
-        name: lambda code=code: time_process(code, cache=caches)
-        for name, code in _IMPORTS.items()
-    }
-    contestants |= {_EMPTY: search_anew, _FULL: lambda: search(caches)}
-    found = _run_interleaved(contestants, rounds=config.rounds)
+    with tempfile.TemporaryDirectory(dir=workdir) as folder:
+        times = _time_processes(config, pathlib.Path(folder))
     record = make_record(
         "cold start",
         settings={
             "regions": config.regions,
             "images": config.regions // config.regions_of_image,
             "rounds": config.rounds,
-            "index": dataclasses.asdict(config.index),
+            "descriptor": descriptor_settings(DescriptorConfig()),
+            "index": config.index.by_name(),
         },
         results=[
-            *_process_entries(found),
-            *_step_entries({name: found[name] for name in (_EMPTY, _FULL)}),
+            *_process_entries(times),
+            *_step_entries({name: times[name] for name in (_EMPTY, _FULL)}),
         ],
         seed=config.seed,
     )
@@ -101,13 +85,36 @@ def run(
     return record
 
 
+def _time_processes(
+    config: ColdStartConfig, folder: pathlib.Path
+) -> dict[str, list[ProcessTimes]]:
+    """Times imports and searches, interleaved, with files in a folder."""
+    index, caches = folder / "index", folder / "caches"
+    make_index(config).save(index)
+
+    def search(cache: pathlib.Path) -> ProcessTimes:
+        words = "search", index, _PICTURE, "--json", "--timing"
+        return time_process(_SEARCH, *words, cache=cache)
+
+    def search_with_empty_cache() -> ProcessTimes:
+        with tempfile.TemporaryDirectory(dir=folder) as empty:
+            return search(pathlib.Path(empty))
+
+    processes: dict[str, Callable[[], ProcessTimes]] = {
+        name: lambda code=code: time_process(code, cache=caches)
+        for name, code in _IMPORTS.items()
+    }
+    processes |= {_EMPTY: search_with_empty_cache, _FULL: lambda: search(caches)}
+    return _run_interleaved(processes, rounds=config.rounds)
+
+
 def make_index(config: ColdStartConfig) -> Index:
-    """Makes an index of drawn regions that takes pictures as queries."""
-    each = config.regions_of_image
-    images = config.regions // each
+    """Builds an index of random regions that takes pictures as queries."""
+    per_image = config.regions_of_image
+    images = config.regions // per_image
     return Index.build(
-        draw_clustered_vectors(images * each, _CHANNELS, seed=config.seed),
-        np.repeat(np.arange(images, dtype=np.int32), each),
+        draw_clustered_vectors(images * per_image, _CHANNELS, seed=config.seed),
+        np.repeat(np.arange(images, dtype=np.int32), per_image),
         config=config.index,
         pictures=IndexedPictures(
             folder="drawn",
@@ -120,46 +127,46 @@ def make_index(config: ColdStartConfig) -> Index:
 
 
 def time_process(code: str, *arguments: object, cache: pathlib.Path) -> ProcessTimes:
-    """Runs Python code as a process and measures it from here.
+    """Runs Python code as a process and times it from outside.
 
     Raises:
         subprocess.CalledProcessError: If it fails.
     """
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = os.environ | {"DIFFJAX_CACHE": str(cache)}
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with subprocess.Popen(  # noqa: S603  # Of this file and this Python alone.
         command, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         line = process.stdout.readline() if process.stdout else ""
-        answer = time.perf_counter() - begun
+        answer = time.perf_counter() - start
         process.wait()
-    end = time.perf_counter() - begun
+    end = time.perf_counter() - start
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return ProcessTimes(answer, end, json.loads(line)["timing"] if line else [])
 
 
 def _run_interleaved(
-    contestants: dict[str, Callable[[], ProcessTimes]], *, rounds: int
+    processes: dict[str, Callable[[], ProcessTimes]], *, rounds: int
 ) -> dict[str, list[ProcessTimes]]:
-    """Starts each in turn; the first turn fills caches and is not counted."""
-    found: dict[str, list[ProcessTimes]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, begin in contestants.items():
-            started = begin()
-            if turn:
-                found[name].append(started)
-    return found
+    """Starts each in turn; the first round fills caches and is not counted."""
+    times: dict[str, list[ProcessTimes]] = {name: [] for name in processes}
+    for number in range(rounds + 1):
+        for name, start in processes.items():
+            measured = start()
+            if number:
+                times[name].append(measured)
+    return times
 
 
-def _process_entries(found: dict[str, list[ProcessTimes]]) -> list[dict[str, Any]]:
-    base = [started.end for started in found[_BASE]]
+def _process_entries(times: dict[str, list[ProcessTimes]]) -> list[dict[str, Any]]:
+    base = [process.end for process in times[_BASE]]
     rows = []
-    for name, each in found.items():
-        answers = [started.answer for started in each]
-        ends = [started.end for started in each]
-        # Of each turn by itself: what slows a turn down slows all of it.
+    for name, processes in times.items():
+        answers = [process.answer for process in processes]
+        ends = [process.end for process in processes]
+        # Ratios within rounds: a busy machine slows a whole round down.
         ratios = [end / of for end, of in zip(ends, base, strict=True)]
         rows.append(
             {
@@ -169,14 +176,14 @@ def _process_entries(found: dict[str, list[ProcessTimes]]) -> list[dict[str, Any
                 "largest": max(ends),
                 "times_import_jax": statistics.median(ratios),
                 "seconds_to_answer": (
-                    statistics.median(answers) if each[0].steps else None
+                    statistics.median(answers) if processes[0].steps else None
                 ),
             }
         )
     return rows
 
 
-def _step_entries(found: dict[str, list[ProcessTimes]]) -> list[dict[str, Any]]:
+def _step_entries(times: dict[str, list[ProcessTimes]]) -> list[dict[str, Any]]:
     return [
         {
             "process": name,
@@ -186,21 +193,11 @@ def _step_entries(found: dict[str, list[ProcessTimes]]) -> list[dict[str, Any]]:
             "compiled": max(step["compiled"] for step in steps),
             "from_the_cache": max(step["cached"] for step in steps),
         }
-        for name, each in found.items()
-        for steps in zip(*(started.steps for started in each), strict=True)
+        for name, processes in times.items()
+        for steps in zip(*(process.steps for process in processes), strict=True)
     ]
 
 
 def main() -> None:
-    """Reads the command line and prints what was found."""
-    enable_compilation_cache()
-    config = tyro.cli(
-        ColdStartConfig,
-        default=cold_start.full(),
-        description=cold_start.__doc__,
-        prog="python -m experiments cold_start",
-    )
-    with tempfile.TemporaryDirectory() as workdir:
-        record = run(config, pathlib.Path(workdir), records=RECORDS)
-    for table in measurement_tables(record["results"]):
-        print(text_table(*table))
+    """Reads the command line, times processes and records."""
+    run_from_command_line("cold_start", card, run)

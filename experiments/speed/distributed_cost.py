@@ -1,4 +1,4 @@
-"""What many devices cost: `python -m experiments distributed_cost`."""
+"""Costs of many devices: `python -m experiments distributed_cost`."""
 
 import json
 import os
@@ -8,18 +8,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import tyro
-
-from configs import distributed_cost
+from configs import distributed_cost as card
 from configs.distributed_cost import DistributedCostConfig
 from diffjax.distributed import CostEstimate, estimate_cost
 from diffjax.report import append_record, make_record
-from experiments._runner import config_to_json
-from experiments.paper.evaluate import RECORDS
+from experiments._runner import config_to_json, run_from_command_line
 from experiments.reporting._charts import Chart, Line, write_chart
 
-# Regions of an image, to say how many images there are.
-_PER_IMAGE = 20
+_REGIONS_PER_IMAGE = 20
 
 
 def run(
@@ -29,7 +25,7 @@ def run(
 
     Args:
         config: The sizes.
-        workdir: Not used: nothing is kept.
+        workdir: Not used: nothing is cached.
         records: Folder of the record files, and of two charts.
 
     Returns:
@@ -50,7 +46,7 @@ def run(
 
 
 def _compared(config: DistributedCostConfig) -> Iterator[dict[str, Any]]:
-    """What compiled programs say, beside the arithmetic."""
+    """Compares the costs of compiled programs with the arithmetic."""
     for devices, steps in compiled_costs(config).items():
         expected = estimate_cost(
             config.nodes,
@@ -62,19 +58,19 @@ def _compared(config: DistributedCostConfig) -> Iterator[dict[str, Any]]:
             images=config.images,
         )._asdict()
         for name, cost in steps.items():
-            own = expected[name]
+            estimate = expected[name]
             both = cost["arguments"] + cost["output"]
             row = {
                 "step": name,
                 "devices": devices,
                 "bytes sent": cost["sent"] + cost["sent_once"],
-                "planned": own.sent + own.sent_once,
+                "planned": estimate.sent + estimate.sent_once,
                 "taken and given": both,
-                "as planned": own.arguments + own.output,
+                "as planned": estimate.arguments + estimate.output,
                 "memory": both + cost["temporary"],
-                "memory, planned": own.memory - own.resident,
+                "memory, planned": estimate.memory - estimate.resident,
             }
-            # Shares of a ring are no whole bytes for every number of devices.
+            # A ring sends fractions of bytes for some numbers of devices.
             yield {
                 key: round(value) if isinstance(value, float) else value
                 for key, value in row.items()
@@ -84,15 +80,15 @@ def _compared(config: DistributedCostConfig) -> Iterator[dict[str, Any]]:
 def compiled_costs(
     config: DistributedCostConfig,
 ) -> Mapping[int, Mapping[str, Mapping[str, float]]]:
-    """Compiles in a process that has as many devices as are asked for.
+    """Compiles all steps in a process with as many host devices as needed.
 
     Args:
         config: The sizes.
 
     Returns:
-        What `experiments.speed._compiled_costs` says, by devices and step.
+        Output of `experiments.speed._compiled_costs`, by devices and step.
     """
-    asked = {
+    sizes = {
         "devices": config.devices,
         "n": config.nodes,
         "d": config.dim,
@@ -101,20 +97,20 @@ def compiled_costs(
         "regions": config.regions,
         "images": config.images,
     }
-    most = max(config.devices)
-    host_devices = f"--xla_force_host_platform_device_count={most}"
-    done = subprocess.run(  # noqa: S603  # This very package, in Python.
-        [sys.executable, "-m", "experiments.speed._compiled_costs", json.dumps(asked)],
+    count = max(config.devices)
+    host_devices = f"--xla_force_host_platform_device_count={count}"
+    process = subprocess.run(  # noqa: S603  # This very package, in Python.
+        [sys.executable, "-m", "experiments.speed._compiled_costs", json.dumps(sizes)],
         cwd=pathlib.Path(__file__).parents[2],
         env=os.environ | {"XLA_FLAGS": host_devices, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         check=True,
     )
-    return {int(name): costs for name, costs in json.loads(done.stdout).items()}
+    return {int(name): costs for name, costs in json.loads(process.stdout).items()}
 
 
 def _plan(config: DistributedCostConfig, nodes: int, devices: int) -> CostEstimate:
-    images = -(-nodes // _PER_IMAGE)
+    images = -(-nodes // _REGIONS_PER_IMAGE)
     return estimate_cost(
         nodes, d=config.dim, k=config.k, devices=devices, images=images
     )
@@ -138,7 +134,7 @@ def _simulated(config: DistributedCostConfig) -> Iterator[dict[str, Any]]:
 
 def _draw(config: DistributedCostConfig, records: pathlib.Path) -> None:
     nodes = config.many_nodes
-    pictures = {
+    charts = {
         "memory": (
             "most memory on a device",
             "GB on each device",
@@ -150,12 +146,12 @@ def _draw(config: DistributedCostConfig, records: pathlib.Path) -> None:
             lambda costs: costs.solve.sent / 1e6,
         ),
     }
-    for name, (title, label, of) in pictures.items():
+    for name, (title, label, cost_of) in charts.items():
         lines = [
             Line(
                 f"{devices} devices",
                 nodes,
-                [of(_plan(config, n, devices)) for n in nodes],
+                [cost_of(_plan(config, n, devices)) for n in nodes],
             )
             for devices in config.many_devices
         ]
@@ -171,13 +167,5 @@ def _draw(config: DistributedCostConfig, records: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """Reads the command line: what to change in the config."""
-    config = tyro.cli(
-        DistributedCostConfig,
-        default=distributed_cost.full(),
-        description=distributed_cost.__doc__,
-        prog="python -m experiments distributed_cost",
-    )
-    record = run(config, pathlib.Path(), records=RECORDS)
-    for result in record["results"]:
-        print("  ".join(f"{name} {value}" for name, value in result.items()))
+    """Reads the command line, compiles, computes and records."""
+    run_from_command_line("distributed_cost", card, run)

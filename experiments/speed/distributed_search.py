@@ -1,8 +1,8 @@
-r"""Searches on several machines: `python -m experiments distributed_search`.
+r"""Search on several machines: `python -m experiments distributed_search`.
 
-Every process runs this same command. Each reads its own rows of the vectors, which are
-in one .npy file that all can read, or in several, one after the other; nothing but a
-process's rows is ever read into its memory. The first process writes the answers.
+Every process runs this same command and reads its share of the rows of the vectors,
+which are in one .npy file that all can read, or in several, one after the other; no
+process reads other rows into its memory. The first process writes the answers.
 
 Two processes on this machine:
 
@@ -12,12 +12,14 @@ Two processes on this machine:
             --address localhost:12355 --count 2 --rank $rank &
     done; wait
 
-On Slurm, Open MPI and TPU slices leave out the last line of options: JAX knows.
+On Slurm, Open MPI and TPU slices leave out the last line of options: JAX knows them.
+--quick searches a few random vectors with one process.
 """
 
 import dataclasses
 import pathlib
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -39,48 +41,48 @@ from diffjax.distributed import (
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """What is searched, for what, how, and by which processes."""
+    """Files, settings of the search, and processes."""
 
     vectors: tuple[pathlib.Path, ...]
     """.npy files [n, d] of the collection, in the order of its rows."""
     queries: pathlib.Path
     """.npy file [r, d] of query vectors."""
     out: pathlib.Path = pathlib.Path("answers.npz")
-    """Where the first process writes images, scores, residuals and steps."""
+    """File to which the first process writes images, scores, residuals and steps."""
     query_ids: pathlib.Path | None = None
-    """.npy file [r] of the query that each belongs to; None if each is one."""
+    """.npy file [r] of the query of each vector; None if each is a query."""
     image_ids: pathlib.Path | None = None
-    """.npy file [n] of the image of every row; None if each is one."""
+    """.npy file [n] of the image of every row; None if each is an image."""
     top: int = 10
-    """Images given for each query."""
+    """Number of images in each answer."""
     k: int = 50
-    """Neighbours of every vector, itself counted."""
+    """Neighbours of every vector, itself included."""
     query_k: int = 50
     """Neighbours of every vector of a query."""
     gamma: float = 3.0
     """Exponent of the kernel."""
     alpha: float = 0.99
-    """How far scores spread."""
+    """Share of the score that spreads along edges, in [0, 1)."""
     max_steps: int = 20
     """Most iterations."""
     address: str | None = None
-    """Host and port of the first process; None where a cluster tells JAX."""
+    """Host and port of the first process; None where JAX detects a cluster."""
     count: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     rank: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     patience: int = 30
-    """Seconds without a sign of life after which a process is lost."""
+    """Seconds without a heartbeat after which a process is lost."""
 
 
 def run(config: SearchConfig) -> DistributedResult:
-    """Searches; to be called in all processes, inside `process_group`.
+    """Searches the files; to be called in all processes, inside `process_group`.
 
     Args:
-        config: What to search for; its last four fields are not looked at.
+        config: Files and settings of the search; the processes are not used.
 
     Returns:
-        The answers, which the first process has written, too.
+        The answers, which the first process has written as well.
 
     Raises:
         ValueError: If files do not go together, or a vector has no direction.
@@ -95,8 +97,8 @@ def run(config: SearchConfig) -> DistributedResult:
             f"{[file.shape[1] for file in files]}."
         )
     rows = process_rows(n, mesh)
-    own = _unit(_read(files, rows), name="vectors", first=rows.start)
-    vectors = shard_rows(own, n, mesh)
+    shard = _unit(_read(files, rows), name="vectors", first=rows.start)
+    vectors = shard_rows(shard, n, mesh)
     image_ids, num_images = None, None
     if config.image_ids is not None:
         ids = _open(config.image_ids, dimensions=1)
@@ -120,7 +122,7 @@ def run(config: SearchConfig) -> DistributedResult:
         max_steps=config.max_steps,
         mesh=mesh,
     )
-    # In all processes, before the first one writes: here what went wrong shows.
+    # In all processes, before the first one writes: errors are raised here.
     jax.block_until_ready(answers)
     if jax.process_index() == 0:
         np.savez(
@@ -138,58 +140,82 @@ def _open(path: pathlib.Path, *, dimensions: int) -> Shaped[np.ndarray, "..."]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != dimensions or not array.size:
         raise ValueError(
-            f"{path} must hold an array of {dimensions} dimensions with something in "
-            f"it, got {list(array.shape)}."
+            f"{path} must hold an array of {dimensions} dimensions that is not empty, "
+            f"got {list(array.shape)}."
         )
     return array
 
 
 def _read(files: list[np.ndarray], rows: slice) -> Shaped[np.ndarray, "..."]:
-    """Reads some rows of several files, numbered one file after the other."""
-    parts, start = [], 0
+    """Reads rows of several files, numbered one file after the other."""
+    blocks, start = [], 0
     for file in files:
         first, last = (
             min(max(end - start, 0), len(file)) for end in (rows.start, rows.stop)
         )
-        parts.append(file[first:last])
+        blocks.append(file[first:last])
         start += len(file)
-    return np.concatenate(parts)
+    return np.concatenate(blocks)
 
 
 def _unit(vectors, *, name: str, first: int) -> Shaped[np.ndarray, "..."]:
-    """Vectors in single precision, divided by their length."""
+    """Normalises vectors to unit length, in single precision."""
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(lengths[:, 0] > 0))
-    if bad.size:
+    invalid = np.flatnonzero(~(lengths[:, 0] > 0))
+    if invalid.size:
         raise ValueError(
-            f"{name} must have a direction, got one without in row {first + bad[0]}."
+            f"{name} must have a length above 0, got none in row {first + invalid[0]}."
         )
     return vectors / lengths
 
 
 def main() -> None:
-    """Reads the command line, connects, searches and prints the first answers."""
-    config = tyro.cli(
-        SearchConfig,
-        description=__doc__,
-        prog="python -m experiments distributed_search",
-    )
-    enable_compilation_cache()
-    processes = process_group(
-        config.address, config.count, config.rank, patience=config.patience
-    )
-    with processes:
-        try:
-            answers = run(config)
-        except (ValueError, OSError) as error:
-            if is_process_loss(error):
-                raise
-            sys.exit(f"error: {error}")
-        if jax.process_index() == 0:
-            steps = np.asarray(answers.solution.num_steps)
-            print(
-                f"{len(answers.images)} queries on {jax.device_count()} devices of "
-                f"{jax.process_count()} processes, {steps.max(initial=0)} iterations: "
-                f"{config.out}"
-            )
+    """Reads the command line, connects, searches and prints a line on the answers."""
+    words = sys.argv[1:]
+    quick = "--quick" in words
+    with tempfile.TemporaryDirectory() as folder:
+        if quick:
+            words = [word for word in words if word != "--quick"]
+            words = [*_write_quick_files(pathlib.Path(folder)), *words]
+        config = tyro.cli(
+            SearchConfig,
+            description=__doc__,
+            prog="python -m experiments distributed_search",
+            args=words,
+        )
+        enable_compilation_cache()
+        if quick:
+            _run_and_report(config)
+            return
+        processes = process_group(
+            config.address, config.count, config.rank, patience=config.patience
+        )
+        with processes:
+            _run_and_report(config)
+
+
+def _run_and_report(config: SearchConfig) -> None:
+    try:
+        answers = run(config)
+    except (ValueError, OSError) as error:
+        if is_process_loss(error):
+            raise
+        sys.exit(f"error: {error}")
+    if jax.process_index() == 0:
+        steps = np.asarray(answers.solution.num_steps)
+        print(
+            f"{len(answers.images)} queries on {jax.device_count()} devices of "
+            f"{jax.process_count()} processes, {steps.max(initial=0)} iterations: "
+            f"{config.out}"
+        )
+
+
+def _write_quick_files(folder: pathlib.Path) -> list[str]:
+    """Draws vectors and queries of a trial; returns the options that name them."""
+    vectors = np.random.default_rng(0).standard_normal((64, 8), np.float32)
+    np.save(folder / "vectors.npy", vectors)
+    np.save(folder / "queries.npy", vectors[:3])
+    files = {name: str(folder / f"{name}.npy") for name in ("vectors", "queries")}
+    options = {**files, "out": str(folder / "answers.npz"), "k": "8", "query-k": "8"}
+    return [word for name, value in options.items() for word in (f"--{name}", value)]

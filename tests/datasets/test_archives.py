@@ -54,23 +54,25 @@ packed = pytest.mark.parametrize(("name", "write"), KINDS.items(), ids=KINDS)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where to unpack to: below a folder that holds nothing else."""
+    """Destination, below a folder that is otherwise empty."""
     return tmp_path / "room" / "jpg"
 
 
 @packed
-def test_an_archive_arrives_whole_and_alone(tmp_path, folder, name, write):
+def test_an_archive_is_unpacked_completely(tmp_path, folder, name, write):
     write(tmp_path / name, FILES.items())
-    told = []
-    unpack_archive(tmp_path / name, str(folder), progress=lambda *t: told.append(t))
+    calls = []
+    unpack_archive(
+        tmp_path / name, str(folder), progress=lambda *call: calls.append(call)
+    )
     assert contents(folder) == FILES
     assert list(folder.parent.iterdir()) == [folder]
-    assert {task for task, _, _ in told} == {f"unpacking {name} (MB)"}
-    assert told[-1][1] == told[-1][2]
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {task for task, _, _ in calls} == {f"unpacking {name} (MB)"}
+    assert calls[-1][1] == calls[-1][2]
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
-def test_folders_are_made_and_rights_are_those_of_any_file(tmp_path, folder):
+def test_folders_are_made_and_files_get_default_permissions(tmp_path, folder):
     closed, tool = tarfile.TarInfo("closed"), tarfile.TarInfo("closed/tool")
     closed.type, closed.mode, tool.mode = tarfile.DIRTYPE, 0o000, 0o4777
     write_tar(tmp_path / "a.tar", [(closed, b""), (tool, b"#!")])
@@ -79,7 +81,7 @@ def test_folders_are_made_and_rights_are_those_of_any_file(tmp_path, folder):
     assert not (folder / "closed" / "tool").stat().st_mode & stat.S_ISUID
 
 
-def test_a_second_archive_joins_the_first(tmp_path, folder):
+def test_a_second_archive_is_added_to_the_first(tmp_path, folder):
     write_tar(tmp_path / "1.tgz", [("paris/a/1.jpg", b"1"), ("same.txt", b"old")])
     write_zip(tmp_path / "2.zip", [("paris/b/2.jpg", b"2"), ("same.txt", b"new")])
     unpack_archive(tmp_path / "1.tgz", folder)
@@ -112,8 +114,8 @@ HOSTILE = {
 ZIPPED = ("up", "up later", "absolute", "of another system", "drive")
 
 
-def aimed(names, outside):
-    """Members that start with a harmless one; what is hostile leads to `outside`."""
+def hostile_members(names, outside):
+    """Members after a harmless one, whose links and paths lead to `outside`."""
     yield "first.jpg", b"\xff\xd8"
     for name in names:
         if isinstance(name, str):
@@ -127,28 +129,30 @@ def aimed(names, outside):
 
 @pytest.fixture
 def outside(tmp_path):
-    """A file where no archive may write."""
+    """Folder with a file that no archive may change."""
     (tmp_path / "kept.txt").write_text("kept")
     return tmp_path
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("exists", [False, pytest.param(True, marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     ("write", "case"),
     [(write_tar, case) for case in HOSTILE] + [(write_zip, case) for case in ZIPPED],
 )
-def test_a_hostile_archive_is_refused_whole(outside, folder, write, case, there):
+def test_a_hostile_archive_is_refused_completely(outside, folder, write, case, exists):
     archive = outside / "hostile"
-    write(archive, aimed(HOSTILE[case], outside))
-    if there:
+    write(archive, hostile_members(HOSTILE[case], outside))
+    if exists:
         folder.mkdir(parents=True)
         (folder / "mine.txt").write_text("mine")
     before = contents(outside)
-    with pytest.raises(ValueError, match="no archive that can be unpacked: '") as said:
+    with pytest.raises(
+        ValueError, match="no archive that can be unpacked: '"
+    ) as caught:
         unpack_archive(archive, folder)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(caught.value)
     assert contents(outside) == before
-    assert folder.exists() == there
+    assert folder.exists() == exists
 
 
 def test_a_link_in_a_zip_is_refused_too(outside, folder):
@@ -163,17 +167,17 @@ def test_a_link_in_a_zip_is_refused_too(outside, folder):
 @packed
 def test_an_archive_cut_short_leaves_nothing(tmp_path, folder, name, write):
     write(tmp_path / name, FILES.items())
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(ValueError, match="no archive that can be unpacked: ") as said:
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(ValueError, match="no archive that can be unpacked: ") as caught:
         unpack_archive(tmp_path / name, folder)
-    assert str(said.value).startswith(f"{tmp_path / name}: ")
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert list(folder.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["pictures.tgz", "pictures.tar.xz", "pictures.zip"])
-def test_a_damaged_byte_is_noticed(tmp_path, folder, name):
-    # Of what can't be packed any further, so that it is damaged and still unpacks.
+def test_a_damaged_byte_is_refused(tmp_path, folder, name):
+    # In incompressible data, which still unpacks with another byte.
     KINDS[name](tmp_path / name, [("noise.jpg", FILES["paris/eiffel/2.jpg"])])
     content = bytearray((tmp_path / name).read_bytes())
     content[40_000] ^= 1
@@ -183,16 +187,16 @@ def test_a_damaged_byte_is_noticed(tmp_path, folder, name):
     assert not folder.exists()
 
 
-def test_a_checksum_that_is_cut_off_is_missed(tmp_path, folder):
+def test_a_missing_checksum_is_refused(tmp_path, folder):
     write_tar(tmp_path / "a.tgz", FILES.items())
-    whole = (tmp_path / "a.tgz").read_bytes()
-    (tmp_path / "a.tgz").write_bytes(whole[:-8])
+    content = (tmp_path / "a.tgz").read_bytes()
+    (tmp_path / "a.tgz").write_bytes(content[:-8])
     with pytest.raises(ValueError, match="unpacked: Compressed file ended before"):
         unpack_archive(tmp_path / "a.tgz", folder)
     assert not folder.exists()
 
 
-def test_what_is_no_archive_or_not_there_is_told(tmp_path, folder):
+def test_other_files_and_missing_files_are_errors(tmp_path, folder):
     (tmp_path / "page.html").write_text("<html>302 Found</html>")
     with pytest.raises(ValueError, match=r"page.html: no archive that can be unpacked"):
         unpack_archive(tmp_path / "page.html", folder)
@@ -202,7 +206,7 @@ def test_what_is_no_archive_or_not_there_is_told(tmp_path, folder):
 
 @contextlib.contextmanager
 def file_limit(size):
-    """Lets no file grow beyond some bytes, as a full disk would."""
+    """Limit on the size of files, which acts like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -212,29 +216,29 @@ def file_limit(size):
 
 
 @packed
-def test_a_full_disk_is_told_in_a_line_and_leaves_no_half(
+def test_a_full_disk_is_an_error_in_a_line_and_leaves_nothing(
     tmp_path, folder, name, write
 ):
     write(tmp_path / name, FILES.items())
-    with file_limit(65_000), pytest.raises(OSError, match="File too large") as said:
+    with file_limit(65_000), pytest.raises(OSError, match="File too large") as caught:
         unpack_archive(tmp_path / name, folder)
-    assert said.value.errno == errno.EFBIG
-    assert said.value.filename == str(folder)
-    assert "\n" not in str(said.value)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(folder)
+    assert "\n" not in str(caught.value)
     assert list(folder.parent.iterdir()) == []
     unpack_archive(tmp_path / name, folder)
     assert contents(folder) == FILES
 
 
-def test_a_program_that_was_stopped_leaves_what_the_next_removes(tmp_path, folder):
+def test_leftovers_of_a_killed_process_are_removed_by_the_next_call(tmp_path, folder):
     write_tar(tmp_path / "a.tgz", FILES.items())
 
     class Stopped(BaseException):
         pass
 
     def stop(*_):
-        left = folder.parent / ".jpg.a.tgz.part"
-        assert left.is_dir()  # Hidden from who looks for pictures.
+        partial = folder.parent / ".jpg.a.tgz.part"
+        assert partial.is_dir()  # Hidden, so that its pictures are not indexed.
         assert not folder.exists()
         raise Stopped
 
@@ -242,9 +246,9 @@ def test_a_program_that_was_stopped_leaves_what_the_next_removes(tmp_path, folde
         unpack_archive(tmp_path / "a.tgz", folder, progress=stop)
     assert list(folder.parent.iterdir()) == []
     # Killed: nothing could be removed.
-    left = folder.parent / ".jpg.a.tgz.part"
-    left.mkdir()
-    (left / "half.jpg").write_bytes(b"\xff")
+    partial = folder.parent / ".jpg.a.tgz.part"
+    partial.mkdir()
+    (partial / "half.jpg").write_bytes(b"\xff")
     unpack_archive(tmp_path / "a.tgz", folder)
     assert contents(folder) == FILES
     assert list(folder.parent.iterdir()) == [folder]

@@ -8,7 +8,7 @@ from diffjax.datasets._benchmark import folder_benchmark
 
 @pytest.fixture
 def folders(tmp_path):
-    """Makes a database and a query folder of tiny pictures from their names."""
+    """Writes a database and a query folder of tiny pictures with these names."""
 
     def make(database, queries):
         for folder, names in (("database", database), ("queries", queries)):
@@ -21,7 +21,7 @@ def folders(tmp_path):
     return make
 
 
-def test_pictures_of_the_same_folder_name_are_right(folders):
+def test_positives_are_the_pictures_of_the_same_folder_name(folders):
     database, queries = folders(
         ["cups/b.png", "cups/a.jpg", "jugs/c.png", "lids/d.png"],
         ["jugs/q.png", "cups/q.png", "cups/r.png"],
@@ -39,7 +39,7 @@ def test_pictures_of_the_same_folder_name_are_right(folders):
     assert got.boxes == (None, None, None)
 
 
-def test_classes_in_folders_of_folders_keep_their_whole_name(folders):
+def test_classes_in_nested_folders_have_their_full_path(folders):
     # Two classes share the last part of their names.
     database, queries = folders(
         ["dairy/milk/1.png", "soy/milk/1.png", "soy/milk/2.png"], ["soy/milk/q.png"]
@@ -49,11 +49,11 @@ def test_classes_in_folders_of_folders_keep_their_whole_name(folders):
     assert got.positives[0].tolist() == [1, 2]
 
 
-def test_every_field_that_speaks_of_queries_has_one_entry_per_query(folders):
+def test_fields_of_queries_have_one_entry_per_query(folders):
     database, queries = folders(["a/1.png", "b/1.png"], ["a/q.png", "b/q.png"])
     got = classes_benchmark("two", database, queries)
-    parts = got.queries, got.boxes, got.positives, got.junk, got.objects
-    assert {len(part) for part in parts} == {2}
+    fields = got.queries, got.boxes, got.positives, got.junk, got.objects
+    assert {len(field) for field in fields} == {2}
 
 
 def test_a_query_of_an_unknown_class_is_refused(folders):
@@ -71,7 +71,7 @@ def test_a_missing_or_empty_folder_is_refused(folders, tmp_path):
         classes_benchmark("one", database, tmp_path / "queries")
 
 
-def test_pictures_of_one_folder_ask_for_the_others_of_their_class(folders):
+def test_pictures_of_one_folder_query_the_others_of_their_class(folders):
     names = "soy/milk/1.png", "soy/milk/2.png", "dairy/milk/1.png", "soy/milk/3.png"
     folder, _ = folders(names, [])
     got = folder_benchmark("milk", folder)
@@ -80,7 +80,7 @@ def test_pictures_of_one_folder_ask_for_the_others_of_their_class(folders):
     assert got.database == tuple(folder / name for name in sorted(names))
     assert got.queries == got.database
     assert got.objects == ("dairy/milk", "soy/milk", "soy/milk", "soy/milk")
-    # The only one of its class has no right answer, and is kept.
+    # The only picture of its class is kept as a query without positives.
     assert [p.tolist() for p in got.positives] == [[], [2, 3], [1, 3], [1, 2]]
     assert [j.tolist() for j in got.junk] == [[0], [1], [2], [3]]
     assert got.boxes == (None,) * 4
@@ -92,7 +92,7 @@ def test_pictures_without_a_class_are_refused(folders):
         folder_benchmark("one", folder)
 
 
-def test_scenes_ask_for_a_box_and_want_the_scenes_of_the_same_object(tmp_path):
+def test_queries_of_scenes_are_boxes_and_positives_show_the_same_object(tmp_path):
     box = 1, 2, 30, 40
     scenes = SceneCollection(
         folder=tmp_path,
@@ -118,7 +118,7 @@ def test_scenes_ask_for_a_box_and_want_the_scenes_of_the_same_object(tmp_path):
     assert got.objects == ("cup", "jug")
 
 
-def test_the_grocery_packages_are_as_they_were_published(shared_data):
+def test_the_grocery_packages_have_their_published_numbers(shared_data):
     folder = shared_data / "grocery_packages"
     got = classes_benchmark("grocery", folder / "train", folder / "test")
     assert (len(got.database), len(got.queries)) == (864, 781)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from website import Answer, serving
 
-from diffjax import downloads as _transfer
+from diffjax import downloads
 from diffjax.datasets._fetch import (
     DATASETS,
     DataFile,
@@ -27,7 +27,7 @@ PICTURES = {f"paris/{n}.jpg": bytes([n]) * 40_000 for n in range(6)}
 
 
 def packed(pictures, kind="tgz"):
-    """An archive of pictures, as the web has them."""
+    """Archive of pictures."""
     content = io.BytesIO()
     if kind == "zip":
         with zipfile.ZipFile(content, "w") as bundle:
@@ -58,32 +58,32 @@ FILES = {
 
 
 class ByName(Answer):
-    """Answers with the file that is asked for, and writes down which."""
+    """Handler that serves several files and records their names."""
 
     def do_GET(self):  # noqa: N802  # The library's name.
         site: Any = self.site
         name = self.path.rpartition("/")[2]
-        site.asked.append(name)
+        site.requested.append(name)
         site.content = site.files[name]
         super().do_GET()
 
 
 @pytest.fixture
 def site(monkeypatch):
-    """A running server of several files; what it was asked is written down."""
-    monkeypatch.setattr(_transfer, "_WAITS", ())
+    """Running server of several files that records requests."""
+    monkeypatch.setattr(downloads, "_RETRY_DELAYS", ())
     monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
     with serving() as server:
         site: Any = server
         site.RequestHandlerClass = ByName
-        site.files, site.asked = dict(FILES), []
+        site.files, site.requested = dict(FILES), []
         yield site
 
 
 @pytest.fixture
 def known(site):
-    """Data sets of that server: `toy`, what shares its pictures, and others."""
+    """Data sets of that server: `toy`, one that shares its pictures, and others."""
 
     def file(name, unpack_to=None):
         content = site.files[name]
@@ -130,16 +130,16 @@ COMPLETE = {f"jpg/{name}": content for name, content in PICTURES.items()}
 COMPLETE |= {"gnd.txt": FILES["gnd.txt"]}
 
 
-def test_a_data_set_arrives_whole_and_alone(site, known, folder):
-    told = []
+def test_a_data_set_is_fetched_completely(site, known, folder):
+    calls = []
     home = fetch_dataset(
-        "toy", str(folder), datasets=known, progress=lambda *t: told.append(t)
+        "toy", str(folder), datasets=known, progress=lambda *call: calls.append(call)
     )
     assert home == folder / "toy"
     assert contents(home) == COMPLETE
     assert sorted(p.name for p in home.iterdir()) == ["fetched.json", "gnd.txt", "jpg"]
     assert picture_folder("toy", folder, datasets=known) == home / "jpg"
-    tasks = list(dict.fromkeys(task for task, _, _ in told))
+    tasks = list(dict.fromkeys(task for task, _, _ in calls))
     assert tasks[:2] == ["downloading 1.tgz (MB)", "unpacking 1.tgz (MB)"]
     assert len(tasks) == 7
     record = json.loads((home / "fetched.json").read_text())
@@ -151,37 +151,42 @@ def test_a_data_set_arrives_whole_and_alone(site, known, folder):
         }
 
 
-def test_what_is_there_is_not_fetched_again(site, known, folder):
+def test_existing_files_are_not_fetched_again(site, known, folder):
     fetch_dataset("toy", folder, datasets=known)
-    site.asked.clear()
+    site.requested.clear()
     fetch_dataset("toy", folder, datasets=known)
     fetch_dataset("toy", folder, datasets=known, offline=True)
-    assert site.asked == []
+    assert site.requested == []
     (folder / "toy" / "gnd.txt").unlink()
     (folder / "toy" / "2.zip").write_bytes(b"left by a program that was killed")
     fetch_dataset("toy", folder, datasets=known)
-    assert site.asked == ["gnd.txt"]
+    assert site.requested == ["gnd.txt"]
     assert contents(folder / "toy") == COMPLETE
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_an_interrupted_call_is_gone_on_from(site, known, folder, place):
+@pytest.mark.parametrize(
+    "position",
+    [0, 3, *(pytest.param(position, marks=pytest.mark.full) for position in (1, 2))],
+)
+def test_an_interrupted_call_is_resumed(site, known, folder, position):
     order = [file.name for file in known["toy"].files]
-    half = len(FILES[order[place]]) // 2
-    site.cuts = [len(FILES[name]) for name in order[:place]] + [half]
-    with pytest.raises(OSError, match=rf"{order[place]} could not be downloaded: .*"):
+    half = len(FILES[order[position]]) // 2
+    site.cuts = [len(FILES[name]) for name in order[:position]] + [half]
+    with pytest.raises(
+        OSError, match=rf"{order[position]} could not be downloaded: .*"
+    ):
         fetch_dataset("toy", folder, datasets=known)
-    # Nobody takes some pictures for all of them.
-    assert (folder / "toy" / "jpg").exists() == (place == 3)
-    assert site.asked == order[: place + 1]
-    site.asked.clear()
+    # The folder of pictures appears only when complete.
+    assert (folder / "toy" / "jpg").exists() == (position == 3)
+    assert site.requested == order[: position + 1]
+    site.requested.clear()
     fetch_dataset("toy", folder, datasets=known)
-    assert site.asked == order[place:]
-    assert site.requests[place + 1]["Range"] == f"bytes={half}-"
+    assert site.requested == order[position:]
+    assert site.requests[position + 1]["Range"] == f"bytes={half}-"
     assert contents(folder / "toy") == COMPLETE
 
 
-def test_pictures_that_were_removed_half_way_are_fetched_anew(site, known, folder):
+def test_pictures_removed_before_completion_are_fetched_again(site, known, folder):
     site.files["3.tar.gz"] = b""
     with pytest.raises(OSError, match=r"3.tar.gz could not be downloaded"):
         fetch_dataset("toy", folder, datasets=known)
@@ -195,12 +200,13 @@ def test_pictures_that_were_removed_half_way_are_fetched_anew(site, known, folde
     assert contents(folder / "toy") == COMPLETE
 
 
-@pytest.mark.parametrize("record", ["", "{", "[1]", '{"other": 1}'])
-def test_a_record_that_a_hand_was_at_is_written_anew(site, known, folder, record):
+def test_a_damaged_record_is_written_again(site, known, folder):
     fetch_dataset("toy", folder, datasets=known)
-    (folder / "toy" / "fetched.json").write_text(record)
-    fetch_dataset("toy", folder, datasets=known)
-    assert "gnd.txt" in json.loads((folder / "toy" / "fetched.json").read_text())
+    record = folder / "toy" / "fetched.json"
+    for damaged in ("", "{", "[1]", '{"other": 1}'):
+        record.write_text(damaged)
+        fetch_dataset("toy", folder, datasets=known)
+        assert "gnd.txt" in json.loads(record.read_text())
 
 
 def test_another_ground_truth_shares_the_pictures(site, known, folder):
@@ -208,20 +214,20 @@ def test_another_ground_truth_shares_the_pictures(site, known, folder):
     assert contents(folder / "toy") == COMPLETE
     assert contents(folder / "rtoy") == {"gnd_toy.pkl": b"pickle"}
     assert picture_folder("rtoy", folder, datasets=known) == folder / "toy" / "jpg"
-    site.asked.clear()
+    site.requested.clear()
     fetch_dataset("toy", folder, datasets=known)
-    assert site.asked == []
+    assert site.requested == []
 
 
-def test_what_is_not_of_the_web_is_told_file_by_file_and_taken_up(site, known, folder):
+def test_files_outside_the_web_are_listed_and_accepted_once_there(site, known, folder):
     home = folder / "hand"
-    with pytest.raises(OSError, match="hand is not complete") as said:
+    with pytest.raises(OSError, match="hand is not complete") as caught:
         fetch_dataset("hand", folder, datasets=known)
-    line = str(said.value)
+    line = str(caught.value)
     for name in ("1.tgz", "odd_siamac.mat"):
         assert f"download ftp://example.org/{name} and put it at {home / name}" in line
     assert "\n" not in line
-    assert (home / "gnd.txt").exists()  # What can be fetched is.
+    assert (home / "gnd.txt").exists()  # It can be fetched.
     assert not (home / "jpg").exists()
     (home / "1.tgz").write_bytes(FILES["1.tgz"])
     with pytest.raises(
@@ -230,32 +236,32 @@ def test_what_is_not_of_the_web_is_told_file_by_file_and_taken_up(site, known, f
         fetch_dataset("hand", folder, datasets=known)
     assert (home / "jpg").exists()
     (home / "odd_siamac.mat").write_bytes(b"MATLAB")
-    site.asked.clear()
+    site.requested.clear()
     assert fetch_dataset("hand", folder, datasets=known) == home
-    assert site.asked == []
-    found = contents(home)
-    assert found.pop("1.tgz") == FILES["1.tgz"]  # It is the user's.
+    assert site.requested == []
+    files = contents(home)
+    assert files.pop("1.tgz") == FILES["1.tgz"]  # The user's file is kept.
     expected = {f"jpg/{name}": content for name, content in some(0, 1, 2, 3).items()}
     expected |= {"gnd.txt": FILES["gnd.txt"], "odd_siamac.mat": b"MATLAB"}
-    assert found == expected
+    assert files == expected
 
 
 def test_parts_of_a_rar_archive_are_fetched_and_unpacked_by_hand(site, known, folder):
     home = folder / "rar"
-    for asked in (["odd.part1.rar", "odd.part2.rar"], []):
-        site.asked.clear()
-        with pytest.raises(OSError, match="rar is not complete") as said:
+    for requested in (["odd.part1.rar", "odd.part2.rar"], []):
+        site.requested.clear()
+        with pytest.raises(OSError, match="rar is not complete") as caught:
             fetch_dataset("rar", folder, datasets=known)
         first = home / "odd.part1.rar"
-        assert f"(unrar x {first} {home / 'jpg'}/)" in str(said.value)
-        assert site.asked == asked
+        assert f"(unrar x {first} {home / 'jpg'}/)" in str(caught.value)
+        assert site.requested == requested
     (home / "jpg").mkdir()
     for path in home.glob("*.rar"):
         path.unlink()
     assert fetch_dataset("rar", folder, datasets=known) == home
 
 
-def test_offline_opens_no_connection_and_says_what_to_put_where(
+def test_offline_opens_no_connection_and_asks_for_manual_downloads(
     site, known, folder, monkeypatch
 ):
     def refuse(*_, **__):
@@ -265,9 +271,9 @@ def test_offline_opens_no_connection_and_says_what_to_put_where(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv("DIFFJAX_OFFLINE", "1")
     file, *_ = known["toy"].files
-    place = folder / "toy" / "1.tgz"
-    said = f"download {file.remote.url} by hand and put it at {place}"
-    with pytest.raises(OSError, match=re.escape(said)):
+    path = folder / "toy" / "1.tgz"
+    message = f"download {file.remote.url} by hand and put it at {path}"
+    with pytest.raises(OSError, match=re.escape(message)):
         fetch_dataset("toy", folder, datasets=known)
     for name in ("1.tgz", "2.zip", "3.tar.gz", "gnd.txt"):
         (folder / "toy" / name).write_bytes(FILES[name])
@@ -275,17 +281,17 @@ def test_offline_opens_no_connection_and_says_what_to_put_where(
     assert contents(folder / "toy") == COMPLETE
 
 
-def test_a_damaged_or_hostile_archive_is_told_with_its_address(site, known, folder):
+def test_a_damaged_or_hostile_archive_is_refused_with_its_address(site, known, folder):
     hostile = packed({"paris/ok.jpg": b"1", "../../../escaped.txt": b"escaped"})
     for content in (FILES["1.tgz"][:-9], b"no archive", hostile):
         site.files["1.tgz"] = content
         url = urllib.parse.urljoin(site.url, "1.tgz")
         datasets = {"toy": DataSet((DataFile(RemoteFile(url), "here", "jpg"),), "")}
-        with pytest.raises(OSError, match=f"It came from {url}: remove it") as said:
+        with pytest.raises(OSError, match=f"It came from {url}: remove it") as caught:
             fetch_dataset("toy", folder, datasets=datasets)
-        assert str(folder / "toy" / "1.tgz") in str(said.value)
-        assert "\n" not in str(said.value)
-        # The archive stays, so that one can look at it; nothing of it is unpacked.
+        assert str(folder / "toy" / "1.tgz") in str(caught.value)
+        assert "\n" not in str(caught.value)
+        # The archive is kept for inspection; nothing of it is unpacked.
         assert contents(folder.parent) == {"data/toy/1.tgz": content}
         (folder / "toy" / "1.tgz").unlink()
 
@@ -300,7 +306,7 @@ def test_a_wrong_checksum_unpacks_nothing(site, known, folder):
     assert contents(folder) == {}
 
 
-def test_a_full_disk_is_told_in_a_line_and_gone_on_from(
+def test_a_full_disk_is_an_error_in_a_line_and_resumed_from(
     site, known, folder, monkeypatch
 ):
     def full(source, target, *_, **__):
@@ -314,13 +320,13 @@ def test_a_full_disk_is_told_in_a_line_and_gone_on_from(
     home = folder / "toy"
     assert str(e.value) == f"[Errno 28] No space left on device: '{home / '.jpg.part'}'"
     assert contents(home) == {"1.tgz": FILES["1.tgz"]}
-    site.asked.clear()
+    site.requested.clear()
     fetch_dataset("toy", folder, datasets=known)
-    assert "1.tgz" not in site.asked
+    assert "1.tgz" not in site.requested
     assert contents(home) == COMPLETE
 
 
-def test_two_that_want_the_same_data_set_fetch_it_once(site, known, folder):
+def test_concurrent_calls_fetch_a_data_set_once(site, known, folder):
     calls = [
         threading.Thread(
             target=fetch_dataset, args=("toy", folder), kwargs={"datasets": known}
@@ -331,11 +337,11 @@ def test_two_that_want_the_same_data_set_fetch_it_once(site, known, folder):
         call.start()
     for call in calls:
         call.join()
-    assert sorted(site.asked) == ["1.tgz", "2.zip", "3.tar.gz", "gnd.txt"]
+    assert sorted(site.requested) == ["1.tgz", "2.zip", "3.tar.gz", "gnd.txt"]
     assert contents(folder / "toy") == COMPLETE
 
 
-def test_an_unknown_name_is_refused_with_those_that_are_known(known, folder):
+def test_an_unknown_name_is_refused_with_the_known_ones(known, folder):
     for call in (fetch_dataset, picture_folder):
         with pytest.raises(ValueError, match="of toy, rtoy, hand, rar, got 'oxford'"):
             call("oxford", folder, datasets=known)
@@ -344,10 +350,10 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(known, folder):
     assert not folder.exists()
 
 
-def test_the_catalogue_is_sound():
-    wanted = {"oxford5k", "paris6k", "roxford5k", "rparis6k", "revisitop1m"}
-    wanted |= {"flickr100k", "instre", "oxford105k-siamac", "paris106k-resnet"}
-    assert wanted <= set(DATASETS)
+def test_the_catalogue_is_consistent():
+    expected = {"oxford5k", "paris6k", "roxford5k", "rparis6k", "revisitop1m"}
+    expected |= {"flickr100k", "instre", "oxford105k-siamac", "paris106k-resnet"}
+    assert expected <= set(DATASETS)
     for name, dataset in DATASETS.items():
         assert dataset.note.endswith((".", ")."))
         assert (
@@ -360,7 +366,7 @@ def test_the_catalogue_is_sound():
             assert parts.scheme in {"http", "https", "ftp"}
             assert parts.netloc
             assert file.source.startswith("https://")
-            # A digest that is not that of the whole would be a guess.
+            # Digests are complete.
             assert file.remote.sha256 is None or len(file.remote.sha256) == 64
     assert len(DATASETS["revisitop1m"].files) == 101
     assert len(DATASETS["flickr100k"].files) == 40
@@ -373,16 +379,16 @@ def test_the_catalogue_is_sound():
     )
 
 
-def test_the_one_digest_is_that_of_the_file(shared_data):
+def test_the_digest_of_instre_is_that_of_the_file(shared_data):
     (file,) = [f for f in DATASETS["instre"].files if f.name == "gnd_instre.mat"]
     content = (shared_data / "ground_truth" / file.name).read_bytes()
     assert file.remote.size == len(content)
     assert file.remote.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_the_released_descriptors_say_what_to_put_where(folder, monkeypatch):
+def test_released_descriptors_are_downloaded_by_hand(folder, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", None)
-    with pytest.raises(OSError, match="oxford105k-siamac is not complete") as said:
+    with pytest.raises(OSError, match="oxford105k-siamac is not complete") as caught:
         fetch_dataset("oxford105k-siamac", folder)
     home = folder / "oxford105k-siamac"
     corpus = "ftp://ftp.irisa.fr/local/texmex/corpus/diffusion"
@@ -393,7 +399,7 @@ def test_the_released_descriptors_say_what_to_put_where(folder, monkeypatch):
     ):
         name = path.rpartition("/")[2]
         assert f"download {corpus}/{path} and put it at {home / name}" in str(
-            said.value
+            caught.value
         )
     for file in DATASETS["oxford105k-siamac"].files:
         (home / file.name).write_bytes(b"MATLAB")

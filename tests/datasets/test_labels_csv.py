@@ -24,7 +24,7 @@ def write(tmp_path):
     return write
 
 
-def test_every_row_asks_for_the_other_pictures_of_its_label(write):
+def test_positives_of_a_row_are_the_other_pictures_of_its_label(write):
     got = read_labels(write(TEXT))
     assert got.name == "mine"
     assert got.database == ("a/a.jpg", "a/c.jpg", "b.jpg")
@@ -36,16 +36,16 @@ def test_every_row_asks_for_the_other_pictures_of_its_label(write):
         None,
         (50, 60, 70, 80),
     )
-    # The jug is in one picture only: nothing is right, and the query is kept.
+    # The jug is in one picture only: the query is kept without positives.
     assert [p.tolist() for p in got.positives] == [[0, 1], [0, 2], [], [1, 2], [0, 1]]
     assert [j.tolist() for j in got.junk] == [[2], [1], [2], [0], [2]]
     assert got.objects == ("cup", "cup", "jug", "cup", "cup")
 
 
-def test_columns_come_in_any_order_and_names_may_hold_commas(write):
+def test_columns_are_in_any_order_and_names_may_contain_commas(write):
     text = '\ufefflabel, Y1,X1,y0,x0,picture\r\n"big, red",40,30,2,1,"a, b.jpg"\r\n'
-    got = read_labels(write(text), name="theirs")
-    assert got.name == "theirs"
+    got = read_labels(write(text), name="other")
+    assert got.name == "other"
     assert got.database == ("a, b.jpg",)
     assert got.boxes == ((1, 2, 30, 40),)
     assert got.objects == ("big, red",)
@@ -61,7 +61,7 @@ def test_columns_come_in_any_order_and_names_may_hold_commas(write):
         ("", "got no column 'picture'"),
     ],
 )
-def test_a_bad_first_line_is_refused(write, header, complaint):
+def test_a_bad_header_is_refused(write, header, complaint):
     with pytest.raises(ValueError, match=complaint):
         read_labels(write(f"{header}\nb.jpg,1,2,30,40,cup\n"))
 
@@ -80,7 +80,7 @@ def test_a_bad_first_line_is_refused(write, header, complaint):
         ("b.jpg,1.0,2,30,40,cup", r"line 3: must not repeat line 2, got 'b.jpg,1.0"),
     ],
 )
-def test_a_bad_row_is_named(write, row, complaint):
+def test_a_bad_row_is_refused_with_its_line(write, row, complaint):
     text = f"picture,x0,y0,x1,y1,label\nb.jpg,1,2,30,40,cup\n{row}\n"
     with pytest.raises(ValueError, match=complaint):
         read_labels(write(text))
@@ -93,6 +93,6 @@ def test_a_table_without_a_row_is_refused(write, text):
 
 
 @pytest.mark.parametrize("text", [b'"picture\n', b"picture\xe9\n"])
-def test_what_is_no_csv_in_utf_8_is_refused(write, text):
+def test_other_files_than_csv_in_utf_8_are_refused(write, text):
     with pytest.raises(ValueError, match=r"mine\.csv must be a CSV file in UTF-8"):
         read_labels(write(text))

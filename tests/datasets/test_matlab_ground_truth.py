@@ -1,4 +1,4 @@
-"""MATLAB ground truths: gnd files of released descriptors, and INSTRE."""
+"""Ground truths in MATLAB files: of released descriptors, and of INSTRE."""
 
 import jaxtyping
 import numpy as np
@@ -33,19 +33,19 @@ def write(tmp_path, writer=write_5, **changes):
 
 
 @pytest.mark.parametrize("writer", [write_5, write_73])
-def test_numbers_count_from_0_in_the_order_of_the_descriptors(tmp_path, writer):
+def test_answers_are_positions_from_0_in_the_order_of_the_descriptors(tmp_path, writer):
     got = read_released_truth(write(tmp_path, writer))
     assert (got.name, got.database) == ("tiny5k", tuple(NAMES))
     assert got.queries == ("oxford_000002", "gate_000001")
     assert [p.tolist() for p in got.positives] == [[0, 1, 2], [3]]
     assert [j.tolist() for j in got.junk] == [[4], []]
-    # Boxes stay as they are; without one the whole picture is asked for.
+    # Boxes are unchanged; without one the query is the whole picture.
     assert got.boxes == ((10.5, 20, 60, 80.5), None)
-    # A picture of no landmark's name shows what most of its answers are named by.
+    # A query without a landmark in its name has the most frequent one of its answers.
     assert got.objects == ("hall", "gate")
 
 
-def test_queries_may_be_named_instead_of_numbered(tmp_path):
+def test_queries_may_be_names_instead_of_numbers(tmp_path):
     records = [{"ok": r["ok"], "junk": r["junk"]} for r in LAYOUT["gnd"]]
     path = tmp_path / "gnd_named.mat"
     named = {"imlist": NAMES, "qimlist": ["q1", "q2"], "gnd": StructArray(records)}
@@ -87,7 +87,7 @@ def test_other_layouts_are_refused_in_one_line(tmp_path, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_queries_says_what_it_holds(tmp_path):
+def test_a_file_without_queries_is_refused_with_its_content(tmp_path):
     path = tmp_path / "gnd_other.mat"
     write_5(path, {"imlist": NAMES})
     with pytest.raises(ValueError, match=r"must hold imlist, gnd .* got \['imlist'\]"):
@@ -128,7 +128,7 @@ def write_instre(tmp_path):
 
 
 @pytest.mark.parametrize("writer", [write_5, write_73])
-def test_numbers_and_pixels_count_from_0_and_nothing_is_junk(write_instre, writer):
+def test_answers_and_pixels_start_at_0_and_nothing_is_junk(write_instre, writer):
     got = read_instre(write_instre(INSTRE_LAYOUT, writer))
     assert got.name == "tiny"
     assert got.database == tuple(INSTRE_LAYOUT["imlist"])
@@ -198,15 +198,15 @@ def test_the_published_file_has_its_known_totals(published):
     np.testing.assert_array_equal(corners.max(0), [827, 575, 999, 995])
 
 
-def test_right_answers_of_the_published_file_lie_in_other_folders_too(published):
-    own = published.objects[0]
+def test_positives_of_the_published_file_are_in_other_folders_too(published):
+    folder = published.objects[0]
     names = [published.database[i] for i in published.positives[0]]
-    assert {name.rpartition("/")[0] for name in names} == {own, "INSTRE-M/01"}
+    assert {name.rpartition("/")[0] for name in names} == {folder, "INSTRE-M/01"}
 
 
 def test_the_best_ranking_of_the_published_file_is_perfect(published):
     answers = np.arange(len(published.database))
-    for query in range(0, 1250, 25):
+    for query in range(0, 1250, 125):
         positives = published.positives[query]
         assert len(positives) > 0
         best = np.concatenate([positives, np.setdiff1d(answers, positives)])

@@ -6,23 +6,30 @@ import pytest
 from diffjax.datasets._scene_pictures import OBJECTS, _read_photograph, cut_objects
 
 
-def test_every_object_has_the_size_of_its_box_and_some_contrast():
-    things = cut_objects(len(OBJECTS))
+@pytest.fixture(scope="module")
+def things():
+    return cut_objects(len(OBJECTS))
+
+
+def test_every_object_has_the_size_of_its_box_and_some_contrast(things):
     assert [thing.name for thing in things] == [thing.name for thing in OBJECTS]
-    for where, thing in zip(OBJECTS, things, strict=True):
-        x0, y0, x1, y1 = where.box
+    for spec, thing in zip(OBJECTS, things, strict=True):
+        x0, y0, x1, y1 = spec.box
         assert thing.picture.mode == "RGB"
         assert thing.picture.size == thing.mask.size == (x1 - x0, y1 - y0)
         assert np.asarray(thing.picture.convert("L")).std() > 10, thing.name
 
 
 def test_boxes_lie_inside_their_photographs():
-    # Pillow would fill what lies outside with black, silently.
-    for where in OBJECTS:
-        x0, y0, x1, y1 = where.box
-        width, height = _read_photograph(where.photograph).size
-        assert 0 <= x0 < x1 <= width, where.name
-        assert 0 <= y0 < y1 <= height, where.name
+    # Pillow would silently fill the outside with black.
+    sizes = {
+        name: _read_photograph(name).size for name in {o.photograph for o in OBJECTS}
+    }
+    for spec in OBJECTS:
+        x0, y0, x1, y1 = spec.box
+        width, height = sizes[spec.photograph]
+        assert 0 <= x0 < x1 <= width, spec.name
+        assert 0 <= y0 < y1 <= height, spec.name
 
 
 def test_no_two_objects_overlap_in_a_photograph():
@@ -33,34 +40,34 @@ def test_no_two_objects_overlap_in_a_photograph():
         assert a.photograph != b.photograph or apart(a.box, b.box), (a.name, b.name)
 
 
-def test_no_object_is_the_twin_of_another():
-    small = [
+def test_no_two_objects_look_alike(things):
+    thumbnails = [
         np.asarray(thing.picture.convert("L").resize((24, 24)), np.float64).ravel()
-        for thing in cut_objects(len(OBJECTS))
+        for thing in things
     ]
-    alike = np.corrcoef(small) - np.eye(len(small))
-    assert alike.max() < 0.85
+    correlations = np.corrcoef(thumbnails) - np.eye(len(thumbnails))
+    assert correlations.max() < 0.85
 
 
-def test_fewer_objects_are_the_first_ones():
+def test_fewer_objects_are_the_first_ones(things):
     (first,) = cut_objects(1)
-    assert first.picture.tobytes() == cut_objects(3)[0].picture.tobytes()
+    assert first.picture.tobytes() == things[0].picture.tobytes()
 
 
-def test_the_mask_of_a_round_object_is_the_ellipse_of_its_box():
-    for where, thing in zip(OBJECTS, cut_objects(len(OBJECTS)), strict=True):
+def test_the_mask_of_a_round_object_is_the_ellipse_of_its_box(things):
+    for spec, thing in zip(OBJECTS, things, strict=True):
         share = np.mean(np.asarray(thing.mask) == 255)
         # The ellipse inscribed in a box covers pi / 4 of it.
-        assert share == pytest.approx(np.pi / 4 if where.round else 1, abs=0.01)
+        assert share == pytest.approx(np.pi / 4 if spec.round else 1, abs=0.01)
 
 
 @pytest.mark.parametrize("count", [0, -1, len(OBJECTS) + 1])
-def test_rejects_a_number_of_objects_that_does_not_exist(count):
+def test_more_objects_than_there_are_are_refused(count):
     with pytest.raises(ValueError, match=rf"objects .* got {count}"):
         cut_objects(count)
 
 
-def test_says_when_the_photographs_are_not_installed(monkeypatch):
+def test_missing_photographs_are_an_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
         cut_objects(1)

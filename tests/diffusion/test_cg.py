@@ -1,4 +1,5 @@
 import functools
+import itertools
 import operator
 from typing import Any
 
@@ -7,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from jax.test_util import check_grads
 
-from diffjax.diffusion import cg_solve, diffuse
-from diffjax.diffusion._cg import SpectralInterval, StopCriterion, chebyshev_loop
+from diffjax.diffusion import diffuse
+from diffjax.diffusion._cg import (
+    SpectralInterval,
+    StopCriterion,
+    cg_loop,
+    chebyshev_loop,
+)
 from diffjax.graph import affinity, compress, knn, normalize
 from diffjax.types import Graph
 
@@ -27,14 +32,23 @@ def system(x64):
     )
 
 
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_agrees_with_dense_solve(system, transform):
+def cg(a, b, *, rtol=1e-6, max_steps=20):
+    """Conjugate gradient on a dense matrix, or on a diagonal one [n, 1]."""
+    product = operator.mul if a.shape[1] == 1 else operator.matmul
+    return cg_loop(lambda x: product(a, x), b, StopCriterion(rtol, max_steps))
+
+
+jitted_cg = jax.jit(cg)
+
+
+@pytest.mark.parametrize(
+    "solve", [jitted_cg, pytest.param(cg, marks=pytest.mark.full)], ids=["jit", "eager"]
+)
+def test_agrees_with_dense_solve(system, solve):
     a, b = system
-    got = transform(
-        lambda a, b: cg_solve(lambda x: a @ x, b, rtol=1e-12, max_steps=50)
-    )(a, b)
+    got = solve(a, b, rtol=1e-12, max_steps=50)
     np.testing.assert_allclose(got.value, np.linalg.solve(a, b), rtol=1e-9)
-    assert got.converged.all()
+    assert (got.residual <= 1e-12).all()
 
 
 def test_each_column_stops_after_as_many_steps_as_it_has_eigenvalues():
@@ -42,85 +56,64 @@ def test_each_column_stops_after_as_many_steps_as_it_has_eigenvalues():
     # descent, or columns that wait for each other, would give other counts.
     eigenvalues = jnp.arange(1.0, 7.0)[:, None]
     b = jnp.eye(6)[:, 0], jnp.eye(6)[:, :2].sum(1), jnp.ones(6)
-    got = cg_solve(lambda x: eigenvalues * x, jnp.stack(b, 1), rtol=1e-10)
+    got = jitted_cg(eigenvalues, jnp.stack(b, 1), rtol=1e-10)
     np.testing.assert_array_equal(got.num_steps, [1, 2, 6])
 
 
 def test_a_finished_column_does_not_move_while_others_go_on(system):
     a, b = system
     easy = jnp.linalg.eigh(a)[1][:, :1]  # One eigenvector: done after one step.
-    alone = cg_solve(lambda x: a @ x, easy, rtol=1e-10)
-    beside = cg_solve(lambda x: a @ x, jnp.concatenate([easy, b], 1), rtol=1e-10)
+    alone = jitted_cg(a, easy, rtol=1e-10)
+    beside = jitted_cg(a, jnp.concatenate([easy, b[:, :2]], 1), rtol=1e-10)
     np.testing.assert_allclose(beside.value[:, 0], alone.value[:, 0], rtol=1e-13)
     assert beside.num_steps[0] == alone.num_steps[0] < beside.num_steps[1]
 
 
-def test_going_on_for_ever_ends_in_the_answer_and_not_in_nothing_over_nothing():
+def test_a_tolerance_of_0_ends_without_a_division_by_0():
     # Without a tolerance the residual falls until its products are 0 in float32.
     eigenvalues = jnp.linspace(0.5, 2.0, 40, dtype=jnp.float32)[:, None]
     b = jnp.asarray(np.random.default_rng(0).normal(size=(40, 20)), jnp.float32)
-    got = cg_solve(lambda x: eigenvalues * x, b, rtol=0.0, max_steps=100)
+    got = jitted_cg(eigenvalues, b, rtol=0.0, max_steps=100)
     np.testing.assert_allclose(got.value, b / eigenvalues, rtol=1e-4)
     assert (got.residual < 1e-15).all()
 
 
-def test_what_is_not_a_number_is_not_hidden(system):
+def test_nan_in_the_matrix_shows_in_the_solution(system):
     a, b = system
-    broken = a.at[2, 2].set(jnp.nan)
-    got = cg_solve(lambda x: broken @ x, b)
+    got = jitted_cg(a.at[2, 2].set(jnp.nan), b)
     assert np.isnan(got.value).any(0).all()
-    assert not got.converged.any()
+    assert not (got.residual <= 1e-6).any()
 
 
 def test_zero_right_hand_side_gives_zero_in_no_steps(system):
     a, b = system
-    got = cg_solve(lambda x: a @ x, jnp.zeros_like(b))
+    got = jitted_cg(a, jnp.zeros_like(b))
     np.testing.assert_array_equal(got.value, 0.0)
     np.testing.assert_array_equal(got.num_steps, 0)
-    assert got.converged.all()
+    np.testing.assert_array_equal(got.residual, 0.0)
 
 
 def test_no_columns_is_allowed():
-    assert cg_solve(lambda x: x, jnp.zeros((6, 0))).value.shape == (6, 0)
+    assert cg(jnp.eye(6), jnp.zeros((6, 0))).value.shape == (6, 0)
 
 
 def test_reports_when_it_stops_too_early(system):
     a, b = system
-    got = cg_solve(lambda x: a @ x, b, rtol=1e-12, max_steps=1)
-    assert not got.converged.any()
+    got = jitted_cg(a, b, rtol=1e-12, max_steps=1)
+    assert (got.residual > 1e-12).all()
     true = jnp.linalg.norm(b - a @ got.value, axis=0) / jnp.linalg.norm(b, axis=0)
     np.testing.assert_allclose(got.residual, true, rtol=1e-9)
 
 
 def test_squares_of_a_tiny_float32_right_hand_side_do_not_vanish(system):
     a, b = (x.astype(jnp.float32) for x in system)
-    tiny = cg_solve(lambda x: a @ x, b * 1e-30)
-    plain = cg_solve(lambda x: a @ x, b)
+    tiny = jitted_cg(a, b * 1e-30)
+    plain = jitted_cg(a, b)
     np.testing.assert_array_equal(tiny.num_steps, plain.num_steps)
     np.testing.assert_allclose(tiny.value * 1e30, plain.value, rtol=1e-4)
 
 
-def test_gradient_matches_finite_differences(system):
-    a, b = system
-
-    def solve(alpha, b):
-        def matvec(x):
-            return x + alpha * (a @ x)
-
-        return cg_solve(matvec, jnp.asarray(b), rtol=1e-13, max_steps=60).value
-
-    check_grads(solve, (jnp.asarray(0.3), b), order=2, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "bad", [{"rtol": -1.0}, {"rtol": 1.0}, {"max_steps": 0}], ids=str
-)
-def test_rejects_bad_hyper_parameters(system, bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        cg_solve(lambda x: x, system[1], **bad)
-
-
-@pytest.fixture(params=["padded", "compressed"])
+@pytest.fixture(params=["compressed", pytest.param("padded", marks=pytest.mark.full)])
 def graph(request, collection, x64) -> Graph:
     padded = affinity(knn(collection.vectors, 5))
     return normalize(padded if request.param == "padded" else compress(padded))
@@ -135,7 +128,7 @@ chebyshev = functools.partial(diffuse, solver="chebyshev")
 
 
 def growth(alpha):
-    """rho of the bound, for eigenvalues of S in [-1, 1]."""
+    """The rate rho of the bound, for eigenvalues of S in [-1, 1]."""
     return (1 + np.sqrt(1 - alpha**2)) / alpha
 
 
@@ -144,15 +137,13 @@ def bound(alpha, steps):
     return 2 / (rho**steps + rho**-steps)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.9, 0.99])
-@pytest.mark.parametrize("steps", [1, 2, 5, 30])
-def test_residuals_are_within_the_bound_and_reach_it(graph, y, alpha, steps):
-    got = chebyshev(graph, y, alpha=alpha, rtol=0.0, max_steps=steps)
-    assert (got.residual <= bound(alpha, steps) * (1 + 1e-9)).all()
+def test_residuals_are_within_the_bound_and_reach_it(graph, y):
     # The leading eigenvector, the roots of the degrees, is at the end of the interval.
-    worst = jnp.sqrt(graph.degrees)[:, None]
-    got = chebyshev(graph, worst, alpha=alpha, rtol=0.0, max_steps=steps)
-    np.testing.assert_allclose(got.residual, bound(alpha, steps), rtol=1e-7)
+    y = y.at[:, 0].set(jnp.sqrt(graph.degrees))
+    for alpha, steps in itertools.product([0.3, 0.9, 0.99], [1, 2, 5, 30]):
+        got = chebyshev(graph, y, alpha=alpha, rtol=0.0, max_steps=steps)
+        assert (got.residual <= bound(alpha, steps) * (1 + 1e-7)).all()
+        np.testing.assert_allclose(got.residual[0], bound(alpha, steps), rtol=1e-7)
 
 
 def test_the_residual_is_chebyshevs_polynomial_of_s(graph, y):
@@ -187,7 +178,7 @@ def test_steps_are_not_many_more_than_those_of_conjugate_gradient(graph, y):
     assert (5 * ours.num_steps < classic.num_steps).all()
 
 
-def test_nothing_is_summed_over_nodes_in_a_step():
+def test_no_step_sums_over_nodes():
     eigenvalues = jnp.linspace(0.1, 1.9, 7)[:, None]
     interval = SpectralInterval(jnp.full((1, 2), 0.1), jnp.full((1, 2), 1.9))
 
@@ -228,7 +219,7 @@ def test_alpha_of_0_takes_one_step(graph, y):
         np.testing.assert_array_equal(got.residual, 0)
 
 
-def test_a_zero_column_takes_no_step_and_others_do_not_mind(graph, y):
+def test_a_zero_column_takes_no_step_and_changes_no_other(graph, y):
     some = y.at[:, 1].set(0)
     got = chebyshev(graph, some, rtol=1e-9, max_steps=500)
     np.testing.assert_array_equal(got.value[:, 1], 0)
@@ -242,13 +233,13 @@ def test_a_zero_column_takes_no_step_and_others_do_not_mind(graph, y):
 
 def test_tiny_right_hand_sides_of_single_precision(collection):
     graph = normalize(affinity(knn(collection.vectors.astype(np.float32), 5)))
-    y = jnp.full((graph.num_nodes, 1), 1e-30)
+    y = jnp.full((graph.num_nodes, 1), 1e-30, jnp.float32)
     got = chebyshev(graph, y, alpha=0.9, max_steps=200)
     assert got.converged.all()
     large = chebyshev(graph, 1e30 * y, alpha=0.9, max_steps=200)
     np.testing.assert_allclose(got.value, 1e-30 * large.value, rtol=1e-5)
 
 
-def test_the_smallest_residual_is_not_looked_for(graph, y):
+def test_keep_best_is_refused(graph, y):
     with pytest.raises(ValueError, match="keep_best must be False for solver 'cheby"):
         chebyshev(graph, y, keep_best=True)

@@ -1,4 +1,4 @@
-"""Diffusion on the nodes that a query reaches."""
+"""Local diffusion: on the nodes that a query reaches."""
 
 import functools
 from typing import Any
@@ -13,15 +13,24 @@ from diffjax.diffusion import densify, diffuse, diffuse_local
 from diffjax.graph import affinity, compress, knn, normalize, truncate
 from diffjax.types import Graph
 
-# Two queries: one with an empty place, one that names a node twice.
+# Two queries: one with padding, one with a repeated node.
 NODES = np.array([[3, 5, 7, -1], [10, 10, 2, 4]], np.int32)
 VALUES = np.array([[1, 0.5, 0.2, 7], [0.3, 0.2, 0.1, 0.7]])
 ALPHA = 0.9
+# Tests in single precision share the programs of this size.
+SIZE = 16
+
+# The path without a kernel compiles for seconds: its long tests are in the full grid.
+kernel_by_default = pytest.mark.parametrize(
+    "form",
+    ["kernel", pytest.param("padded", marks=pytest.mark.full)],
+    indirect=True,
+)
 
 
 @pytest.fixture(params=["kernel", "padded"])
 def form(request, monkeypatch):
-    """Makes a graph as each of the paths takes it."""
+    """Converts a graph to the form of a path: the native kernel, or JAX."""
     if request.param == "kernel" and kernels.needed.args[0]:
         pytest.skip(kernels.needed.kwargs["reason"])
     kernels.switch(monkeypatch, request.param == "kernel")
@@ -57,7 +66,7 @@ def all_scores(found, graph: Graph) -> np.ndarray:
 
 
 def conjugate(a, b, x, steps):
-    """Conjugate gradient as in a textbook: the oracle's own."""
+    """Conjugate gradient as in a textbook."""
     r = b - a @ x
     p = r.copy()
     for _ in range(steps):
@@ -69,29 +78,40 @@ def conjugate(a, b, x, steps):
     return x
 
 
-def grown(
-    s, y, *, size, places, steps_per_expansion, max_steps
+def solve_by_loops(
+    s, y, *, size, num_seeds, steps_per_expansion, max_steps
 ) -> tuple[list[int], np.ndarray]:
-    """Nodes and their own scores of one query, by loops over a dense matrix."""
+    """Nodes and their local scores of one query, by loops over a dense matrix."""
     a = np.eye(len(s)) - ALPHA * s
     members, x = np.flatnonzero(y).tolist(), np.zeros(len(s))
-    most = places
-    while most < size:
+    count = num_seeds
+    while count < size:
         inside = np.ix_(members, members)
         x[members] = conjugate(a[inside], y[members], x[members], steps_per_expansion)
-        most = min(2 * most, size)
+        count = min(2 * count, size)
         outside = ALPHA * s @ x
         others = [j for j in range(len(s)) if j not in members and outside[j] > 0]
         others.sort(key=lambda j: (-outside[j], j))
         if not others:
             break
-        members = sorted(members + others[: most - len(members)])
+        members = sorted(members + others[: count - len(members)])
     inside = np.ix_(members, members)
     x[members] = conjugate(a[inside], y[members], x[members], max_steps)
     return members, x
 
 
-@pytest.mark.parametrize("size", [4, 11, 100])
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        ("kernel", 4),
+        ("kernel", 11),
+        ("kernel", 100),
+        ("padded", 11),
+        pytest.param("padded", 4, marks=pytest.mark.full),
+        pytest.param("padded", 100, marks=pytest.mark.full),
+    ],
+    indirect=["form"],
+)
 def test_nodes_and_scores_are_those_of_loops(graph64, size):
     steps: dict[str, Any] = {"steps_per_expansion": 3, "max_steps": 5}
     found = diffuse_local(
@@ -99,24 +119,24 @@ def test_nodes_and_scores_are_those_of_loops(graph64, size):
     )
     s, y = dense(graph64), right_hand_sides(graph64.num_nodes)
     root = np.sqrt(np.asarray(graph64.degrees))
-    places = min(size, graph64.num_nodes)
-    assert found.nodes.shape == found.values.shape == (2, places)
+    capacity = min(size, graph64.num_nodes)
+    assert found.nodes.shape == found.values.shape == (2, capacity)
     for query in range(2):
-        members, x = grown(s, y[:, query], size=size, places=4, **steps)
-        own = np.asarray(found.nodes[query])
-        assert own[own >= 0].tolist() == members
-        assert (own[len(members) :] == -1).all()
-        rest = y[:, query] - (x - ALPHA * s @ x)
-        expected = np.linalg.norm(rest) / np.linalg.norm(y[:, query])
+        members, x = solve_by_loops(s, y[:, query], size=size, num_seeds=4, **steps)
+        nodes = np.asarray(found.nodes[query])
+        assert nodes[nodes >= 0].tolist() == members
+        assert (nodes[len(members) :] == -1).all()
+        error = y[:, query] - (x - ALPHA * s @ x)
+        expected = np.linalg.norm(error) / np.linalg.norm(y[:, query])
         np.testing.assert_allclose(found.residual[query], expected, rtol=1e-9)
-        # What is missing, as far as it is known where it is.
-        known = root @ rest / (1 - ALPHA) / (root @ root)
+        # The projection of the missing scores on the leading eigenvector.
+        background = root @ error / (1 - ALPHA) / (root @ root)
         scores = all_scores(found, graph64)[:, query]
-        np.testing.assert_allclose(scores, x + known * root, atol=1e-10)
+        np.testing.assert_allclose(scores, x + background * root, atol=1e-10)
 
 
-def test_what_is_missed_is_told_exactly(graph64):
-    found = diffuse_local(graph64, NODES, VALUES, size=20, alpha=ALPHA)
+def test_the_unreached_mass_is_exact(graph64):
+    found = diffuse_local(graph64, NODES, VALUES, size=11, alpha=ALPHA)
     s, y = dense(graph64), right_hand_sides(graph64.num_nodes)
     exact = np.linalg.solve(np.eye(len(s)) - ALPHA * s, y)
     root = np.sqrt(np.asarray(graph64.degrees))
@@ -125,18 +145,19 @@ def test_what_is_missed_is_told_exactly(graph64):
         found.unreached_mass, background / (root @ exact), atol=1e-12
     )
     assert (np.asarray(found.unreached_mass) > 0.01).all()
-    # With the background nothing is lost: it only lies elsewhere.
+    # With the background no mass is lost: it only lies at other nodes.
     scores = all_scores(found, graph64)
     np.testing.assert_allclose(root @ scores, root @ exact, rtol=1e-12)
-    # And no vector of such form is nearer to the exact scores.
+    # No other multiple of the eigenvector brings them nearer to the exact scores.
     error = scores - exact
     np.testing.assert_allclose(root @ error, 0, atol=1e-12)
-    own = error - root[:, None] * np.asarray(found.background)
-    assert (np.linalg.norm(error, axis=0) < np.linalg.norm(own, axis=0)).all()
+    without = error - root[:, None] * np.asarray(found.background)
+    assert (np.linalg.norm(error, axis=0) < np.linalg.norm(without, axis=0)).all()
 
 
+@kernel_by_default
 def test_with_all_nodes_it_is_diffuse(collection, form):
-    # With lists long enough for all to be reached while the number doubles.
+    # With lists that are long enough to reach all nodes while their number doubles.
     vectors = collection.vectors.astype(np.float32)
     graph, n = form(normalize(affinity(knn(vectors, 40)))), len(vectors)
     y = jnp.asarray(right_hand_sides(n), jnp.float32)
@@ -150,24 +171,26 @@ def test_with_all_nodes_it_is_diffuse(collection, form):
     assert found.nodes.shape == (2, n)
 
 
-def test_more_nodes_miss_less(graph):
+@kernel_by_default
+def test_more_nodes_leave_less_unreached_mass(graph):
     values = VALUES.astype(np.float32)
     unreached_mass = [
         np.asarray(
             diffuse_local(graph, NODES, values, size=size, alpha=ALPHA).unreached_mass
         )
-        for size in (4, 16, 64)
+        for size in (4, SIZE, 64)
     ]
     assert (np.diff(unreached_mass, axis=0) < 0).all()
 
 
-def test_rows_of_any_length_are_those_of_lists(collection, monkeypatch):
-    """The compressed form without a kernel."""
+def test_the_compressed_form_without_a_kernel_is_the_padded_one(
+    collection, monkeypatch
+):
     kernels.switch(monkeypatch, usable=False)
     padded = normalize(affinity(knn(collection.vectors.astype(np.float32), 8)))
     values = VALUES.astype(np.float32)
     one, other = (
-        diffuse_local(graph, NODES, values, size=11)
+        diffuse_local(graph, NODES, values, size=SIZE)
         for graph in (padded, compress(padded))
     )
     kernels.forget()
@@ -175,44 +198,50 @@ def test_rows_of_any_length_are_those_of_lists(collection, monkeypatch):
     np.testing.assert_allclose(one.values, other.values, rtol=1e-6)
 
 
-def test_nodes_elsewhere_cost_nothing(collection, form):
-    """The same answer, steps and arithmetic with thirty times as many nodes."""
+@kernel_by_default
+def test_nodes_of_other_components_cost_nothing(collection, form):
+    """The same scores, steps and arithmetic with thirty times as many nodes."""
     vectors = collection.vectors.astype(np.float32)
     raw = affinity(knn(vectors, 8))
     n = len(vectors)
-    many = [np.where(raw.indices >= 0, raw.indices + i * n, -1) for i in range(30)]
-    everywhere = Graph(jnp.concatenate(many), jnp.tile(raw.weights, (30, 1)))
+    copies = [np.where(raw.indices >= 0, raw.indices + i * n, -1) for i in range(30)]
+    copied = Graph(jnp.concatenate(copies), jnp.tile(raw.weights, (30, 1)))
     values = VALUES.astype(np.float32)
-    one, all_of_them = (form(normalize(g)) for g in (raw, everywhere))
-    run = functools.partial(diffuse_local, size=12, alpha=ALPHA, max_degree=8)
-    few, found = run(one, NODES, values), run(all_of_them, NODES, values)
-    # They are not connected with it, so that they get nothing, either.
-    for name in few._fields:
-        np.testing.assert_array_equal(getattr(few, name), getattr(found, name))
-    scores = np.asarray(densify(found, all_of_them))
+    small, large = (form(normalize(g)) for g in (raw, copied))
+    run = functools.partial(diffuse_local, size=SIZE, alpha=ALPHA, max_degree=8)
+    expected, found = run(small, NODES, values), run(large, NODES, values)
+    # The copies are not connected with the queries, so they have no score either.
+    for name in expected._fields:
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-6, err_msg=name
+        )
+    scores = np.asarray(densify(found, large))
     assert (scores[:n] > 0).any()
     assert (scores[n:] == 0).all()
 
     def flops(graph):
-        made = jax.jit(run).lower(graph, NODES, values).compile()
-        return (made.cost_analysis() or {})["flops"]
+        compiled = jax.jit(run).lower(graph, NODES, values).compile()
+        return (compiled.cost_analysis() or {})["flops"]
 
-    # Of a traced graph the degrees are added up: the rest does not see n.
-    assert 0 <= flops(all_of_them) - flops(one) <= 30 * n
+    # The degrees of a traced graph are summed; nothing else depends on n.
+    assert 0 <= flops(large) - flops(small) <= 30 * n
 
 
-def test_no_program_is_compiled_for_other_numbers(graph, compiled):
+def test_other_settings_compile_no_other_program(graph, compiled):
     values = VALUES.astype(np.float32)
-    diffuse_local(graph, NODES, values, size=16)
+    diffuse_local(graph, NODES, values, size=SIZE)
     before = len(compiled)
-    diffuse_local(graph, NODES, 2 * values, size=16, alpha=0.5, rtol=1e-3, max_steps=7)
+    diffuse_local(
+        graph, NODES, 2 * values, size=SIZE, alpha=0.5, rtol=1e-3, max_steps=7
+    )
     assert len(compiled) == before
 
 
+@kernel_by_default
 def test_derivatives_are_those_of_finite_differences(graph64):
     n = graph64.num_nodes
-    turn = jnp.asarray(np.random.default_rng(0).normal(size=n + 1))
-    # Both directions of an edge change alike, or the graph would not be symmetric.
+    factors = jnp.asarray(np.random.default_rng(0).normal(size=n + 1))
+    # Both directions of an edge change together, so that the graph stays symmetric.
     ends = np.asarray(graph64.rows), np.asarray(graph64.indices)
     low, high = np.minimum(*ends), np.maximum(*ends)
     change = np.sin(low * 7 + high * 3.0)
@@ -223,27 +252,28 @@ def test_derivatives_are_those_of_finite_differences(graph64):
             graph64._replace(weights=weights),
             NODES,
             jnp.asarray(VALUES) * jnp.stack([1 + at[1], 1 - at[1]])[:, None],
-            size=12,
+            size=11,
             alpha=ALPHA + at[2],
             rtol=1e-13,
             max_steps=300,
             max_degree=8,
         )
-        return jnp.sum(jnp.sin(turn[found.nodes] * found.values))
+        return jnp.sum(jnp.sin(factors[found.nodes] * found.values))
 
-    here = jnp.zeros(3)
-    gradient = jax.jit(jax.grad(total))(here)
-    for place in range(3):
-        step = jnp.zeros(3).at[place].set(1e-6)
-        difference = (total(here + step) - total(here - step)) / 2e-6
-        np.testing.assert_allclose(gradient[place], difference, rtol=1e-6)
-    forward = jax.jvp(total, (here,), (jnp.ones(3),))[1]
+    origin, value = jnp.zeros(3), jax.jit(total)
+    gradient = jax.jit(jax.grad(total))(origin)
+    for argument in range(3):
+        step = jnp.zeros(3).at[argument].set(1e-6)
+        difference = (value(origin + step) - value(origin - step)) / 2e-6
+        np.testing.assert_allclose(gradient[argument], difference, rtol=1e-6)
+    forward = jax.jit(lambda x: jax.jvp(total, (x,), (jnp.ones(3),))[1])(origin)
     np.testing.assert_allclose(forward, gradient.sum(), rtol=1e-9)
 
 
+@kernel_by_default
 def test_batches_are_the_queries_one_by_one(graph):
     values = jnp.asarray(VALUES, jnp.float32)
-    run = functools.partial(diffuse_local, size=12, max_degree=8)
+    run = functools.partial(diffuse_local, size=SIZE, max_degree=8)
     together = run(graph, NODES, values)
     single = [run(graph, NODES[q : q + 1], values[q : q + 1]) for q in range(2)]
     mapped = jax.vmap(lambda nodes, values: run(graph, nodes[None], values[None]))(
@@ -266,18 +296,18 @@ def test_batches_are_the_queries_one_by_one(graph):
         np.testing.assert_allclose(getattr(compiled, name), expected, 1e-5, 1e-6)
 
 
-def test_odd_right_hand_sides(graph):
+def test_zero_empty_tiny_and_nan_right_hand_sides(graph):
     def run(values, nodes=NODES):
-        return diffuse_local(graph, nodes, jnp.asarray(values, jnp.float32), size=16)
+        return diffuse_local(graph, nodes, jnp.asarray(values, jnp.float32), size=SIZE)
 
-    usual, nothing = run(VALUES), run(0 * VALUES)
-    assert (np.asarray(nothing.values) == 0).all()
-    assert np.asarray(nothing.converged).all()
-    assert (np.asarray(nothing.unreached_mass) == 0).all()
-    nobody = run(VALUES, np.full_like(NODES, -1))
-    assert (np.asarray(nobody.nodes) == -1).all()
-    assert (np.asarray(nobody.residual) == 0).all()
-    # Whose squares float32 does not hold.
+    usual, zero = run(VALUES), run(0 * VALUES)
+    assert (np.asarray(zero.values) == 0).all()
+    assert np.asarray(zero.converged).all()
+    assert (np.asarray(zero.unreached_mass) == 0).all()
+    empty = run(VALUES, np.full_like(NODES, -1))
+    assert (np.asarray(empty.nodes) == -1).all()
+    assert (np.asarray(empty.residual) == 0).all()
+    # The squares of these values underflow in float32.
     tiny = run(1e-30 * VALUES)
     np.testing.assert_allclose(tiny.values, 1e-30 * np.asarray(usual.values), 1e-4)
     broken = VALUES.copy()
@@ -286,12 +316,15 @@ def test_odd_right_hand_sides(graph):
     np.testing.assert_array_equal(found.values[0], usual.values[0])
     assert np.isnan(np.asarray(found.values)[1][np.asarray(found.nodes)[1] >= 0]).all()
     assert not found.converged[1]
-    # What stands in an empty place is nothing.
+    # The value of a padding entry does not count.
     broken = VALUES.copy()
     broken[0, 3] = np.inf
     np.testing.assert_array_equal(run(broken).values, usual.values)
-    none = diffuse_local(graph, NODES[:0], jnp.zeros((0, 4), jnp.float32), size=16)
-    assert none.nodes.shape == (0, 16)
+
+
+def test_no_query_is_allowed(graph):
+    values = jnp.zeros((0, 4), jnp.float32)
+    assert diffuse_local(graph, NODES[:0], values, size=SIZE).nodes.shape == (0, SIZE)
 
 
 def test_a_node_without_edges_keeps_its_value(form):
@@ -305,16 +338,16 @@ def test_a_node_without_edges_keeps_its_value(form):
     assert np.asarray(found.values).tolist() == [[0.5, 0, 0]]
     assert found.unreached_mass[0] == found.residual[0] == 0
     assert found.converged[0]
-    # Nobody is its neighbour, so nobody has its background.
+    # It has no neighbours, so no other node has its background.
     assert densify(found, graph)[:, 0].tolist() == [0, 0, 0.5]
 
     def total(weights):
-        own = normalize(Graph(jnp.asarray(lists), weights))
+        padded = normalize(Graph(jnp.asarray(lists), weights))
         nodes, ones = np.array([[0]], np.int32), jnp.ones((1, 1))
-        reached = diffuse_local(own, nodes, ones, size=2, alpha=0.9)
-        return reached.values.sum() + densify(reached, own).sum()
+        local = diffuse_local(padded, nodes, ones, size=2, alpha=0.9)
+        return local.values.sum() + densify(local, padded).sum()
 
-    # Nodes without edges have the root of 0, of which there is no derivative.
+    # Nodes without edges have the root of 0, whose derivative is not finite.
     assert np.isfinite(jax.grad(total)(jnp.asarray(weights))).all()
 
 
@@ -327,28 +360,28 @@ def test_a_graph_without_edges(form):
     assert np.asarray(found.values).tolist() == [[0.5, 0]]
 
 
-def test_the_residual_is_that_of_the_answer(graph):
-    """Also near alpha 1, where what an iteration carries along drifts away from it."""
-    settings = {"alpha": 0.9999, "max_steps": 300, "size": 200}
+def test_the_residual_is_the_true_one(graph):
+    """Also near alpha 1, where the recurrence of conjugate gradient drifts away."""
+    settings = {"alpha": 0.9999, "max_steps": 300, "size": SIZE}
     found = diffuse_local(graph, NODES, VALUES.astype(np.float32), **settings)
-    own = np.zeros((graph.num_nodes, 2))
+    local = np.zeros((graph.num_nodes, 2))
     root = np.sqrt(np.asarray(graph.degrees, np.float64))
     for query in range(2):
-        here = np.asarray(found.nodes[query])
-        here = here[here >= 0]
-        values = np.asarray(found.values[query], np.float64)[: len(here)]
-        own[here, query] = values - float(found.background[query]) * root[here]
+        nodes = np.asarray(found.nodes[query])
+        nodes = nodes[nodes >= 0]
+        values = np.asarray(found.values[query], np.float64)[: len(nodes)]
+        local[nodes, query] = values - float(found.background[query]) * root[nodes]
     y = right_hand_sides(graph.num_nodes)
-    rest = y - (own - 0.9999 * dense(graph) @ own)
-    exact = np.linalg.norm(rest, axis=0) / np.linalg.norm(y, axis=0)
+    error = y - (local - 0.9999 * dense(graph) @ local)
+    exact = np.linalg.norm(error, axis=0) / np.linalg.norm(y, axis=0)
     np.testing.assert_allclose(found.residual, exact, rtol=0.5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("changed", "what"),
+    ("changed", "complaint"),
     [
-        ({"size": 3}, "size must be at least the places of a query, 4, got 3"),
+        ({"size": 3}, "size must be at least the columns of nodes, 4, got 3"),
         ({"alpha": 1.0}, "alpha must be in"),
         ({"rtol": -1.0}, "rtol must be in"),
         ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
@@ -360,25 +393,25 @@ def test_the_residual_is_that_of_the_answer(graph):
         ({"values": -VALUES.astype(np.float32)}, "values must be at least 0, got -7"),
     ],
 )
-def test_bad_arguments_are_named(collection, changed, what):
+def test_bad_arguments_are_named(collection, changed, complaint):
     vectors = collection.vectors.astype(np.float32)
     graph = normalize(affinity(knn(vectors, 8)))
-    given = {"nodes": NODES, "values": VALUES.astype(np.float32), "size": 16}
-    with pytest.raises(ValueError, match=what):
-        diffuse_local(graph, **given | changed)
+    arguments = {"nodes": NODES, "values": VALUES.astype(np.float32), "size": SIZE}
+    with pytest.raises(ValueError, match=complaint):
+        diffuse_local(graph, **arguments | changed)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_graphs_that_are_not_ready_are_refused(collection):
+def test_raw_traced_and_truncated_graphs_are_refused(collection):
     raw = affinity(knn(collection.vectors.astype(np.float32), 8))
     values = VALUES.astype(np.float32)
     with pytest.raises(ValueError, match="normalised"):
-        diffuse_local(raw, NODES, values, size=16)
+        diffuse_local(raw, NODES, values, size=SIZE)
     graph = compress(normalize(raw))
     with pytest.raises(ValueError, match="max_degree must be given under jit"):
-        jax.jit(functools.partial(diffuse_local, size=16))(graph, NODES, values)
+        jax.jit(functools.partial(diffuse_local, size=SIZE))(graph, NODES, values)
     cut = truncate(graph, np.arange(20))
-    with pytest.raises(ValueError, match="whole as normalize gives it"):
-        diffuse_local(cut, NODES, values, size=16)
+    with pytest.raises(ValueError, match="whole as normalize returns it"):
+        diffuse_local(cut, NODES, values, size=SIZE)
     with pytest.raises(ValueError, match="max_degree must be at least"):
-        diffuse_local(graph, NODES, values, size=16, max_degree=1)
+        diffuse_local(graph, NODES, values, size=SIZE, max_degree=1)

@@ -1,4 +1,4 @@
-"""What defines the diffusion, on graphs drawn at random."""
+"""Properties of the diffusion on random graphs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from diffjax.types import Graph
 N = 14
 LONG = {"rtol": 1e-7, "max_steps": 400}
 
-drawn = settings(deadline=None, max_examples=25)
+drawn = settings(deadline=None, max_examples=8)
 seeds = st.integers(0, 10_000)
 alphas = st.sampled_from([0.0, 0.3, 0.9, 0.99])
 
@@ -70,12 +70,12 @@ def test_permuting_the_nodes_permutes_the_scores(seed):
 
 @drawn
 @given(seed=seeds, alpha=alphas)
-def test_a_component_that_the_query_does_not_touch_gets_nothing(seed, alpha):
+def test_a_component_without_query_nodes_has_scores_of_0(seed, alpha):
     graph, y = draw(seed)
-    _, part = scipy.sparse.csgraph.connected_components(graph.to_scipy())
+    _, labels = scipy.sparse.csgraph.connected_components(graph.to_scipy())
     f = solve(graph, y, alpha)
     for column in range(2):
-        untouched = ~np.isin(part, part[y[:, column] > 0])
+        untouched = ~np.isin(labels, labels[y[:, column] > 0])
         np.testing.assert_array_equal(f[untouched, column], 0)
 
 
@@ -89,7 +89,7 @@ def test_scaling_the_query_scales_the_scores(seed, scale):
 
 @drawn
 @given(seed=seeds)
-def test_without_alpha_scores_are_the_query(seed):
+def test_with_alpha_0_scores_are_the_query(seed):
     graph, y = draw(seed)
     np.testing.assert_allclose(solve(graph, y, 0.0), y, rtol=1e-6)
     near = solve(graph, y, 1e-4)
@@ -99,14 +99,14 @@ def test_without_alpha_scores_are_the_query(seed):
 @drawn
 @given(first=seeds, second=seeds)
 def test_disjoint_graphs_are_solved_independently(first, second):
-    parts = [draw_matrix(np.random.default_rng(s)) for s in (first, second)]
-    both = scipy.sparse.csr_array(scipy.sparse.block_diag(parts))
-    y = np.random.default_rng(first).uniform(size=(2 * N, 1)).astype(np.float32)
+    matrices = [draw_matrix(np.random.default_rng(s)) for s in (first, second)]
+    both = scipy.sparse.csr_array(scipy.sparse.block_diag(matrices))
+    y = np.random.default_rng(first).uniform(size=(2 * N, 2)).astype(np.float32)
     f = solve(make_graph(both), y, 0.9)
-    for i, part in enumerate(parts):
-        own = slice(i * N, (i + 1) * N)
-        alone = solve(make_graph(part), y[own], 0.9)
-        np.testing.assert_allclose(f[own], alone, rtol=1e-4)
+    for i, matrix in enumerate(matrices):
+        rows = slice(i * N, (i + 1) * N)
+        alone = solve(make_graph(matrix), y[rows], 0.9)
+        np.testing.assert_allclose(f[rows], alone, rtol=1e-4)
 
 
 @drawn
@@ -118,8 +118,8 @@ def test_scores_minimise_the_functional_of_smoothness_and_fit(seed, alpha):
     query = y[:, 0].astype(np.float64)
 
     def cost(f):
-        rest = f - query
-        return alpha * f @ (f - s @ f) + (1 - alpha) * rest @ rest
+        misfit = f - query
+        return alpha * f @ (f - s @ f) + (1 - alpha) * misfit @ misfit
 
     f = (1 - alpha) * solve(graph, y, alpha)[:, 0].astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -145,18 +145,18 @@ def test_truncation_to_everything_changes_no_score(seed):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     a = affinity(knn(vectors, 5))
     y = rng.uniform(size=(N, 2)).astype(np.float32)
-    whole = solve(normalize(a), y, 0.9)
+    expected = solve(normalize(a), y, 0.9)
     everything = np.arange(N)
     early = solve(normalize(truncate(a, everything)), y, 0.9)
     late = solve(truncate(normalize(a), everything), y, 0.9)
-    np.testing.assert_allclose(early, whole, rtol=1e-5)
-    np.testing.assert_allclose(late, whole, rtol=1e-5)
+    np.testing.assert_allclose(early, expected, rtol=1e-5)
+    np.testing.assert_allclose(late, expected, rtol=1e-5)
 
 
 @drawn
 @given(
     seed=seeds,
-    regions=st.integers(1, 5),
+    regions=st.sampled_from([1, 2, 5]),
     lam=st.sampled_from([1e-3, 0.5, 1.0, 1e4]),
 )
 def test_identical_regions_share_one_vote(seed, regions, lam):
@@ -173,10 +173,10 @@ def test_identical_regions_share_one_vote(seed, regions, lam):
         np.testing.assert_allclose(lam * got, pool(score, ids), rtol=1e-3)
 
 
-@pytest.mark.parametrize("mates", [1, 9, 40])
-def test_batch_mates_change_an_answer_by_rounding_only(mates):
+@pytest.mark.parametrize("num_others", [9, pytest.param(40, marks=pytest.mark.full)])
+def test_other_columns_change_scores_by_rounding_only(num_others):
     graph, y = draw(5)
-    others = np.random.default_rng(0).uniform(size=(N, mates)).astype(np.float32)
+    others = np.random.default_rng(0).uniform(size=(N, num_others)).astype(np.float32)
     alone = solve(graph, y[:, :1], 0.99)
     beside = solve(graph, np.concatenate([y[:, :1], others], axis=1), 0.99)
     np.testing.assert_allclose(beside[:, :1], alone, rtol=1e-5)

@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,17 @@ def arrays(collection, x64) -> Arrays:
     return jnp.asarray(collection.vectors), jnp.asarray(collection.queries)
 
 
-@pytest.mark.parametrize(("rule", "k"), list(itertools.product(RULES, [1, 3, 20])))
+@pytest.mark.parametrize(
+    ("rule", "k"),
+    [
+        ("paper", 1),
+        ("official", 3),
+        ("paper", 20),
+        ("official", 20),
+        pytest.param("paper", 3, marks=pytest.mark.full),
+        pytest.param("official", 1, marks=pytest.mark.full),
+    ],
+)
 def test_agrees_with_summing_region_by_region(collection, arrays: Arrays, rule, k):
     got = query_vectors(*arrays, collection.query_ids, k=k, gamma=3.0, rule=rule)
     for query in range(5):
@@ -70,7 +78,9 @@ def test_no_query_gives_no_column(arrays: Arrays):
     assert query_vectors(vectors, queries[:0], k=3).shape == (len(vectors), 0)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", ["official", pytest.param("paper", marks=pytest.mark.full)]
+)
 def test_gradients_match_finite_differences(collection, arrays: Arrays, rule):
     vectors, queries = arrays
 
@@ -115,8 +125,10 @@ def test_rejects_bad_arguments(arrays: Arrays, change, complaint):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bias", [-0.2, 0.3])
-def test_a_bias_is_taken_off_every_similarity(collection, arrays: Arrays, rule, bias):
-    # A dimension more, in which every product is -bias, is the same by other means.
+def test_a_bias_is_subtracted_from_every_similarity(
+    collection, arrays: Arrays, rule, bias
+):
+    # One more dimension, in which every product is -bias, has the same effect.
     vectors, queries = (np.insert(x, 0, 1, axis=1) for x in arrays)
     queries[:, 0] = -bias
     same = {"k": 6, "gamma": 2.5, "rule": rule}
@@ -130,7 +142,7 @@ def test_a_bias_is_taken_off_every_similarity(collection, arrays: Arrays, rule, 
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_bias_lets_nobody_in_who_is_not_on_the_short_list(arrays: Arrays, rule):
+def test_a_bias_adds_no_node_outside_the_short_list(arrays: Arrays, rule):
     nodes = jnp.full((len(arrays[1]), 7), -1).at[:, 2].set(4)
     got = query_vectors(*arrays, k=7, nodes=nodes, bias=-1.5, rule=rule)
     assert ((np.asarray(got) > 0).sum(0) == 1).all()

@@ -1,4 +1,4 @@
-"""Right-hand sides by nodes and values, and what is known of a graph beforehand."""
+"""Sparse right-hand sides by nodes and values, and checks of graphs and settings."""
 
 import functools
 
@@ -35,40 +35,40 @@ def basis(graph):
 local = functools.partial(diffuse_local, size=16, max_degree=8)
 
 
-def test_what_a_compiled_function_holds_is_checked_as_outside(graph, basis):
+def test_constants_of_a_compiled_function_are_checked(graph, basis):
     nodes, values = jnp.asarray(NODES), jnp.asarray(VALUES)
 
     def both(nodes, values):
         return local(graph, nodes, values).values, spectral_scores(basis, nodes, values)
 
-    held = jax.jit(lambda: both(nodes, values))()
-    for got, expected in zip(held, both(nodes, values), strict=True):
+    closed_over = jax.jit(lambda: both(nodes, values))()
+    for got, expected in zip(closed_over, both(nodes, values), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-    for ask in (
+    for score in (
         lambda nodes: local(graph, nodes, values),
         lambda nodes: spectral_scores(basis, nodes, values),
     ):
         with pytest.raises(ValueError, match=r"nodes must be in -1\.\.85, got 79"):
-            jax.jit(functools.partial(ask, jnp.asarray(NODES + 80)))()
-    below = -values
+            jax.jit(functools.partial(score, jnp.asarray(NODES + 80)))()
+    negative = -values
     with pytest.raises(ValueError, match="values must be at least 0"):
-        jax.jit(lambda: local(graph, nodes, below))()
+        jax.jit(lambda: local(graph, nodes, negative))()
 
 
-def test_traced_nodes_that_the_graph_has_not_count_for_nothing(graph, basis):
+def test_traced_nodes_outside_the_graph_are_ignored(graph, basis):
     n = graph.num_nodes
     outside = np.where(NODES < 0, n, NODES).astype(np.int32)
-    ask = jax.jit(lambda nodes, values: spectral_scores(basis, nodes, values))
+    score = jax.jit(lambda nodes, values: spectral_scores(basis, nodes, values))
     values = np.where(NODES < 0, 7, VALUES).astype(np.float32)
-    np.testing.assert_array_equal(ask(outside, values), ask(NODES, VALUES))
+    np.testing.assert_array_equal(score(outside, values), score(NODES, VALUES))
 
 
-def test_rows_wider_than_was_told_give_nan_and_no_wrong_score(graph):
+def test_rows_wider_than_max_degree_give_nan_and_no_wrong_score(graph):
     widest = int(np.diff(np.asarray(graph.starts)).max())
-    ask = jax.jit(local, static_argnames="max_degree")
-    good = ask(graph, NODES, VALUES, max_degree=widest)
+    solve = jax.jit(local, static_argnames="max_degree")
+    good = solve(graph, NODES, VALUES, max_degree=widest)
     assert np.isfinite(good.values).all()
-    bad = ask(graph, NODES, VALUES, max_degree=widest - 1)
+    bad = solve(graph, NODES, VALUES, max_degree=widest - 1)
     degrees = np.diff(np.asarray(graph.starts))[np.maximum(good.nodes, 0)]
     hit = ((degrees == widest) & (np.asarray(good.nodes) >= 0)).any(axis=1)
     assert hit.any()
@@ -77,15 +77,15 @@ def test_rows_wider_than_was_told_give_nan_and_no_wrong_score(graph):
         np.testing.assert_array_equal(np.isnan(got).all(axis=1), hit, name)
         np.testing.assert_array_equal(np.isnan(got).any(axis=1), hit, name)
     assert not np.asarray(bad.converged)[hit].any()
-    spread = np.asarray(densify(bad, graph))
+    scores = np.asarray(densify(bad, graph))
     connected = np.asarray(densify(good, graph)) > 0
-    assert np.isnan(spread[:, hit][connected[:, hit]]).all()
+    assert np.isnan(scores[:, hit][connected[:, hit]]).all()
 
 
-def test_more_nodes_than_there_are_are_all_of_them(graph):
+def test_sizes_beyond_n_reach_all_nodes(graph):
     found = diffuse_local(graph, NODES, VALUES, size=10**10, max_steps=60)
     assert found.nodes.shape == (2, graph.num_nodes)
-    # Places of a query may be more than nodes.
+    # A query may have more columns than the graph has nodes.
     nodes = np.full((1, 2 * graph.num_nodes), -1, np.int32)
     nodes[0, 5] = 3
     values = (nodes >= 0).astype(np.float32)
@@ -95,29 +95,29 @@ def test_more_nodes_than_there_are_are_all_of_them(graph):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_scores_are_spread_over_a_graph_that_is_ready(graph):
+def test_densify_refuses_a_graph_that_is_not_normalised(graph):
     found = local(graph, NODES, VALUES)
     with pytest.raises(ValueError, match="graph must be normalised"):
         densify(found, graph._replace(degrees=None))
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_totals_that_are_known_are_not_found_again(graph):
+def test_known_degree_sums_are_used_and_checked(graph):
     found = local(graph, NODES, VALUES)
-    # Whole components, as the search for them tells.
+    # The components of the queries are the nodes with a score.
     root = np.sqrt(np.asarray(graph.degrees))
     exact = np.zeros((graph.num_nodes, 2), np.float32)
     np.add.at(exact, (np.maximum(NODES, 0).T, np.arange(2)[None]), VALUES.T)
     y = jnp.asarray(exact)
-    spread = np.asarray(diffuse(graph, y, alpha=0.5, max_steps=500, rtol=0).value)
-    degree_sums = ((spread > 0) * (root**2)[:, None]).sum(axis=0)
+    scores = np.asarray(diffuse(graph, y, alpha=0.5, max_steps=500, rtol=0).value)
+    degree_sums = ((scores > 0) * (root**2)[:, None]).sum(axis=0)
     known = jax.jit(local)(graph, NODES, VALUES, degree_sums=degree_sums)
     for name in ("nodes", "values", "background", "unreached_mass"):
         np.testing.assert_allclose(
             getattr(known, name), getattr(found, name), rtol=1e-4, atol=1e-6
         )
     with pytest.raises(
-        ValueError, match=r"degree_sums must be one per query, 2, got \[1\]"
+        ValueError, match=r"degree_sums must have one entry per query, 2, got \[1\]"
     ):
         local(graph, NODES, VALUES, degree_sums=degree_sums[:1])
     for bad in (-degree_sums, degree_sums * np.nan):
@@ -134,10 +134,10 @@ def test_totals_that_are_known_are_not_found_again(graph):
     )
 
 
-def test_a_graph_with_other_parts_is_looked_at_again(graph):
+def test_a_graph_with_replaced_arrays_is_checked_again(graph):
     found = local(graph, NODES, VALUES)
     ones = graph._replace(degrees=jnp.ones_like(graph.degrees))
-    with pytest.raises(ValueError, match="whole as normalize gives it"):
+    with pytest.raises(ValueError, match="whole as normalize returns it"):
         local(ones, NODES, VALUES)
     for indices, complaint in (
         (jnp.roll(graph.indices, 1), "symmetric"),

@@ -10,13 +10,13 @@ def test_one_device_sends_nothing():
     assert [step.total_sent for step in costs] == [0] * 6
 
 
-def test_twice_the_devices_halve_the_rows_and_not_what_all_gather():
-    some, more = (estimate_cost(2**20, d=64, k=32, devices=p) for p in (8, 16))
-    assert more.memory_at_rest * 2 == some.memory_at_rest
-    assert more.search.total_sent == some.search.total_sent
-    # Each gets the n search directions but for its own.
-    assert some.solve.sent == 2**20 * 4 * 7 / 8 + 6 * 4 * 7 / 8
-    assert more.solve.sent == 2**20 * 4 * 15 / 16 + 6 * 4 * 15 / 16
+def test_twice_the_devices_halve_the_rows_but_not_what_all_gather():
+    few, many = (estimate_cost(2**20, d=64, k=32, devices=p) for p in (8, 16))
+    assert many.memory_at_rest * 2 == few.memory_at_rest
+    assert many.search.total_sent == few.search.total_sent
+    # Each receives the search directions of the others.
+    assert few.solve.sent == 2**20 * 4 * 7 / 8 + 6 * 4 * 7 / 8
+    assert many.solve.sent == 2**20 * 4 * 15 / 16 + 6 * 4 * 15 / 16
 
 
 def test_twice_the_queries_send_twice_as_much():
@@ -40,6 +40,6 @@ def test_steps_are_summed_and_the_largest_is_the_memory():
 
 
 @pytest.mark.parametrize("name", ["n", "d", "k", "devices", "queries", "steps"])
-def test_rejects_what_is_below_one(name):
+def test_rejects_numbers_below_one(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         estimate_cost(**{"n": 5, "d": 1, "k": 1, "devices": 1, name: 0})

@@ -1,12 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 
 from diffjax._sharding import flat_mesh
 from diffjax.diffusion import diffuse, query_vectors
-from diffjax.distributed import _sharded_rows as _rows
 from diffjax.distributed import (
+    _sharded_rows,
     build_graph,
     process_rows,
     row_mask,
@@ -19,7 +20,7 @@ from diffjax.pooling import pool
 
 
 @pytest.mark.parametrize(
-    ("n", "owners", "own"),
+    ("n", "owners", "rows"),
     [
         (10, (0, 1), slice(0, 5)),
         (10, (1, 0), slice(5, 10)),
@@ -29,13 +30,10 @@ from diffjax.pooling import pool
         (2, (1, 1, 2, 0), slice(2, 2)),  # One each, and none is left.
     ],
 )
-def test_devices_have_equal_numbers_of_rows_and_the_last_ones_fewer(n, owners, own):
-    assert (
-        _rows._rows_of_devices(
-            n, _rows._contiguous_positions(owners, 0), of=len(owners)
-        )
-        == own
-    )
+def test_devices_have_equal_numbers_of_rows_and_the_last_ones_fewer(n, owners, rows):
+    positions = _sharded_rows._contiguous_positions(owners, 0)
+    num_devices = len(owners)
+    assert _sharded_rows._rows_of_devices(n, positions, num_devices=num_devices) == rows
 
 
 def test_every_row_belongs_to_one_process():
@@ -43,20 +41,23 @@ def test_every_row_belongs_to_one_process():
     for n in range(1, 20):
         rows = []
         for process in range(3):
-            places = _rows._contiguous_positions(owners, process)
-            rows += range(n)[_rows._rows_of_devices(n, places, of=4)]
+            positions = _sharded_rows._contiguous_positions(owners, process)
+            part = _sharded_rows._rows_of_devices(n, positions, num_devices=4)
+            rows += range(n)[part]
         assert rows == list(range(n))
 
 
 @pytest.mark.parametrize(
-    ("owners", "places"), [((0, 1, 0), r"\[0, 2\] of 3"), ((1, 2), r"\[\] of 2: use")]
+    ("owners", "positions"),
+    [((0, 1, 0), r"\[0, 2\] of 3"), ((1, 2), r"\[\] of 2: use")],
 )
-def test_devices_of_a_process_stand_together(owners, places):
-    with pytest.raises(ValueError, match=f"got those of this one in places {places}"):
-        _rows._contiguous_positions(owners, 0)
+def test_devices_of_a_process_must_be_next_to_each_other(owners, positions):
+    message = f"got those of this one at positions {positions}"
+    with pytest.raises(ValueError, match=message):
+        _sharded_rows._contiguous_positions(owners, 0)
 
 
-def test_rows_are_filled_up_at_the_end():
+def test_rows_are_padded_at_the_end():
     mesh = row_mesh()
     rows = np.arange(6, dtype=np.float32).reshape(3, 2)
     np.testing.assert_array_equal(shard_rows(rows, 3, mesh), rows)
@@ -90,7 +91,7 @@ def test_rows_are_filled_up_at_the_end():
         ),
     ],
 )
-def test_says_what_is_wrong_with_rows(function, message):
+def test_rejects_rows(function, message):
     with pytest.raises(ValueError, match=message):
         function()
 
@@ -107,12 +108,12 @@ def test_says_what_is_wrong_with_rows(function, message):
         ),
         (
             {"image_ids": jnp.arange(4), "num_images": 4},
-            r"image_ids must be one per row of vectors, 3, got \[4\]: spread them by",
+            r"image_ids must be one per row of vectors, 3, got \[4\]: shard them by",
         ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_says_what_is_wrong_with_a_search(settings, message):
+def test_rejects_a_search(settings, message):
     mesh, vectors = row_mesh(), jnp.eye(3)
     graph = build_graph(vectors, 3, k=2, mesh=mesh)
     with pytest.raises(ValueError, match=message):
@@ -139,22 +140,27 @@ def test_a_mask_has_an_entry_for_each_vector():
         query_vectors(jnp.eye(3), jnp.eye(3), k=1, where=jnp.ones(2, bool))
 
 
-def test_one_device_gives_what_no_mesh_gives(collection):
-    # In one program, from vectors to scores, as in the many programs of processes.
-    vectors = jnp.asarray(collection.vectors, jnp.float32)
-    queries = jnp.asarray(collection.queries, jnp.float32)
-    n = len(vectors)
+def test_one_program_on_a_mesh_of_one_device_follows_the_formulas(collection):
+    # From vectors to scores, where processes have a program for every step.
+    n, image_ids = len(collection.vectors), jnp.asarray(collection.image_ids)
+    mesh = flat_mesh(np.array(jax.devices()[:1]))
 
-    def scores(vectors, mesh):
-        where = None if mesh is None else jnp.arange(n) < n
-        lists = knn_dense(vectors, 9, where=where, mesh=mesh)
+    @jax.jit
+    def score(vectors, queries):
+        mask = jnp.arange(n) < n
+        lists = knn_dense(vectors, 9, where=mask, mesh=mesh)
         graph = normalize(affinity(lists, mesh=mesh), mesh=mesh)
-        y = query_vectors(vectors, queries, k=9, where=where, mesh=mesh)
-        f = diffuse(graph, y, mesh=mesh).value
-        return pool(f, jnp.asarray(collection.image_ids), num_images=24, mesh=mesh)
+        y = query_vectors(vectors, queries, k=9, where=mask, mesh=mesh)
+        f = diffuse(graph, y, max_steps=200, mesh=mesh).value
+        return pool(f, image_ids, num_images=24, mesh=mesh)
 
-    line = flat_mesh(np.array(jax.devices()[:1]))
-    got, expected = (
-        jax.jit(scores, static_argnums=1)(vectors, mesh) for mesh in (line, None)
+    scores = score(
+        jnp.asarray(collection.vectors, jnp.float32),
+        jnp.asarray(collection.queries, jnp.float32),
     )
-    np.testing.assert_allclose(got, expected, rtol=2e-5)
+    vectors, queries = collection.vectors, collection.queries
+    y = [oracle.query_vector(vectors, [z], 9, 3.0, "paper") for z in queries]
+    s = oracle.normalized(oracle.affinity(vectors, 9, 3.0))
+    f = oracle.diffusion(s, np.transpose(y), 0.99)
+    expected = oracle.pooled(f, collection.image_ids, np.ones(n))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3)

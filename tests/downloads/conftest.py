@@ -1,21 +1,21 @@
-"""A server with one file, and where it is fetched to."""
+"""Server of one file, and the paths that it is downloaded to."""
 
 import pytest
 from website import serving
 
-from diffjax import downloads as _transfer
+from diffjax import downloads
 
 
 @pytest.fixture
 def site():
-    """A running server; what it was asked and gave is counted."""
+    """Running server that records requests and counts bytes served."""
     with serving() as site:
         yield site
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(_transfer, "_RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(downloads, "_RETRY_DELAYS", (0.0, 0.0))
     monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
 
@@ -27,5 +27,5 @@ def path(tmp_path):
 
 @pytest.fixture
 def part(path):
-    """Where the download keeps what came so far."""
+    """Partial file of the download."""
     return path.with_name("weights.pth.part")

@@ -8,12 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import scipy.io
+from oracle import random_average_precision
 
-from diffjax.evaluation import evaluate
-from diffjax.evaluation._average_precision import (
-    evaluate_scores,
-    random_average_precision,
-)
+from diffjax.evaluation import evaluate, evaluate_scores
 from diffjax.evaluation._cutoffs import evaluate_cutoffs
 
 REVISITED = {"roxford5k": "oxford5k", "rparis6k": "paris6k"}

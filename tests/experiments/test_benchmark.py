@@ -6,20 +6,29 @@ import pytest
 from configs import benchmark as card
 from diffjax.diffusion import diffuse
 from diffjax.report import read_records
+from experiments import _timing
+from experiments._timing import compare_times, time_calls, time_interleaved
 from experiments.speed import benchmark
 from experiments.speed._synthetic_graphs import GRAPH_KINDS, make_synthetic_graph
-from experiments.speed._timing import compare_times, time_interleaved
 
 
-def test_calls_take_turns_after_one_that_is_not_counted():
-    asked = []
-    calls = {name: lambda number, n=name: asked.append((n, number)) for name in "ab"}
+def test_timings_are_interleaved_after_a_round_that_is_not_counted():
+    calls_made = []
+    calls = {
+        name: lambda number, n=name: calls_made.append((n, number)) for name in "ab"
+    }
     times = time_interleaved(calls, rounds=2)
-    assert asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert [len(each) for each in times.values()] == [2, 2]
+    assert calls_made == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert [len(seconds) for seconds in times.values()] == [2, 2]
     found = compare_times("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
     assert (found["least"], found["times_faster"], found["largest"]) == (2, 3, 5)
     assert (found["seconds"], found["seconds_against"]) == (2, 6)
+
+
+def test_the_least_of_the_counted_times_is_given(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0, 30.0, 35.0])
+    monkeypatch.setattr(_timing.time, "perf_counter", lambda: next(clock))
+    assert time_calls(lambda: None, lambda: None, rounds=2) == (2.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +36,18 @@ def config():
     return dataclasses.replace(card.quick(), rounds=1)
 
 
-def test_made_graphs_hold_their_queries(config):
-    made = make_synthetic_graph(config, "manifolds")
-    y = made.dense(slice(0, 2))
+def test_synthetic_graphs_have_exact_answers_to_their_queries(config):
+    problem = make_synthetic_graph(config, "manifolds")
+    y = problem.dense(slice(0, 2))
     assert y.shape == (600, 2)
     assert ((y > 0).sum(0) == config.query_k).all()
-    np.testing.assert_allclose(y[made.nodes[1], 1], made.values[1])
-    there = np.asarray(made.layout.unpermute(y))
-    exact = np.linalg.solve(made.matrix.toarray().astype(float), there)
-    exact = exact[np.asarray(made.layout.order)]
-    assert made.overlap(1, exact[:, 1]) == 1
-    assert made.overlap(1, -exact[:, 1]) < 0.5
-    ours = diffuse(made.graph, y, alpha=config.alpha, max_steps=200).value
+    np.testing.assert_allclose(y[problem.nodes[1], 1], problem.values[1])
+    there = np.asarray(problem.layout.unpermute(y))
+    exact = np.linalg.solve(problem.matrix.toarray().astype(float), there)
+    exact = exact[np.asarray(problem.layout.order)]
+    assert problem.overlap(1, exact[:, 1]) == 1
+    assert problem.overlap(1, -exact[:, 1]) < 0.5
+    ours = diffuse(problem.graph, y, alpha=config.alpha, max_steps=200).value
     np.testing.assert_allclose(ours, exact, rtol=1e-3)
 
 

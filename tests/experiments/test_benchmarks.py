@@ -16,9 +16,10 @@ from experiments.paper._methods import METHODS
 NONE = np.zeros((0, 0))
 
 
-@pytest.fixture
-def oxford(shared_data, tmp_path):
-    """Empty files in the place of all pictures of Oxford5k, and two distractors."""
+@pytest.fixture(scope="module")
+def oxford(shared_data, tmp_path_factory):
+    """Empty files in place of all pictures of Oxford5k, and two distractors."""
+    tmp_path = tmp_path_factory.mktemp("oxford")
     names = read_revisited_names(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
     for folder, own in (("jpg", names), ("others", ("a", "b"))):
         (tmp_path / folder).mkdir()
@@ -27,7 +28,7 @@ def oxford(shared_data, tmp_path):
     return tmp_path
 
 
-def test_each_revisited_protocol_has_its_own_answers(shared_data, oxford):
+def test_each_revisited_protocol_has_the_answers_of_its_reader(shared_data, oxford):
     truth = read_revisited(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
     names: tuple[BenchmarkName, ...] = (
         *("roxford5k-easy", "roxford5k-medium", "roxford5k-hard"),
@@ -54,12 +55,13 @@ def test_distractors_come_after_the_database(shared_data, oxford):
     found = find_benchmark(setup, oxford)
     assert (found.name, len(found.database)) == ("oxford105k", 5065)
     assert [path.stem for path in found.database[-2:]] == ["a", "b"]
-    (oxford / "others" / "list.txt").write_text("b.jpg\n")
+    listed = oxford / "others" / "list.txt"
+    listed.write_text("b.jpg\n")
     setup = Setup(
         benchmark="roxford5k-hard",
         data=shared_data,
         pictures=oxford / "jpg",
-        distractors=oxford / "others" / "list.txt",
+        distractors=listed,
     )
     assert [path.stem for path in find_benchmark(setup, oxford).database[4993:]] == [
         "b"
@@ -132,7 +134,7 @@ def released_graph(path, regions, k):
     write_5(path, {"knn_": (order + 1.0).T, "s_": -found.T})
 
 
-def test_a_released_graph_takes_the_place_of_the_search(released, monkeypatch):
+def test_a_released_graph_replaces_the_search_for_neighbors(released, monkeypatch):
     folder, parts = released
     regions = np.hstack(parts["reg"]["V"]).T
     released_graph(folder / "knn.mat", regions, 6)
@@ -158,7 +160,7 @@ def test_a_graph_without_its_descriptors_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
-def test_rows_that_need_pictures_are_named_where_there_are_none(released):
+def test_rows_that_need_pictures_are_listed_where_there_are_none(released):
     folder, _ = released
     config = Table2Config(**released_setup(folder), methods=("R-MAC", "CroW"), trials=1)
     record = table2.run(config, folder / "work", records=folder / "records")
@@ -167,7 +169,7 @@ def test_rows_that_need_pictures_are_named_where_there_are_none(released):
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
-def test_a_table_of_released_descriptors_stands_beside_the_papers(released):
+def test_a_table_of_released_descriptors_has_the_values_of_the_paper(released):
     folder, _ = released
     config = Table1Config(**released_setup(folder), k=(5,))
     record = table1.run(config, folder / "work", records=folder / "records")
@@ -184,26 +186,26 @@ def test_a_table_of_released_descriptors_stands_beside_the_papers(released):
     ],
     ids=["classic", "instre", "grocery"],
 )
-def test_descriptors_need_the_truth_of_their_own_order(released, changes, message):
+def test_descriptors_need_the_ground_truth_of_their_order(released, changes, message):
     folder, _ = released
     with pytest.raises(ValueError, match=message):
         load_benchmark(Setup(**released_setup(folder, **changes)), folder)
 
 
-def test_truths_are_found_where_they_were_fetched_to(shared_data, oxford):
-    home = oxford / "datasets" / "roxford5k"
+def test_truths_are_found_in_the_folder_of_diffjax_fetch(shared_data, oxford, tmp_path):
+    home = tmp_path / "datasets" / "roxford5k"
     home.mkdir(parents=True)
     source = shared_data / "ground_truth" / "gnd_roxford5k.pkl"
     (home / "gnd_roxford5k.pkl").write_bytes(source.read_bytes())
     (home.parent / "oxford5k").mkdir()
-    (oxford / "jpg").rename(home.parent / "oxford5k" / "jpg")
+    (home.parent / "oxford5k" / "jpg").symlink_to(oxford / "jpg")
     setup = Setup(benchmark="roxford5k-easy", data=home.parent)
     assert len(find_benchmark(setup, oxford).database) == 4993
 
 
-def test_a_collection_of_ones_own_is_recorded_by_its_name(tmp_path):
+def test_a_users_collection_is_recorded_by_its_name(tmp_path):
     setup = Setup(benchmark="folder", pictures=tmp_path / "holiday")
     assert setup.label == "folder-holiday"
     assert Setup(benchmark="grocery").label == "grocery"
     quick = importlib.import_module("configs.table1").quick()
-    assert quick.folder.index.dim == 16
+    assert quick.folder.index.graph.dim == 16

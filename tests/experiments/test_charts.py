@@ -16,9 +16,9 @@ from experiments.reporting._charts import (
     write_chart,
 )
 
-# Two lines with intervals and labels over k, and what the paper draws beside them.
-PLACES, BELOW, ABOVE = (5, 10, 20), (48, 57, 60), (52, 62, 65)
-LOW = Line("global", PLACES, (50, 60, 62.5), BELOW, ABOVE)
+# Two lines with intervals and labels over k, levels and a mark.
+K, BELOW, ABOVE = (5, 10, 20), (48, 57, 60), (52, 62, 65)
+LOW = Line("global", K, (50, 60, 62.5), BELOW, ABOVE)
 HIGH = Line("regional", (5, 10, 20), (70, 75, 80), labels=("9 ms", "12 ms", ""))
 CHART = Chart(
     *("Neighbours", "k", "mAP, %"),
@@ -60,8 +60,8 @@ def axes():
     return draw
 
 
-def words(svg):
-    """Text in an SVG file, in its order."""
+def texts(svg):
+    """Texts of an SVG file, in order."""
     return re.findall(r"<text[^>]*>([^<]+)</text>", svg)
 
 
@@ -73,7 +73,7 @@ def test_chart_is_written_as_svg_and_png_beside_each_other(files):
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
-def test_equal_charts_are_equal_files_whatever_the_users_settings(files, suffix):
+def test_equal_charts_are_equal_files_under_any_settings_of_the_user(files, suffix):
     first, second = ((files / f"{name}.{suffix}").read_bytes() for name in "ab")
     assert first == second
     assert b"atplotlib v" not in first  # Nor do they depend on who draws them.
@@ -83,7 +83,7 @@ def test_equal_charts_are_equal_files_whatever_the_users_settings(files, suffix)
 def test_text_of_the_svg_is_text(files):
     svg = (files / "a.svg").read_text()
     wanted = {"Neighbours", "k", "mAP, %", "global", "regional", "k-NN", "R-match"}
-    assert wanted | {"all regions", "9 ms", "12 ms"} <= set(words(svg))
+    assert wanted | {"all regions", "9 ms", "12 ms"} <= set(texts(svg))
     assert "<title>Neighbours</title>" in svg
 
 
@@ -95,8 +95,8 @@ def test_names_are_plain_text_whatever_they_hold(svg):
         Chart(names[0], names[1], names[2], [*lines, HIGH._replace(labels=labels)])
     )
     escaped = ["$x_1$ &amp; &lt;y&gt;", "_hidden", r"a\b"]
-    assert all(words(shown).count(name) == 2 for name in escaped)
-    assert set(labels) <= set(words(shown))
+    assert all(texts(shown).count(name) == 2 for name in escaped)
+    assert set(labels) <= set(texts(shown))
 
 
 def test_lines_go_through_their_points_inside_their_bands(axes):
@@ -107,7 +107,7 @@ def test_lines_go_through_their_points_inside_their_bands(axes):
     (band,) = drawn.collections
     corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
     assert corners == {
-        (x, y) for ends in (BELOW, ABOVE) for x, y in zip(PLACES, ends, strict=True)
+        (x, y) for ends in (BELOW, ABOVE) for x, y in zip(K, ends, strict=True)
     }
 
 
@@ -128,7 +128,7 @@ def test_lines_and_levels_differ_by_more_than_colour(axes):
 
 
 @pytest.mark.parametrize("log_x", [False, True])
-def test_labels_stand_beside_their_points_and_on_nothing(axes, log_x):
+def test_labels_are_beside_their_points_and_overlap_nothing(axes, log_x):
     # Two lines that meet: six of the labels are where the lines are close.
     places = (2, 5, 10, 20, 50, 100)
     rising = Line("a", places, (48, 54, 60, 67, 74, 80), labels=list("abcdef"))
@@ -175,11 +175,11 @@ def test_a_logarithmic_height_is_drawn_as_one(axes):
     assert drawn.get_xscale() == "linear"
 
 
-def test_long_names_stay_on_the_paper(svg, tmp_path):
+def test_long_names_are_wrapped_inside_the_figure(svg, tmp_path):
     names = [f"a rather long name of a method, the {i}th" for i in range(6)]
     lines = [LOW._replace(name=name) for name in names]
     shown = svg(Chart(" ".join(["word"] * 30), "x", "y", lines))
-    assert set(names) <= set(words(shown))
+    assert set(names) <= set(texts(shown))
     with PIL.Image.open(tmp_path / "chart.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     edges = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
@@ -192,7 +192,7 @@ def test_one_point_with_an_interval_is_drawn(axes):
     np.testing.assert_array_equal(segment, [(3, 0.4), (3, 0.6)])
 
 
-def test_arrays_of_whole_numbers_are_numbers(svg):
+def test_integer_arrays_can_be_drawn(svg):
     assert svg(Chart("t", "x", "y", [Line("a", np.arange(1, 4), np.ones(3))]))
 
 
@@ -241,7 +241,7 @@ def test_bad_charts_are_refused_and_nothing_is_written(tmp_path, chart, rule):
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_that_are_no_row_are_refused(tmp_path, unchecked):
+def test_numbers_that_are_not_one_dimensional_are_refused(tmp_path, unchecked):
     with pytest.raises(ValueError, match="x of line 'global' must be a row of finite"):
         write_chart(tmp_path / "chart", with_line(x=((1, 2, 3),)))
 
@@ -256,7 +256,7 @@ def test_other_dots_in_a_name_are_part_of_it(tmp_path):
     assert {f.name for f in tmp_path.iterdir()} == {"figure.2.svg", "figure.2.png"}
 
 
-def test_drawing_imports_no_global_machinery_and_importing_no_matplotlib(tmp_path):
+def test_drawing_imports_no_pyplot_and_importing_no_matplotlib(tmp_path):
     code = (
         "import sys\n"
         "from experiments.reporting import _charts as c\n"

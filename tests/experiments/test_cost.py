@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from experiments.reporting import _cost
-from experiments.reporting._cost import measure_cost
+from experiments import _cost
+from experiments._cost import measure_cost
 
 MEGABYTE = 2**20
 
@@ -17,7 +17,7 @@ def test_seconds_are_those_of_the_block():
     assert 0.02 <= cost.seconds <= time.perf_counter() - start
 
 
-def test_cost_is_known_after_an_error_too():
+def test_cost_is_measured_after_an_error_too():
     costs = []
 
     def fail():
@@ -31,12 +31,12 @@ def test_cost_is_known_after_an_error_too():
     assert costs[0].peak_bytes
 
 
-def test_peak_is_in_bytes_stays_and_is_this_process_alone():
+def test_peak_memory_is_in_bytes_never_falls_and_is_of_this_process_alone():
     # Large enough to tell bytes from kilobytes and one process from another.
     ballast = bytearray(128 * MEGABYTE)
     code = (
         "import sys\n"
-        # Alone: importing JAX would take more memory than what is looked for.
+        # By its path: importing JAX would take more memory than is measured here.
         "sys.path.insert(0, sys.argv[1])\n"
         "from _cost import measure_cost\n"
         "with measure_cost() as small: pass\n"
@@ -54,19 +54,19 @@ def test_peak_is_in_bytes_stays_and_is_this_process_alone():
 
 
 @pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_where_the_kernel_keeps_no_status_the_other_figure_is_read(
+def test_without_a_status_file_of_the_kernel_getrusage_is_read(
     monkeypatch, tmp_path, system, unit
 ):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(_cost.pathlib, "Path", lambda _: tmp_path / "no file")
     monkeypatch.setattr(_cost.sys, "platform", system)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    got = _cost._peak_memory()
+    got = _cost.peak_memory()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     assert before <= got <= after
 
 
-def test_where_the_system_does_not_say_there_is_no_peak(monkeypatch):
+def test_peak_memory_is_none_on_systems_that_do_not_report_it(monkeypatch):
     monkeypatch.setattr(_cost.sys, "platform", "win32")
     with measure_cost() as cost:
         pass

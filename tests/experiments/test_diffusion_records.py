@@ -10,10 +10,13 @@ from diffjax.report import read_records
 from experiments.paper import solvers, variants
 from experiments.speed import gradient_cost
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore:.* is more than"),
+]
 
 
-def test_quick_solvers_agree_and_conjugate_gradient_is_there_first(tmp_path):
+def test_quick_solvers_agree_and_conjugate_gradient_converges_first(tmp_path):
     record = solvers.run(solvers_card.quick(), tmp_path, records=tmp_path / "records")
     assert read_records(tmp_path / "records" / "solvers_scenes.jsonl") == [record]
     agreement = [r for r in record["results"] if "difference" in r]
@@ -26,6 +29,10 @@ def test_quick_solvers_agree_and_conjugate_gradient_is_there_first(tmp_path):
         for r in record["results"]
         if "mean_ap" in r
     }
+    against = {
+        d["against"] for r in record["results"] for d in r.get("differences", ())
+    }
+    assert against == {"cg, 20 steps"}
     assert residuals["cg", 20] < residuals["iterate", 20] / 2
 
 

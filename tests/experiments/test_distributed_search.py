@@ -59,18 +59,24 @@ def test_rows_are_numbered_one_file_after_the_other():
             np.testing.assert_array_equal(rows, np.arange(9)[start:stop])
 
 
-def test_says_what_is_wrong_with_files(config, tmp_path):
+def test_errors_name_what_is_wrong_with_files(config, tmp_path):
     wrong = tmp_path / "wrong.npy"
     change = dataclasses.replace
 
-    def refused(array, changed, message):
+    def check_refused(array, changed, message):
         np.save(wrong, array)
         with pytest.raises(ValueError, match=message):
             distributed_search.run(changed)
 
-    own = change(config, vectors=(config.vectors[0], wrong))
-    refused(np.ones((3, 5)), own, r"as many columns in all files, got \[12, 5\]")
-    refused(np.zeros((3, 12)), own, "must have a direction, got one without in row 11")
-    refused(np.ones(3), own, r"must hold an array of 2 dimensions with .*, got \[3\]")
+    second = change(config, vectors=(config.vectors[0], wrong))
+    check_refused(
+        np.ones((3, 5)), second, r"as many columns in all files, got \[12, 5\]"
+    )
+    check_refused(
+        np.zeros((3, 12)), second, "must have a length above 0, got none in row 11"
+    )
+    check_refused(
+        np.ones(3), second, r"must hold an array of 2 dimensions .*, got \[3\]"
+    )
     few = change(config, image_ids=wrong)
-    refused(np.arange(5), few, "image_ids must be as many as vectors, .*: 5")
+    check_refused(np.arange(5), few, "image_ids must be as many as vectors, .*: 5")

@@ -12,6 +12,7 @@ from diffjax.datasets import toy_manifolds
 from diffjax.evaluation import average_precision
 from diffjax.graph import affinity, normalize
 from diffjax.report import read_records
+from experiments import _runner
 from experiments.paper import figure1 as experiment
 from experiments.paper._plane_diffusion import nearest_points, score_plane, search_plane
 from experiments.paper.figure1 import run
@@ -39,7 +40,7 @@ def points_and_graph(config):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder and the record of a run."""
+    """Folder and record of a run."""
     folder = tmp_path_factory.mktemp("figure1")
     return folder, run(QUICK, folder, records=folder)
 
@@ -53,12 +54,12 @@ def picture(made):
 
 
 def where(picture, color):
-    """The pixels of a colour, [height, width]."""
+    """Mask of the pixels of a colour, [height, width]."""
     return (np.abs(picture - np.array(color)) <= 3).all(-1)
 
 
 def spots(picture, color, *, least):
-    """How many connected areas of a colour there are, of so many pixels or more."""
+    """Counts the connected areas of a colour, of `least` pixels or more."""
     found = where(picture, color)
     areas = np.zeros(found.shape, np.int32)
     scipy.ndimage.label(found, output=areas)
@@ -94,8 +95,9 @@ def test_scores_are_those_of_a_dense_solve(count):
     assert got.nearest_points.tolist() == np.flatnonzero(y).tolist()
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("count", "most"), [(1, 0.7), (3, 0.95)])
+@pytest.mark.parametrize(
+    ("seed", "count", "most"), [(0, 1, 0.7), (1, 3, 0.95), (2, 1, 0.7)]
+)
 def test_diffusion_finds_the_manifolds_of_its_queries_and_distance_does_not(
     seed, count, most
 ):
@@ -238,19 +240,14 @@ def test_bad_settings_are_refused_and_leave_nothing(
 
 
 def test_the_command_line_changes_settings(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(experiment, "RECORDS", tmp_path)
-    monkeypatch.setattr(experiment, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(_runner, "RECORDS", tmp_path)
+    monkeypatch.setattr(_runner, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(_runner, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(figure1, "full", figure1.quick)
     monkeypatch.setattr(sys, "argv", ["experiments", "--alpha", "0.9"])
     experiment.main()
     (record,) = read_records(tmp_path / "figure1.jsonl")
     assert record["settings"] == dataclasses.asdict(change(alpha=0.9))
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(record["results"])
-
-
-def test_the_config_is_a_card():
-    text = figure1.__doc__
-    assert text
-    for heading in "Paper:", "Data:", "Expected:", "Cost:", "Command:":
-        assert heading in text
-    assert "python -m experiments figure1" in text
+    printed = capsys.readouterr().out
+    for result in record["results"]:
+        assert f"{result['average_precision']:.3g}" in printed

@@ -57,7 +57,7 @@ def mutant(before, after, moved_to=None, file="diffjax/sums.py", function="total
     return {"before": before, "after": after, **place}
 
 
-def test_what_functions_compute_is_mutated_and_no_text_or_type_check():
+def test_computations_are_mutated_and_no_texts_or_type_checks():
     found = {
         (s.function, s.text, after)
         for s in statements(ast.parse(SOURCE))
@@ -95,7 +95,7 @@ def test_a_mutant_is_found_where_its_statement_has_moved(package, moved):
     assert (place.path, place.after) == ("diffjax/sums.py", "x -= 2")
 
 
-def test_what_is_not_found_is_said_with_what_looks_like_it(package):
+def test_a_lost_mutant_is_listed_with_similar_statements(package):
     modules = read_tree(package)
     why = locate(modules, mutant("x += 20", "x -= 20"))
     assert isinstance(why, str)

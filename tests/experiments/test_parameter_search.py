@@ -3,17 +3,26 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax.learning import parameters
-from experiments._parameter_search import SEARCH_RANGES, grid_search, random_search
+from experiments.learning._parameter_search import (
+    SEARCH_RANGES,
+    grid_search,
+    random_search,
+)
 
 both = pytest.mark.parametrize("search", [grid_search, random_search])
 
 
+def constant(_):
+    """Evaluation of searches whose trials alone are looked at."""
+    return 0.0
+
+
 def hill(given):
-    """How near alpha 0.9, gamma 2 and lam 0.5 are, in the logarithms searched."""
+    """Closeness to alpha 0.9, gamma 2 and lam 0.5, in the logarithms of the search."""
     logs = [
         math.log((1 - float(given.alpha)) / 0.1),
         math.log(float(given.gamma) / 2),
@@ -23,7 +32,7 @@ def hill(given):
 
 
 @both
-def test_the_best_of_what_was_tried_is_returned(search):
+def test_the_best_trial_is_returned(search):
     got = search(hill, parameters(), budget=60)
     values = [trial.value for trial in got.trials]
     assert got.value == max(values) == hill(got.parameters)
@@ -33,21 +42,21 @@ def test_the_best_of_what_was_tried_is_returned(search):
 
 
 @both
-def test_a_top_that_is_known_is_found_to_the_spacing_of_the_trials(search):
-    # 1,000 trials: a tenth of each range, in logarithms, is the grid's spacing.
-    got = search(hill, parameters(), budget=1001)
-    assert got.value > -0.4
+def test_a_known_maximum_is_found_to_the_spacing_of_the_trials(search):
+    # 343 trials: a sixth of each range, in logarithms, is the grid's spacing.
+    got = search(hill, parameters(), budget=344)
+    assert got.value > -0.8
     assert got.value > hill(parameters())
 
 
 @both
-def test_the_start_is_tried_first_and_kept_where_nothing_is_better(search):
+def test_the_start_is_the_first_trial_and_wins_ties(search):
     start = parameters(alpha=0.42, gamma=1.5, lam=7.0)
     got = search(lambda given: float(given.alpha == start.alpha), start, budget=9)
     assert got.trials[0].value == 1
     np.testing.assert_allclose(list(got.trials[0].settings.values()), [0.42, 1.5, 7])
     assert got.parameters is start
-    # And where all are as good.
+    # Also where all results are equal.
     assert search(lambda _: 0.5, start, budget=9).parameters is start
 
 
@@ -58,10 +67,11 @@ def test_a_budget_of_one_is_the_start_alone(search):
     assert got.solves == 7
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 70))
 def test_no_search_tries_more_than_its_budget(budget):
-    grid = grid_search(hill, parameters(), budget=budget, solves_per_setting=3)
-    drawn = random_search(hill, parameters(), budget=budget, solves_per_setting=3)
+    grid = grid_search(constant, parameters(), budget=budget, solves_per_setting=3)
+    drawn = random_search(constant, parameters(), budget=budget, solves_per_setting=3)
     assert len(drawn.trials) == budget
     assert grid.solves == 3 * len(grid.trials)
     # One more point on the axis that has fewest would be too many.
@@ -91,14 +101,14 @@ def test_one_point_lies_in_the_middle():
 
 def test_draws_are_within_their_ranges_and_uniform_in_logarithms():
     ranges = {"gamma": (1.0, 16.0), "alpha": (0.9, 0.999)}
-    got = random_search(hill, parameters(), budget=2001, ranges=ranges, seed=1)
+    got = random_search(constant, parameters(), budget=1001, ranges=ranges, seed=1)
     gammas = np.array([trial.settings["gamma"] for trial in got.trials[1:]])
     alphas = np.array([trial.settings["alpha"] for trial in got.trials[1:]])
     for values, (low, high) in ((gammas, (1, 16)), (alphas, (0.9, 0.999))):
         assert np.all((values >= low) & (values <= high))
-    # Half below the middle: 3 standard deviations of 2,000 coins are 0.034.
-    assert abs(np.mean(gammas < 4) - 0.5) < 0.034
-    assert abs(np.mean(alphas < 0.99) - 0.5) < 0.034
+    # Half below the middle: 3 standard deviations of 1,000 coins are 0.047.
+    assert abs(np.mean(gammas < 4) - 0.5) < 0.047
+    assert abs(np.mean(alphas < 0.99) - 0.5) < 0.047
     # And independent of each other.
     assert abs(np.corrcoef(np.log(gammas), np.log(1 - alphas))[0, 1]) < 0.1
 
@@ -112,7 +122,7 @@ def test_a_seed_gives_the_same_draws_and_a_larger_budget_more_of_them():
 
 
 @both
-def test_what_is_not_a_number_is_never_the_best(search):
+def test_nan_is_never_the_best(search):
     def evaluate(given):
         return math.nan if float(given.gamma) == 3.0 else -float(given.gamma)
 
@@ -125,7 +135,7 @@ def test_what_is_not_a_number_is_never_the_best(search):
 
 
 @both
-def test_parts_that_are_not_searched_stay(search):
+def test_parameters_that_are_not_searched_stay(search):
     start = parameters(["projection", "bias"], dim=3)
     got = search(hill, start, budget=9)
     assert got.parameters.projection is start.projection
@@ -146,12 +156,12 @@ def test_parts_that_are_not_searched_stay(search):
         ({"ranges": {"lam": (0.0, 1.0)}}, r"lam must go up inside \(0, inf\)"),
     ],
 )
-def test_bad_input_is_named(search, bad, message):
+def test_errors_name_the_invalid_argument(search, bad, message):
     with pytest.raises(ValueError, match=message):
         search(hill, parameters(), **({"budget": 5} | bad))
 
 
-def test_bad_starts_and_seeds_are_named():
+def test_errors_name_invalid_starts_and_seeds():
     bad = parameters()._replace(alpha=jnp.ones(()))
     with pytest.raises(ValueError, match="alpha must be in"):
         grid_search(hill, bad, budget=2)

@@ -10,6 +10,7 @@ from experiments.paper import reduction
 pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 
 
+@pytest.mark.full
 def test_quick_reduction_leaves_a_record_of_fewer_nodes_and_edges(tmp_path):
     config = card.quick()
     record = reduction.run(config, tmp_path, records=tmp_path / "records")
@@ -29,16 +30,6 @@ def test_quick_reduction_leaves_a_record_of_fewer_nodes_and_edges(tmp_path):
     ((method, difference),) = difference_table(record["results"]).rows
     assert method == means["method"]
     assert difference.endswith("from all regions, k 20")
-
-
-def test_the_card_says_what_is_run():
-    text = card.__doc__
-    assert text
-    for heading in "Paper:", "Data:", "Expected:", "Cost:", "Command:":
-        assert heading in text
-    for name, config in card.full().items():
-        assert f"python -m experiments reduction {name}" in text
-        assert config.benchmark.__class__.__name__.lower() == f"{name}data"
 
 
 def test_mixtures_are_fitted_as_the_library_does_if_not_told_otherwise():

@@ -1,4 +1,4 @@
-"""The page of all tables and figures, from the records of the repository."""
+"""Page of all tables and figures, from the records of the repository."""
 
 import html
 import importlib
@@ -7,13 +7,13 @@ import re
 import pytest
 
 from diffjax.report import read_records
-from experiments.paper.evaluate import RECORDS
+from experiments._runner import RECORDS
 from experiments.reporting.report import write_results_page
 
 PAPER = re.compile(r"(figure\d|table\d|text|departures)(_.*)?")
 
 
-def test_every_record_of_the_papers_has_its_card_tables_and_chart(tmp_path):
+def test_every_record_of_the_paper_has_its_card_tables_and_chart(tmp_path):
     path = tmp_path / "page.html"
     names = [p.stem for p in RECORDS.glob("*.jsonl") if PAPER.fullmatch(p.stem)]
     assert write_results_page(RECORDS, path) == len(names) >= 15
@@ -31,6 +31,6 @@ def test_every_record_of_the_papers_has_its_card_tables_and_chart(tmp_path):
     assert page.count("data:image/svg") == len(charts) >= 9
 
 
-def test_a_folder_without_records_is_told(tmp_path):
+def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(ValueError, match="records must hold results"):
         write_results_page(tmp_path, tmp_path / "page.html")

@@ -6,7 +6,7 @@ import pytest
 
 from diffjax.report import Table
 from experiments.reporting._charts import Chart, Line, write_chart
-from experiments.reporting._report_page import ReportSection, write_report
+from experiments.reporting.report import ReportSection, write_report
 
 CARD = """Table 2: all methods.
 
@@ -19,7 +19,7 @@ HOSTILE = '"><script>x</script>&amp;'
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects what a browser would see of a page."""
+    """Parser that collects elements and texts of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -98,7 +98,7 @@ def test_fields_of_a_card_are_paragraphs(read):
     ]
 
 
-def test_hostile_text_stays_text(read):
+def test_markup_in_texts_is_escaped(read):
     table = Table((HOSTILE,), ((HOSTILE,),))
     page = read(
         ReportSection(HOSTILE, HOSTILE, [table], caption=HOSTILE), title=HOSTILE
@@ -136,7 +136,7 @@ def test_chart_without_a_title_is_named_by_its_file(read, tmp_path):
     )
 
 
-def test_bad_reports_are_refused_and_the_old_one_stays(tmp_path):
+def test_bad_reports_are_refused_and_leave_the_old_file(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
     (tmp_path / "chart.png").write_bytes(b"\x89PNG")

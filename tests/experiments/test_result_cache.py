@@ -12,7 +12,7 @@ from experiments._result_cache import (
 
 
 class Counted:
-    """Computes an array and counts how often."""
+    """Function that computes an array and counts its calls."""
 
     def __init__(self):
         self.times = 0
@@ -22,7 +22,7 @@ class Counted:
         return {"values": np.arange(6.0).reshape(2, 3).T}
 
 
-def test_a_result_is_computed_once_and_found_the_next_time(tmp_path):
+def test_a_result_is_computed_once_and_loaded_the_next_time(tmp_path):
     compute = Counted()
     first = load_or_compute_arrays(tmp_path, {"k": 5}, compute)
     again = load_or_compute_arrays(tmp_path, {"k": 5}, compute)
@@ -31,7 +31,7 @@ def test_a_result_is_computed_once_and_found_the_next_time(tmp_path):
     np.testing.assert_array_equal(again["values"], first["values"])
 
 
-def test_a_changed_setting_computes_its_own_and_leaves_the_others(tmp_path):
+def test_a_changed_setting_is_computed_and_leaves_other_results(tmp_path):
     compute = Counted()
     load_or_compute_arrays(tmp_path, {"k": 5, "method": "a"}, compute)
     load_or_compute_arrays(tmp_path, {"k": 6, "method": "a"}, compute)
@@ -40,7 +40,7 @@ def test_a_changed_setting_computes_its_own_and_leaves_the_others(tmp_path):
     assert compute.times == 2
 
 
-def test_other_sources_never_find_what_these_computed(tmp_path):
+def test_results_of_other_sources_are_not_loaded(tmp_path):
     compute = Counted()
     load_or_compute_arrays(tmp_path, {"k": 5}, compute)
     load_or_compute_arrays(tmp_path, {"k": 5}, compute, sources="others")
@@ -58,7 +58,7 @@ def test_an_interrupted_write_is_not_taken_for_a_result(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
-def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path, monkeypatch):
+def test_a_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, monkeypatch):
     def fill(path, data):
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -70,7 +70,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_result_is_of_the_module_that_computes_it(tmp_path):
+def test_a_result_depends_on_the_module_that_computes_it(tmp_path):
     compute = Counted()
     load_or_compute_arrays(tmp_path, {"k": 5}, compute)
     load_or_compute_arrays(tmp_path, {"k": 5}, compute, by=load_or_compute_arrays)

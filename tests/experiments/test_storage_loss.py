@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is more than")
 def described(collection):
     """A small collection of vectors, as a benchmark that was described."""
     vectors = collection.vectors.astype(np.float32)
-    index = Index.build(vectors, collection.image_ids, config=IndexConfig(k=10))
+    index = Index.build(vectors, collection.image_ids, config=IndexConfig.of(k=10))
     nothing = np.zeros(0, np.int64)
     truth = GroundTruth(
         name="made up",
@@ -32,6 +32,7 @@ def described(collection):
     return Collection(index, regions, collection.query_ids, truth)
 
 
+@pytest.mark.full
 def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monkeypatch):
     monkeypatch.setattr(storage_loss, "load_benchmark", lambda *_: described)
     config = dataclasses.replace(
@@ -46,7 +47,7 @@ def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monke
     whole = results["whole vectors"]
     assert "differences" not in whole
     # It is what an index in memory answers.
-    settings = IndexConfig(k=10, query_k=10, warn_residual=np.inf)
+    settings = IndexConfig.of(k=10, query_k=10, warn_residual=np.inf)
     built = described.build_index(settings)
     expected = described.precision(described.scores(built)).mean()
     np.testing.assert_allclose(whole["mean_ap"], expected, rtol=1e-6)
@@ -54,12 +55,3 @@ def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monke
         (difference,) = results[name]["differences"]
         assert difference["against"] == "whole vectors"
         assert results[name]["recall_of_lists"] == 1
-
-
-def test_the_config_is_a_card():
-    text = card.__doc__
-    assert text
-    for heading in "Paper:", "Data:", "Expected:", "Cost:", "Command:":
-        assert heading in text
-    assert "python -m experiments storage_loss" in text
-    assert card.quick().code_bytes

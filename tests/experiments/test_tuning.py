@@ -33,18 +33,18 @@ def test_one_object_is_refused():
 
 
 def tune(precision, second):
-    """Tunes a method whose trials have this precision, by the settings' only number."""
+    """Tunes a method whose trials have the precision of a row, by their number."""
 
     def outcome(_, settings, __):
-        own = np.asarray(precision)[settings["k"]]
-        return Outcome(own, own + 10, own + 20, own + 30)
+        row = np.asarray(precision)[settings["k"]]
+        return Outcome(row, row + 10, row + 20, row + 30)
 
     given: Any = types.SimpleNamespace(evaluate_method=outcome)
     choices = [{"k": number} for number in range(len(precision))]
     return tune_method("R-MAC", given, second, choices=choices)
 
 
-def test_each_half_is_tested_with_what_is_best_for_the_other():
+def test_each_half_is_tested_at_the_best_settings_for_the_other():
     second = np.array([False, False, True, True])
     precision = np.array([[1.0, 1.0, 0.0, 0.1], [0.3, 0.2, 0.9, 0.8]])
     found = tune(precision, second)
@@ -53,18 +53,18 @@ def test_each_half_is_tested_with_what_is_best_for_the_other():
     assert found.settings_text == "k 1; k 0"
     assert found.tried == 2
     expected = np.array([0.3, 0.2, 0.0, 0.1])
-    for part, away in zip(found.outcome, (0, 10, 20, 30), strict=True):
-        np.testing.assert_array_equal(part, expected + away)
+    for values, offset in zip(found.outcome, (0, 10, 20, 30), strict=True):
+        np.testing.assert_array_equal(values, expected + offset)
     np.testing.assert_array_equal(found.untuned_precision, precision[0])
 
 
-def test_the_mean_chooses_not_the_median():
+def test_settings_are_chosen_by_the_mean_and_not_the_median():
     second = np.array([False] * 3 + [True] * 3)
     precision = np.array([[0.5] * 6, [0.4, 0.4, 1.0] * 2])
     assert tune(precision, second).chosen == ({"k": 1},)
 
 
-def test_nothing_is_gained_by_choosing_among_noise():
+def test_choosing_among_random_settings_gains_nothing():
     # A choice on the tested queries themselves would gain about a deviation.
     draw = np.random.default_rng(0)
     second = np.arange(400) % 2 == 1
@@ -76,7 +76,7 @@ def test_nothing_is_gained_by_choosing_among_noise():
     assert abs(np.mean(gains)) < 3 * np.std(gains) / np.sqrt(50)
 
 
-def test_queries_without_positives_choose_nothing_and_ties_take_the_first():
+def test_queries_without_positives_are_left_out_and_the_first_of_equals_is_chosen():
     second = np.array([False, False, True, True])
     precision = np.array([[0.5, np.nan, 0.5, 0.5], [0.5, np.nan, 0.5, 0.5]])
     found = tune(precision, second)

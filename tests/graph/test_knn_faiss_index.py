@@ -6,7 +6,7 @@ from diffjax.graph import knn, recall
 
 
 def make(kind, vectors):
-    """An index of a user, trained and filled."""
+    """A faiss index of a user, trained and filled."""
     d = vectors.shape[1]
     single = vectors.astype(np.float32)
     if kind == "inverted lists":
@@ -66,8 +66,8 @@ def test_doubles_get_double_similarities(collection):
     np.testing.assert_allclose(got.similarities, exact.similarities, rtol=1e-14)
 
 
-def test_what_the_index_does_not_find_is_an_empty_slot_and_the_vector_itself_is_there():
-    # Two far clusters of 3 and one list searched: nobody sees the other cluster.
+def test_missing_results_are_empty_slots_but_the_vector_itself_is_listed():
+    # Two distant clusters of 3, one list searched: no vector sees the other cluster.
     vectors = np.repeat(np.eye(2, dtype=np.float32), 3, axis=0)
     quantizer = faiss.IndexFlatIP(2)
     index = faiss.IndexIVFFlat(quantizer, 2, 2, faiss.METRIC_INNER_PRODUCT)
@@ -80,15 +80,15 @@ def test_what_the_index_does_not_find_is_an_empty_slot_and_the_vector_itself_is_
     np.testing.assert_array_equal(got.similarities[0], [1, 1, 1, 0, 0])
 
 
-def test_a_vector_that_the_index_loses_among_its_duplicates_is_put_back():
+def test_a_vector_that_the_index_omits_among_duplicates_is_inserted():
     vectors = np.ones((9, 2), np.float32)
     got = np.asarray(knn(vectors, 2, index=make("flat, product", vectors)).indices)
     assert (got == np.arange(9)[:, None]).any(1).all()
 
 
-@pytest.mark.parametrize("part", [np.s_[:-1], np.s_[:, :-1]])
-def test_rejects_an_index_of_another_size(vectors, part):
-    other = make("flat, product", np.ascontiguousarray(vectors[part]))
+@pytest.mark.parametrize("subset", [np.s_[:-1], np.s_[:, :-1]])
+def test_rejects_an_index_of_another_size(vectors, subset):
+    other = make("flat, product", np.ascontiguousarray(vectors[subset]))
     with pytest.raises(ValueError, match=r"index must hold the \d+ vectors of 12 dim"):
         knn(vectors, 3, index=other)
 

@@ -2,8 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
-from diffjax.graph import _knn as _descent
-from diffjax.graph import affinity, knn, recall
+from diffjax.graph import _knn, affinity, knn, recall
 
 _FEWEST_FOR_NN_DESCENT = 300
 
@@ -11,7 +10,7 @@ _FEWEST_FOR_NN_DESCENT = 300
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch):
     """Starts the approximate search at fewer vectors, to be done sooner."""
-    monkeypatch.setattr(_descent, "_FEWEST_FOR_NN_DESCENT", _FEWEST_FOR_NN_DESCENT)
+    monkeypatch.setattr(_knn, "_FEWEST_FOR_NN_DESCENT", _FEWEST_FOR_NN_DESCENT)
 
 
 def draw(n, dtype: type = np.float32):
@@ -30,7 +29,7 @@ def vectors(request):
     return draw(400, request.param)
 
 
-def test_finds_nearly_all_and_says_how_similar_they_are(vectors):
+def test_finds_nearly_all_with_their_similarities(vectors):
     got = knn(vectors, 20, method="nn-descent")
     assert recall(got, vectors, sample=len(vectors)) > 0.98
     indices = np.asarray(got.indices)
@@ -41,7 +40,7 @@ def test_finds_nearly_all_and_says_how_similar_they_are(vectors):
     assert got.similarities.dtype == vectors.dtype
 
 
-def test_lists_are_in_order_hold_the_vector_itself_and_nobody_twice(vectors):
+def test_lists_are_sorted_without_repetitions_and_hold_the_vector_itself(vectors):
     got = knn(vectors, 20, method="nn-descent")
     indices, similarities = np.asarray(got.indices), np.asarray(got.similarities)
     assert (indices == np.arange(len(vectors))[:, None]).any(1).all()
@@ -60,9 +59,9 @@ def test_lists_may_be_short_or_long(k):
 
 
 def test_the_same_seed_gives_the_same_lists_on_one_thread(monkeypatch):
-    # So hasty a search misses some, and which depends on the start.
+    # So short a search misses some neighbours, which ones depends on the start.
     for name in "_JOINED_PER_ROUND", "_SPARE_NEIGHBORS", "_MIN_REMEMBERED":
-        monkeypatch.setattr(_descent, name, 8)
+        monkeypatch.setattr(_knn, name, 8)
     vectors = np.random.default_rng(0).normal(size=(400, 32)).astype(np.float32)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -81,14 +80,14 @@ def test_a_few_vectors_are_searched_exactly():
     np.testing.assert_array_equal(got.indices, exact.indices)
 
 
-def test_vectors_that_are_all_the_same_have_full_lists():
+def test_equal_vectors_have_full_lists():
     got = knn(np.ones((400, 4), np.float32), 9, method="nn-descent")
     assert np.asarray(got.indices).min() >= 0
     np.testing.assert_array_equal(got.similarities, 4.0)
 
 
 @pytest.mark.usefixtures("x64")
-def test_doubles_beyond_single_precision_are_no_trouble():
+def test_doubles_beyond_single_precision_are_searched():
     vectors = draw(400, np.float64)
     got = knn(vectors * 2.0**200, 9, method="nn-descent")
     assert recall(got, vectors) > 0.98
@@ -101,6 +100,6 @@ def test_its_graph_is_nearly_the_exact_one():
     assert abs(exact - near).sum() < 0.02 * exact.sum()
 
 
-def test_rejects_a_k_that_it_cannot_fill():
+def test_rejects_a_k_above_500():
     with pytest.raises(ValueError, match=r"k must be at most 500 .* got 501"):
         knn(draw(600), 501, method="nn-descent")

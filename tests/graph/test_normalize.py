@@ -43,9 +43,9 @@ def test_is_exactly_symmetric(graph):
 
 
 def test_a_node_without_edges_keeps_an_empty_row_and_a_finite_gradient(graph):
-    lonely = np.flatnonzero(graph.to_scipy().toarray().sum(1) == 0)
-    assert lonely.size
-    assert (normalize(graph).to_scipy().toarray()[lonely] == 0).all()
+    isolated = np.flatnonzero(graph.to_scipy().toarray().sum(1) == 0)
+    assert isolated.size
+    assert (normalize(graph).to_scipy().toarray()[isolated] == 0).all()
 
     def total(weights):
         return normalize(graph._replace(weights=weights)).weights.sum()

@@ -7,7 +7,7 @@ from diffjax.types import Neighbors
 
 
 def listed(indices):
-    """Neighbour lists; their similarities are nobody's business here."""
+    """Neighbour lists without similarities, which are not used."""
     return Neighbors(jnp.asarray(indices), jnp.zeros(indices.shape))
 
 
@@ -24,7 +24,7 @@ def test_is_one_for_the_exact_lists(vectors, k):
 
 
 def test_counts_what_is_missing_wrong_or_empty(vectors):
-    # Of 4 neighbours, row by row: all, 3 (an empty slot), 2 (the two farthest instead).
+    # Of 4 neighbours, row by row: all; 3 and an empty slot; 2 and the two farthest.
     indices = np.array(knn(vectors, 4).indices)
     farthest = np.argsort(vectors @ vectors.T, axis=1)
     indices[1::3, 3] = -1
@@ -37,7 +37,7 @@ def test_counts_what_is_missing_wrong_or_empty(vectors):
 
 
 def test_any_of_several_equal_neighbours_counts():
-    # Each direction four times: of the three others any one is as near as can be.
+    # Each direction four times: any of the three other copies is equally near.
     vectors = np.tile(np.eye(3, dtype=np.float32), (4, 1))
     indices = np.stack([np.arange(12), (np.arange(12) + 9) % 12], axis=1)
     assert recall(listed(indices), vectors) == 1.0

@@ -17,25 +17,25 @@ def ring(n, step):
     return Graph.from_scipy(matrix.tocsr())
 
 
-def spread(graph):
+def mean_edge_length(graph):
     """Mean distance in memory between the two ends of an edge."""
     return np.abs(np.asarray(graph.rows) - np.asarray(graph.indices)).mean()
 
 
-def test_neighbours_come_together():
+def test_neighbours_lie_near_each_other():
     scattered = ring(997, 353)
-    assert spread(scattered) > 300
-    assert spread(reorder(scattered).graph) <= 2
+    assert mean_edge_length(scattered) > 300
+    assert mean_edge_length(reorder(scattered).graph) <= 2
 
 
 @pytest.mark.parametrize("finish", [compress, lambda a: a], ids=["rows", "padded"])
 def test_it_is_the_same_graph(collection, finish):
     graph = normalize(finish(affinity(knn(collection.vectors.astype(np.float32), 7))))
     moved = reorder(graph)
-    order, place = np.asarray(moved.order), np.asarray(moved.inverse_order)
+    order, inverse_order = np.asarray(moved.order), np.asarray(moved.inverse_order)
     before, after = graph.to_scipy().toarray(), moved.graph.to_scipy().toarray()
     np.testing.assert_array_equal(after, before[order][:, order])
-    np.testing.assert_array_equal(order[place], np.arange(graph.num_nodes))
+    np.testing.assert_array_equal(order[inverse_order], np.arange(graph.num_nodes))
     assert graph.degrees is not None
     assert moved.graph.degrees is not None
     np.testing.assert_array_equal(moved.graph.degrees, graph.degrees[moved.order])
@@ -44,7 +44,7 @@ def test_it_is_the_same_graph(collection, finish):
     np.testing.assert_array_equal(back.degrees, graph.degrees)
 
 
-def test_scores_are_those_of_the_graph_as_it_was(collection):
+def test_scores_do_not_depend_on_the_order(collection):
     graph = normalize(compress(affinity(knn(collection.vectors.astype(np.float32), 7))))
     y = jnp.asarray(np.random.default_rng(0).random((graph.num_nodes, 3)), jnp.float32)
     moved = reorder(graph)
@@ -52,7 +52,7 @@ def test_scores_are_those_of_the_graph_as_it_was(collection):
     np.testing.assert_allclose(got, diffuse(graph, y, max_steps=50).value, rtol=1e-5)
 
 
-def test_nodes_without_edges_and_raw_similarities_below_zero_have_a_place():
+def test_isolated_nodes_and_negative_similarities_are_reordered():
     matrix = np.zeros((5, 5), np.float32)
     matrix[1, 3] = matrix[3, 1] = -0.5
     weights = jnp.asarray(matrix[matrix != 0])
@@ -64,13 +64,13 @@ def test_nodes_without_edges_and_raw_similarities_below_zero_have_a_place():
     assert moved.graph.weights.tolist() == [-0.5, -0.5]
 
 
-def test_what_is_not_symmetric_is_refused():
+def test_an_asymmetric_graph_is_refused():
     graph = Graph(jnp.array([1]), jnp.array([0.5]), jnp.array([0, 1, 1]))
     with pytest.raises(ValueError, match="graph must be symmetric"):
         reorder(graph)
 
 
-def test_an_order_that_is_known_is_taken():
+def test_a_known_order_is_used():
     graph = ring(97, 35)
     first = reorder(graph)
     again = reorder(graph, order=np.asarray(first.order)[::-1])

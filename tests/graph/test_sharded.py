@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -28,15 +29,21 @@ meshes = {
     "2x4": jax.sharding.Mesh(devices.reshape(2, 4), ("a", "b")),
     "all": None,
 }
-given, found = np.load(sys.argv[1]), {}
-for name, vectors in given.items():
-    for mesh in meshes:
-        lists = knn(vectors, int(sys.argv[3]), method="sharded", mesh=meshes[mesh])
-        for field, values in lists._asdict().items():
-            found[f"{name} {mesh} {field}"] = np.asarray(values)
-np.savez(sys.argv[2], **found)
+inputs, results = np.load(sys.argv[1]), {}
+for case in sys.argv[4:]:
+    name, mesh = case.split()
+    lists = knn(inputs[name], int(sys.argv[3]), method="sharded", mesh=meshes[mesh])
+    for field, values in lists._asdict().items():
+        results[f"{case} {field}"] = np.asarray(values)
+np.savez(sys.argv[2], **results)
 """
 MESHES = "1", "2", "2x4", "all"
+FLOATS = "64", "61", "9"
+# Every mesh and every number of vectors; the product is in the full grid.
+CASES = ("64", "2"), ("61", "1"), ("61", "2x4"), ("9", "all")
+MORE = [case for case in itertools.product(FLOATS, MESHES) if case not in CASES] + list(
+    itertools.product(("doubles", "duplicates"), ("1", "2", "all"))
+)
 K = 9  # More than any of eight devices holds of 61 vectors.
 
 
@@ -48,52 +55,52 @@ def draw(n):
 
 
 @pytest.fixture(scope="module")
-def given():
-    """Numbers of vectors that 2 and 8 do and do not divide, one part all padding."""
-    vectors = {str(n): draw(n).astype(np.float32) for n in (64, 61, 9)}
+def inputs():
+    """Numbers of vectors that 2 and 8 do and do not divide, one shard all padding."""
+    vectors = {name: draw(int(name)).astype(np.float32) for name in FLOATS}
     return vectors | {
         "doubles": draw(61),
         "duplicates": np.tile(np.eye(3, dtype=np.float32), (10, 1)),
     }
 
 
-@pytest.fixture(scope="module")
-def found(given, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    paths = folder / "given.npz", folder / "found.npz"
-    np.savez(paths[0], **given)
-    subprocess.run(
-        [sys.executable, "-c", _ON_EIGHT_DEVICES, *paths, str(K)], check=True
-    )
-    return np.load(paths[1])
+def search_on_eight_devices(inputs, cases, folder) -> dict[str, np.ndarray]:
+    paths = folder / "inputs.npz", folder / "results.npz"
+    np.savez(paths[0], **inputs)
+    program = [sys.executable, "-c", _ON_EIGHT_DEVICES, *paths, str(K)]
+    subprocess.run([*program, *map(" ".join, cases)], check=True)
+    return dict(np.load(paths[1]))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", ["64", "61", "9"])
-def test_gives_the_exact_lists_on_any_number_of_devices(given, found, name, mesh):
-    expected = knn(given[name], K)
-    np.testing.assert_array_equal(found[f"{name} {mesh} indices"], expected.indices)
-    np.testing.assert_allclose(
-        found[f"{name} {mesh} similarities"], expected.similarities, atol=1e-6
-    )
+def check_lists(inputs, results, name, mesh):
+    indices = results[f"{name} {mesh} indices"]
+    if name == "duplicates":
+        expected = np.arange(30)[:, None] % 3 + 3 * np.arange(K)
+        np.testing.assert_array_equal(indices, expected)
+        return
+    expected = knn(inputs[name], K)
+    similarities = results[f"{name} {mesh} similarities"]
+    assert similarities.dtype == inputs[name].dtype
+    tolerance = 1e-6 if similarities.dtype == np.float32 else 1e-14
+    np.testing.assert_array_equal(indices, expected.indices)
+    np.testing.assert_allclose(similarities, expected.similarities, atol=tolerance)
 
 
+# One test, so that one worker starts the process.
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("mesh", MESHES)
-def test_doubles_stay_double(given, found, mesh):
-    expected = knn(given["doubles"], K)
-    similarities = found[f"doubles {mesh} similarities"]
-    assert similarities.dtype == np.float64
-    np.testing.assert_array_equal(found[f"doubles {mesh} indices"], expected.indices)
-    np.testing.assert_allclose(similarities, expected.similarities, atol=1e-14)
+def test_lists_are_exact_double_and_ordered_by_index_on_any_mesh(inputs, tmp_path):
+    cases = *CASES, ("doubles", "2x4"), ("duplicates", "2x4")
+    results = search_on_eight_devices(inputs, cases, tmp_path)
+    for case in cases:
+        check_lists(inputs, results, *case)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_ties_go_by_lower_index_whichever_device_finds_them_first(found, mesh):
-    np.testing.assert_array_equal(
-        found[f"duplicates {mesh} indices"],
-        np.arange(30)[:, None] % 3 + 3 * np.arange(K),
-    )
+@pytest.mark.full
+@pytest.mark.usefixtures("x64")
+def test_lists_are_exact_on_every_mesh(inputs, tmp_path):
+    results = search_on_eight_devices(inputs, MORE, tmp_path)
+    for case in MORE:
+        check_lists(inputs, results, *case)
 
 
 def test_compiles_for_every_kind_of_device():

@@ -11,17 +11,17 @@ GOOD = Neighbors(
 )
 
 
-def change(place, *, index=None, similarity=None):
+def change(position, *, index=None, similarity=None):
     """The good lists with one entry changed."""
     indices, similarities = GOOD
     if index is not None:
-        indices = indices.at[place].set(index)
+        indices = indices.at[position].set(index)
     if similarity is not None:
-        similarities = similarities.at[place].set(similarity)
+        similarities = similarities.at[position].set(similarity)
     return Neighbors(indices, similarities)
 
 
-def test_accepts_what_the_search_gives_and_empty_slots(collection):
+def test_accepts_lists_of_knn_and_empty_slots(collection):
     vectors = collection.vectors.astype(np.float32)
     check_neighbors("lists", knn(vectors, 5), n=len(vectors))
     check_neighbors("lists", GOOD, n=3)

@@ -35,7 +35,7 @@ def test_names_with_commas_and_a_byte_order_mark_are_read(tmp_path):
         ("a.jpg,0,2,inf,4", r"line 2: must have 0 <= x0 < x1"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, complaint):
+def test_the_error_names_the_bad_line(tmp_path, line, complaint):
     path = write(tmp_path / "r.csv", f"ok.jpg,0,0,10,10\n{line}\n")
     with pytest.raises(ValueError, match=complaint):
         read_boxes_csv(path)
@@ -44,7 +44,7 @@ def test_a_bad_line_is_named(tmp_path, line, complaint):
 @pytest.mark.parametrize(
     "data", ["b\xe9.jpg,0,0,9,9\n".encode("latin-1"), b'"a.jpg,0,0,9,9\n']
 )
-def test_what_is_no_csv_in_utf_8_is_said_with_its_path(tmp_path, data):
+def test_a_file_other_than_csv_in_utf_8_is_refused_with_its_path(tmp_path, data):
     path = tmp_path / "r.csv"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"r\.csv must be a CSV file in UTF-8, got "):

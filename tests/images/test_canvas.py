@@ -14,7 +14,7 @@ def blank(height, width):
 
 @settings(deadline=None)
 @given(st.integers(16, 700), st.integers(16, 700), st.sampled_from(SIDES))
-def test_fitted_sizes_are_multiples_of_32_of_about_the_same_proportions(
+def test_resized_sizes_are_multiples_of_32_of_about_the_same_aspect_ratio(
     height, width, side
 ):
     y, x, _ = resize_picture(blank(height, width), side=side).shape
@@ -36,29 +36,29 @@ def test_fitted_sizes_are_multiples_of_32_of_about_the_same_proportions(
         (20, 3000, (64, 320)),
     ],
 )
-def test_common_proportions(height, width, size):
+def test_common_aspect_ratios(height, width, size):
     assert resize_picture(blank(height, width)).shape == (*size, 3)
 
 
-def test_the_list_of_sizes_has_both_orientations_once():
+def test_the_input_sizes_have_both_orientations_once():
     sizes = input_sizes(side=128).tolist()
     assert sorted(sizes) == [[64, 128], [96, 128], [128, 64], [128, 96], [128, 128]]
     assert input_sizes(side=64).tolist() == [[64, 64]]
 
 
-def test_a_picture_of_a_fitted_size_is_not_changed():
+def test_a_picture_of_an_input_size_is_not_changed():
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     np.testing.assert_array_equal(resize_picture(pixels, side=128), pixels)
 
 
 def test_scaling_down_is_antialiased():
-    # Stripes one pixel wide have no place in a picture eight times smaller: all grey.
+    # Stripes of one pixel average to grey in a picture eight times smaller.
     stripes = np.zeros((1024, 1024, 3), np.uint8)
     stripes[:, ::2] = 254
     np.testing.assert_allclose(resize_picture(stripes, side=128), 127, atol=2)
 
 
-def test_a_ramp_stays_where_it_is():
+def test_resizing_keeps_a_ramp_in_place():
     ramp = np.repeat(np.linspace(0, 255, 640)[None, :, None], 480, axis=0)
     fitted = resize_picture(np.repeat(ramp, 3, axis=2).astype(np.uint8), side=320)
     want = np.broadcast_to(
@@ -87,7 +87,7 @@ def test_the_canvases_of_the_default_side():
 
 
 @pytest.mark.parametrize("side", [0, 32, 100, -64])
-def test_a_side_the_network_does_not_take_is_refused(side):
+def test_a_side_other_than_a_multiple_of_32_is_refused(side):
     for call in (
         lambda: resize_picture(blank(50, 50), side=side),
         lambda: choose_canvas((64, 64), side=side),

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage
+from flax import nnx
+from tiny_network import CHANNELS, TinyNetwork
 
+from diffjax._io import file_digest
 from diffjax.images import (
     DescriptorConfig,
     PictureBatch,
@@ -14,15 +17,14 @@ from diffjax.images import (
     read_pixels,
     resize_picture,
 )
-from diffjax.images import _describer as _networks
 from diffjax.images._describer import Describer
 from diffjax.networks import forward
 from diffjax.regions import rmac_grid
 from diffjax.types import Whitening
-from diffjax.weights import load_network
+from diffjax.weights import PretrainedNetwork
 
 SIDE = 96
-CONFIG = DescriptorConfig(side=SIDE, map="stage4")  # 16 px a cell: 6 by 6 of them.
+CONFIG = DescriptorConfig(side=SIDE, map="second")  # 16 px per cell: 6 by 6 cells.
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +35,29 @@ def picture():
 
 @pytest.fixture(scope="module")
 def pretrained():
-    weights = _networks.find_weights_file(CONFIG)
-    return load_network(weights.architecture, weights.path)
+    weights = _describer.find_weights_file(CONFIG)
+    return PretrainedNetwork(
+        network=TinyNetwork(rngs=nnx.Rngs(0)),
+        architecture=weights.architecture,
+        naming="tiny",
+        fingerprint=file_digest(weights.path),
+        gem_power=None,
+        whitenings={},
+    )
 
 
 @pytest.fixture(autouse=True)
 def shared_network(monkeypatch, pretrained):
-    """The network is the same in all tests: its programs are compiled once."""
+    """All tests share one small network, whose programs are compiled once."""
     monkeypatch.setattr(_describer, "_load_network", lambda _: pretrained)
 
 
 @pytest.fixture(scope="module")
 def maps(picture, pretrained):
     """The map of the picture alone."""
-    sizes = jnp.asarray([picture.shape[:2]])
-    found = forward(
-        pretrained.network, jnp.asarray(picture[None]), sizes, names=("stage4",)
-    )
-    return np.asarray(found["stage4"][0])
+    images, sizes = jnp.asarray(picture[None]), jnp.asarray([picture.shape[:2]])
+    maps = forward(pretrained.network, images, sizes, names=("second",))["second"]
+    return np.asarray(maps[0])
 
 
 def batch(*pictures):
@@ -94,11 +101,11 @@ def test_regions_are_those_of_the_grid(picture, maps, settings, pool):
     vectors = np.asarray(found.vectors)[0]
     np.testing.assert_allclose(vectors[: len(grid)], expected, atol=2e-5)
     np.testing.assert_array_equal(vectors[len(grid) :], 0)
-    parts = grid[:, [1, 0, 3, 2]] * 16 / np.array([picture.shape[1::-1] * 2])
-    np.testing.assert_allclose(found.boxes[0, : len(grid)], parts, rtol=1e-6)
+    fractions = grid[:, [1, 0, 3, 2]] * 16 / np.array([picture.shape[1::-1] * 2])
+    np.testing.assert_allclose(found.boxes[0, : len(grid)], fractions, rtol=1e-6)
 
 
-def test_a_power_of_ones_own_compiles_nothing_anew(picture, compiled):
+def test_another_gem_power_compiles_nothing(picture, compiled):
     def describe(power):
         config = dataclasses.replace(CONFIG, aggregate="gem", gem_power=power)
         return Describer(config)((batch(picture),), (None,)).vectors
@@ -109,7 +116,7 @@ def test_a_power_of_ones_own_compiles_nothing_anew(picture, compiled):
     assert len(compiled) == before
 
 
-def test_own_regions_are_pooled_over_the_cells_that_they_touch(picture, maps):
+def test_given_regions_are_pooled_over_the_cells_that_they_touch(picture, maps):
     height, width, _ = picture.shape
     boxes = np.array(
         [
@@ -127,7 +134,7 @@ def test_own_regions_are_pooled_over_the_cells_that_they_touch(picture, maps):
     np.testing.assert_allclose(np.asarray(found.vectors)[0, :2], expected, atol=2e-5)
 
 
-def test_many_own_regions_make_room_for_themselves(picture):
+def test_many_given_regions_get_more_slots(picture):
     boxes = np.tile(np.array([[0, 0, 1, 1]], np.float32), (40, 1))
     found = Describer(CONFIG)((batch(picture, picture),), (boxes, None))
     assert found.counts.tolist() == [40, len(rmac_grid(6, 6))]
@@ -152,7 +159,7 @@ def test_scales_are_averaged_region_by_region(picture):
     np.testing.assert_array_equal(both.boxes, large.boxes)
 
 
-def test_a_network_that_was_kept_gives_the_same_vectors(
+def test_an_exported_network_gives_the_same_vectors(
     picture, pretrained, monkeypatch, tmp_path
 ):
     loaded = []
@@ -169,11 +176,11 @@ def test_a_network_that_was_kept_gives_the_same_vectors(
         assert len(loaded) == 2
 
 
-def test_the_weights_own_whitening_is_applied(picture, pretrained, monkeypatch):
+def test_the_whitening_of_the_weights_file_is_applied(picture, pretrained, monkeypatch):
     draw = np.random.default_rng(0)
-    mean, projection = draw.normal(size=80) * 0.1, draw.normal(size=(80, 7))
-    own = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
-    whitened = pretrained._replace(whitenings={"end-to-end": own})
+    mean, projection = draw.normal(size=CHANNELS) * 0.1, draw.normal(size=(CHANNELS, 7))
+    whitening = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
+    whitened = pretrained._replace(whitenings={"end-to-end": whitening})
     monkeypatch.setattr(_describer, "_load_network", lambda _: whitened)
     config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
     found = np.asarray(Describer(config)((batch(picture),), (None,)).vectors)[0]
@@ -183,44 +190,44 @@ def test_the_weights_own_whitening_is_applied(picture, pretrained, monkeypatch):
     np.testing.assert_allclose(found[:count], expected, atol=1e-5)
 
 
-def test_the_power_of_the_weights_is_used_unless_one_is_set(
-    picture, pretrained, monkeypatch
-):
+def test_gem_uses_the_power_of_the_weights_file(picture, pretrained, monkeypatch):
     learned = pretrained._replace(gem_power=2.5)
     monkeypatch.setattr(_describer, "_load_network", lambda _: learned)
     config = dataclasses.replace(CONFIG, aggregate="gem")
-    of_weights = Describer(config)((batch(picture),), (None,)).vectors
-    set_here = dataclasses.replace(config, gem_power=2.5)
+    default = Describer(config)((batch(picture),), (None,)).vectors
+    explicit = dataclasses.replace(config, gem_power=2.5)
     np.testing.assert_array_equal(
-        of_weights, Describer(set_here)((batch(picture),), (None,)).vectors
+        default, Describer(explicit)((batch(picture),), (None,)).vectors
     )
+    other = dataclasses.replace(config, gem_power=4.0)
+    assert np.any(default != Describer(other)((batch(picture),), (None,)).vectors)
 
 
-def test_weights_with_a_power_are_pooled_by_it(picture, pretrained, monkeypatch):
+def test_weights_with_a_power_are_pooled_by_gem(picture, pretrained, monkeypatch):
     learned = pretrained._replace(gem_power=2.5)
     monkeypatch.setattr(_describer, "_load_network", lambda _: learned)
-    asked = dataclasses.replace(CONFIG, aggregate="gem", gem_power=2.5)
+    explicit = dataclasses.replace(CONFIG, aggregate="gem", gem_power=2.5)
     np.testing.assert_array_equal(
         Describer(CONFIG)((batch(picture),), (None,)).vectors,
-        Describer(asked)((batch(picture),), (None,)).vectors,
+        Describer(explicit)((batch(picture),), (None,)).vectors,
     )
 
 
 @pytest.mark.parametrize("name", ["end-to-end", "some-data/ms"])
-def test_scales_meet_a_whitening_as_their_authors_have_it(
+def test_scales_are_whitened_before_or_after_they_are_combined(
     picture, pretrained, monkeypatch, name
 ):
-    # A layer of the network whitens every scale; one fitted afterwards what the power
-    # of GeM made of them.
+    # A layer of the network whitens every scale before they are combined; a whitening
+    # that was fitted afterwards applies to scales combined by the power of GeM.
     draw = np.random.default_rng(0)
-    mean, projection = draw.normal(size=80) * 0.1, draw.normal(size=(80, 7))
-    own = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
-    whitened = pretrained._replace(whitenings={name: own}, gem_power=2.5)
+    mean, projection = draw.normal(size=CHANNELS) * 0.1, draw.normal(size=(CHANNELS, 7))
+    whitening = Whitening(jnp.asarray(mean, "f4"), jnp.asarray(projection, "f4"))
+    whitened = pretrained._replace(whitenings={name: whitening}, gem_power=2.5)
     monkeypatch.setattr(_describer, "_load_network", lambda _: whitened)
     small = resize_picture(picture, side=64)
-    whole = np.array([[0, 0, 1, 1]], np.float32)
+    full = np.array([[0, 0, 1, 1]], np.float32)
     plain = [
-        np.asarray(Describer(config)((batch(pixels),), (whole,)).vectors)[0, 0]
+        np.asarray(Describer(config)((batch(pixels),), (full,)).vectors)[0, 0]
         for config, pixels in (
             (CONFIG, picture),
             (dataclasses.replace(CONFIG, side=64), small),
@@ -232,29 +239,32 @@ def test_scales_meet_a_whitening_as_their_authors_have_it(
         combined = unit((sum(v**2.5 for v in plain) / 2) ** (1 / 2.5))
         expected = unit((combined - mean) @ projection)
     config = dataclasses.replace(CONFIG, scales=(1.0, 2 / 3), network_whitening=name)
-    found = Describer(config)((batch(picture), batch(small)), (whole,))
+    found = Describer(config)((batch(picture), batch(small)), (full,))
     np.testing.assert_allclose(np.asarray(found.vectors)[0, 0], expected, atol=2e-5)
 
 
 def test_a_whitening_of_another_map_is_refused(pretrained, monkeypatch):
-    own = Whitening(jnp.zeros(1280), jnp.zeros((1280, 7)))
-    other = pretrained._replace(whitenings={"end-to-end": own})
+    whitening = Whitening(jnp.zeros(1280), jnp.zeros((1280, 7)))
+    other = pretrained._replace(whitenings={"end-to-end": whitening})
     monkeypatch.setattr(_describer, "_load_network", lambda _: other)
     config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
-    with pytest.raises(ValueError, match=r"of 1280 dimensions, got map 'stage4' of 80"):
+    with pytest.raises(ValueError, match=r"of 1280 dimensions, got map 'second' of 16"):
         Describer(config)
 
 
-def test_the_last_map_is_the_usual_one():
-    describe = Describer(DescriptorConfig(side=64))
-    found = describe((batch(np.zeros((64, 64, 3), np.uint8)),), (None,))
-    assert found.vectors.shape[-1] == 1280
+def test_the_default_map_is_the_last_one_that_is_not_a_pooling(picture):
+    default, second, pool = (
+        Describer(dataclasses.replace(CONFIG, map=name))((batch(picture),), (None,))
+        for name in (None, "second", "pool")
+    )
+    np.testing.assert_array_equal(default.vectors, second.vectors)
+    assert np.any(second.vectors != pool.vectors)
 
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"map": "layer4"}, r"map of effic\S+ must be one of stem, .* got 'layer4'"),
+        ({"map": "layer4"}, r"map of effic\S+ must be one of first, .* got 'layer4'"),
         (
             {"network_whitening": "pca"},
             r"one that the weights hold \(none\), got 'pca'",
@@ -268,7 +278,7 @@ def test_the_last_map_is_the_usual_one():
     ],
     ids=str,
 )
-def test_what_is_not_there_is_said(settings, complaint):
+def test_unknown_networks_maps_and_whitenings_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         Describer(dataclasses.replace(CONFIG, **settings))
 
@@ -295,12 +305,12 @@ def test_settings_out_of_range_are_refused(settings, complaint, unchecked):
         DescriptorConfig(**settings)
 
 
-def test_the_fingerprint_follows_settings_and_weights_not_the_place_of_the_file():
+def test_the_fingerprint_depends_on_settings_and_weights_not_on_their_path():
     one, other = CONFIG, dataclasses.replace(CONFIG, weights="/some/where.pth")
     assert one.fingerprint("ab") == other.fingerprint("ab")
     assert one.fingerprint("ab") != one.fingerprint("cd")
     assert one.fingerprint("ab") != dataclasses.replace(one, grid=2).fingerprint("ab")
 
 
-def test_vectors_leave_the_device_they_were_made_on():
+def test_a_batch_has_one_picture_per_device():
     assert jax.local_device_count() == Describer(CONFIG).batch_size

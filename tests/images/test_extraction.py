@@ -12,11 +12,11 @@ from recorder import Recorder
 from diffjax.images import (
     DescribedPicture,
     UnreadablePicture,
+    _loader,
     choose_canvas,
     describe_pictures,
     resize_picture,
 )
-from diffjax.images import _loader as _reading
 
 SIDE = 64
 SHAPES = [(60, 60), (40, 64), (64, 40), (64, 90), (30, 120)]
@@ -24,7 +24,7 @@ SHAPES = [(60, 60), (40, 64), (64, 40), (64, 90), (30, 120)]
 
 @pytest.fixture
 def pictures():
-    """Twenty-three pictures of five proportions, each of one colour of its own."""
+    """Twenty-three pictures of five proportions and different colours."""
     return [
         np.full((*SHAPES[i % 5], 3), (10 * i, 255 - 10 * i, 7), np.uint8)
         for i in range(23)
@@ -38,7 +38,9 @@ def readers():
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("side", [64, 128])
-def test_every_picture_gets_its_own_vectors(pictures, batch_size, workers, side):
+def test_every_picture_gets_the_vectors_of_its_colour(
+    pictures, batch_size, workers, side
+):
     recorder = Recorder()
     results = list(
         describe_pictures(
@@ -93,7 +95,7 @@ def test_unreadable_pictures_are_results_and_lose_nothing(tmp_path, pictures):
     assert bad[22] == "No such file or directory"
 
 
-def test_nothing_but_unreadable_pictures_never_asks_the_network(tmp_path):
+def test_unreadable_pictures_alone_never_call_the_network(tmp_path):
     recorder = Recorder()
     results = list(describe_pictures([tmp_path / "a.png"] * 30, recorder))
     assert len(results) == 30
@@ -160,7 +162,7 @@ def test_numbers_below_one_are_refused(pictures, numbers):
         next(stream)
 
 
-def test_every_source_needs_its_box(pictures):
+def test_boxes_and_regions_need_one_entry_per_source(pictures):
     with pytest.raises(ValueError, match=r"boxes must have one entry .* got 1 for 23"):
         next(describe_pictures(pictures, Recorder(), boxes=[None]))
     with pytest.raises(ValueError, match=r"regions must have one entry .* got 1 for"):
@@ -179,7 +181,7 @@ def test_regions_cover_boxes_of_the_upright_picture(pictures):
         np.testing.assert_allclose(result.boxes, [expected] * len(result.vectors))
 
 
-def test_a_shrunken_and_turned_photograph_keeps_its_own_pixels(tmp_path):
+def test_boxes_of_a_shrunken_and_rotated_photograph_are_in_its_pixels(tmp_path):
     # 1600 x 1200 px, stored lying, shown standing, decoded at a quarter of its size.
     image = Image.new("RGB", (1600, 1200), "red")
     exif = image.getexif()
@@ -192,7 +194,7 @@ def test_a_shrunken_and_turned_photograph_keeps_its_own_pixels(tmp_path):
     np.testing.assert_allclose(result.boxes[0], [600, 0, 1200, 1600])
 
 
-def test_regions_of_ones_own_reach_the_network_in_parts_of_what_it_sees():
+def test_given_regions_reach_the_network_as_fractions_of_the_described_part():
     picture = np.zeros((100, 200, 3), np.uint8)
     seen = []
 
@@ -220,10 +222,10 @@ def test_regions_of_ones_own_reach_the_network_in_parts_of_what_it_sees():
 
 
 @pytest.mark.parametrize(
-    "own", [[[0, 0, 61, 60]], [[5, 5, 5, 9]], [[0, 0, np.nan, 9]], np.zeros((0, 4))]
+    "boxes", [[[0, 0, 61, 60]], [[5, 5, 5, 9]], [[0, 0, np.nan, 9]], np.zeros((0, 4))]
 )
-def test_regions_outside_the_picture_are_refused(pictures, own):
-    regions = [np.array(own, np.float32)] + [None] * 22
+def test_regions_outside_the_picture_are_refused(pictures, boxes):
+    regions = [np.array(boxes, np.float32)] + [None] * 22
     stream = describe_pictures(pictures, Recorder(), regions=regions, sides=(SIDE,))
     with pytest.raises(ValueError, match=r"regions must be one or more boxes .*60,60"):
         next(stream)
@@ -260,24 +262,25 @@ def files(tmp_path_factory):
     return paths
 
 
-def test_processes_read_many_files_as_threads_would(files, monkeypatch):
-    monkeypatch.setattr(
-        _reading, "MIN_FILES_FOR_PROCESSES", 20
-    )  # Of the 70, 50 are read by processes.
+def test_processes_read_many_files_like_threads(files, monkeypatch):
+    # Processes read 50 of the 70 files.
+    monkeypatch.setattr(_loader, "MIN_FILES_FOR_PROCESSES", 20)
     many = list(describe_pictures(files, Recorder(), sides=(SIDE,)))
     assert multiprocessing.active_children() == []
     vectors = {r.position: r.vectors for r in many if isinstance(r, DescribedPicture)}
     assert sorted(vectors) == [i for i in range(70) if i not in (7, 69)]
-    for position, own in vectors.items():
-        np.testing.assert_array_equal(own, np.full_like(own, 3 * position))
+    for position, rows in vectors.items():
+        np.testing.assert_array_equal(rows, np.full_like(rows, 3 * position))
     reasons = {r.position: r.reason for r in many if isinstance(r, UnreadablePicture)}
     assert reasons[69] == "No such file or directory"
     assert set(reasons) == {7, 69}
 
 
 def test_closing_stops_the_processes(files, monkeypatch):
-    monkeypatch.setattr(_reading, "MIN_FILES_FOR_PROCESSES", 1)
-    stream = describe_pictures(files * 3, Recorder(), sides=(SIDE,), batch_size=2)
+    monkeypatch.setattr(_loader, "MIN_FILES_FOR_PROCESSES", 1)
+    stream = describe_pictures(
+        files * 3, Recorder(), sides=(SIDE,), batch_size=2, workers=1
+    )
     next(stream)
     stream.close()
     assert readers() == []
@@ -302,7 +305,7 @@ def describe(scales, regions):
     )
 
 paths = sorted(pathlib.Path({str(files[0].parent)!r}).glob("*.png"))
-print("started", len(list(describe_pictures(paths, describe, sides=(64,)))))
+print("started", len(list(describe_pictures(paths, describe, sides=(64,), workers=1))))
 """
     )
     done = subprocess.run(
@@ -312,6 +315,7 @@ print("started", len(list(describe_pictures(paths, describe, sides=(64,)))))
     assert done.stderr == ""
 
 
+@pytest.mark.full
 def test_a_picture_of_100_megapixels_is_described(tmp_path):
     path = tmp_path / "large.jpg"
     Image.new("RGB", (12000, 8400), (10, 200, 30)).save(path, quality=50)
@@ -325,7 +329,7 @@ PICTURE_SIDE = 64
 
 
 class Watched(list):
-    """Sources that remember how far they have been handed out."""
+    """Sources that record how many of them were taken."""
 
     furthest = -1
 
@@ -346,11 +350,11 @@ def test_a_few_batches_are_read_ahead_and_no_more(parallel_batches):
         workers=2,
     )
     ahead = [
-        sources.furthest - given for given, _ in zip(range(40), stream, strict=False)
+        sources.furthest - count for count, _ in zip(range(40), stream, strict=False)
     ]
     stream.close()
-    # What is given out, the batches under way and one that waits, 4 pictures ahead and
-    # one for each of two threads that read.
+    # The batches that are computed and one that waits, 4 pictures ahead, and one for
+    # each of two reading threads.
     assert max(ahead) <= 4 * (parallel_batches + 1) + 4 + 2
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from diffjax.images import PictureError, read_resized, resize_picture
 
 
-def test_a_picture_is_scaled_to_every_side_and_its_place_is_known():
+def test_a_picture_is_resized_to_every_side_with_its_shown_box():
     pixels = np.random.default_rng(0).integers(255, size=(100, 140, 3), dtype=np.uint8)
     fitted = read_resized(pixels, box=(10.5, 20, 130, 90), sides=(128, 64))
     assert fitted.shown_box == (10, 20, 130, 90)
@@ -18,7 +18,7 @@ def test_a_picture_is_scaled_to_every_side_and_its_place_is_known():
         np.testing.assert_array_equal(scaled, expected)
 
 
-def test_the_place_of_a_photograph_that_was_decoded_small_is_in_its_own_pixels(
+def test_the_shown_box_of_a_photograph_decoded_small_is_in_full_size_pixels(
     tmp_path,
 ):
     path = tmp_path / "large.jpg"
@@ -26,7 +26,7 @@ def test_the_place_of_a_photograph_that_was_decoded_small_is_in_its_own_pixels(
     assert read_resized(path, sides=(64,)).shown_box == (0, 0, 1601, 1203)
 
 
-def test_a_file_that_is_no_picture_is_an_error_of_the_picture(tmp_path):
+def test_a_file_other_than_a_picture_is_a_picture_error(tmp_path):
     path = tmp_path / "no.jpg"
     path.write_bytes(b"no")
     with pytest.raises(PictureError):

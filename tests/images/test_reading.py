@@ -48,7 +48,7 @@ def test_pictures_are_found_at_all_depths_in_the_order_of_their_relative_names(
     assert found == order
 
 
-def test_a_hidden_folder_may_be_asked_for_by_name(tmp_path):
+def test_a_hidden_folder_is_searched_when_named(tmp_path):
     (tmp_path / ".album").mkdir()
     (tmp_path / ".album" / "x.png").touch()
     assert len(find_pictures(tmp_path / ".album")) == 1
@@ -67,7 +67,7 @@ def test_lossless_kinds_give_back_their_pixels(tmp_path, pixels, suffix):
     np.testing.assert_array_equal(read_picture(path), pixels)
 
 
-def test_the_name_does_not_decide_the_kind(tmp_path, pixels):
+def test_the_suffix_does_not_decide_the_format(tmp_path, pixels):
     path = save(tmp_path / "x.jpg", pixels, format="PNG")
     np.testing.assert_array_equal(read_picture(path), pixels)
 
@@ -118,7 +118,7 @@ def test_sixteen_bits_of_grey_are_scaled_by_their_range(tmp_path):
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0, 2.0**32 - 1])
-def test_floating_grey_is_scaled_by_the_least_white_above_it(tmp_path, white):
+def test_floating_grey_is_scaled_by_the_smallest_white_above_it(tmp_path, white):
     values = np.linspace(0, 255, 16 * 32).reshape(16, 32).round()
     path = save(tmp_path / "x.tif", (values / 255 * white).astype(np.float32))
     np.testing.assert_array_equal(read_picture(path), grey(values))
@@ -131,13 +131,13 @@ def test_thirty_two_bit_grey_that_fills_sixteen_is_taken_as_sixteen(tmp_path):
     np.testing.assert_array_equal(read_picture(path), grey(values))
 
 
-def test_pixels_that_are_no_numbers_are_an_error(tmp_path):
+def test_nan_pixels_are_an_error(tmp_path):
     path = save(tmp_path / "x.tif", np.full((16, 16), np.nan, np.float32))
     with pytest.raises(PictureError, match="NaN"):
         read_picture(path)
 
 
-def test_cmyk_is_turned_into_light(tmp_path):
+def test_cmyk_is_converted_to_rgb(tmp_path):
     cyan = np.zeros((16, 16, 4), np.uint8)
     cyan[..., 0] = 255
     path = tmp_path / "x.jpg"
@@ -156,7 +156,7 @@ def test_grey_and_palettes_get_three_channels(tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_shows_white(tmp_path, mode):
+def test_transparent_pixels_become_white(tmp_path, mode):
     alpha = np.zeros((16, 16), np.uint8)
     alpha[4:] = 255
     black = np.dstack([grey(np.zeros((16, 16))), alpha])
@@ -187,30 +187,30 @@ def photograph(tmp_path):
     return save(tmp_path / "photo.jpg", pixels.astype(np.uint8), quality=95)
 
 
-def test_a_jpeg_may_be_decoded_at_half_its_size_but_not_below_what_is_asked(photograph):
-    whole = read_picture(photograph)
+def test_a_jpeg_is_decoded_at_half_its_size_but_not_below_shrink_to(photograph):
+    full = read_picture(photograph)
     half = read_picture(photograph, shrink_to=300)
     assert half.shape == (200, 300, 3)
-    np.testing.assert_allclose(half, whole[::2, ::2].astype(float), atol=8)
+    np.testing.assert_allclose(half, full[::2, ::2].astype(float), atol=8)
     assert read_picture(photograph, shrink_to=301).shape == (400, 600, 3)
     assert read_picture(photograph, shrink_to=9000).shape == (400, 600, 3)
 
 
-def test_a_box_is_cut_from_all_pixels_there_are(photograph):
+def test_a_box_is_cut_from_the_full_size_picture(photograph):
     box = (100, 50, 200, 90)
     part = read_picture(photograph, box=box, shrink_to=100)
     np.testing.assert_array_equal(part, read_picture(photograph)[50:90, 100:200])
 
 
-def damage(kind, path, whole):
+def damage(kind, path, intact):
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
         path.write_bytes(b"not a picture at all, though it says so")
     elif kind == "cut in the middle":
-        path.write_bytes(whole[: len(whole) // 2])
+        path.write_bytes(intact[: len(intact) // 2])
     elif kind == "cut in the header":
-        path.write_bytes(whole[:30])
+        path.write_bytes(intact[:30])
     elif kind == "folder":
         path.mkdir()
     return path
@@ -221,10 +221,12 @@ def damage(kind, path, whole):
     ["empty", "text", "cut in the middle", "cut in the header", "folder", "missing"],
 )
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif"])
-def test_a_damaged_picture_is_named_with_the_reason_in_one_line(tmp_path, kind, suffix):
+def test_the_error_of_a_damaged_picture_has_its_name_and_reason_in_one_line(
+    tmp_path, kind, suffix
+):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    whole = save(tmp_path / f"whole.{suffix}", noise).read_bytes()
-    path = damage(kind, tmp_path / f"x.{suffix}", whole)
+    intact = save(tmp_path / f"intact.{suffix}", noise).read_bytes()
+    path = damage(kind, tmp_path / f"x.{suffix}", intact)
     with pytest.raises(PictureError, match=rf"^\S*x\.{suffix}: [^\n]+$") as caught:
         read_picture(path)
     assert caught.value.source == str(path)
@@ -268,7 +270,7 @@ BAD_BOXES = [
 
 
 @pytest.mark.parametrize("box", BAD_BOXES, ids=str)
-def test_a_box_that_is_no_part_of_the_picture_is_refused(tmp_path, pixels, box):
+def test_a_box_outside_the_picture_is_refused(tmp_path, pixels, box):
     path = save(tmp_path / "x.png", pixels)
     with pytest.raises(ValueError, match=f"box must be .*{WIDTH} x {HEIGHT} px") as got:
         read_picture(path, box=box)
@@ -296,7 +298,7 @@ def test_paths_pillow_images_and_arrays_give_the_same_picture(tmp_path, pixels):
             np.testing.assert_array_equal(part, pixels[2:20, 1:30])
 
 
-def test_a_damaged_pillow_image_is_an_error_of_the_picture(photograph, tmp_path):
+def test_a_damaged_pillow_image_is_a_picture_error(photograph, tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(photograph.read_bytes()[:3000])
     with Image.open(path) as image, pytest.raises(PictureError, match=r"^picture: "):

@@ -32,25 +32,25 @@ def matches(left, right):
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_a_photograph_turned_round_matches_itself_and_not_another(coffee, cat, root):
-    turned = coffee.rotate(30, resample=Image.Resampling.BICUBIC)
-    own, same, other = (
+def test_a_rotated_photograph_matches_itself_and_not_another(coffee, cat, root):
+    rotated = coffee.rotate(30, resample=Image.Resampling.BICUBIC)
+    original, same, other = (
         sift_descriptors(picture, max_features=200, root=root)
-        for picture in (coffee, turned, cat)
+        for picture in (coffee, rotated, cat)
     )
-    assert matches(same, own) > 50
-    assert matches(same, own) > 5 * matches(same, other)
+    assert matches(same, original) > 50
+    assert matches(same, original) > 5 * matches(same, other)
 
 
-def test_root_is_the_square_root_of_shares(coffee):
+def test_root_sift_is_the_square_root_of_l1_normalised_descriptors(coffee):
     plain = sift_descriptors(coffee, max_features=50, root=False)
     root = sift_descriptors(coffee, max_features=50)
     assert plain.shape == root.shape == (50, 128)
     assert plain.dtype == root.dtype == np.float32
     shares = plain / plain.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(root, np.sqrt(shares), rtol=1e-5, atol=1e-7)
-    for each in (plain, root):
-        np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, rtol=1e-5)
+    for descriptors in (plain, root):
+        np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1, rtol=1e-5)
 
 
 def test_the_first_features_are_those_of_highest_contrast(coffee):
@@ -59,7 +59,7 @@ def test_the_first_features_are_those_of_highest_contrast(coffee):
     np.testing.assert_array_equal(few, many[:20])
 
 
-def test_a_box_is_the_picture_cut_out(coffee, tmp_path):
+def test_a_box_describes_the_cropped_picture(coffee, tmp_path):
     box = (40, 30, 240, 170)
     coffee.save(tmp_path / "coffee.png")
     expected = sift_descriptors(coffee.crop(box), max_features=40)
@@ -68,13 +68,15 @@ def test_a_box_is_the_picture_cut_out(coffee, tmp_path):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_picture_that_shows_nothing_has_no_features():
+def test_a_uniform_picture_has_no_features():
     got = sift_descriptors(np.full((64, 64, 3), 90, np.uint8))
     assert got.shape == (0, 128)
     assert got.dtype == np.float32
 
 
-def test_rejects_what_is_no_number_of_features_or_no_picture(coffee, tmp_path):
+def test_a_bad_number_of_features_a_bad_box_and_a_missing_picture_are_refused(
+    coffee, tmp_path
+):
     with pytest.raises(ValueError, match="max_features must be at least 1, got 0"):
         sift_descriptors(coffee, max_features=0)
     with pytest.raises(ValueError, match="box must be"):

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from small_index import CONFIG
 
 from diffjax.index import (
     CompareConfig,
     Index,
-    IndexConfig,
     MethodScores,
     compare,
     score_methods,
@@ -21,9 +21,6 @@ METHODS = [
     *("global k-NN", "R-match", "global diffusion"),
     *("regional diffusion, sum", "regional diffusion, GMP"),
 ]
-CONFIG = IndexConfig(
-    k=12, query_k=8, gamma=2.5, alpha=0.9, lam=0.7, rtol=1e-13, max_steps=500
-)
 COMPARE = CompareConfig(global_k=7, global_query_k=4, resamples=200)
 
 
@@ -44,71 +41,75 @@ def summed_and_scaled(vectors, ids):
 
 def diffused(vectors, queries, *, k, query_k):
     """Scores of all vectors for queries of one or more regions each."""
-    s = oracle.normalized(oracle.affinity(vectors, k, CONFIG.gamma))
+    s = oracle.normalized(oracle.affinity(vectors, k, 2.5))
     y = [
-        oracle.query_vector(vectors, regions, query_k, CONFIG.gamma, "paper")
+        oracle.query_vector(vectors, regions, query_k, 2.5, "paper")
         for regions in queries
     ]
-    return oracle.diffusion(s, np.stack(y, axis=1), CONFIG.alpha)
+    return oracle.diffusion(s, np.stack(y, axis=1), 0.9)
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("pooling", ["gmp", "sum"])
-def test_every_method_is_what_its_formulas_give(collection, pooling):
-    vectors, ids, queries, query_ids = collection
-    config = dataclasses.replace(CONFIG, pooling=pooling)
-    index = Index.build(vectors, ids, config=config)
+def check_formulas(index, queries, query_ids, *, rtol):
+    """Scores of all methods against their formulas, on the index's own vectors."""
     scored = score_methods(index, queries, query_ids, config=COMPARE)
     assert [one.method for one in scored] == METHODS
-    regions = [queries[query_ids == query] for query in np.unique(query_ids)]
-    regional = diffused(vectors, regions, k=12, query_k=8)
+    ids = index.image_ids
+    vectors, asked = np.asarray(index.vectors), np.asarray(index.prepare(queries))
+    baselines = index.vectors, ids, index.prepare(queries), query_ids
+    vectors, asked = vectors.astype(np.float64), asked.astype(np.float64)
+    regions = [asked[query_ids == query] for query in np.unique(query_ids)]
+    regional = diffused(vectors, regions, k=12, query_k=9)
     descriptors = summed_and_scaled(vectors, ids)
-    asked = summed_and_scaled(queries, query_ids)
-    given = jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids
-    wanted = [
-        nearest_neighbors(*given),
-        r_match(*given),
-        diffused(descriptors, asked[:, None], k=7, query_k=4),
+    query_descriptors = summed_and_scaled(asked, query_ids)
+    expected = [
+        nearest_neighbors(*baselines),
+        r_match(*baselines),
+        diffused(descriptors, query_descriptors[:, None], k=7, query_k=4),
         oracle.pooled(regional, ids, np.ones(len(vectors))),
         oracle.pooled(regional, ids, oracle.gmp_weights(vectors, ids, 0.7)),
     ]
-    for one, scores in zip(scored, wanted, strict=True):
-        np.testing.assert_allclose(one.scores, scores, rtol=1e-9, err_msg=one.method)
-        order = np.argsort(-np.asarray(scores), axis=0, kind="stable")
-        np.testing.assert_array_equal(one.rankings, order)
-
-
-def test_all_methods_see_the_same_whitened_regions(collection):
-    vectors = collection.vectors.astype(np.float32)
-    queries = collection.queries.astype(np.float32)
-    config = dataclasses.replace(CONFIG, dim=5, rtol=1e-6, max_steps=20)
-    index = Index.build(vectors, collection.image_ids, config=config)
-    scored = by_method(score_methods(index, queries, collection.query_ids))
-    given = (
-        *(index.vectors, index.image_ids),
-        *(index.prepare(queries), collection.query_ids),
-    )
-    for method, function in (("global k-NN", nearest_neighbors), ("R-match", r_match)):
+    for one, scores in zip(scored, expected, strict=True):
+        scale = rtol * np.abs(scores).max()
         np.testing.assert_allclose(
-            scored[method].scores, function(*given), rtol=1e-5, atol=1e-6
+            one.scores, scores, rtol=rtol, atol=scale, err_msg=one.method
         )
-    # What users get from a search is the last method.
-    found = index.search(queries, collection.query_ids, top=24)
-    last = np.asarray(scored["regional diffusion, GMP"].scores)
-    np.testing.assert_allclose(found.scores, -np.sort(-last.T, axis=1), rtol=1e-4)
+    return scored
 
 
-def test_residuals_are_handed_on_and_warn_nobody(collection):
-    config = dataclasses.replace(CONFIG, max_steps=1, alpha=0.99)
-    index = Index.build(
-        collection.vectors.astype(np.float32), collection.image_ids, config=config
-    )
-    queries = collection.queries.astype(np.float32)
-    scored = by_method(score_methods(index, queries, collection.query_ids))
+@pytest.mark.full
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("pooling", ["gmp", "sum"])
+def test_every_method_is_what_its_formulas_give(collection, pooling):
+    config = CONFIG.replace(pooling=pooling, rtol=1e-13, max_steps=500)
+    index = Index.build(collection.vectors, collection.image_ids, config=config)
+    check_formulas(index, collection.queries, collection.query_ids, rtol=1e-9)
+
+
+def test_all_methods_see_the_same_whitened_regions(given):
+    # Settings of a search that compares images, not regions, are of no use to it.
+    config = CONFIG.replace(dim=7, local_nodes=60)
+    index = Index.build(given.vectors, given.image_ids, config=config)
+    asked = given.queries, given.query_ids
+    scored = check_formulas(index, *asked, rtol=2e-4)
+    for one in scored:
+        order = np.argsort(-np.asarray(one.scores), axis=0, kind="stable")
+        np.testing.assert_array_equal(one.rankings, order)
+    # What users get from a search of all nodes is the last method.
+    search = dataclasses.replace(config.search, local_nodes=0)
+    result = index.search(*asked, top=24, config=search)
+    last = np.asarray(scored[-1].scores)
+    np.testing.assert_allclose(result.scores, -np.sort(-last.T, axis=1), rtol=1e-4)
+
+
+def test_residuals_are_handed_on_and_warn_nobody(given):
+    config = CONFIG.replace(dim=7, max_steps=1, alpha=0.99)
+    index = Index.build(given.vectors, given.image_ids, config=config)
+    asked = given.queries, given.query_ids
+    scored = by_method(score_methods(index, *asked, config=COMPARE))
     with pytest.warns(UserWarning, match="far from solved"):
-        found = index.search(queries, collection.query_ids)
-    worst = float(found.solution.residual.max())
-    assert worst > config.warn_residual
+        result = index.search(*asked, top=24)
+    worst = float(result.solution.residual.max())
+    assert worst > config.search.warn_residual
     residuals = [scored[method].residual for method in METHODS]
     assert residuals[:2] == [None, None]
     assert residuals[2] is not None

@@ -1,21 +1,27 @@
 import dataclasses
 import hashlib
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 
+import jax
 import numpy as np
 import pytest
-from photographs import SIDE, SMALL, SMALL_FLAGS
+from photographs import DESCRIPTOR, SIDE, SMALL, SMALL_FLAGS
 from PIL import Image
 
-from diffjax.index import Index, IndexConfig, index_folder
+from diffjax.index import Index, IndexConfig, _extracted, index_folder
 from diffjax.weights import efficientnet_lite0_path
 
 # Shards of two pictures, so that a build can be killed between them.
 SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
 FEW = "ignore:.* is more than"
+SMALL_FOLDER = {"config": SMALL, "descriptor": DESCRIPTOR}
 
 
 def files_of(path):
@@ -28,7 +34,7 @@ def files_of(path):
 
 
 def test_every_picture_finds_itself_first(photographs, photograph_index):
-    index = Index.load(photograph_index)
+    index = Index.open(photograph_index)
     assert index.pictures is not None
     assert index.num_images == 12
     pictures = [photographs / name for name in index.pictures.names]
@@ -38,7 +44,7 @@ def test_every_picture_finds_itself_first(photographs, photograph_index):
 
 def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
     # The box is a crop of picture 5, pasted into a corner of grey.
-    index = Index.load(photograph_index)
+    index = Index.open(photograph_index)
     assert index.pictures is not None
     with Image.open(photographs / index.pictures.names[5]) as picture:
         canvas = Image.new("RGB", (400, 300), "grey")
@@ -52,10 +58,10 @@ def test_the_same_folder_is_not_built_again(photographs, photograph_index, tmp_p
     shutil.copytree(photograph_index, path)
     told = []
     again = index_folder(
-        photographs, path, config=SMALL, progress=lambda *step: told.append(step[0])
+        photographs, path, **SMALL_FOLDER, progress=lambda *step: told.append(step[0])
     )
     assert set(told) == {"reading"}
-    np.testing.assert_array_equal(again.vectors, Index.load(photograph_index).vectors)
+    np.testing.assert_array_equal(again.vectors, Index.open(photograph_index).vectors)
 
 
 def test_an_index_whose_bytes_were_changed_is_built_again(
@@ -63,29 +69,34 @@ def test_an_index_whose_bytes_were_changed_is_built_again(
 ):
     path = tmp_path / "index"
     shutil.copytree(photograph_index, path)
-    (arrays,) = path.glob("arrays-*")
-    data = bytearray(arrays.read_bytes())
+    (vectors,) = path.glob("vectors-*")
+    data = bytearray(vectors.read_bytes())
     data[len(data) // 2] ^= 1
-    arrays.write_bytes(data)
-    index_folder(photographs, path, config=SMALL)
+    vectors.write_bytes(data)
+    index_folder(photographs, path, **SMALL_FOLDER)
     assert files_of(path) == files_of(photograph_index)
 
 
+@pytest.mark.full
 def test_another_size_of_pictures_describes_them_anew(
     photographs, photograph_index, tmp_path
 ):
     path = tmp_path / "index"
     shutil.copytree(photograph_index, path)
-    config = dataclasses.replace(SMALL, side=64)
+    descriptor = dataclasses.replace(DESCRIPTOR, side=64)
     told = []
     for _ in range(2):  # The vectors of both sizes are kept.
         made = index_folder(
-            photographs, path, config=config, progress=lambda *step: told.append(step)
+            photographs,
+            path,
+            config=SMALL,
+            descriptor=descriptor,
+            progress=lambda *step: told.append(step),
         )
         assert made.pictures is not None
         assert made.pictures.descriptor.side == 64
         index_folder(
-            photographs, path, config=SMALL, progress=lambda *step: told.append(step)
+            photographs, path, **SMALL_FOLDER, progress=lambda *step: told.append(step)
         )
         assert files_of(path) == files_of(photograph_index)
     assert told.count(("describing pictures", 12, 12)) == 1
@@ -99,13 +110,14 @@ def test_pictures_described_with_other_weights_are_described_anew(
     # The same tensors in another file: what it is called by is its bytes.
     weights.write_bytes(efficientnet_lite0_path().read_bytes() + b"more")
     picture = photographs / "coffee" / "0.png"
-    with pytest.raises(ValueError, match=r"made with weights 5793\w+ of effic.* here"):
-        Index.load(path).search_picture(picture, weights=weights)
+    with pytest.raises(ValueError, match=r"made with weights 5793\w+ of effic.*, not "):
+        Index.open(path).search_picture(picture, weights=weights)
     told = []
     made = index_folder(
         photographs,
         path,
-        config=dataclasses.replace(SMALL, weights=str(weights)),
+        config=SMALL,
+        descriptor=dataclasses.replace(DESCRIPTOR, weights=str(weights)),
         progress=lambda *step: told.append(step),
     )
     assert ("describing pictures", 12, 12) in told
@@ -114,8 +126,8 @@ def test_pictures_described_with_other_weights_are_described_anew(
     assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
     moved = weights.rename(tmp_path / "moved.pth")
     with pytest.raises(OSError, match=r"own\.pth"):
-        Index.load(path).describe([picture])
-    again = Index.load(path).search_picture(picture, top=1, weights=moved)
+        Index.open(path).describe([picture])
+    again = Index.open(path).search_picture(picture, top=1, weights=moved)
     np.testing.assert_array_equal(again.images, found.images)
 
 
@@ -124,53 +136,72 @@ def test_other_settings_build_again_without_describing(
 ):
     path = tmp_path / "index"
     shutil.copytree(photograph_index, path)
-    config = dataclasses.replace(SMALL, index=IndexConfig(dim=8, k=10, query_k=10))
+    config = SMALL.replace(gamma=2.0)
     told = []
     made = index_folder(
-        photographs, path, config=config, progress=lambda *step: told.append(step[0])
+        photographs,
+        path,
+        config=config,
+        descriptor=DESCRIPTOR,
+        progress=lambda *step: told.append(step[0]),
     )
     assert set(told) == {"reading", "building the graph"}
-    assert made.vectors.shape[1] == 8
-    assert Index.load(path).config == config.index
+    before = Index.open(photograph_index).store.arrays["graph_weights"]
+    assert (made.store.arrays["graph_weights"] != before).any()
+    assert Index.open(path).config == config
 
 
-def test_a_new_picture_is_the_only_one_described(
-    photographs, photograph_index, tmp_path
-):
-    folder, path = tmp_path / "pictures", tmp_path / "index"
+NEW, DUPLICATE, OTHER = os.fsdecode(b"\xff.png"), "line\nbreak.png", "é.png"
+
+
+@pytest.fixture(scope="module")
+def grown(photographs, photograph_index, tmp_path_factory):
+    """Folder, index and progress after pictures came with names that are no text."""
+    root = tmp_path_factory.mktemp("grown")
+    folder, path = root / "pictures", root / "index"
     shutil.copytree(photographs, folder)
     shutil.copytree(photograph_index, path)
     with Image.open(folder / "chelsea" / "0.png") as picture:
-        picture.transpose(Image.Transpose.ROTATE_180).save(folder / "a_new_one.png")
+        picture.transpose(Image.Transpose.ROTATE_180).save(folder / NEW)
+    shutil.copy(folder / "coffee" / "1.png", folder / DUPLICATE)
+    shutil.copy(folder / "rocket" / "0.png", folder / OTHER)
     told = []
-    made = index_folder(
-        folder, path, config=SMALL, progress=lambda *step: told.append(step)
-    )
-    assert ("describing pictures", 1, 1) in told
-    assert made.num_images == 13
+    index_folder(folder, path, **SMALL_FOLDER, progress=lambda *step: told.append(step))
+    return folder, Index.open(path), told
 
 
-def test_duplicates_are_both_found_with_equal_scores(
-    photographs, photograph_index, tmp_path
-):
-    folder, path = tmp_path / "pictures", tmp_path / "index"
-    shutil.copytree(photographs, folder)
-    shutil.copytree(photograph_index, path)
-    shutil.copy(folder / "coffee" / "1.png", folder / "zz.png")
-    index = index_folder(folder, path, config=SMALL)
-    found = index.search_picture(folder / "zz.png", top=2)
-    assert index.pictures is not None
-    names = {index.pictures.names[int(i)] for i in found.images[0]}
-    assert names == {"coffee/1.png", "zz.png"}
-    np.testing.assert_allclose(found.scores[0, 0], found.scores[0, 1], rtol=1e-4)
+@pytest.mark.full
+def test_a_new_picture_is_the_only_one_described(grown):
+    _, index, told = grown
+    steps = [step for step in told if step[0] == "describing pictures"]
+    assert steps == [("describing pictures", 0, 1), ("describing pictures", 1, 1)]
+    assert index.num_images == 15
 
 
+@pytest.mark.full
+def test_duplicates_are_both_found_with_equal_scores(grown):
+    folder, index, _ = grown
+    result = index.search_picture(folder / DUPLICATE, top=2)
+    names = {index.pictures.names[int(i)] for i in result.images[0]}
+    assert names == {"coffee/1.png", DUPLICATE}
+    np.testing.assert_allclose(result.scores[0, 0], result.scores[0, 1], rtol=1e-4)
+
+
+@pytest.mark.full
+def test_names_that_are_no_text_are_kept(grown):
+    folder, index, _ = grown
+    assert {NEW, DUPLICATE, OTHER} < set(index.pictures.names)
+    result = index.search_picture(folder / NEW, top=2)
+    assert index.pictures.names[int(result.images[0, 0])] == NEW
+
+
+@pytest.mark.full
 @pytest.mark.filterwarnings(FEW)
 def test_one_single_picture_is_a_collection(photographs, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     shutil.copy(photographs / "rocket" / "0.png", folder)
-    index = index_folder(folder, tmp_path / "index", config=SMALL)
+    index = index_folder(folder, tmp_path / "index", **SMALL_FOLDER)
     found = index.search_picture(folder / "0.png")
     assert found.images.tolist() == [[0]]
     assert np.isfinite(found.scores).all()
@@ -196,8 +227,12 @@ def test_a_picture_means_the_same_in_every_container(photographs, tmp_path):
     grey = np.asarray(rgb.convert("L"))
     Image.fromarray(grey).save(folder / "grey8.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "grey16.png")
-    config = dataclasses.replace(SMALL, index=IndexConfig(k=4, query_k=4))
-    index = index_folder(folder, tmp_path / "index", config=config)
+    index = index_folder(
+        folder,
+        tmp_path / "index",
+        config=IndexConfig.of(k=4, query_k=4),
+        descriptor=DESCRIPTOR,
+    )
     assert index.pictures is not None
     of = dict(zip(index.pictures.names, range(index.num_images), strict=True))
     vectors = np.asarray(index.vectors).reshape(len(of), -1, index.vectors.shape[1])
@@ -231,7 +266,7 @@ ODD = {"empty.png", "noise.jpg", "short.png", "point.png", "gone.jpg"}
 def test_what_is_no_picture_is_listed_and_skipped(odd_folder, photograph_index):
     path = odd_folder.parent / "index"
     shutil.copytree(photograph_index, path)
-    index = index_folder(odd_folder, path, config=SMALL)
+    index = index_folder(odd_folder, path, **SMALL_FOLDER)
     assert index.pictures is not None
     assert set(index.pictures.skipped) == ODD
     assert all(
@@ -246,22 +281,8 @@ def test_strict_refuses_and_leaves_the_old_index(odd_folder, photograph_index):
     before = files_of(path)
     for _ in range(2):  # Also where the lenient build would be taken as it is.
         with pytest.raises(ValueError, match=r"got 5 that can't, first empty\.png"):
-            index_folder(odd_folder, path, config=SMALL, strict=True)
+            index_folder(odd_folder, path, **SMALL_FOLDER, strict=True)
         assert files_of(path) == before
-
-
-def test_names_that_are_no_text_are_kept(photographs, tmp_path):
-    (folder := tmp_path / "pictures").mkdir()
-    names = ["line\nbreak.png", "é.png", os.fsdecode(b"\xff.png")]
-    for name, source in zip(names, sorted(photographs.rglob("*.png")), strict=False):
-        shutil.copy(source, folder / name)
-    config = dataclasses.replace(SMALL, index=IndexConfig(k=9, query_k=9))
-    index_folder(folder, tmp_path / "index", config=config)
-    index = Index.load(tmp_path / "index")
-    assert index.pictures is not None
-    assert set(index.pictures.names) == set(names)
-    found = index.search_picture(folder / names[2], top=1)
-    assert index.pictures.names[int(found.images[0, 0])] == names[2]
 
 
 def test_a_place_that_can_not_be_written_is_an_error_of_the_system(
@@ -269,9 +290,9 @@ def test_a_place_that_can_not_be_written_is_an_error_of_the_system(
 ):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
-        index_folder(photographs, tmp_path / "file" / "index", config=SMALL)
+        index_folder(photographs, tmp_path / "file" / "index", **SMALL_FOLDER)
     with pytest.raises(ValueError, match=r"must be empty .*: name another place"):
-        index_folder(photographs, tmp_path, config=SMALL)
+        index_folder(photographs, tmp_path, **SMALL_FOLDER)
 
 
 def test_a_folder_of_no_picture_at_all_is_refused(tmp_path):
@@ -294,13 +315,38 @@ def wait_for_shards(process, extracted, *, count):
         time.sleep(0.01)
 
 
+_BUILD = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from photographs import DESCRIPTOR, SMALL
+    from diffjax.index import _extracted, index_folder
+
+    # Shards of two pictures, so that a build can be killed between them.
+    _extracted._PICTURES_PER_SHARD = 2
+    index_folder({folder!r}, {path!r}, config=SMALL, descriptor=DESCRIPTOR)
+"""
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_killed_build_goes_on_to_the_same_bytes(
-    program, photographs, photograph_index, tmp_path, count
+    photographs, photograph_index, tmp_path, monkeypatch, count
 ):
     path = tmp_path / "index"
-    command = ("index", photographs, "--out", path, *SMALL_FLAGS)
-    process = program.start(*command, first=SMALL_SHARDS)
+    code = textwrap.dedent(_BUILD).format(
+        tests=str(pathlib.Path(__file__).parents[1]),
+        folder=str(photographs),
+        path=str(path),
+    )
+    programs = {
+        "JAX_COMPILATION_CACHE_DIR": str(
+            jax.config.values["jax_compilation_cache_dir"]
+        ),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], env=os.environ | programs
+    )
     if count:
         wait_for_shards(process, path / "extracted", count=count)
     else:
@@ -311,12 +357,17 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     assert not (path / "index.json").exists()
     done = len(list(path.glob("extracted/*/regions-*")))
     assert done >= count
-    ended = program.run(*command, first=SMALL_SHARDS)
-    assert ended.code == 0, ended.err
+    monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 2)
+    told = []
+    index_folder(
+        photographs, path, **SMALL_FOLDER, progress=lambda *step: told.append(step)
+    )
+    assert ("describing pictures", 0, 12 - 2 * done) in told
     assert files_of(path) == files_of(photograph_index)
     assert not list(path.rglob("*.part"))
 
 
+@pytest.mark.full
 def test_ctrl_c_says_a_line_and_keeps_what_was_done(program, photographs, tmp_path):
     path = tmp_path / "index"
     command = ("index", photographs, "--out", path, *SMALL_FLAGS)
@@ -341,13 +392,13 @@ def test_an_interrupted_build_keeps_the_pictures_it_has_described(
 
     with pytest.raises(KeyboardInterrupt):
         index_folder(
-            photographs, tmp_path / "index", config=SMALL, progress=stop_after_five
+            photographs, tmp_path / "index", **SMALL_FOLDER, progress=stop_after_five
         )
     told = []
     index_folder(
         photographs,
         tmp_path / "index",
-        config=SMALL,
+        **SMALL_FOLDER,
         progress=lambda *step: told.append(step),
     )
     assert ("describing pictures", 0, 7) in told
@@ -360,14 +411,19 @@ def test_what_killed_builds_left_half_written_is_removed(
     shutil.copytree(photograph_index, path)
     (path / "index.json").unlink()
     (inside,) = (path / "extracted").iterdir()
-    left = inside / "regions.123.part", path / "arrays.123.part", path / ".tmp1a2B3c"
+    left = (
+        inside / "regions.123.part",
+        path / "vectors-0123456789abcdef.npy.part",
+        path / "index.json.123.part",
+    )
     for file in left:
         file.write_bytes(b"half")
-    index_folder(photographs, path, config=SMALL)
+    index_folder(photographs, path, **SMALL_FOLDER)
     assert files_of(path) == files_of(photograph_index)
     assert not any(file.exists() for file in left)
 
 
+@pytest.mark.full
 def test_a_full_disk_says_a_line_and_keeps_the_old_index(
     program, photographs, photograph_index, tmp_path
 ):
@@ -388,6 +444,6 @@ def test_a_full_disk_says_a_line_and_keeps_the_old_index(
 
 
 def test_the_size_of_the_pictures_is_a_setting(photograph_index):
-    index = Index.load(photograph_index)
+    index = Index.open(photograph_index)
     assert index.pictures is not None
     assert index.pictures.descriptor.side == SIDE

@@ -1,25 +1,34 @@
 import dataclasses
 import json
+import os
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from photographs import SIDE, SMALL
+from photographs import DESCRIPTOR, SMALL
 from PIL import Image
 
-from diffjax.images import DescriptorConfig
-from diffjax.index import Index, extract_folder, index_folder, read_folder_regions
+from diffjax.index import (
+    Index,
+    IndexConfig,
+    extract_folder,
+    index_folder,
+    read_folder_regions,
+)
 from diffjax.weights import efficientnet_lite0_path, read_checkpoint
 
-CONFIG = DescriptorConfig(side=SIDE)
+SMALL_FOLDER = {"config": SMALL, "descriptor": DESCRIPTOR}
 
 
 @pytest.fixture(scope="module")
-def extracted(photographs, tmp_path_factory):
+def extracted(photographs, photograph_index, tmp_path_factory):
     """The regions of the photographs on disk; a test that changes them copies them."""
     path = tmp_path_factory.mktemp("regions") / "photographs.regions"
-    extract_folder(photographs, path, config=CONFIG)
+    # Those that the index was made of are not described again.
+    shutil.copytree(photograph_index / "extracted", path / "extracted")
+    extract_folder(photographs, path, config=DESCRIPTOR)
     return path
 
 
@@ -30,7 +39,7 @@ def copied(extracted, tmp_path):
 
 def test_regions_come_back_as_they_were_described(photographs, extracted):
     found = read_folder_regions(extracted)
-    assert found.descriptor == CONFIG
+    assert found.descriptor == DESCRIPTOR
     assert found.folder == str(photographs)
     assert len(found.names) == len(found.counts) == 12
     assert found.skipped == {}
@@ -51,27 +60,50 @@ def test_an_index_of_the_same_place_describes_nothing_again(
 ):
     told = []
     made = index_folder(
-        photographs, copied, config=SMALL, progress=lambda *step: told.append(step[0])
+        photographs, copied, **SMALL_FOLDER, progress=lambda *step: told.append(step[0])
     )
     assert "describing pictures" not in told
-    np.testing.assert_array_equal(made.vectors, Index.load(photograph_index).vectors)
+    np.testing.assert_array_equal(made.vectors, Index.open(photograph_index).vectors)
     assert read_folder_regions(copied).names == made.pictures.names  # pyright: ignore[reportOptionalMemberAccess]  # Of pictures.
+
+
+def test_only_a_new_picture_is_described(photographs, copied, tmp_path):
+    # Its name is no text, and copies of a picture are the same picture.
+    folder = pathlib.Path(shutil.copytree(photographs, tmp_path / "pictures"))
+    new, copy = os.fsdecode(b"\xff.png"), "line\nbreak.png"
+    with Image.open(folder / "chelsea" / "0.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_180).save(folder / new)
+    shutil.copy(folder / "coffee" / "1.png", folder / copy)
+    told = []
+    regions = extract_folder(
+        folder, copied, config=DESCRIPTOR, progress=lambda *step: told.append(step)
+    )
+    steps = [step for step in told if step[0] == "describing pictures"]
+    assert steps == [("describing pictures", 0, 1), ("describing pictures", 1, 1)]
+    assert {new, copy} < set(regions.names)
+    keys = dict(zip(regions.names, regions.keys, strict=True))
+    assert keys[copy] == keys["coffee/1.png"] != keys[new]
+    assert read_folder_regions(copied) == regions
 
 
 def test_nothing_is_described_twice(photographs, copied):
     told = []
     extract_folder(
-        photographs, copied, config=CONFIG, progress=lambda *step: told.append(step[0])
+        photographs,
+        copied,
+        config=DESCRIPTOR,
+        progress=lambda *step: told.append(step[0]),
     )
     assert set(told) == {"reading"}
 
 
+@pytest.mark.full
 def test_an_index_made_of_them_answers_as_that_of_the_folder(
     extracted, photographs, photograph_index
 ):
     vectors, image_ids, boxes = read_folder_regions(extracted).load()
-    index = Index.build(vectors, image_ids, config=SMALL.index, boxes=boxes)
-    own = Index.load(photograph_index)
+    index = Index.build(vectors, image_ids, config=SMALL, boxes=boxes)
+    own = Index.open(photograph_index)
     regions = own.describe([photographs / "coffee" / "0.png"])
     found, expected = index.search(*regions, top=5), own.search(*regions, top=5)
     np.testing.assert_array_equal(found.images, expected.images)
@@ -83,11 +115,11 @@ def test_an_index_made_of_them_answers_as_that_of_the_folder(
 def test_unreadable_pictures_are_listed(photographs, tmp_path):
     folder = shutil.copytree(photographs, tmp_path / "some")
     (folder / "bad.png").write_bytes(b"nonsense")
-    found = extract_folder(folder, tmp_path / "out", config=CONFIG)
+    found = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR)
     assert list(found.skipped) == ["bad.png"]
     assert "bad.png" not in found.names
     with pytest.raises(ValueError, match=r"got 1 that can't, first bad\.png"):
-        extract_folder(folder, tmp_path / "out", config=CONFIG, strict=True)
+        extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
@@ -97,16 +129,18 @@ def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
     for name in ("a.png", "b.png"):
         shutil.copy(photographs / "coffee" / "0.png", folder / name)
     own = {"b.png": np.array([[0.0, 0, 80, 160], [80, 40, 160, 120]])}
-    found = extract_folder(folder, tmp_path / "out", config=CONFIG, regions=own)
+    found = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, regions=own)
     assert found.counts[1] == 2
     assert found.counts[0] > 2
     *_, last = found.pictures()
     np.testing.assert_allclose(last.boxes, own["b.png"], rtol=1e-6)
     # The same bytes with other boxes are described anew.
     moved = {"b.png": own["b.png"][:1]}
-    again = extract_folder(folder, tmp_path / "out", config=CONFIG, regions=moved)
+    again = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, regions=moved)
     assert again.counts == (found.counts[0], 1)
-    index = index_folder(folder, tmp_path / "index", config=SMALL, regions=moved)
+    config = IndexConfig.of(k=2, query_k=2, pooling="sum")
+    settings = {"config": config, "descriptor": DESCRIPTOR}
+    index = index_folder(folder, tmp_path / "index", **settings, regions=moved)
     assert index.boxes is not None
     assert np.bincount(index.image_ids)[1] == 1
 
@@ -114,7 +148,7 @@ def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
 def test_regions_of_pictures_that_are_not_there_are_refused(photographs, tmp_path):
     own = {"no.png": np.array([[0, 0, 8, 8]], np.float32)}
     with pytest.raises(ValueError, match=r"got 1 others, first 'no\.png'"):
-        extract_folder(photographs, tmp_path / "out", config=CONFIG, regions=own)
+        extract_folder(photographs, tmp_path / "out", config=DESCRIPTOR, regions=own)
     assert not (tmp_path / "out").exists()
 
 
@@ -122,7 +156,7 @@ def test_weights_that_were_changed_in_place_are_read_again(photographs, tmp_path
     few, weights = tmp_path / "few", tmp_path / "own.safetensors"
     few.mkdir()
     shutil.copy(photographs / "coffee" / "0.png", few)
-    config = dataclasses.replace(CONFIG, weights=str(weights))
+    config = dataclasses.replace(DESCRIPTOR, weights=str(weights))
     tensors = read_checkpoint(efficientnet_lite0_path()).tensors
     found = []
     for gain in (1.0, 2.0):
@@ -147,7 +181,7 @@ def test_what_was_lost_is_extracted_again(photographs, copied):
     shutil.rmtree(copied / "extracted")
     with pytest.raises(ValueError, match="extract again"):
         read_folder_regions(copied)
-    extract_folder(photographs, copied, config=CONFIG)
+    extract_folder(photographs, copied, config=DESCRIPTOR)
     assert len(read_folder_regions(copied).names) == 12
 
 
@@ -156,7 +190,7 @@ def test_other_settings_lie_beside_each_other(photographs, copied, tmp_path):
     few.mkdir()
     shutil.copy(photographs / "coffee" / "0.png", few)
     before = sum(1 for _ in copied.glob("extracted/*/*"))
-    extract_folder(few, copied, config=dataclasses.replace(CONFIG, grid=1))
+    extract_folder(few, copied, config=dataclasses.replace(DESCRIPTOR, grid=1))
     assert sum(1 for _ in copied.glob("extracted/*/*")) == before + 1
     assert len(read_folder_regions(copied).names) == 1
 
@@ -188,7 +222,7 @@ def test_damage_is_said_in_a_line_that_says_what_to_do(copied, damage, complaint
 def test_a_folder_that_holds_something_else_is_left_alone(photographs, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="must be empty or hold"):
-        extract_folder(photographs, tmp_path, config=CONFIG)
+        extract_folder(photographs, tmp_path, config=DESCRIPTOR)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
@@ -202,4 +236,4 @@ def test_a_folder_of_nothing_but_bad_pictures_is_refused(tmp_path):
     folder.mkdir()
     Image.new("RGB", (9, 9)).save(folder / "small.png")
     with pytest.raises(ValueError, match=r"got 1 that can't, first small\.png \(9 x 9"):
-        extract_folder(folder, tmp_path / "out", config=CONFIG)
+        extract_folder(folder, tmp_path / "out", config=DESCRIPTOR)

@@ -119,7 +119,7 @@ def test_agrees_with_the_formulas_dense(collection, scales, names, ks):
 
 def test_without_more_parts_it_is_the_search_of_an_index(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
-    config = IndexConfig(k=6, query_k=6, max_steps=50)
+    config = IndexConfig.of(k=6, query_k=6, max_steps=50)
     index = Index.build(vectors, collection.image_ids, config=config)
     found = index.search(queries, collection.query_ids)
     got = score_images(

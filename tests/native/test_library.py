@@ -16,8 +16,8 @@ from diffjax.types import Graph
 
 
 @pytest.fixture
-def afresh(monkeypatch):
-    """Looks for the library as a new process would, whatever this one was told."""
+def reloaded(monkeypatch):
+    """Looks for the library as a new process would."""
     monkeypatch.delenv("DIFFJAX_NATIVE", raising=False)
     find_library.cache_clear()
     kernels.forget()
@@ -41,50 +41,49 @@ def diffuse_on_an_edge():
     return kernels.calls(scores, graph, y)
 
 
-@pytest.mark.usefixtures("afresh")
+@pytest.mark.usefixtures("reloaded")
 def test_an_environment_variable_switches_the_kernels_off(monkeypatch):
     monkeypatch.setenv("DIFFJAX_NATIVE", "0")
     assert find_library() == KernelLibrary(False, "JAX's own: DIFFJAX_NATIVE is 0")
-    # A warning would be an error here: it is what was asked for.
+    # No warning, which would be an error here.
     assert set(diffuse_on_an_edge()) == {kernels.XLA_KERNEL}
 
 
-@pytest.mark.usefixtures("afresh")
-def test_without_a_library_everything_is_as_it_was(monkeypatch, tmp_path):
+@pytest.mark.usefixtures("reloaded")
+def test_without_a_library_jax_is_used(monkeypatch, tmp_path):
     monkeypatch.setattr(_library, "library_path", lambda: tmp_path / "nothing.so")
     assert not find_library().usable
     assert "no C++ compiler" in find_library().description
     assert set(diffuse_on_an_edge()) == {kernels.XLA_KERNEL}
 
 
-def check_one_warning(what):
-    with warnings.catch_warnings(record=True) as said:
+def check_one_warning(reason):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         called = diffuse_on_an_edge()
-        again = find_library()
+        library = find_library()
     assert set(called) == {kernels.XLA_KERNEL}
-    assert [str(w.message).partition(" (")[0] for w in said] == [
+    assert [str(w.message).partition(" (")[0] for w in caught] == [
         "native kernels are not used"
     ]
-    assert what in str(said[0].message)
-    assert "install diffjax again" in str(said[0].message)
-    assert "\n" not in str(said[0].message)
-    assert not again.usable
-    assert what in again.description
+    message = str(caught[0].message)
+    assert reason in message
+    assert "install diffjax again" in message
+    assert "\n" not in message
+    assert not library.usable
+    assert reason in library.description
 
 
 @kernels.needed
-@pytest.mark.usefixtures("afresh")
-def test_a_library_of_another_version_is_left_alone_with_one_warning(monkeypatch):
+@pytest.mark.usefixtures("reloaded")
+def test_a_library_of_another_version_is_not_used_with_one_warning(monkeypatch):
     built = _library.ABI
     monkeypatch.setattr(_library, "ABI", 99)
     check_one_warning(f"built for ABI {built}, where this version has 99")
 
 
-@pytest.mark.usefixtures("afresh")
-def test_a_file_that_is_no_library_is_left_alone_with_one_warning(
-    monkeypatch, tmp_path
-):
+@pytest.mark.usefixtures("reloaded")
+def test_a_file_that_is_no_library_is_not_used_with_one_warning(monkeypatch, tmp_path):
     broken = tmp_path / "broken.so"
     broken.write_text("Half a download.")
     monkeypatch.setattr(_library, "library_path", lambda: broken)
@@ -92,21 +91,21 @@ def test_a_file_that_is_no_library_is_left_alone_with_one_warning(
 
 
 @kernels.needed
-@pytest.mark.usefixtures("afresh")
+@pytest.mark.usefixtures("reloaded")
 def test_the_library_is_found_and_used():
     assert find_library().description.startswith("native kernels, ")
     assert diffuse_on_an_edge() == ["diffjax_csr_cg_float32"]
 
 
 @kernels.needed
-def test_a_library_may_be_found_twice():
-    # Two threads may both be the first.
+def test_the_library_can_be_loaded_twice():
+    # Two threads may both be the first to load it.
     assert find_library.__wrapped__() == find_library.__wrapped__() == find_library()
 
 
 @kernels.needed
-def test_programs_name_the_version_of_the_kernel_they_were_made_for():
-    # They are kept between runs: another version must not answer to the name.
+def test_programs_name_the_abi_of_their_kernels():
+    # Cached programs must not call the kernel of another version.
     text = jax.jit(functools.partial(multiply_csr)).lower(
         jnp.ones(1), jnp.zeros(1, jnp.int32), jnp.array([0, 1]), jnp.ones((1, 1))
     )

@@ -13,7 +13,7 @@ SLOTS = jnp.array([[0, 1, -1], [0, -1, -1], [-1, 1, -1]], jnp.int32)
 
 
 def test_slots_of_three_lists():
-    # 0 and 1 list each other, and 0 and 2; 2 lists 1 and itself, in vain.
+    # 0 and 1 list each other, and 0 and 2; 2 lists 1 and itself, without an edge.
     np.testing.assert_array_equal(mutual_slots(LISTS), SLOTS)
 
 
@@ -24,7 +24,7 @@ def test_a_batch_of_lists():
         np.testing.assert_array_equal(one, mutual_slots(lists))
 
 
-def test_neighbours_that_are_not_there_are_not_followed():
+def test_neighbours_out_of_range_are_safe():
     far = LISTS.at[0, 0].set(2**30).at[1, 0].set(-(2**30))
     np.testing.assert_array_equal(
         mutual_slots(far), [[-1, 1, -1], [-1, -1, -1], [-1, 1, -1]]
@@ -36,7 +36,7 @@ def test_neighbours_that_are_not_there_are_not_followed():
 )
 def test_starts_of_other_lists_are_an_error_and_no_crash(starts, count):
     numbers = jnp.ones(LISTS.shape)
-    # JAX names what its kernels say differently from the second call on.
+    # JAX raises another error from the second call on.
     errors = jax.errors.JaxRuntimeError, ValueError
     with pytest.raises(errors, match="starts must be those of"):
         jax.block_until_ready(
@@ -44,7 +44,7 @@ def test_starts_of_other_lists_are_an_error_and_no_crash(starts, count):
         )
 
 
-def test_slots_that_lead_nowhere_are_not_followed():
+def test_slots_out_of_range_are_safe():
     far = SLOTS.at[0, 0].set(2**30).at[1, 0].set(-(2**30))
     columns, _ = lists_to_csr(
         LISTS, jnp.ones(LISTS.shape), jnp.array([0, 1, 1, 2]), count=2, slots=far
@@ -63,9 +63,9 @@ def test_rows_are_sorted_and_have_the_smaller_number(starts):
     np.testing.assert_array_equal(found, [0.1, 0.8, 0.1, 0.8])
 
 
-@pytest.mark.parametrize("place", [(0, 0), (1, 0)])
-def test_a_number_that_is_none_on_either_side_is_not_lost(place):
-    numbers = jnp.ones(LISTS.shape).at[place].set(jnp.nan)
+@pytest.mark.parametrize("position", [(0, 0), (1, 0)])
+def test_nan_in_either_direction_is_kept(position):
+    numbers = jnp.ones(LISTS.shape).at[position].set(jnp.nan)
     starts = jnp.array([0, 2, 3, 4])
     _, found = lists_to_csr(LISTS, numbers, starts, count=4, slots=SLOTS)
     np.testing.assert_array_equal(found, [np.nan, 1, np.nan, 1])

@@ -37,44 +37,72 @@ def photograph(name, *, height, width):
     return np.array(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def sizes_of(images):
-    return jnp.tile(jnp.array([images.shape[1:3]]), (images.shape[0], 1))
-
-
 @jax.jit
-def logits(network, images, sizes):
-    return network.logits(images, sizes)
+def _maps_and_logits(network, images, sizes):
+    maps = forward(network, images, sizes, names=NAMES)
+    return maps | {"logits": network.logits(images, sizes)}
+
+
+def run(network, *pictures, canvas=(224, 256), padding="noise"):
+    """Every map and the logits of two pictures, padded to a canvas of one shape.
+
+    One shape, so that one program is compiled for all tests.
+    """
+    assert len(pictures) == 2
+    images = np.random.default_rng(0).uniform(0, 255, (2, *canvas, 3))
+    if padding == "nan":
+        images[:] = np.nan
+    for image, picture in zip(images, pictures, strict=True):
+        image[: picture.shape[0], : picture.shape[1]] = picture
+    sizes = jnp.array([picture.shape[:2] for picture in pictures])
+    found = _maps_and_logits(network, jnp.asarray(images.astype(np.float32)), sizes)
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+@pytest.fixture(scope="module")
+def classified(network):
+    """The cat and the coffee, squashed to the side that the network was trained at."""
+    pictures = (photograph(n, height=224, width=224) for n in ("chelsea", "coffee"))
+    return run(network, *pictures)
 
 
 @pytest.mark.parametrize(
-    ("name", "label", "seen"), [("chelsea", 285, 0.77), ("coffee", 967, 0.90)]
+    ("row", "label", "probability"),
+    [(0, 285, 0.77), (1, 967, 0.90)],
+    ids=["chelsea", "coffee"],
 )
-def test_knows_the_cat_and_the_coffee(network, name, label, seen):
-    # Classes of ImageNet: 285 Egyptian cat, 967 espresso. The probabilities were found
-    # by PyTorch with these weights on the photographs squashed to 224 x 224.
-    images = jnp.asarray(photograph(name, height=224, width=224)[None])
-    probabilities = jax.nn.softmax(logits(network, images, sizes_of(images)))[0]
+def test_classifies_the_cat_and_the_coffee(classified, row, label, probability):
+    # Classes of ImageNet: 285 Egyptian cat, 967 espresso. PyTorch gives these
+    # probabilities with the same weights on the photographs squashed to 224 x 224.
+    probabilities = np.asarray(jax.nn.softmax(classified["logits"][row]))
     assert probabilities.argmax() == label
-    assert probabilities[label] == pytest.approx(seen, abs=0.01)
+    assert probabilities[label] == pytest.approx(probability, abs=0.01)
+
+
+def test_maps_have_the_stated_strides_and_channels(classified):
+    channels = [32, 16, 24, 40, 80, 112, 192, 320, 1280]
+    strides = EfficientNetLite0.strides.items()
+    for (name, stride), depth in zip(strides, channels, strict=True):
+        assert classified[name].shape == (2, 224 // stride, 256 // stride, depth)
 
 
 def twin_maps(twin, planes):
     """Every named map of the twin, channels last, and its logits."""
     named = {}
-    # The last block of each stage; behind the stem and the head comes a ReLU6.
+    # The last block of each stage; a ReLU6 follows the stem and the head.
     last = {"stage1": 0, "stage2": 2, "stage3": 4, "stage4": 7}
     last |= {"stage5": 10, "stage6": 14, "stage7": 15}
-    places = {name: twin._blocks[block] for name, block in last.items()}
-    places |= {"stem": twin._bn0, "head": twin._bn1}
+    modules = {name: twin._blocks[block] for name, block in last.items()}
+    modules |= {"stem": twin._bn0, "head": twin._bn1}
 
-    def keep(name):
+    def record(name):
         def hook(module, inputs, output):
-            real = output.clamp(0, 6) if name in {"stem", "head"} else output
-            named[name] = real.permute(0, 2, 3, 1).numpy().copy()
+            maps = output.clamp(0, 6) if name in {"stem", "head"} else output
+            named[name] = maps.permute(0, 2, 3, 1).numpy().copy()
 
         return hook
 
-    hooks = [place.register_forward_hook(keep(n)) for n, place in places.items()]
+    hooks = [m.register_forward_hook(record(name)) for name, m in modules.items()]
     named["logits"] = twin.logits(planes).numpy()
     for hook in hooks:
         hook.remove()
@@ -90,78 +118,66 @@ def test_every_map_agrees_with_the_same_network_in_torch(network, twin):
     with torch.inference_mode():
         planes = torch.tensor(picture).permute(2, 0, 1)[None].float()
         expected = twin_maps(twin, planes)
-    canvas = np.random.default_rng(0).integers(0, 256, (1, 160, 256, 3))
-    canvas[0, :, :224] = picture
-    images, sizes = jnp.asarray(canvas.astype(np.uint8)), jnp.array([[160, 224]])
-    found = {
-        name: maps[:, :, : 224 // EfficientNetLite0.strides[name]]
-        for name, maps in forward(network, images, sizes, names=NAMES).items()
-    }
-    found["logits"] = logits(network, images, sizes)
+    found = run(network, picture, photograph("coffee", height=32, width=256))
     assert set(expected) == set(found)
-    for name, values in expected.items():
+    for name, (values,) in expected.items():
+        cells = found[name][0]
+        if name != "logits":
+            cells = cells[: values.shape[0], : values.shape[1]]
         scale = np.abs(values).max()
         np.testing.assert_allclose(
-            found[name], values, rtol=0, atol=1e-4 * scale, err_msg=name
+            cells, values, rtol=0, atol=1e-4 * scale, err_msg=name
         )
 
 
-def test_a_padded_picture_gets_the_maps_it_gets_alone(network):
-    picture = photograph("coffee", height=64, width=96)
-    canvases = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
-    canvases[:, :64] = picture
-    canvases = canvases.astype(np.float32)
-    canvases[1, 64:] = np.nan  # The strictest noise: it survives any product with 0.
-    sizes = jnp.array([[64, 96], [64, 96]])
-    alone = forward(network, jnp.asarray(picture[None]), sizes[:1], names=NAMES)
-    padded = forward(network, jnp.asarray(canvases), sizes, names=NAMES)
+@pytest.fixture(scope="module")
+def coffee():
+    return photograph("coffee", height=64, width=96)
+
+
+@pytest.fixture(scope="module")
+def alone(network, coffee):
+    """Every map of a picture that fills its canvas."""
+    images, sizes = jnp.asarray(coffee[None]), jnp.array([coffee.shape[:2]])
+    return forward(network, images, sizes, names=NAMES)
+
+
+@pytest.mark.parametrize("padding", ["noise", "nan"])
+def test_a_padded_picture_gets_the_maps_it_gets_alone(network, coffee, alone, padding):
+    # NaN is the strictest noise: it survives any product with 0.
+    padded = run(network, coffee, coffee, padding=padding)
     for name, stride in EfficientNetLite0.strides.items():
-        real = 64 // stride
+        rows, columns = 64 // stride, 96 // stride
         scale = float(jnp.abs(alone[name]).max())
-        for found in padded[name]:
+        for maps in padded[name]:
             np.testing.assert_allclose(
-                found[:real], alone[name][0], rtol=0, atol=1e-5 * scale, err_msg=name
+                *(maps[:rows, :columns], alone[name][0]),
+                rtol=0,
+                atol=1e-5 * scale,
+                err_msg=name,
             )
-            np.testing.assert_array_equal(found[real:], 0, err_msg=name)
+            np.testing.assert_array_equal(maps[rows:], 0, err_msg=name)
+            np.testing.assert_array_equal(maps[:, columns:], 0, err_msg=name)
 
 
-def test_the_logits_are_the_classifier_on_the_mean_of_the_real_cells(network):
-    picture = photograph("coffee", height=64, width=32)
-    canvas = np.full((1, 64, 64, 3), 255, np.uint8)
-    canvas[0, :, :32] = picture
-    images, sizes = jnp.asarray(canvas), jnp.array([[64, 32]])
-    head = np.asarray(forward(network, images, sizes)["head"], np.float64)
-    mean = head[0, :2, :1].mean((0, 1))
+def test_the_logits_are_the_classifier_on_the_mean_of_the_real_cells(network, coffee):
+    found = run(network, coffee, coffee[:, :32])
     layer = network.classifier
-    expected = mean @ np.asarray(layer.kernel[0, 0]) + np.asarray(layer.bias[...])
-    found = logits(network, images, sizes)
-    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+    kernel, bias = np.asarray(layer.kernel[0, 0]), np.asarray(layer.bias[...])
+    for row, columns in enumerate((3, 1)):
+        mean = found["head"][row, :2, :columns].astype(np.float64).mean((0, 1))
+        expected = mean @ kernel + bias
+        np.testing.assert_allclose(found["logits"][row], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_maps_of_a_picture_do_not_depend_on_its_batch_mates(network):
-    shape = (3, 64, 64, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    others = images.copy()
-    others[[0, 2]] = images[[2, 0]] // 2
-    sizes = jnp.array([[64, 64], [64, 32], [32, 64]])
-    first = forward(network, jnp.asarray(images), sizes)["head"]
-    second = forward(network, jnp.asarray(others), sizes[::-1].at[1].set(sizes[1]))
-    np.testing.assert_array_equal(first[1], second["head"][1])
-    alone = forward(network, jnp.asarray(images[1:2]), sizes[1:2])["head"]
-    np.testing.assert_allclose(first[1], alone[0], rtol=1e-5, atol=1e-5)
+def test_the_maps_of_a_picture_do_not_depend_on_its_batch_mates(network, coffee):
+    first = run(network, coffee, coffee[:32, ::-1])
+    second = run(network, coffee, coffee[::-1, :64] // 2)
+    for name in (*NAMES, "logits"):
+        np.testing.assert_array_equal(first[name][0], second[name][0], err_msg=name)
 
 
-def test_maps_have_the_stated_strides_and_channels(network):
-    channels = [32, 16, 24, 40, 80, 112, 192, 320, 1280]
-    maps = jax.eval_shape(
-        network, jnp.zeros((2, 320, 256, 3), jnp.uint8), jnp.full((2, 2), 256)
-    )
-    for (name, stride), depth in zip(
-        EfficientNetLite0.strides.items(), channels, strict=True
-    ):
-        assert maps[name].shape == (2, 320 // stride, 256 // stride, depth)
-
-
+@pytest.mark.full
 def test_eager_and_compiled_answers_agree(network):
     block = network.blocks[1]
     maps = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 16)), jnp.float32)
@@ -172,22 +188,18 @@ def test_eager_and_compiled_answers_agree(network):
     )
 
 
-def test_an_empty_batch_is_allowed(network):
-    images = jnp.zeros((0, 32, 32, 3), jnp.uint8)
-    found = forward(network, images, jnp.zeros((0, 2), jnp.int32))["head"]
-    assert found.shape == (0, 1, 1, 1280)
-
-
-def test_a_second_call_or_other_weights_compile_nothing(network, monkeypatch):
-    images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    first = forward(network, images, sizes_of(images))["head"]
-    again = load_efficientnet_lite0()
-    again.head.bias.set_value(again.head.bias + 1)
+def test_a_second_call_or_other_weights_compile_nothing(
+    network, coffee, alone, monkeypatch
+):
+    images, sizes = jnp.asarray(coffee[None]), jnp.array([[64, 96]])
+    other = nnx.clone(network)
+    other.head.bias.set_value(other.head.bias + 1)
     # Traced again, the network would call this.
     monkeypatch.delattr(_efficientnet, "mask_padding")
-    forward(network, images + 1, sizes_of(images))
-    second = forward(again, images, sizes_of(images))["head"]
-    assert (first != second).any()  # The weights are arguments: the change is seen.
+    forward(network, images // 2, sizes, names=NAMES)
+    changed = forward(other, images, sizes, names=NAMES)["head"]
+    # The weights are arguments: the change is seen.
+    assert (alone["head"] != changed).any()
 
 
 @pytest.mark.parametrize(
@@ -212,10 +224,14 @@ def test_no_weight_stays_at_its_initial_value(network):
     assert all(np.asarray(leaf).any() for leaf in leaves)
 
 
-def test_random_weights_are_drawn_from_the_given_keys():
-    shapes = jax.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))
-    expected = jax.eval_shape(load_efficientnet_lite0)
-    assert jax.tree.structure(shapes) == jax.tree.structure(expected)
+def test_random_weights_have_the_shapes_of_the_trained_ones(network):
+    drawn = jax.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))
+    trained = jax.eval_shape(lambda: network)
+    assert jax.tree.structure(drawn) == jax.tree.structure(trained)
+    for one, other in zip(
+        jax.tree.leaves(drawn), jax.tree.leaves(trained), strict=True
+    ):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def test_the_fingerprint_starts_as_the_file_is_named():

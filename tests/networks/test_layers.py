@@ -1,3 +1,6 @@
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +23,29 @@ from diffjax.networks._layers import (
 )
 
 DEPTHWISE = [depthwise_convolution, grouped_depthwise, shifted_depthwise]
-CONVOLUTION_TRANSFORMS = [
-    pytest.param(lambda function, **_: function, id="eager"),
-    pytest.param(jax.jit, id="jit"),
-]
 
 
-def draw_normal(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+def eager(function, **_):
+    return function
+
+
+TRANSFORMS = [eager, jax.jit]
+SIDES = [(8, 6), (7, 9), (1, 2)]
+
+
+def grid(*axes, default):
+    """Every combination of the axes; those not in `default` are marked `full`."""
+    assert all(
+        value in axis for row in default for value, axis in zip(row, axes, strict=True)
+    )
+    return [
+        pytest.param(*row, marks=() if row in default else pytest.mark.full)
+        for row in itertools.product(*axes)
+    ]
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def padded_like_tensorflow(plane, *, size, stride):
@@ -48,15 +66,33 @@ def correlate(plane, window, *, stride):
     return full[::stride, ::stride]
 
 
-@pytest.mark.parametrize("transform", CONVOLUTION_TRANSFORMS)
-@pytest.mark.parametrize("convolve", DEPTHWISE)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [3, 5])
-@pytest.mark.parametrize("sides", [(8, 6), (7, 9), (1, 2)])
+# Every pair of an even or odd side with a stride and a size, for the two that differ;
+# the third is one of them, by platform.
+@pytest.mark.parametrize(
+    ("convolve", "stride", "size", "sides", "transform"),
+    grid(
+        DEPTHWISE,
+        [1, 2],
+        [3, 5],
+        SIDES,
+        TRANSFORMS,
+        default=[
+            (grouped_depthwise, 1, 3, (8, 6), jax.jit),
+            (grouped_depthwise, 2, 5, (7, 9), jax.jit),
+            (grouped_depthwise, 2, 3, (1, 2), jax.jit),
+            (shifted_depthwise, 2, 3, (8, 6), jax.jit),
+            (shifted_depthwise, 2, 5, (8, 6), jax.jit),
+            (shifted_depthwise, 1, 3, (7, 9), jax.jit),
+            (shifted_depthwise, 2, 3, (7, 9), jax.jit),
+            (shifted_depthwise, 1, 5, (1, 2), jax.jit),
+            (depthwise_convolution, 2, 5, (7, 9), jax.jit),
+        ],
+    ),
+)
 def test_depthwise_convolution_agrees_with_scipy(
-    transform, convolve, stride, size, sides
+    convolve, stride, size, sides, transform
 ):
-    maps, kernel = draw_normal(2, *sides, 3), draw_normal(size, size, 1, 3)
+    maps, kernel = draw(2, *sides, 3), draw(size, size, 1, 3)
     expected = np.stack(
         [
             [
@@ -73,7 +109,7 @@ def test_depthwise_convolution_agrees_with_scipy(
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_full_convolution_is_a_sum_of_correlations(stride):
-    maps, kernel = draw_normal(1, 8, 6, 3), draw_normal(3, 3, 3, 2)
+    maps, kernel = draw(1, 8, 6, 3), draw(3, 3, 3, 2)
     expected = np.stack(
         [
             sum(
@@ -90,19 +126,31 @@ def test_full_convolution_is_a_sum_of_correlations(stride):
     np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("transform", CONVOLUTION_TRANSFORMS)
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 3, 7])
-@pytest.mark.parametrize("sides", [(8, 6), (7, 9), (1, 2)])
-def test_symmetric_convolution_has_as_many_zeros_before_as_behind(
-    transform, stride, size, sides
+@pytest.mark.parametrize(
+    ("stride", "size", "sides", "transform"),
+    grid(
+        [1, 2],
+        [1, 3, 7],
+        SIDES,
+        TRANSFORMS,
+        default=[
+            (2, 1, (8, 6), jax.jit),
+            (1, 3, (8, 6), jax.jit),
+            (2, 3, (7, 9), jax.jit),
+            (2, 7, (8, 6), jax.jit),
+            (1, 7, (1, 2), jax.jit),
+        ],
+    ),
+)
+def test_symmetric_convolution_has_as_many_zeros_before_as_after(
+    stride, size, sides, transform
 ):
-    maps, kernel = draw_normal(1, *sides, 2), draw_normal(size, size, 2, 3)
+    maps, kernel = draw(1, *sides, 2), draw(size, size, 2, 3)
     margin = (size - 1) // 2
     padded = np.pad(maps[0].astype(np.float64), [(margin, margin)] * 2 + [(0, 0)])
     expected = np.stack(
         [
-            # In three dimensions: "valid" leaves one place along the channels.
+            # In three dimensions: "valid" leaves one position along the channels.
             scipy.signal.correlate(padded, kernel[..., o].astype(np.float64), "valid")
             for o in range(3)
         ],
@@ -116,8 +164,8 @@ def test_symmetric_convolution_has_as_many_zeros_before_as_behind(
 
 def test_both_kinds_of_padding_agree_where_the_window_is_centred():
     maps, kernel = (
-        jnp.asarray(draw_normal(1, 7, 9, 2)),
-        jnp.asarray(draw_normal(3, 3, 2, 3)),
+        jnp.asarray(draw(1, 7, 9, 2)),
+        jnp.asarray(draw(3, 3, 2, 3)),
     )
     for stride in (1, 2):  # Odd sides: `SAME` needs an even number of zeros, too.
         found = symmetric_padding_convolution(maps, kernel, stride=stride)
@@ -126,13 +174,23 @@ def test_both_kinds_of_padding_agree_where_the_window_is_centred():
 
 
 @pytest.mark.parametrize(
-    "general", [same_padding_convolution, symmetric_padding_convolution]
+    ("general", "stride"),
+    grid(
+        [same_padding_convolution, symmetric_padding_convolution],
+        [1, 2, 3],
+        default=[
+            (same_padding_convolution, 1),
+            (symmetric_padding_convolution, 2),
+            (same_padding_convolution, 3),
+        ],
+    ),
 )
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_pointwise_convolution_is_one_with_a_kernel_of_one_cell(general, stride):
+def test_pointwise_convolution_equals_a_general_one_with_a_kernel_of_one_cell(
+    general, stride
+):
     maps, kernel = (
-        jnp.asarray(draw_normal(2, 4, 5, 6)),
-        jnp.asarray(draw_normal(1, 1, 6, 3)),
+        jnp.asarray(draw(2, 4, 5, 6)),
+        jnp.asarray(draw(1, 1, 6, 3)),
     )
     found = pointwise_convolution(maps, kernel, stride=stride)
     expected = general(maps, kernel, stride=stride)
@@ -140,17 +198,18 @@ def test_pointwise_convolution_is_one_with_a_kernel_of_one_cell(general, stride)
 
 
 @pytest.mark.parametrize("convolve", DEPTHWISE)
-def test_a_unit_impulse_brings_out_the_kernel_turned_by_half_a_circle(convolve):
+def test_a_unit_impulse_gives_the_kernel_rotated_by_180_degrees(convolve):
     impulse = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1)
-    kernel = jnp.asarray(draw_normal(5, 5, 1, 1))
-    found = convolve(impulse, kernel, stride=1)[0, 1:6, 1:6, 0]
+    kernel = jnp.asarray(draw(5, 5, 1, 1))
+    run = jax.jit(convolve, static_argnames="stride")
+    found = run(impulse, kernel, stride=1)[0, 1:6, 1:6, 0]
     np.testing.assert_array_equal(found, kernel[::-1, ::-1, 0, 0])
 
 
 def test_channels_do_not_mix():
     maps, kernel = (
-        jnp.asarray(draw_normal(1, 6, 6, 4)),
-        jnp.asarray(draw_normal(3, 3, 1, 4)),
+        jnp.asarray(draw(1, 6, 6, 4)),
+        jnp.asarray(draw(3, 3, 1, 4)),
     )
     alone = depthwise_convolution(maps[..., 2:3], kernel[..., 2:3], stride=1)
     together = depthwise_convolution(maps, kernel, stride=1)[..., 2:3]
@@ -158,7 +217,7 @@ def test_channels_do_not_mix():
 
 
 @pytest.mark.parametrize(("platform", "grouped"), [("cpu", False), ("cuda", True)])
-def test_the_platform_chooses_when_the_program_is_lowered(platform, grouped):
+def test_the_platform_chooses_the_depthwise_kernel_at_lowering(platform, grouped):
     maps, kernel = jnp.zeros((1, 6, 6, 4)), jnp.zeros((3, 3, 1, 4))
     run = jax.jit(depthwise_convolution, static_argnames="stride")
     traced = run.trace(maps, kernel, stride=1)
@@ -184,40 +243,29 @@ def test_gradients_match_finite_differences(x64):
     maps = jnp.asarray(rng.normal(size=(1, 4, 4, 2)))
     kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 2)))
 
-    def run(maps, kernel):
-        # Finite differences come as NumPy arrays.
-        return depthwise_convolution(*map(jnp.asarray, (maps, kernel)), stride=2)
-
+    run = jax.jit(functools.partial(depthwise_convolution, stride=2))
     check_grads(run, (maps, kernel), order=2, modes=["rev"])
 
 
 def test_vmap_over_pictures_is_the_batch():
     maps, kernel = (
-        jnp.asarray(draw_normal(3, 6, 6, 4)),
-        jnp.asarray(draw_normal(3, 3, 1, 4)),
+        jnp.asarray(draw(3, 6, 6, 4)),
+        jnp.asarray(draw(3, 3, 1, 4)),
     )
-    one = jax.vmap(lambda one: depthwise_convolution(one[None], kernel, stride=2)[0])
+    by_picture = jax.jit(
+        jax.vmap(lambda one: depthwise_convolution(one[None], kernel, stride=2)[0])
+    )
     expected = depthwise_convolution(maps, kernel, stride=2)
-    np.testing.assert_allclose(one(maps), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(by_picture(maps), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("sides", [(2, 3), (3, 4)])
-def test_a_window_without_a_centre_cannot_be_symmetric(sides):
+def test_a_symmetric_convolution_refuses_a_kernel_of_even_sides(sides):
     shown = f"{sides[0]} x {sides[1]}"
     with pytest.raises(ValueError, match=rf"kernel .* odd sides, got {shown}\."):
         symmetric_padding_convolution(
             jnp.zeros((1, 6, 6, 4)), jnp.zeros((*sides, 4, 2)), stride=1
         )
-
-
-TRANSFORMS = [
-    pytest.param(lambda function, **_: function, id="eager"),
-    pytest.param(jax.jit, id="jit"),
-]
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def statistics(channels):
@@ -233,7 +281,7 @@ def test_a_layer_convolves_and_adds_the_bias():
         symmetric_padding_convolution,
         (3, 3, 2, 4),
         stride=2,
-        kernel_init=nnx.initializers.he_normal(),
+        kernel_init=nnx.initializers.ones,
         rngs=nnx.Rngs(0),
     )
     layer.bias.set_value(jnp.arange(4.0))
@@ -259,7 +307,7 @@ def test_folding_multiplies_the_kernel_and_moves_the_bias():
 
 
 @pytest.mark.parametrize("bias", [None, draw(4, seed=2)])
-def test_a_folded_convolution_does_the_norm_as_well(bias):
+def test_a_folded_convolution_includes_the_batch_norm(bias):
     maps, kernel, norm = draw(2, 5, 4, 3), draw(3, 3, 3, 4), statistics(4)
     convolved = symmetric_padding_convolution(
         jnp.asarray(maps), jnp.asarray(kernel), stride=1
@@ -287,7 +335,7 @@ def test_a_folded_convolution_does_the_norm_as_well(bias):
         ({"variance": np.array([np.nan, 1])}, r"variance .* at least 0, got nan\."),
     ],
 )
-def test_a_norm_that_divides_by_nothing_is_refused(change, message):
+def test_a_norm_with_an_impossible_variance_or_epsilon_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         fold_batch_norm(draw(1, 1, 3, 2), **(statistics(2) | change))
 
@@ -301,12 +349,24 @@ def test_folding_leaves_its_arguments_alone():
         np.testing.assert_array_equal(value, before[1][name])
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize(("size", "padding"), [(2, 0), (3, 1), (3, 0)])
-@pytest.mark.parametrize("sides", [(6, 8), (7, 5), (3, 3)])
-def test_pooling_takes_the_largest_of_each_whole_window(
-    transform, size, padding, sides
+@pytest.mark.parametrize(
+    ("window", "sides", "transform"),
+    grid(
+        [(2, 0), (3, 1), (3, 0)],
+        [(6, 8), (7, 5), (3, 3)],
+        TRANSFORMS,
+        default=[
+            ((2, 0), (7, 5), jax.jit),
+            ((3, 1), (6, 8), jax.jit),
+            ((3, 1), (7, 5), jax.jit),
+            ((3, 0), (3, 3), jax.jit),
+        ],
+    ),
+)
+def test_pooling_takes_the_largest_cell_of_each_complete_window(
+    window, sides, transform
 ):
+    size, padding = window
     maps = draw(2, *sides, 3) - 5  # All negative: a zero at the edge would be seen.
     margins = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(maps, margins, constant_values=-np.inf)
@@ -331,11 +391,11 @@ def test_the_gradient_of_a_pooling_goes_to_the_largest_cell():
     np.testing.assert_array_equal(found, maps == largest)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_masking_keeps_what_is_real_and_clears_even_nan(transform):
-    maps = jnp.full((3, 2, 3, 1), jnp.nan).at[:, :1, :2].set(7)
+def test_masking_keeps_real_cells_and_clears_even_nan():
+    maps = np.full((3, 2, 3, 1), np.nan, np.float32)
+    maps[:, :1, :2] = 7
     sizes = jnp.array([[1, 2], [0, 3], [2, 1]])
-    found = transform(mask_padding)(maps, sizes)[..., 0]
+    found = jax.jit(mask_padding)(jnp.asarray(maps), sizes)[..., 0]
     np.testing.assert_array_equal(found[0], [[7, 7, 0], [0, 0, 0]])
     np.testing.assert_array_equal(found[1], 0)
     np.testing.assert_array_equal(found[2], [[7, 0, 0], [np.nan, 0, 0]])

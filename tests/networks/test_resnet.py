@@ -32,7 +32,7 @@ def twins(network, **settings):
     """The network with the weights of its twin, and the twin."""
     twin = torch_twins.resnet_twin(**settings)
     names = {name: torch_twins.resnet_names(name) for name in network.layers()}
-    network = nnx.clone(network)  # Others use it, too.
+    network = nnx.clone(network)  # Other tests share it.
     torch_twins.copy_weights(network, twin, names)
     return network, twin
 
@@ -51,7 +51,9 @@ def assert_maps_agree(found, expected):
         assert gap < 1e-4, (name, gap)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (47, 33)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(64, 64, marks=pytest.mark.full), (47, 33)]
+)
 def test_every_map_agrees_with_the_same_network_in_torch(network, height, width):
     torch = pytest.importorskip("torch", reason=PARITY)
     network, twin = twins(network, **SMALL)
@@ -65,6 +67,7 @@ def test_every_map_agrees_with_the_same_network_in_torch(network, height, width)
     )
 
 
+@pytest.mark.full  # The small network above has a block of each kind.
 def test_the_whole_resnet50_agrees_with_the_one_in_torch():
     torch = pytest.importorskip("torch", reason=PARITY)
     zeros = nnx.initializers.zeros
@@ -100,7 +103,9 @@ def test_the_gradient_in_pixels_agrees_with_the_one_in_torch(network):
     np.testing.assert_allclose(found[:, :33, :36], expected, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 64), (37, 51)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(32, 64, marks=pytest.mark.full), (37, 51)]
+)
 def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
     picture = pixels(height, width, 3)
     canvas = np.full((1, 64, 72, 3), np.nan, np.float32)
@@ -120,9 +125,9 @@ def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
         np.testing.assert_array_equal(found, 0, err_msg=name)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(height=st.integers(32, 64), width=st.integers(32, 72))
-def test_what_lies_beyond_the_picture_is_never_seen(network, height, width):
+def test_the_padding_has_no_influence(network, height, width):
     sizes, picture = jnp.array([[height, width]]), pixels(1, height, width, 3)
     zeros, noise = np.zeros((1, 64, 72, 3), np.float32), pixels(1, 64, 72, 3)[:, ::-1]
     found = []
@@ -140,7 +145,7 @@ def outline():
     return nnx.eval_shape(lambda: ResNet(**shallow, rngs=nnx.Rngs(0)))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(height=st.integers(1, 300), width=st.integers(1, 300))
 def test_real_cells_are_the_ones_that_a_picture_gets_alone(outline, height, width):
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
@@ -166,6 +171,14 @@ def test_the_known_networks_have_the_known_weights(make, weights, layers):
     named = network.layers()
     count = sum(layer.kernel.size + layer.bias.size for layer in named.values())
     assert (len(named), count) == (layers, weights)
+    widths = {name.partition(".")[0]: layer.bias.size for name, layer in named.items()}
+    # The last convolution of each layer sets its channels.
+    assert list(widths.values()) == [64, 256, 512, 1024, 2048]
+
+
+def test_maps_have_the_stated_strides_and_channels():
+    shallow = {"depths": (1, 1, 1, 1), "width": 64}
+    network = nnx.eval_shape(lambda: ResNet(**shallow, rngs=nnx.Rngs(0)))
     shape = jax.ShapeDtypeStruct((2, 224, 256, 3), jnp.uint8)
     pairs = jax.ShapeDtypeStruct((2, 2), jnp.int32)
     maps = jax.eval_shape(lambda n, *a: n(*a), network, shape, pairs)
@@ -197,6 +210,7 @@ def test_the_stride_is_that_of_the_middle_convolution(network):
     }
 
 
+@pytest.mark.full
 def test_eager_and_compiled_answers_agree(network):
     block = network.blocks[1][0]  # With a stride, so a convolution beside the others.
     maps = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8, 16)), jnp.float32)
@@ -227,6 +241,6 @@ def test_gradients_reach_pixels_and_kernels_and_nothing_beyond_the_picture(netwo
         ({"width": 0}, r"width must be at least 1, got 0\."),
     ],
 )
-def test_impossible_shapes_are_refused(settings, message, unchecked):
+def test_impossible_depths_and_widths_are_refused(settings, message, unchecked):
     with pytest.raises(ValueError, match=message):
         ResNet(**settings, rngs=nnx.Rngs(0))

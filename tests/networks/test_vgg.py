@@ -12,8 +12,8 @@ from experiments.speed import _torch_vgg_resnet as torch_twins
 NAMES = tuple(VGG16.strides)
 # Of ImageNet's training pictures, as torchvision states them for 0..1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Places of the convolutions in torchvision's list of layers.
-PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# Positions of the convolutions in torchvision's list of layers.
+POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_every_map_agrees_with_the_same_network_in_torch(network):
         "torch", reason="needs the parity extra: pip install torch==2.13.0"
     )
     twin = torch_twins.vgg16_twin()
-    names = [(f"features.{place}", None) for place in PLACES]
-    network = nnx.clone(network)  # Others use it, too.
+    names = [(f"features.{position}", None) for position in POSITIONS]
+    network = nnx.clone(network)  # Other tests share it.
     torch_twins.copy_weights(
         network, twin, dict(zip(network.layers(), names, strict=True))
     )
@@ -51,7 +51,9 @@ def test_every_map_agrees_with_the_same_network_in_torch(network):
         assert gap < 1e-4, (name, gap)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 32), (37, 50)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(64, 32, marks=pytest.mark.full), (37, 50)]
+)
 def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
     picture = pixels(height, width, 3)
     canvas = np.full((1, 64, 64, 3), np.nan, np.float32)
@@ -76,7 +78,7 @@ def outline():
     return nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(height=st.integers(32, 300), width=st.integers(32, 300))
 def test_real_cells_are_the_ones_that_a_picture_gets_alone(outline, height, width):
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
@@ -107,6 +109,7 @@ def test_layers_are_the_convolutions_by_name(network):
     assert layers["conv5_3"].kernel.shape == (3, 3, 512, 512)
 
 
+@pytest.mark.full
 def test_eager_and_compiled_answers_agree(network):
     images, sizes = jnp.asarray(pixels(1, 64, 64, 3)), jnp.array([[33, 64]])
     eager = network(images, sizes)
@@ -139,15 +142,15 @@ def test_gradients_reach_pixels_and_kernels_and_nothing_beyond_the_picture(netwo
         assert bool((layer.bias[...] != 0).any()) == reached, name
 
 
-def test_an_own_scaling_takes_the_place_of_the_usual_one(network):
+def test_a_custom_scaling_replaces_the_usual_one(network):
     # Mean 10 and std 2 on x is the usual scaling on what gives the same numbers.
-    own = nnx.clone(network)
-    own.scaling = PixelScaling(mean=(10.0, 10.0, 10.0), std=(2.0, 2.0, 2.0))
+    custom = nnx.clone(network)
+    custom.scaling = PixelScaling(mean=(10.0, 10.0, 10.0), std=(2.0, 2.0, 2.0))
     images, sizes = jnp.asarray(pixels(1, 32, 32, 3)), jnp.array([[32, 32]])
     mean, std = (
         255 * np.array(numbers, np.float32)[None, None, None] for numbers in (MEAN, STD)
     )
     moved = (images - 10) / 2 * std + mean
-    found = forward(own, images, sizes, names=("conv1_1",))["conv1_1"]
+    found = forward(custom, images, sizes, names=("conv1_1",))["conv1_1"]
     expected = forward(network, moved, sizes, names=("conv1_1",))["conv1_1"]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
+from finite_differences import check_gradient
 
-from diffjax.ranking import hello_neighbor, nearest_neighbors, rank
+from diffjax.ranking import hello_neighbor, nearest_neighbors
 
 
 def descriptors(vectors, ids):
@@ -74,7 +74,7 @@ def on_circle(degrees):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("k", [0, 4, 60])
+@pytest.mark.parametrize("k", [4, 60, pytest.param(0, marks=pytest.mark.full)])
 def test_agrees_with_the_definition_in_sets(clusters, k):
     images, queries = clusters
     got = hello_neighbor(
@@ -84,14 +84,13 @@ def test_agrees_with_the_definition_in_sets(clusters, k):
     np.testing.assert_allclose(got, greeted(images, queries, k), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.usefixtures("x64")
 def test_agrees_with_the_definition_on_images_of_several_regions(collection):
+    # In single precision, with the default of ten neighbours.
     vectors, ids, queries, query_ids = collection
-    got = hello_neighbor(
-        jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k=4
-    )
-    expected = greeted(descriptors(vectors, ids), descriptors(queries, query_ids), 4)
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+    got = hello_neighbor(*single(collection))
+    assert got.dtype == jnp.float32
+    expected = greeted(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_some_sets_grow_and_some_do_not(clusters):
@@ -106,14 +105,16 @@ def test_finds_the_neighbours_of_close_images_before_what_is_near_the_query():
     # which has others of its own near it.
     images = on_circle([10, 20, 30, -25, -26, -27])
     arguments = images, np.arange(6), on_circle([0]), np.arange(1)
-    assert rank(nearest_neighbors(*arguments))[:4, 0].tolist() == [0, 1, 3, 4]
+    near = np.asarray(nearest_neighbors(*arguments))[:, 0]
+    assert np.argsort(-near)[:4].tolist() == [0, 1, 3, 4]
     got = hello_neighbor(*arguments, k=2)
     # N(q) = {0, 1}; image 0 has {1, 2} near it, the last at 20 degrees, so the query
     # at 10 is welcome; image 1 has {0, 2}, both at 10, and not the query at 20. So
     # R(q) = {0}, and R(0) = {1, 2} shares nothing with it.
-    assert np.flatnonzero(np.asarray(got[:, 0]) > 1.5).tolist() == [0]
+    got = np.asarray(got)[:, 0]
+    assert np.flatnonzero(got > 1.5).tolist() == [0]
     # Similarity to the middle of 0 and 10 degrees: 30 degrees comes before -25.
-    assert rank(got)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.argsort(-got).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_set_that_lies_by_half_in_the_close_set_is_added():
@@ -138,21 +139,15 @@ def test_without_neighbours_it_is_nearest_neighbours(collection):
     )
 
 
-def test_the_default_is_ten_neighbours(collection):
-    arguments = single(collection)
-    np.testing.assert_array_equal(
-        hello_neighbor(*arguments), hello_neighbor(*arguments, k=10)
-    )
-
-
 def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
     vectors, ids, queries, query_ids = single(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
     new = np.repeat(np.arange(24), np.bincount(ids)[order])
+    moved_vectors = jnp.asarray(np.asarray(vectors)[moved])
     np.testing.assert_allclose(
-        hello_neighbor(vectors[moved], new, queries, query_ids),
-        hello_neighbor(vectors, ids, queries, query_ids)[order],
+        hello_neighbor(moved_vectors, new, queries, query_ids),
+        np.asarray(hello_neighbor(vectors, ids, queries, query_ids))[order],
         rtol=1e-5,
         atol=1e-6,
     )
@@ -160,18 +155,19 @@ def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
 
 def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
     vectors, ids, queries, query_ids = single(collection)
-    together = hello_neighbor(vectors, ids, queries, query_ids)
+    together = np.asarray(hello_neighbor(vectors, ids, queries, query_ids))
+    # Queries 0 and 4 have one region each: one program for both.
     for query in (0, 4):
-        own = queries[np.flatnonzero(query_ids == query)]
-        alone = hello_neighbor(vectors, ids, own, np.zeros(len(own), int))
-        np.testing.assert_allclose(
-            alone[:, 0], together[:, query], rtol=1e-5, atol=1e-6
-        )
+        region = jnp.asarray(np.asarray(queries)[query_ids == query])
+        alone = hello_neighbor(vectors, ids, region, np.zeros(1, int))
+        np.testing.assert_allclose(alone, together[:, [query]], rtol=1e-5, atol=1e-6)
 
 
 def test_one_image_is_close_to_every_query():
     # It has no others near it, so that any query is among its nearest.
-    got = hello_neighbor(jnp.eye(2)[:1], np.arange(1), jnp.eye(2), np.arange(2))
+    eye = np.eye(2, dtype=np.float32)
+    image, queries = jnp.asarray(eye[:1]), jnp.asarray(eye)
+    got = hello_neighbor(image, np.arange(1), queries, np.arange(2))
     np.testing.assert_allclose(got, [[4, 3]])
 
 
@@ -180,23 +176,29 @@ def test_any_query_is_a_neighbour_of_images_that_have_fewer_than_k_others():
     arguments = images, np.arange(3), on_circle([120]), np.arange(1)
     cosines = np.cos(np.deg2rad([120, 115, 109]))
     got = hello_neighbor(*arguments, k=3)
-    np.testing.assert_allclose(got[:, 0], 3 + cosines, rtol=1e-6)
-    # With two others each, none of them has a place for it.
-    got = hello_neighbor(*arguments, k=2)
-    np.testing.assert_allclose(got[:, 0], cosines, rtol=1e-5)
+    np.testing.assert_allclose(got, 3 + cosines[:, None], rtol=1e-6)
+
+
+def test_a_query_is_no_neighbour_of_images_that_have_k_nearer_others():
+    degrees = np.array([0, 5, 11, 180, 185, 191])
+    case = on_circle(degrees), np.arange(6), on_circle([120]), np.arange(1)
+    got = hello_neighbor(*case, k=2)
+    expected = np.cos(np.deg2rad(degrees - 120))
+    np.testing.assert_allclose(got, expected[:, None], rtol=1e-5)
 
 
 def test_of_more_duplicates_than_neighbours_the_first_are_the_neighbours():
     # Five images are one vector, which the query is; each one's 2 neighbours are the
     # first two of the others, so that R(0) = {1, 2}, R(1) = {0, 2} and R(2) = {0, 1}.
-    images = jnp.eye(3)[np.array([0, 0, 0, 0, 0, 1])]
-    got = hello_neighbor(images, np.arange(6), jnp.eye(3)[:1], np.arange(1), k=2)
+    eye = np.eye(2, dtype=np.float32)
+    images, query = jnp.asarray(eye[[0, 0, 0, 0, 0, 1]]), jnp.asarray(eye[:1])
+    got = np.asarray(hello_neighbor(images, np.arange(6), query, np.arange(1), k=2))
     np.testing.assert_allclose(got[:, 0], [4, 4, 4, 1, 1, 0])
 
 
 def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
     arguments = single(collection)
-    got = hello_neighbor(*arguments, num_images=26, num_queries=6)
+    got = np.asarray(hello_neighbor(*arguments, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
     expected = hello_neighbor(*arguments)
@@ -205,8 +207,9 @@ def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(colle
 
 def test_no_query_and_no_image_are_allowed(collection):
     vectors, ids, queries, query_ids = single(collection)
-    assert hello_neighbor(vectors, ids, queries[:0], query_ids[:0]).shape == (24, 0)
-    assert hello_neighbor(vectors[:0], ids[:0], queries, query_ids).shape == (0, 5)
+    nothing = jnp.asarray(np.zeros((0, 12), np.float32))
+    assert hello_neighbor(vectors, ids, nothing, ids[:0]).shape == (24, 0)
+    assert hello_neighbor(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
 def test_compiled_and_traced_ids_give_the_same(collection):
@@ -225,21 +228,20 @@ def test_the_gradient_given_the_close_set_matches_finite_differences(collection)
     vectors, ids, queries, query_ids = collection
 
     def score(vectors, queries):
-        vectors, queries = jnp.asarray(vectors), jnp.asarray(queries)
         return hello_neighbor(vectors, ids, queries, query_ids, k=4)
 
-    arrays = jnp.asarray(vectors), jnp.asarray(queries)
-    check_grads(score, arrays, order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
+    check_gradient(score, (vectors, queries))
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_rejects_bad_arguments():
-    good = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    eye, ids = jnp.asarray(np.eye(3, dtype=np.float32)), np.arange(3)
+    good = eye, ids, eye, ids
     with pytest.raises(ValueError, match="k must be at least 0, got -1"):
         hello_neighbor(*good, k=-1)
     with pytest.raises(ValueError, match="image_ids must start at 0, got 1"):
         hello_neighbor(good[0], np.arange(1, 4), *good[2:])
     with pytest.raises(ValueError, match="the database's 3 dimensions, got 2"):
-        hello_neighbor(*good[:2], jnp.eye(2), np.arange(2))
+        hello_neighbor(*good[:2], jnp.asarray(np.eye(2, dtype=np.float32)), ids[:2])
     with pytest.raises(ValueError, match="num_images must be given under jit"):
         jax.jit(hello_neighbor)(*(jnp.asarray(a) for a in good))

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffjax.ranking import _k_reciprocal as _reciprocal
-from diffjax.ranking import k_reciprocal, nearest_neighbors, rank
+from diffjax.ranking import _k_reciprocal, k_reciprocal, nearest_neighbors
+
+EYE = jnp.asarray(np.eye(3, dtype=np.float32))
 
 
 def descriptors(vectors, ids):
@@ -43,8 +44,9 @@ def one_query(images, query, k1, k2, lam):
             weights[p, g] = np.exp(-distance[p, g])
         weights[p] /= weights[p].sum()
     averaged = np.array([weights[order[p, :k2]].mean(0) for p in range(len(order))])
-    own = averaged[-1]
-    smaller, larger = np.minimum(own, averaged), np.maximum(own, averaged)
+    of_query = averaged[-1]
+    smaller = np.minimum(of_query, averaged)
+    larger = np.maximum(of_query, averaged)
     jaccard = 1 - smaller.sum(1) / larger.sum(1)
     return (1 - (1 - lam) * jaccard - lam * distance[-1])[:-1]
 
@@ -88,7 +90,7 @@ def single(collection):
     [
         {},
         {"k1": 1, "k2": 1},
-        {"k1": 5, "k2": 3, "lam": 0.0},
+        pytest.param({"k1": 5, "k2": 3, "lam": 0.0}, marks=pytest.mark.full),
         {"k1": 7, "k2": 12, "lam": 0.7},
         {"k1": 30},
         {"k1": 200, "k2": 200},
@@ -115,8 +117,9 @@ def test_agrees_with_the_definition_on_images_of_several_regions(collection):
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    k1=st.sampled_from([1, 4, 7, 40]),
-    k2=st.sampled_from([1, 2, 6]),
+    # Widths of the lists that other tests have, but for one.
+    k1=st.sampled_from([1, 7, 40]),
+    k2=st.sampled_from([1, 12]),
     lam=st.floats(0, 1),
 )
 def test_any_collection_agrees_with_the_definition(seed, k1, k2, lam):
@@ -140,7 +143,9 @@ def test_with_the_original_distance_alone_the_order_is_nearest_neighbours(collec
     arguments = single(collection)
     got = np.asarray(k_reciprocal(*arguments, lam=1))
     similar = np.asarray(nearest_neighbors(*arguments))
-    np.testing.assert_array_equal(rank(jnp.asarray(got)), rank(jnp.asarray(similar)))
+    np.testing.assert_array_equal(
+        np.argsort(-got, axis=0), np.argsort(-similar, axis=0)
+    )
     expected = 1 - (1 - similar) / (1 - similar).max(0)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -151,10 +156,10 @@ def test_finds_what_shares_neighbours_before_what_is_near_the_query():
     degrees = np.deg2rad([6, 10, 14, 18, 24, -20, -22, -24, -26, -28])
     images = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
     query = np.array([[1, 0]], np.float32)
-    near = rank(jnp.asarray(images @ query.T))[:, 0].tolist()
-    assert near.index(5) < near.index(4)
-    found = rank(jnp.asarray(scores(images, query, k1=4, k2=2)))[:, 0].tolist()
-    assert set(found[:5]) == {0, 1, 2, 3, 4}
+    similarities = (images @ query.T)[:, 0]
+    assert similarities[5] > similarities[4]
+    order = np.argsort(-scores(images, query, k1=4, k2=2)[:, 0])
+    assert set(order[:5].tolist()) == {0, 1, 2, 3, 4}
 
 
 def test_another_order_of_the_images_gives_the_scores_in_that_order():
@@ -177,7 +182,7 @@ def test_a_query_gets_the_same_scores_alone_and_among_others():
 
 
 def test_rows_in_blocks_agree_with_the_definition(monkeypatch):
-    monkeypatch.setattr(_reciprocal, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(_k_reciprocal, "_BLOCK_ROWS", 7)
     images, queries = clustered(29, 4)  # Of no other test, which keeps its programs.
     got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
     np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
@@ -215,7 +220,7 @@ def test_a_query_far_from_all_images_changes_the_scale_of_their_distances():
 
 def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
     arguments = single(collection)
-    got = k_reciprocal(*arguments, k1=6, num_images=26, num_queries=6)
+    got = np.asarray(k_reciprocal(*arguments, k1=6, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
     expected = k_reciprocal(*arguments, k1=6)
@@ -223,8 +228,9 @@ def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(colle
 
 
 def test_no_query_and_no_image_are_allowed():
-    assert scores(jnp.eye(3), jnp.zeros((0, 3))).shape == (3, 0)
-    assert scores(jnp.zeros((0, 3)), jnp.eye(3)).shape == (0, 3)
+    eye = np.eye(3, dtype=np.float32)
+    assert scores(eye, eye[:0]).shape == (3, 0)
+    assert scores(eye[:0], eye).shape == (0, 3)
 
 
 def test_the_arguments_are_left_as_they_are():
@@ -236,7 +242,7 @@ def test_the_arguments_are_left_as_they_are():
 
 
 def test_refuses_to_be_traced():
-    arguments = jnp.eye(3), jnp.arange(3), jnp.eye(3), jnp.arange(3)
+    arguments = EYE, jnp.asarray(np.arange(3)), EYE, jnp.asarray(np.arange(3))
     with pytest.raises(ValueError, match="got traced ones: k_reciprocal runs on the"):
         jax.jit(lambda *a: k_reciprocal(*a, num_images=3, num_queries=3))(*arguments)
     with pytest.raises(ValueError, match="got traced ones"):
@@ -256,18 +262,18 @@ def test_refuses_to_be_traced():
     ],
 )
 def test_rejects_bad_settings(chosen, complaint):
-    arguments = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    arguments = EYE, np.arange(3), EYE, np.arange(3)
     with pytest.raises(ValueError, match=complaint):
         k_reciprocal(*arguments, **chosen)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_rejects_bad_vectors_and_ids():
-    good = jnp.eye(3), np.arange(3), jnp.eye(3), np.arange(3)
+    good = EYE, np.arange(3), EYE, np.arange(3)
     with pytest.raises(ValueError, match="image_ids must start at 0, got 1"):
         k_reciprocal(good[0], np.arange(1, 4), *good[2:])
     with pytest.raises(ValueError, match="the database's 3 dimensions, got 2"):
-        k_reciprocal(*good[:2], jnp.eye(2), np.arange(2))
+        k_reciprocal(*good[:2], jnp.asarray(np.eye(2, dtype=np.float32)), np.arange(2))
     double = [np.eye(3), *good[1:]]
     with pytest.raises(ValueError, match="vectors must be float32 here, got float64"):
         k_reciprocal(*double)

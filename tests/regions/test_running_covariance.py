@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf_shrinkage as by_scikit_learn
 
-from diffjax.regions import _running_covariance as _moments
+from diffjax.regions import _running_covariance
 from diffjax.regions._running_covariance import (
     RunningCovariance,
     ledoit_wolf_shrinkage,
@@ -39,12 +39,12 @@ def backend(request, monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(_moments, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(_running_covariance, "_BLOCK_ROWS", 64)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 300])
-def test_they_are_what_numpy_finds_in_double_precision(
+def test_moments_agree_with_numpy_in_double_precision(
     count, kind, small_blocks, backend
 ):
     vectors = draw(0, count)
@@ -56,21 +56,21 @@ def test_they_are_what_numpy_finds_in_double_precision(
     assert got.dtype == np.float32
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     cuts=st.lists(st.integers(0, 60), max_size=6),
     scale=st.sampled_from([1e-20, 1.0, 1e18]),
     data=st.data(),
 )
-def test_parts_in_any_order_give_the_moments_of_the_whole(seed, cuts, scale, data):
+def test_shards_merged_in_any_order_give_the_moments_of_all(seed, cuts, scale, data):
     vectors = draw(seed, 60) * np.float32(scale)
-    parts = [running_covariance(part) for part in np.split(vectors, sorted(cuts))]
-    while len(parts) > 1:
-        first = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
-        place = data.draw(st.integers(0, len(parts) - 1))
-        parts[place] = merge_covariances(parts[place], first)
-    assert_close(parts[0], running_covariance(vectors))
+    shards = [running_covariance(shard) for shard in np.split(vectors, sorted(cuts))]
+    while len(shards) > 1:
+        shard = shards.pop(data.draw(st.integers(0, len(shards) - 1)))
+        other = data.draw(st.integers(0, len(shards) - 1))
+        shards[other] = merge_covariances(shards[other], shard)
+    assert_close(shards[0], running_covariance(vectors))
 
 
 def test_two_single_vectors_by_hand(backend):
@@ -81,7 +81,7 @@ def test_two_single_vectors_by_hand(backend):
     np.testing.assert_array_equal(both.scatter_matrix, [[2, 4], [4, 8]])
 
 
-def test_no_vectors_change_nothing():
+def test_merging_no_vectors_changes_nothing():
     none, some = running_covariance(draw(0, 0)), running_covariance(draw(0, 9))
     assert none.count == 0
     for both in merge_covariances(none, some), merge_covariances(some, none):
@@ -98,7 +98,7 @@ def test_equal_vectors_far_from_zero_have_no_scatter(backend):
 
 
 @pytest.mark.usefixtures("x64")
-def test_of_two_types_the_coarser_is_kept():
+def test_merging_keeps_the_coarser_of_two_types():
     double, single = (
         running_covariance(draw(0, 9).astype(np.float64)),
         running_covariance(draw(0, 9)),
@@ -137,7 +137,7 @@ def test_the_program_compiled_without_and_with_double_precision_is_the_same(back
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_has_no_moments_is_refused(small_blocks, backend):
+def test_rejects_vectors_without_moments(small_blocks, backend):
     vectors = draw(0, 200)
     with pytest.raises(ValueError, match="vectors must be float32 here, got float64"):
         running_covariance(vectors.astype(np.float64))

@@ -16,7 +16,7 @@ RESULT = {"method": "global k-NN", "mean_ap": 0.5, "low": 0.4, "high": 0.6}
 
 
 def git(folder, *words):
-    """Runs git as nobody in particular, away from this user's settings."""
+    """Runs git with a made-up author and without the user's settings."""
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     program = shutil.which("git")
     if program is None:
@@ -41,7 +41,7 @@ def clone(tmp_path):
     return tmp_path
 
 
-def test_what_is_appended_is_read_back_in_order(tmp_path):
+def test_records_are_read_back_in_order(tmp_path):
     path = tmp_path / "made" / "on_demand.jsonl"
     wanted = [{"b": i, "a": [1.5, None, True, "é\n"]} for i in range(3)]
     for record in wanted:
@@ -50,7 +50,7 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
     assert path.read_text().splitlines()[0].startswith('{"b": ')
 
 
-def test_record_holds_what_was_given_and_where_it_was_computed(tmp_path):
+def test_a_record_holds_its_arguments_and_the_environment(tmp_path):
     record = make_record("demo", settings={"k": 50}, results=[RESULT], seed=7)
     append_record(tmp_path / "demo.jsonl", record)
     (read,) = read_records(tmp_path / "demo.jsonl")
@@ -65,26 +65,26 @@ def test_record_holds_what_was_given_and_where_it_was_computed(tmp_path):
 
 
 def test_environment_names_versions_and_devices():
-    got = environment()
-    assert got["versions"]["jax"] == jax.__version__
-    assert got["versions"]["numpy"] == np.__version__
-    assert got["versions"]["python"] == platform.python_version()
-    assert set(got["versions"]) == {
+    system = environment()
+    assert system["versions"]["jax"] == jax.__version__
+    assert system["versions"]["numpy"] == np.__version__
+    assert system["versions"]["python"] == platform.python_version()
+    assert set(system["versions"]) == {
         *("diffjax", "faiss", "flax", "jax", "jaxlib", "numpy", "python"),
         *("opencv", "pillow", "scikit-image"),
     }
-    assert got["device"] == jax.devices()[0].device_kind
-    assert got["device_count"] == jax.device_count()
-    assert got["cpu_count"] == os.cpu_count()
-    assert got["time"].endswith("+00:00")
+    assert system["device"] == jax.devices()[0].device_kind
+    assert system["device_count"] == jax.device_count()
+    assert system["cpu_count"] == os.cpu_count()
+    assert system["time"].endswith("+00:00")
 
 
 def test_environment_names_no_machine_and_no_folder():
-    got = environment()
-    assert set(got) == {
+    system = environment()
+    assert set(system) == {
         *("versions", "device", "device_count", "cpu_count", "commit", "time")
     }
-    assert os.sep not in json.dumps(got | {"device": None})
+    assert os.sep not in json.dumps(system | {"device": None})
 
 
 def test_missing_package_has_no_version():
@@ -95,7 +95,7 @@ def test_commit_is_that_of_the_tree(clone):
     assert records._commit(clone) == git(clone, "rev-parse", "HEAD")
 
 
-def test_tag_does_not_take_the_commits_place(clone):
+def test_a_tag_does_not_replace_the_commit(clone):
     git(clone, "tag", "-a", "v1", "-m", "one")
     assert records._commit(clone) == git(clone, "rev-parse", "HEAD")
 
@@ -106,10 +106,10 @@ def test_changed_tree_is_marked_dirty(clone):
 
 
 def test_a_record_does_not_make_the_tree_of_the_next_one_dirty(clone):
-    (clone / "found.jsonl").write_text("{}\n")
+    (clone / "results.jsonl").write_text("{}\n")
     git(clone, "add", ".")
     git(clone, "commit", "-m", "record")
-    (clone / "found.jsonl").write_text("{}\n{}\n")
+    (clone / "results.jsonl").write_text("{}\n{}\n")
     assert records._commit(clone) == git(clone, "rev-parse", "HEAD")
 
 
@@ -119,7 +119,7 @@ def test_folder_inside_a_foreign_repository_has_no_commit(clone):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_refuses_what_is_not_finite_and_names_its_place(tmp_path, bad):
+def test_values_that_are_not_finite_are_refused_with_their_path(tmp_path, bad):
     path = tmp_path / "records.jsonl"
     with pytest.raises(ValueError, match=r"record\.results\[1\]\.mean_ap must be fin"):
         append_record(path, {"results": [RESULT, {"mean_ap": bad}]})
@@ -127,26 +127,26 @@ def test_refuses_what_is_not_finite_and_names_its_place(tmp_path, bad):
 
 
 @pytest.mark.parametrize("bad", [np.float32(0.5), np.ones(2), {1, 2}, b"bytes"])
-def test_refuses_what_json_does_not_know(bad):
+def test_values_other_than_json_are_refused(bad):
     with pytest.raises(ValueError, match=r"record\.settings\.k must be a JSON value"):
         make_record("demo", settings={"k": bad}, results=[RESULT], seed=0)
 
 
-def test_refuses_keys_that_are_no_text(tmp_path):
+def test_keys_other_than_text_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must have text as keys, got 1"):
         append_record(tmp_path / "records.jsonl", {"results": {1: 2}})
 
 
-def test_refuses_an_experiment_without_results():
+def test_an_experiment_without_results_is_refused():
     with pytest.raises(ValueError, match="results must hold at least one entry"):
         make_record("demo", settings={}, results=[], seed=0)
 
 
-def test_what_a_result_has_keeps_its_order(tmp_path):
+def test_keys_of_a_record_keep_their_order(tmp_path):
     append_record(tmp_path / "x.jsonl", {"b": 1, "a": {"z": 1, "c": 2}})
-    (found,) = read_records(tmp_path / "x.jsonl")
-    assert list(found) == ["b", "a"]
-    assert list(found["a"]) == ["z", "c"]
+    (record,) = read_records(tmp_path / "x.jsonl")
+    assert list(record) == ["b", "a"]
+    assert list(record["a"]) == ["z", "c"]
 
 
 def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ from diffjax.weights._checkpoint import select_state_dict, to_native_array
 A, B = np.zeros(2), np.ones(3)
 
 
-def choose(contents):
-    """The chosen tensors and the extras."""
+def select(contents):
+    """The selected tensors and the extras."""
     tensors, extras, source = select_state_dict(contents, source="file")
     assert source == "file"
     return tensors, extras
@@ -43,8 +43,8 @@ def choose(contents):
     ],
     ids=str,
 )
-def test_the_dict_of_weights_is_found(contents, tensors, extras):
-    found, rest = choose(contents)
+def test_the_state_dict_is_selected(contents, tensors, extras):
+    found, rest = select(contents)
     assert list(found) == list(tensors)
     for name, array in tensors.items():
         assert found[name] is array
@@ -64,9 +64,9 @@ def test_the_dict_of_weights_is_found(contents, tensors, extras):
     ],
     ids=str,
 )
-def test_contents_without_one_dict_of_weights_are_refused(contents, message):
+def test_contents_without_exactly_one_state_dict_are_refused(contents, message):
     with pytest.raises(ValueError, match=message):
-        choose(contents)
+        select(contents)
 
 
 @given(
@@ -76,14 +76,14 @@ def test_contents_without_one_dict_of_weights_are_refused(contents, message):
     ),
     st.booleans(),
 )
-def test_an_array_of_ones_own_has_the_same_numbers(array, transposed):
+def test_a_native_array_has_the_same_numbers(array, transposed):
     view = array.T if transposed else array
-    own = to_native_array(view)
-    np.testing.assert_array_equal(own, view)
-    assert own.flags.c_contiguous
-    assert own.flags.writeable
-    assert own.dtype.isnative
-    assert own.dtype.kind == view.dtype.kind
+    native = to_native_array(view)
+    np.testing.assert_array_equal(native, view)
+    assert native.flags.c_contiguous
+    assert native.flags.writeable
+    assert native.dtype.isnative
+    assert native.dtype.kind == view.dtype.kind
     half = view.dtype.newbyteorder("=") == np.float16
-    assert own.dtype.itemsize == (4 if half else view.dtype.itemsize)
-    assert not np.shares_memory(own, array)
+    assert native.dtype.itemsize == (4 if half else view.dtype.itemsize)
+    assert not np.shares_memory(native, array)

@@ -1,4 +1,5 @@
 import collections
+import functools
 import re
 
 import jax
@@ -46,7 +47,7 @@ def resnet_tensors():
         tensors[f"{name}.weight"] = rng.uniform(0.5, 1.5, size)
         tensors[f"{name}.bias"] = rng.normal(size=size)
         tensors[f"{name}.running_mean"] = rng.normal(size=size)
-        # As small as epsilon, here and there: it must be the right one.
+        # Some are as small as epsilon, which must therefore be the right one.
         tensors[f"{name}.running_var"] = rng.choice([1e-5, 0.5, 2.0], size)
         tensors[f"{name}.num_batches_tracked"] = np.array(7)
     return {
@@ -57,62 +58,70 @@ def resnet_tensors():
 
 def in_cirtorch_names(tensors, prefix):
     """The children of torchvision's network in a row: conv1, bn1, ReLU, pooling, ..."""
-    places = {"conv1": 0, "bn1": 1} | {f"layer{k}": k + 3 for k in (1, 2, 3, 4)}
+    positions = {"conv1": 0, "bn1": 1} | {f"layer{k}": k + 3 for k in (1, 2, 3, 4)}
     renamed = {}
     for name, tensor in tensors.items():
         child, _, rest = name.partition(".")
-        renamed[f"{prefix}{places[child]}.{rest}"] = tensor
+        renamed[f"{prefix}{positions[child]}.{rest}"] = tensor
     return renamed
 
 
-@jax.jit
 def unfolded_maps(tensors, pixels):
-    """The ResNet's maps by explicit batch norms, channels last only at the end."""
+    """The ResNet's maps by explicit batch norms, in NumPy and float64."""
+
+    def windows(x, size, stride):
+        view = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
+        return view[:, ::stride, ::stride]
+
+    def pad(x, size, value=0.0):
+        margin = (size // 2,) * 2
+        return np.pad(x, ((0, 0), margin, margin), constant_values=value)
 
     def convolve(x, name, stride=1):
-        kernel = tensors[f"{name}.weight"]
-        pad = [(kernel.shape[2] // 2,) * 2] * 2
-        return jax.lax.conv_general_dilated(
-            *(x, kernel, (stride, stride), pad),
-            dimension_numbers=("NCHW", "OIHW", "NCHW"),
-            precision=jax.lax.Precision.HIGHEST,
-        )
+        kernel = tensors[f"{name}.weight"].astype(np.float64)
+        size = kernel.shape[2]
+        inputs = windows(pad(x, size), size, stride)
+        return np.tensordot(kernel, inputs, axes=((1, 2, 3), (0, 3, 4)))
 
     def normalise(x, name):
         gain, offset, mean, variance = (
-            tensors[f"{name}.{part}"][None, :, None, None]
-            for part in ("weight", "bias", "running_mean", "running_var")
+            tensors[f"{name}.{key}"].astype(np.float64)[:, None, None]
+            for key in ("weight", "bias", "running_mean", "running_var")
         )
-        return (x - mean) / jnp.sqrt(variance + 1e-5) * gain + offset
+        return (x - mean) / np.sqrt(variance + 1e-5) * gain + offset
 
-    x = pixels.transpose(2, 0, 1)[None]
-    x = jax.nn.relu(normalise(convolve(x, "conv1", 2), "bn1"))
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(normalise(convolve(pixels.transpose(2, 0, 1), "conv1", 2), "bn1"))
     maps = {"conv1": x}
-    x = maps["pool1"] = jax.lax.reduce_window(
-        *(x, -jnp.inf, jax.lax.max, (1, 1, 3, 3), (1, 1, 2, 2)),
-        ((0, 0), (0, 0), (1, 1), (1, 1)),
-    )
+    x = maps["pool1"] = windows(pad(x, 3, -np.inf), 3, 2).max((3, 4))
     for number, depth in enumerate(DEPTHS, start=1):
         for block in range(depth):
             at = f"layer{number}.{block}."
             stride = STRIDES[str(number)] if block == 0 else 1
-            y = jax.nn.relu(normalise(convolve(x, f"{at}conv1"), f"{at}bn1"))
-            y = jax.nn.relu(normalise(convolve(y, f"{at}conv2", stride), f"{at}bn2"))
+            y = relu(normalise(convolve(x, f"{at}conv1"), f"{at}bn1"))
+            y = relu(normalise(convolve(y, f"{at}conv2", stride), f"{at}bn2"))
             y = normalise(convolve(y, f"{at}conv3"), f"{at}bn3")
             if block == 0:
                 x = convolve(x, f"{at}downsample.0", stride)
                 x = normalise(x, f"{at}downsample.1")
-            x = jax.nn.relu(x + y)
+            x = relu(x + y)
         maps[f"layer{number}"] = x
-    return {name: x[0].transpose(1, 2, 0) for name, x in maps.items()}
+    return {name: x.transpose(1, 2, 0) for name, x in maps.items()}
+
+
+@functools.cache
+def _narrow_shapes():
+    return nnx.eval_shape(lambda: ResNet(depths=DEPTHS, width=WIDTH, rngs=nnx.Rngs(0)))
 
 
 def narrow_resnet():
-    ones = nnx.initializers.ones
-    return ResNet(depths=DEPTHS, width=WIDTH, kernel_init=ones, rngs=nnx.Rngs(0))
+    """A narrow ResNet of shapes alone, which `fill_network` gives weights."""
+    return nnx.clone(_narrow_shapes())
 
 
-def test_a_resnet_in_every_naming_gives_the_maps_of_explicit_batch_norms(
+def test_a_resnet_of_every_name_map_gives_the_maps_of_explicit_batch_norms(
     resnet_tensors,
 ):
     tables = {table.name: table for table in resnet_name_maps(DEPTHS)}
@@ -124,12 +133,12 @@ def test_a_resnet_in_every_naming_gives_the_maps_of_explicit_batch_norms(
     assert set(files) == set(tables)
     image = np.random.default_rng(1).integers(0, 256, (48, 72, 3)).astype(np.uint8)
     colours = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    expected = unfolded_maps(resnet_tensors, colours.astype(np.float32))
+    expected = unfolded_maps(resnet_tensors, colours)
     images, sizes = jnp.asarray(image[None]), jnp.array([[48, 72]])
     names = tuple(ResNet.strides)
-    for naming, tensors in files.items():
+    for table_name, tensors in files.items():
         network = narrow_resnet()
-        fill_network(network, tensors, tables[naming])
+        fill_network(network, tensors, tables[table_name])
         found = forward(network, images, sizes, names=names)
         for name in names:
             scale = np.abs(expected[name]).max()
@@ -137,7 +146,7 @@ def test_a_resnet_in_every_naming_gives_the_maps_of_explicit_batch_norms(
                 *(found[name][0], expected[name]),
                 rtol=0,
                 atol=1e-5 * scale,
-                err_msg=f"{naming} {name}",
+                err_msg=f"{table_name} {name}",
             )
 
 
@@ -155,13 +164,18 @@ def test_every_tensor_is_used_once_or_listed_as_unused(resnet_tensors, unchecked
         assert used[name] == (not table.is_ignored(name)), name
 
 
-def test_filling_gives_the_same_network_whatever_it_held_before(resnet_tensors):
+def test_filling_gives_the_same_network_whatever_weights_it_had(resnet_tensors):
     (table, *_) = resnet_name_maps(DEPTHS)
-    drawn = narrow_resnet()
-    empty = nnx.eval_shape(narrow_resnet)
-    for network in (drawn, empty):
-        fill_network(network, resnet_tensors, table)
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(drawn), nnx.state(empty))
+    network = narrow_resnet()
+    fill_network(network, resnet_tensors, table)
+    first = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network))]
+    for layer in network.layers().values():
+        for parameter in (layer.kernel, layer.bias):
+            parameter.set_value(jnp.asarray(np.asarray(parameter[...]) + 1))
+    fill_network(network, resnet_tensors, table)
+    second = jax.tree.leaves(nnx.state(network))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_folding_is_done_in_double_precision(resnet_tensors):
@@ -213,7 +227,7 @@ def test_folding_is_done_in_double_precision(resnet_tensors):
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(
+def test_tensors_of_other_shapes_or_impossible_values_are_refused(
     resnet_tensors, unchecked, name, change, said
 ):
     tensors = resnet_tensors | {name: change(resnet_tensors[name])}
@@ -226,14 +240,16 @@ def vgg16_tensors(network):
     """Weights for a VGG16 by torchvision's names; most are 0, for speed."""
     rng = np.random.default_rng(0)
     # Convolution, ReLU; a pooling after the second, fourth, seventh, tenth.
-    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    positions = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     tensors = {}
-    for place, layer in zip(places, network.layers().values(), strict=True):
+    for position, layer in zip(positions, network.layers().values(), strict=True):
         rows, columns, inputs, outputs = layer.kernel.shape
         kernel = np.zeros((outputs, inputs, rows, columns), np.float32)
         kernel[:, :8] = rng.normal(size=kernel[:, :8].shape, scale=0.2)
-        tensors[f"features.{place}.weight"] = kernel
-        tensors[f"features.{place}.bias"] = rng.normal(size=outputs).astype(np.float32)
+        tensors[f"features.{position}.weight"] = kernel
+        tensors[f"features.{position}.bias"] = rng.normal(size=outputs).astype(
+            np.float32
+        )
     return tensors
 
 
@@ -246,41 +262,43 @@ def assert_holds(network, tensors):
         assert (layer.bias[...] == next(values)).all(), name
 
 
-def test_a_vgg16_in_every_naming_has_the_weights_of_the_file(monkeypatch):
+def test_a_vgg16_of_every_name_map_has_the_weights_of_the_file(monkeypatch):
     narrow = ((2,) * 2, (3,) * 2, (4,) * 3, (5,) * 3, (6,) * 3)
     monkeypatch.setattr(_vgg, "_BLOCKS", narrow)
-    network = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))
-    tensors = vgg16_tensors(network)
-    own = [f"{name}.{part}" for name in network.layers() for part in ("weight", "bias")]
+    shapes = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))
+    tensors = vgg16_tensors(shapes)
+    layer_names = [
+        f"{name}.{key}" for name in shapes.layers() for key in ("weight", "bias")
+    ]
     renamed = {
         "cirtorch-features": [name.removeprefix("features.") for name in tensors],
-        "matconvnet": own,
+        "matconvnet": layer_names,
     }
     for table in vgg16_name_maps():
         names = renamed.get(table.name, list(tensors))
+        network = nnx.clone(shapes)
         fill_network(network, dict(zip(names, tensors.values(), strict=True)), table)
         assert_holds(network, tensors)
-        network = nnx.eval_shape(lambda: VGG16(rngs=nnx.Rngs(0)))
 
 
-def test_efficientnet_in_the_naming_of_timm():
+def test_efficientnet_by_the_names_of_timm():
     # The same weights by timm's names, translated line by line.
     repeats = (1, 2, 2, 3, 3, 4, 1)
-    places = [f"{s}.{r}" for s, size in enumerate(repeats) for r in range(size)]
+    blocks = [f"{s}.{r}" for s, size in enumerate(repeats) for r in range(size)]
     tensors = {}
     for name, tensor in read_checkpoint(efficientnet_lite0_path()).tensors.items():
         new = re.sub("^_conv_stem", "conv_stem", name)
         new = re.sub("^_conv_head", "conv_head", new)
         new = re.sub(r"^_bn(\d)", lambda m: f"bn{int(m[1]) + 1}", new)
         new = re.sub("^_fc", "classifier", new)
-        if found := re.match(r"_blocks\.(\d+)\._(.*)", name):
-            first = found[1] == "0"
-            inner = found[2].replace("expand_conv", "conv_pw")
+        if parts := re.match(r"_blocks\.(\d+)\._(.*)", name):
+            first = parts[1] == "0"
+            inner = parts[2].replace("expand_conv", "conv_pw")
             inner = inner.replace("depthwise_conv", "conv_dw")
             inner = inner.replace("project_conv", "conv_pw" if first else "conv_pwl")
             shift = 0 if first else 1
             inner = re.sub(r"^bn(\d)", lambda m: f"bn{int(m[1]) + shift}", inner)  # noqa: B023  # Called at once.
-            new = f"blocks.{places[int(found[1])]}.{inner}"
+            new = f"blocks.{blocks[int(parts[1])]}.{inner}"
         tensors[new] = tensor
     # The same classifier as a convolution of one cell.
     tensors["classifier.weight"] = tensors["classifier.weight"][:, :, None, None]
@@ -288,5 +306,5 @@ def test_efficientnet_in_the_naming_of_timm():
     assert table.name == "timm"
     network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))
     fill_network(network, tensors, table)
-    own = load_efficientnet_lite0()
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(network), nnx.state(own))
+    expected = load_efficientnet_lite0()
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(network), nnx.state(expected))

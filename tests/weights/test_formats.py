@@ -23,11 +23,11 @@ def safetensors_file(tensors, *, metadata=None, length=None) -> bytes:
     if metadata is not None:
         header["__metadata__"] = metadata
     for name, (dtype, array) in tensors.items():
-        places = [len(content), len(content) + array.nbytes]
+        offsets = [len(content), len(content) + array.nbytes]
         header[name] = {
             "dtype": dtype,
             "shape": list(array.shape),
-            "data_offsets": places,
+            "data_offsets": offsets,
         }
         content += array.tobytes()
     text = json.dumps(header).encode()
@@ -48,7 +48,7 @@ def read_safetensors(tmp_path):
     return read_bytes
 
 
-def test_tensors_come_in_the_order_of_the_file(read_safetensors):
+def test_tensors_are_in_the_order_of_the_file(read_safetensors):
     arrays = {
         "stem.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
         "bias": np.array(3.5),
@@ -75,7 +75,7 @@ def test_half_precision_is_widened_to_float32(read_safetensors):
         np.testing.assert_array_equal(array, numbers, strict=True)
 
 
-def test_agrees_with_the_library_that_writes_them(tmp_path):
+def test_safetensors_files_of_the_library_are_read(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"module.{n}": rng.normal(size=(n, 3)) for n in range(4)}
     path = tmp_path / "model.safetensors"
@@ -87,7 +87,7 @@ def test_agrees_with_the_library_that_writes_them(tmp_path):
         np.testing.assert_array_equal(found.tensors[short], array, strict=True)
 
 
-def test_agrees_with_torch(tmp_path):
+def test_safetensors_files_of_torch_are_read(tmp_path):
     torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
     import safetensors.torch
 
@@ -266,7 +266,7 @@ def test_a_graph_of_one_layer_is_read(read_network):
     ],
     ids=["one output", "one input and output", "one pixel"],
 )
-def test_axes_that_matlab_drops_come_back(read_network, kernel, shape):
+def test_axes_that_matlab_drops_are_restored(read_network, kernel, shape):
     layers = [{"type": "conv", "weights": [kernel, np.zeros((0, 0))]}]
     found = read_network({"layers": layers})
     # Without a name it is called by its number, without a bias it has none.
@@ -345,7 +345,7 @@ def write_safetensors(path):
     ],
     ids=["torch, legacy", "torch, zip", "safetensors", "MATLAB 5", "MATLAB 7.3"],
 )
-def test_each_kind_is_told_by_its_bytes_whatever_its_name(tmp_path, write):
+def test_every_format_is_detected_by_its_bytes_whatever_its_name(tmp_path, write):
     path = tmp_path / "weights.bin"
     write(path)
     found = read_checkpoint(path)
@@ -382,12 +382,12 @@ def one_array() -> bytes:
         (one_array(), "a single NumPy array"),
         (pickle.dumps({"w": [1.0]}), "a pickle that torch did not write"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a picture"),
-        (b"some words", "of a kind not known here, which starts with b'some words'"),
-        (b"\x00" * 5000, "of a kind not known here"),
+        (b"some words", "of an unknown format, which starts with b'some words'"),
+        (b"\x00" * 5000, "of an unknown format"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
-def test_what_holds_no_weights_is_named(tmp_path, content, kind):
+def test_the_error_names_the_format_of_other_files(tmp_path, content, kind):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     rule = r"^[^\n]*weights\.pth: no file of weights; it seems to be [^\n]+\.$"
@@ -396,12 +396,12 @@ def test_what_holds_no_weights_is_named(tmp_path, content, kind):
     assert kind in str(error.value)
 
 
-def test_a_folder_is_named(tmp_path):
+def test_the_error_names_a_folder(tmp_path):
     with pytest.raises(ValueError, match="a folder, not a file of weights"):
         read_checkpoint(tmp_path)
 
 
-def test_a_zip_file_of_other_things_is_named(tmp_path):
+def test_the_error_names_a_zip_file_of_other_contents(tmp_path):
     path = tmp_path / "weights.npz"
     np.savez(path, x=KERNEL)
     with pytest.raises(ValueError, match=r"a zip file with 0 entries data\.pkl"):

@@ -18,8 +18,8 @@ TABLES = [
     for architecture, tables in name_maps().items()
     for table in tables
 ]
-# What files have besides, as their publishers write them.
-BESIDE = {
+# Further tensors of the files, as their publishers write them.
+EXTRA = {
     ("vgg16", "torchvision"): ["classifier.0.weight", "classifier.6.bias"],
     ("vgg16", "timm"): ["pre_logits.fc1.weight", "pre_logits.fc2.bias", "head.fc.bias"],
     ("vgg16", "cirtorch"): ["pool.p"],
@@ -48,7 +48,7 @@ def test_a_layer_lists_its_tensors_in_the_order_they_are_used():
     assert LayerTensors("a.weight").names() == ("a.weight",)
 
 
-def test_unused_patterns_mean_whole_names():
+def test_ignored_patterns_match_complete_names():
     table = NameMap("x", {}, None, ignored_patterns=(r"fc\.bias",))
     assert table.is_ignored("fc.bias")
     assert not table.is_ignored("fc.bias.more")
@@ -56,7 +56,7 @@ def test_unused_patterns_mean_whole_names():
 
 
 @pytest.mark.parametrize(("architecture", "table"), TABLES)
-def test_a_table_names_every_layer_of_its_network(layers, architecture, table):
+def test_a_name_map_has_every_layer_of_its_network(layers, architecture, table):
     assert list(table.layers) == list(layers[architecture])
 
 
@@ -118,8 +118,8 @@ def test_names_are_those_that_the_publishers_use(
 
 
 @pytest.mark.parametrize(("architecture", "table"), TABLES)
-def test_a_file_in_any_naming_is_recognised(architecture, table):
-    names = [*table.required_names(), *BESIDE.get((architecture, table.name), ())]
+def test_a_file_of_every_name_map_is_detected(architecture, table):
+    names = [*table.required_names(), *EXTRA.get((architecture, table.name), ())]
     # Features alone look the same in three namings of VGG16: the first is taken.
     bare = architecture == "vgg16" and table.name == "cirtorch"
     found = detect_name_map(architecture, names)
@@ -127,12 +127,12 @@ def test_a_file_in_any_naming_is_recognised(architecture, table):
     assert detect_name_map(architecture, names[::-1]) is found
 
 
-def test_features_alone_count_as_those_of_cirtorch():
+def test_features_alone_are_detected_as_cirtorch():
     names = name_maps()["vgg16"][1].required_names()
     assert detect_name_map("vgg16", names).name == "cirtorch"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.data())
 def test_one_tensor_too_few_or_too_many_is_refused(data):
     architecture, table = data.draw(st.sampled_from([p.values for p in TABLES]))
@@ -157,7 +157,9 @@ def test_one_tensor_too_few_or_too_many_is_refused(data):
         ("efficientnet-lite0", "resnet50", "torchvision", "missing: "),
     ],
 )
-def test_another_architecture_is_named(wanted, held, naming, said):
+def test_the_error_names_the_architecture_that_the_file_holds(
+    wanted, held, naming, said
+):
     (table,) = [t for t in name_maps()[held] if t.name == naming]
     with pytest.raises(ValueError, match=f"^here: .* those of {wanted};") as raised:
         detect_name_map(wanted, table.required_names(), source="here")
@@ -167,7 +169,7 @@ def test_another_architecture_is_named(wanted, held, naming, said):
     assert said in str(raised.value)
 
 
-def test_three_names_are_shown_and_the_others_counted():
+def test_the_error_shows_three_names_and_counts_the_others():
     required_names = name_maps()["resnet50"][0].required_names()
     with pytest.raises(ValueError, match="but not exactly") as raised:
         detect_name_map("resnet50", required_names[5:])
@@ -177,7 +179,7 @@ def test_three_names_are_shown_and_the_others_counted():
 
 
 @pytest.mark.parametrize("names", [(), ("cls_token", "pos_embed")])
-def test_a_file_like_nothing_known_is_said_to_be_so(names):
+def test_the_error_says_if_a_file_resembles_no_architecture(names):
     known = "none of vgg16, resnet50, resnet101, efficientnet-lite0"
     with pytest.raises(ValueError, match=f"look like {known}"):
         detect_name_map("vgg16", names)

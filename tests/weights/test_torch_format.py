@@ -67,7 +67,7 @@ def test_strides_and_offsets_are_respected(read, container):
     np.testing.assert_array_equal(found["every other"], [1, 3, 5])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(
     hnp.arrays(np.float32, hnp.array_shapes(max_dims=4), elements=st.floats(width=32)),
     st.randoms(use_true_random=False),
@@ -196,7 +196,7 @@ def test_agrees_with_torch_on_a_checkpoint(tmp_path, zipped, protocol):
     for name in ("m", "P"):
         array = found["Lw"]["retrieval-SfM-120k"]["ss"][name]
         np.testing.assert_array_equal(array, whitening[name], strict=True)
-        array += 1.0  # Writable, as an array of one's own is.
+        array += 1.0  # A copy is writable.
     for name in ("names", "big-endian"):
         np.testing.assert_array_equal(found[name], meta[name])
         assert found[name].dtype.isnative
@@ -220,7 +220,7 @@ def test_a_file_cut_short_anywhere_is_refused_with_its_name(read, container):
     numbers = np.arange(4, dtype=np.float32)
     content = container({"x": whole_tensor("a", numbers)}, {"a": numbers})
     assert read(content).keys() == {"x"}
-    for length in range(0, len(content), 5):
+    for length in range(0, len(content), 11):
         with pytest.raises(ValueError, match=r"weights\.pth: .+\.$"):
             read(content[:length])
 
@@ -262,7 +262,7 @@ def test_a_file_cut_short_anywhere_is_refused_with_its_name(read, container):
         "two pickles",
     ],
 )
-def test_what_is_no_state_dict_is_refused_in_one_line(read, content):
+def test_contents_other_than_a_state_dict_are_refused_in_one_line(read, content):
     with pytest.raises(ValueError, match=r"^[^\n]*weights\.pth: no readable [^\n]+$"):
         read(content)
 
@@ -326,21 +326,21 @@ def test_many_views_of_one_storage_may_not_fill_the_memory(read, container):
         read(container(many, {"a": numbers}))
 
 
-def test_a_packed_zip_file_is_refused_unopened(read):
+def test_a_compressed_zip_file_is_refused_unopened(read):
     numbers = np.zeros(10**6, np.float32)
     content = zip_file({"x": whole_tensor("a", numbers)}, {"a": numbers}, packed=True)
     with pytest.raises(ValueError, match="compressed, which torch never does"):
         read(content)
 
 
-@pytest.mark.parametrize("place", ["data/a", "data.pkl"])
-def test_a_zip_entry_that_lies_about_its_size_is_refused(read, place):
+@pytest.mark.parametrize("entry", ["data/a", "data.pkl"])
+def test_a_zip_entry_with_a_wrong_size_is_refused(read, entry):
     numbers = np.zeros(4, np.float32)
     content = bytearray(zip_file({"x": whole_tensor("a", numbers)}, {"a": numbers}))
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        length = archive.getinfo(f"archive/{place}").file_size
+        length = archive.getinfo(f"archive/{entry}").file_size
     # In the directory at the end, the sizes stand 26 and 22 bytes before the name.
-    name = content.rindex(f"archive/{place}".encode())
+    name = content.rindex(f"archive/{entry}".encode())
     sizes = slice(name - 26, name - 18)
     assert content[sizes] == length.to_bytes(4, "little") * 2
     content[sizes] = (2**31).to_bytes(4, "little") * 2
@@ -357,7 +357,7 @@ def test_two_zip_entries_of_one_name_are_refused(read):
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "/etc/passwd", "a/b", "", "."])
-def test_a_storage_is_no_path(read, container, key):
+def test_a_storage_key_cannot_be_a_path(read, container, key):
     numbers = np.zeros(4, np.float32)
     with pytest.raises(ValueError, match="without a name"):
         read(container({"x": whole_tensor(key, numbers)}, {key: numbers}))

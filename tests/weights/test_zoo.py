@@ -4,9 +4,9 @@ import socket
 import pytest
 from website import CONTENT, SHA256, SIZE, serving
 
-from diffjax import downloads as _transfer
+from diffjax import downloads
 from diffjax.downloads import RemoteFile
-from diffjax.weights import _zoo as _catalogue
+from diffjax.weights import _zoo
 from diffjax.weights._zoo import KNOWN_WEIGHTS, KnownWeights, fetch_weights
 
 NAMES = [weights.name for weights in KNOWN_WEIGHTS]
@@ -20,18 +20,18 @@ def site():
 
 @pytest.fixture
 def folder(site, monkeypatch, tmp_path):
-    """Where weights are kept; two networks of the running site are known."""
+    """Folder of the cached weights; the zoo has two entries of the running site."""
     monkeypatch.setenv("DIFFJAX_CACHE", str(tmp_path))
     monkeypatch.delenv("DIFFJAX_OFFLINE", raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(_transfer, "_WAITS", ())
+    monkeypatch.setattr(downloads, "_RETRY_DELAYS", ())
     known = (
         KnownWeights(
             "stated", "vgg16", RemoteFile(site.url, SIZE, SHA256[:8]), "A test."
         ),
         KnownWeights("unstated", "vgg16", RemoteFile(site.url), "A test."),
     )
-    monkeypatch.setattr(_catalogue, "KNOWN_WEIGHTS", known)
+    monkeypatch.setattr(_zoo, "KNOWN_WEIGHTS", known)
     return tmp_path / "weights"
 
 
@@ -46,7 +46,7 @@ def test_names_and_files_are_all_different():
 
 
 @pytest.mark.parametrize("weights", KNOWN_WEIGHTS, ids=NAMES)
-def test_an_entry_agrees_with_itself(weights):
+def test_the_fields_of_an_entry_are_consistent(weights):
     name, architecture, remote, note = weights
     assert name.startswith(f"{architecture}-")
     assert architecture in {"vgg16", "resnet50", "resnet101"}
@@ -64,17 +64,17 @@ def test_an_entry_agrees_with_itself(weights):
 
 
 @pytest.mark.parametrize("name", ["stated", "unstated"])
-def test_weights_come_once_into_the_cache(site, folder, name):
-    told = []
-    path = fetch_weights(name, progress=lambda *step: told.append(step))
+def test_weights_are_downloaded_once_into_the_cache(site, folder, name):
+    steps = []
+    path = fetch_weights(name, progress=lambda *step: steps.append(step))
     assert path == folder / "weights.pth"
     assert path.read_bytes() == CONTENT
-    assert told[-1] == ("downloading weights.pth (MB)", 1, 1)
+    assert steps[-1] == ("downloading weights.pth (MB)", 1, 1)
     assert fetch_weights(name, offline=True) == path
     assert len(site.requests) == 1
 
 
-def test_a_digest_that_is_not_published_is_written_down(folder):
+def test_an_unpublished_digest_is_recorded(folder):
     path = fetch_weights("unstated")
     assert names(folder) == ["weights.pth", "weights.pth.sha256"]
     record = folder / "weights.pth.sha256"
@@ -84,12 +84,12 @@ def test_a_digest_that_is_not_published_is_written_down(folder):
     assert names(folder) == ["weights.pth", "weights.pth.sha256"]
 
 
-def test_a_digest_that_is_published_needs_no_record(folder):
+def test_a_published_digest_needs_no_record(folder):
     fetch_weights("stated")
     assert names(folder) == ["weights.pth"]
 
 
-def test_a_file_that_changed_silently_is_seen(site, folder):
+def test_a_file_that_differs_from_its_recorded_digest_is_refused(site, folder):
     path = fetch_weights("unstated")
     damaged = CONTENT[:-1] + b"?"
     path.write_bytes(damaged)
@@ -103,14 +103,14 @@ def test_a_file_that_changed_silently_is_seen(site, folder):
     assert len(site.requests) == 2
 
 
-def test_a_damaged_file_of_published_digest_is_fetched_anew(site, folder):
+def test_a_damaged_file_with_a_published_digest_is_downloaded_again(site, folder):
     path = fetch_weights("stated")
     path.write_bytes(CONTENT[:-1] + b"?")
     assert fetch_weights("stated").read_bytes() == CONTENT
     assert len(site.requests) == 2
 
 
-def test_offline_says_what_to_put_where(site, folder, monkeypatch):
+def test_offline_the_error_names_the_url_and_the_path(site, folder, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a connection was opened")
 
@@ -121,7 +121,7 @@ def test_offline_says_what_to_put_where(site, folder, monkeypatch):
         fetch_weights("stated")
 
 
-def test_a_name_that_is_not_known_lists_those_that_are():
+def test_the_error_of_an_unknown_name_lists_the_known_ones():
     listed = re.escape(f"{', '.join(NAMES)}, got 'vgg19'.")
     with pytest.raises(ValueError, match=f"name must be one of {listed}"):
         fetch_weights("vgg19")

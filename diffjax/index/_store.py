@@ -1,0 +1,502 @@
+"""Index on disk: named arrays in files of their own, and a manifest that names them.
+
+Renaming the manifest into place is the commit: before it the old index is whole, after
+it the new one. No time stamps are stored, so equal vectors give equal bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from diffjax._io import file_digest, write_atomically
+from diffjax.images import IndexedPictures, descriptor_config_from_json
+
+from ._config import IndexConfig, config_from_json
+from ._extracted import EXTRACTED, REGIONS_JSON
+from ._files import array_path, hold_folder, map_array, write_array
+from ._memory import available_memory
+
+Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+
+_FORMAT, _VERSION = "diffjax index", 4
+MANIFEST = "index.json"
+LOCK = "index.lock"  # Exists while a build runs, or after it was killed.
+_DIGITS = 16  # Of the hash in a file's name.
+
+# What an index cannot do without; other arrays may be absent.
+REQUIRED = (
+    *("vectors", "order", "inverse_order", "image_starts", "indices", "similarities"),
+    *("graph_columns", "graph_weights", "graph_starts", "degrees"),
+)
+OPTIONAL = (
+    *("codebooks", "mean", "projection", "weights", "boxes"),
+    *("centroids", "cluster_starts"),
+    *("component_labels", "component_degree_sums", "component_nodes"),
+    "component_starts",
+    *("offline_indices", "offline_values", "offline_residual"),
+)
+# Written while an index is built.
+_INTERMEDIATE = ("drafts", "affinity")
+_OWN_NAME = re.compile(
+    rf"(({'|'.join((*REQUIRED, *OPTIONAL, *_INTERMEDIATE))})"
+    rf"-[0-9a-f]{{{_DIGITS}}}\.npy)(\.part)?"
+    rf"|(lists(-drafts)?-[0-9a-f]{{{_DIGITS}}}\.json|{re.escape(MANIFEST)})"
+    rf"(\.[0-9]+\.part)?|{re.escape(REGIONS_JSON)}\.[0-9]+\.part"
+    rf"|{re.escape(LOCK)}"
+)
+# Files of indexes of earlier versions, which a build replaces.
+_OLD_MANIFESTS = ("mapped.json",)
+_OLD_NAME = re.compile(
+    r"arrays-[0-9a-f]+\.safetensors|arrays\.[0-9]+\.part|\.tmp[^.]{6}"
+    r"|mapped\.(json|lock)|(bounds|codes|columns|edges|firsts|halved|image_ids|labels"
+    rf"|members|places|starts|totals)-[0-9a-f]{{{_DIGITS}}}\.npy(\.affinity)?(\.part)?"
+)
+# Share of the memory that arrays are loaded into; larger indexes are mapped.
+_LOADED_SHARE = 0.25
+
+
+class IndexFileError(ValueError):
+    """An index on disk that can't be used; the message says what to do."""
+
+
+class Facts(NamedTuple):
+    """What an index knows about itself beside its arrays.
+
+    Attributes:
+        config: Settings, as they were asked for.
+        recall: Share of the true nearest neighbours in the lists, measured on a sample;
+            None where all vectors were compared or lists were handed over.
+        offline: Alpha, tolerance and steps of the solutions that are stored; None where
+            none are.
+        pictures: Where the vectors came from; None for vectors that were handed over.
+        source: Hashes of the vectors and ids that were handed over, of a build on disk.
+    """
+
+    config: IndexConfig
+    recall: float | None = None
+    offline: dict[str, float] | None = None
+    pictures: IndexedPictures | None = None
+    source: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Store:
+    """Arrays of an index, in memory or mapped from files, and its facts.
+
+    All arrays are NumPy's: a process that opened an index has started nothing of JAX.
+
+    Attributes:
+        arrays: Arrays by name; see the page on stored arrays in the documentation.
+        facts: What is known beside them.
+        is_mapped: Whether arrays are mapped from files, and read when they are used.
+    """
+
+    arrays: Arrays
+    facts: Facts
+    is_mapped: bool = False
+
+    def read_vectors(self, start: int, stop: int) -> Float[np.ndarray, "b p"]:
+        """Reads the vectors of consecutive nodes, in single precision or better."""
+        rows, codebooks = (
+            self.arrays["vectors"][start:stop],
+            self.arrays.get("codebooks"),
+        )
+        if codebooks is not None:
+            slots = np.arange(len(codebooks))
+            return codebooks[slots, rows].reshape(len(rows), -1)
+        return rows if rows.dtype == np.float64 else np.asarray(rows, np.float32)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the stored vectors."""
+        codebooks = self.arrays.get("codebooks")
+        if codebooks is not None:
+            return codebooks.shape[0] * codebooks.shape[2]
+        return self.arrays["vectors"].shape[1]
+
+
+def fingerprint(*values: Any) -> str:
+    """Hash of what a file depends on: JSON values."""
+    text = json.dumps([_VERSION, *values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def check_destination(folder: pathlib.Path) -> None:
+    """Refuses to write an index into a file, or a folder that holds something else.
+
+    Regions that were extracted may lie beside an index.
+
+    Args:
+        folder: Folder of the index.
+
+    Raises:
+        ValueError: Naming the folder and the remedy.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder, got a file: name another place.")
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()} - {EXTRACTED, REGIONS_JSON}
+    foreign = [name for name in names if not _is_of_index(name)]
+    if foreign:
+        raise ValueError(
+            f"{folder} must be empty or hold an index, got {min(foreign)!r} in it: "
+            "name another place."
+        )
+
+
+def _is_of_index(name: str) -> bool:
+    """Whether builds of this version or of earlier ones make files of that name."""
+    return bool(_OWN_NAME.fullmatch(name) or _OLD_NAME.fullmatch(name))
+
+
+def write_store(folder: pathlib.Path, store: Store) -> None:
+    """Writes an index into a folder, all of it or nothing; see `Index.save`."""
+    check_destination(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    with hold_folder(folder, LOCK):
+        for name, array in store.arrays.items():
+            host = np.ascontiguousarray(array)
+            digest = hashlib.sha256(f"{host.dtype.str} {host.shape}".encode())
+            digest.update(host.data)
+            files[name] = array_path(folder, name, digest.hexdigest()[:_DIGITS])
+            # Also over a file of that name, which may have been damaged since.
+            write_array(files[name], host)
+        commit(folder, files, store.facts)
+
+
+def commit(
+    folder: pathlib.Path,
+    files: Mapping[str, pathlib.Path],
+    facts: Facts,
+    progress: Callable[[str, int, int], None] | None = None,
+    *,
+    generation: int = 1,
+) -> None:
+    """Renames a manifest into place, and removes files that it does not name.
+
+    Args:
+        folder: Folder of the index.
+        files: File of every array, by the array's name.
+        facts: What is known beside the arrays.
+        progress: Called with the task, the number of files done, and of how many.
+        generation: Number of the state of the collection: 1 for a build, one more after
+            every change of it.
+    """
+    arrays = {}
+    for done, (name, path) in enumerate(files.items(), start=1):
+        array = map_array(path)
+        arrays[name] = {
+            "name": path.name,
+            "sha256": file_digest(path),
+            "bytes": path.stat().st_size,
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+        }
+        if progress:
+            progress("hashing files", done, len(files))
+    header: dict[str, Any] = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "generation": generation,
+        "arrays": arrays,
+        "config": dataclasses.asdict(facts.config),
+        "recall": facts.recall,
+        "offline": facts.offline,
+        "pictures": _pictures_to_json(facts.pictures),
+        "source": list(facts.source),
+    }
+    header["fingerprint"] = _header_fingerprint(header)
+    # Escaped to ASCII: a file name may hold bytes that are no text.
+    text = json.dumps(header, indent=1, sort_keys=True)
+    write_atomically(folder / MANIFEST, (text + "\n").encode())
+    remove_unnamed(folder, header)
+
+
+def remove_unnamed(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
+    """Removes files of earlier or unfinished builds that a manifest does not name."""
+    named = {entry["name"] for entry in header["arrays"].values()} | {MANIFEST, LOCK}
+    for path in folder.iterdir():
+        if path.name not in named and path.is_file() and _is_of_index(path.name):
+            path.unlink(missing_ok=True)
+
+
+def remove_damaged(folder: pathlib.Path) -> None:
+    """Removes files of an index that are not as its manifest says, or all without one.
+
+    A build takes the files that are there, so damaged ones must go before it begins.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    try:
+        header = json.loads(path.read_bytes())
+        if (header["format"], header["version"]) != (_FORMAT, _VERSION):
+            return  # Names of files hold the version: none of these is taken.
+        digests = {e["name"]: e["sha256"] for e in header["arrays"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        digests = {}
+        for file in folder.iterdir():
+            if _OWN_NAME.fullmatch(file.name) and file.name not in {MANIFEST, LOCK}:
+                file.unlink(missing_ok=True)
+    for name, digest in digests.items():
+        file = folder / name
+        is_own = _OWN_NAME.fullmatch(name) and file.is_file()
+        if is_own and file_digest(file) != digest:
+            file.unlink()
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the manifest of an index, and checks that its files are there, whole.
+
+    Raises:
+        IndexFileError: If there is none, or it is damaged, edited, or of another
+            version, or files are missing or cut short.
+    """
+    path = folder / MANIFEST
+    _check_present(folder)
+    try:
+        header = json.loads(path.read_bytes())
+        form, version = header["format"], header["version"]
+        if (form, version) != (_FORMAT, _VERSION):
+            raise IndexFileError(
+                f"{path} is version {version} of {form!r}, this program reads version "
+                f"{_VERSION} of {_FORMAT!r}: build the index again."
+            )
+        stored = header.pop("fingerprint")
+        entries = header["arrays"]
+        missing = [name for name in REQUIRED if name not in entries]
+        if missing:
+            raise IndexFileError(
+                f"{path} names no array {missing[0]!r}: build the index again."
+            )
+        sizes = {folder / entry["name"]: entry["bytes"] for entry in entries.values()}
+        if any(file.parent != folder for file in sizes):
+            raise ValueError("files outside of the folder")
+    except IndexFileError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise IndexFileError(
+            f"{path} is damaged ({error!r}): build the index again."
+        ) from error
+    if stored != _header_fingerprint(header):
+        raise IndexFileError(
+            f"{path} was edited (its fingerprint does not fit): build the index again."
+        )
+    _check_sizes(sizes)
+    return header | {"fingerprint": stored}
+
+
+def _check_present(folder: pathlib.Path) -> None:
+    if (folder / MANIFEST).is_file():
+        return
+    old = next((name for name in _OLD_MANIFESTS if (folder / name).is_file()), None)
+    if old is not None:
+        raise IndexFileError(
+            f"{folder} holds an index of an earlier format ({old}): build the index "
+            "again."
+        )
+    raise IndexFileError(f"{folder} holds no index ({MANIFEST} is missing): build one.")
+
+
+def _check_sizes(sizes: Mapping[pathlib.Path, int]) -> None:
+    for file, size in sizes.items():
+        if not file.is_file():
+            raise IndexFileError(f"{file} is missing: build the index again.")
+        if file.stat().st_size != size:
+            raise IndexFileError(
+                f"{file} is cut short or edited ({file.stat().st_size} bytes, not "
+                f"{size}): build the index again."
+            )
+
+
+def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
+    """Opens an index on disk; see `Index.open`."""
+    header = read_manifest(folder)
+    if mmap is None:
+        size = sum(entry["bytes"] for entry in header["arrays"].values())
+        memory = available_memory()
+        mmap = memory is not None and size > _LOADED_SHARE * memory
+    arrays = {}
+    for name, entry in header["arrays"].items():
+        if name not in REQUIRED and name not in OPTIONAL:
+            continue  # Written by a later version, for something else.
+        path = folder / entry["name"]
+        try:
+            array = map_array(path) if mmap else np.load(path, allow_pickle=False)
+            matches = array.dtype.str == entry["dtype"]
+            if not matches or list(array.shape) != entry["shape"]:
+                raise ValueError(f"{array.dtype} {list(array.shape)}")
+        except (ValueError, OSError, KeyError, EOFError) as error:
+            raise IndexFileError(
+                f"{path} is damaged ({error}): build the index again."
+            ) from error
+        arrays[name] = array
+    if not mmap:
+        _check_numbers(folder, arrays)
+    return Store(arrays, read_facts(folder, header), is_mapped=mmap)
+
+
+def _check_numbers(folder: pathlib.Path, arrays: Arrays) -> None:
+    """Checks that numbers of nodes, rows and images in loaded arrays are such.
+
+    Raises:
+        IndexFileError: Naming the first array with one that points nowhere.
+    """
+    n, edges = len(arrays["order"]), len(arrays["graph_columns"])
+    below = {"order": n, "inverse_order": n, "indices": n, "graph_columns": n}
+    below |= {"component_nodes": n, "offline_indices": n}
+    lowest: dict[str, int] = {"indices": -1, "offline_indices": -1}
+    ends = {"image_starts": n, "graph_starts": edges}
+    ends |= {"cluster_starts": n, "component_starts": n}
+    bad = [
+        name
+        for name, limit in below.items()
+        if name in arrays
+        and arrays[name].size
+        and not lowest.get(name, 0) <= arrays[name].min() <= arrays[name].max() < limit
+    ]
+    for name, end in ends.items():
+        starts = arrays.get(name)
+        if starts is not None and not (
+            starts[0] == 0 and starts[-1] == end and (np.diff(starts) >= 0).all()
+        ):
+            bad.append(name)
+    if not bad:
+        nodes = arrays["inverse_order"][arrays["order"]]
+        bad += [] if np.array_equal(nodes, np.arange(n)) else ["order"]
+    if bad:
+        raise IndexFileError(
+            f"{folder} is damaged ({bad[0]} holds numbers that point nowhere): build "
+            "the index again."
+        )
+
+
+def verify(folder: str | pathlib.Path) -> None:
+    """Compares every byte of an index on disk with its hash.
+
+    Args:
+        folder: Folder of the index.
+
+    Raises:
+        IndexFileError: If there is none, or it is damaged, or bytes were changed.
+    """
+    folder = pathlib.Path(folder)
+    for entry in read_manifest(folder)["arrays"].values():
+        path = folder / entry["name"]
+        if file_digest(path) != entry["sha256"]:
+            raise IndexFileError(
+                f"{path} was changed (its hash does not fit): build the index again."
+            )
+
+
+def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
+    """Describes an index on disk without loading it.
+
+    Args:
+        folder: Folder of the index.
+
+    Returns:
+        What there is to know, by name, ready to print.
+
+    Raises:
+        IndexFileError: As `Index.open`.
+    """
+    folder = pathlib.Path(folder)
+    header = read_manifest(folder)
+    entries = header["arrays"]
+    store = read_store(folder, mmap=True)
+    facts = store.facts
+    regions, k = entries["indices"]["shape"]
+    images = entries["image_starts"]["shape"][0] - 1
+    size = sum(entry["bytes"] for entry in entries.values())
+    search = facts.config.search.resolve(
+        regions,
+        clustered="centroids" in entries,
+        offline=facts.offline is not None,
+    )
+    share = "" if facts.recall is None else f", {facts.recall:.1%} of the true ones"
+    lines = {
+        "images": f"{images:,}",
+        "regions": f"{regions:,}, {regions / max(images, 1):.1f} an image",
+        "dimensions": str(store.dim),
+        "neighbours": f"{k} of each region{share and share + ' (on a sample)'}",
+        "stored edges": f"{entries['graph_columns']['shape'][0]:,}",
+        "size": f"{size / 2**20:.1f} MiB, of which vectors "
+        f"{entries['vectors']['bytes'] / 2**20:.1f} ({facts.config.graph.storage})",
+        "version": str(header["version"]),
+        "fingerprint": header["fingerprint"][:16],
+        "graph settings": _settings_text(facts.config.resolve(regions).graph),
+        "search settings": _settings_text(search),
+    }
+    if "centroids" in entries:
+        lines["clusters"] = f"{entries['centroids']['shape'][0]:,}"
+    pictures = facts.pictures
+    if pictures is not None:
+        described = dataclasses.asdict(pictures.descriptor).items()
+        lines |= {
+            "pictures from": pictures.folder,
+            "network": pictures.network,
+            "weights": pictures.descriptor.weights or "by name",
+            "described with": ", ".join(
+                f"{name} {value}"
+                for name, value in described
+                if name not in {"network", "weights"} and value is not None
+            ),
+            "skipped": ", ".join(pictures.skipped) or "none",
+        }
+    return lines
+
+
+def _settings_text(config: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(config).items())
+
+
+def read_facts(folder: pathlib.Path, header: Mapping[str, Any]) -> Facts:
+    """Reads the facts of an index from its manifest.
+
+    Raises:
+        IndexFileError: If settings are none of this version, or out of their range.
+    """
+    try:
+        return Facts(
+            config=config_from_json(header["config"]),
+            recall=header["recall"],
+            offline=header["offline"],
+            pictures=_pictures_from_json(header["pictures"]),
+            source=tuple(header["source"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IndexFileError(
+            f"{folder} has settings that are refused ({error}): build the index again."
+        ) from error
+
+
+def _pictures_from_json(stored: dict[str, Any] | None) -> IndexedPictures | None:
+    if stored is None:
+        return None
+    fields: dict[str, Any] = {
+        **stored,
+        "names": tuple(stored["names"]),
+        "descriptor": descriptor_config_from_json(stored["descriptor"]),
+    }
+    return IndexedPictures(**fields)
+
+
+def _pictures_to_json(pictures: IndexedPictures | None) -> dict[str, Any] | None:
+    if pictures is None:
+        return None
+    return pictures._asdict() | {"descriptor": dataclasses.asdict(pictures.descriptor)}
+
+
+def _header_fingerprint(header: Mapping[str, Any]) -> str:
+    """Hash of settings, facts and, through their own hashes, arrays."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Validation of vectors, ids and boxes before anything is computed."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffjax._arguments import check_ids, check_vectors
+
+Vectors = Float[Array | np.ndarray, "n d"]
+Ids = Int[Array | np.ndarray, " n"]
+QueryVectors = Float[Array | np.ndarray, "r c"]
+QueryIds = Int[Array | np.ndarray, " r"]
+Boxes = Float[Array | np.ndarray, "n 4"]
+
+_HALF_TYPES = np.float16, jnp.bfloat16
+
+
+def check_rows(name: str, vectors: Vectors) -> None:
+    """Refuses what is no matrix of real numbers, or has rows without a direction.
+
+    Raises:
+        ValueError: With the type and shape, or naming the first bad row.
+    """
+    if not hasattr(vectors, "dtype"):
+        raise ValueError(f"{name} must be an array, got {type(vectors).__name__}.")
+    if vectors.dtype in _HALF_TYPES:
+        raise ValueError(
+            f"{name} must be float32 here, got {vectors.dtype} {list(vectors.shape)}: "
+            "convert them, by .astype(numpy.float32)."
+        )
+    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
+        raise ValueError(
+            f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "
+            f"got {vectors.dtype} {list(vectors.shape)}."
+        )
+    check_vectors(name, vectors)
+
+
+def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
+    """Checks the ids of rows; None makes each row its own.
+
+    Raises:
+        ValueError: If they are no integers, or naming the first bad place.
+    """
+    if ids is None:
+        return np.arange(rows, dtype=np.int32)
+    ids = np.asarray(ids)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {ids.dtype}.")
+    check_ids(name, ids, rows=rows)
+    return np.asarray(ids).astype(np.int32)
+
+
+def check_boxes(boxes: Boxes, *, rows: int) -> Float[np.ndarray, "n 4"]:
+    """Refuses boxes that are not one per row, (x0, y0, x1, y1) with an area.
+
+    Raises:
+        ValueError: With the shape, or naming the first bad row.
+    """
+    host = np.asarray(boxes, np.float32)
+    if host.shape != (rows, 4):
+        raise ValueError(
+            f"boxes must be [{rows}, 4], one x0,y0,x1,y1 per region, got "
+            f"{list(host.shape)}."
+        )
+    # Written so that NaN fails, too.
+    good = (host[:, 0] < host[:, 2]) & (host[:, 1] < host[:, 3])
+    bad = np.flatnonzero(~(good & np.isfinite(host).all(1)))
+    if bad.size:
+        raise ValueError(
+            f"boxes must have x0 < x1 and y0 < y1, got {host[bad[0]].tolist()} in row "
+            f"{bad[0]}."
+        )
+    return host

@@ -1,0 +1,31 @@
+"""A small collection of region vectors in clusters, with queries."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Collection(NamedTuple):
+    """Region vectors in clusters, with images and queries of several regions."""
+
+    vectors: np.ndarray
+    image_ids: np.ndarray
+    queries: np.ndarray
+    query_ids: np.ndarray
+
+
+def draw_collection(dtype: type = np.float64) -> Collection:
+    """24 images of 1 to 6 regions, 5 queries of 1 to 4; 8 clusters, unit vectors."""
+    rng = np.random.default_rng(7)
+    centres = rng.normal(size=(8, 12))
+
+    def draw(counts):
+        ids = np.repeat(np.arange(len(counts)), counts)
+        vectors = centres[rng.integers(8, size=len(ids))]
+        vectors = vectors + 0.8 * rng.normal(size=vectors.shape)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(dtype), ids
+
+    vectors, image_ids = draw(rng.integers(1, 7, size=24))
+    queries, query_ids = draw([1, 4, 2, 3, 1])
+    return Collection(vectors, image_ids, queries, query_ids)

@@ -30,11 +30,14 @@ def read_array(path: pathlib.Path) -> "np.ndarray":
     Raises:
         ValueError: If the file is no array, or holds objects.
     """
+    import tokenize  # noqa: PLC0415  # So does it without this.
+
     import numpy as np  # noqa: PLC0415  # Help does without it.
 
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    # The last for a header that is no Python.
+    except (ValueError, EOFError, tokenize.TokenError) as error:
         raise ValueError(
             f"{path} must be an array in NumPy's format (numpy.save), got another "
             f"file ({error})."

@@ -5,6 +5,7 @@ import mmap
 import os
 import pathlib
 import sys
+import tokenize
 from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any
@@ -111,7 +112,7 @@ def rows_aside(path: pathlib.Path) -> int:
             np.lib.format.read_magic(file)
             (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
-    except (OSError, ValueError):
+    except (OSError, ValueError, tokenize.TokenError):
         return 0
     return (aside.stat().st_size - start) // (dtype.itemsize * int(np.prod(shape)))
 

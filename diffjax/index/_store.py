@@ -9,6 +9,7 @@ import hashlib
 import json
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 _FORMAT, _VERSION = "diffjax index", 4
 MANIFEST = "index.json"
 LOCK = "index.lock"  # Exists while a build runs, or after it was killed.
+# What NumPy raises for a damaged file; the last for a header that is no Python.
+_ARRAY_ERRORS = ValueError, OSError, KeyError, EOFError, tokenize.TokenError
 _DIGITS = 16  # Of the hash in a file's name.
 
 # What an index cannot do without; other arrays may be absent.
@@ -335,7 +338,7 @@ def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
             matches = array.dtype.str == entry["dtype"]
             if not matches or list(array.shape) != entry["shape"]:
                 raise ValueError(f"{array.dtype} {list(array.shape)}")
-        except (ValueError, OSError, KeyError, EOFError) as error:
+        except _ARRAY_ERRORS as error:
             raise IndexFileError(
                 f"{path} is damaged ({error}): build the index again."
             ) from error

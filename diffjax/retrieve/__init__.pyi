@@ -1,12 +1,12 @@
+from ._candidates import candidates as candidates
+from ._collection import Collection as Collection
+from ._collection import ReachedImages as ReachedImages
+from ._collection import Seeds as Seeds
+from ._collection import ShortlistedNodes as ShortlistedNodes
 from ._config import LARGE_COLLECTION as LARGE_COLLECTION
 from ._config import OutsideShortlist as OutsideShortlist
 from ._config import SearchConfig as SearchConfig
 from ._config import check_at_least as check_at_least
-from ._retrieve import Collection as Collection
-from ._retrieve import ReachedImages as ReachedImages
-from ._retrieve import Seeds as Seeds
-from ._retrieve import ShortlistedNodes as ShortlistedNodes
-from ._retrieve import candidates as candidates
 from ._retrieve import pool_images as pool_images
 from ._retrieve import rank_images as rank_images
 from ._retrieve import retrieve as retrieve

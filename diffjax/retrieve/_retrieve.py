@@ -7,13 +7,12 @@ picture and no index, and the index, learning and the search on many devices sha
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from diffjax.diffusion import (
     LocalSolution,
@@ -21,22 +20,21 @@ from diffjax.diffusion import (
     combine_offline_rows,
     diffuse,
     diffuse_local,
-    query_vectors,
 )
-from diffjax.graph import Clusters, Components, normalize, shortlist, truncate
+from diffjax.graph import normalize, shortlist, truncate
 from diffjax.pooling import pool
 from diffjax.ranking import fill_outside_by_similarity, fill_outside_with_zeros, rank
 from diffjax.regions import global_descriptors
-from diffjax.types import Graph, Scalar, SearchResult, Solution
+from diffjax.types import Scalar, SearchResult, Solution
 
+from ._candidates import candidates
+from ._collection import Collection, ReachedImages, Seeds, ShortlistedNodes
 from ._config import OutsideShortlist, SearchConfig
 
 # Bytes of the small graphs of short lists that are solved side by side.
 _SHORTLIST_BYTES = 2**28
 # Nodes of components that are pooled as a whole.
 _MAX_COMPONENT_NODES = 2**17
-# Nodes whose vectors are read at a time where there are no clusters.
-_BLOCK_NODES = 2**14
 # Numbers of right-hand sides that are solved on the whole graph at a time.
 _NUMBERS_AT_ONCE = 2**24
 
@@ -45,90 +43,6 @@ _FILL_OUTSIDE: Mapping[OutsideShortlist, Callable[[Array, Array, Array], Array]]
         {"similarity": fill_outside_by_similarity, "zero": fill_outside_with_zeros}
     )
 )
-
-# Reads vectors from one node to another, in single precision.
-ReadVectors = Callable[[int, int], Float[np.ndarray, "b p"]]
-
-
-class Collection(NamedTuple):
-    """Arrays of a collection that a search reads.
-
-    Nodes are the regions in the order in which they are stored: that of their clusters,
-    or one in which neighbours lie near each other in memory.
-
-    Attributes:
-        vectors: Unit vectors of the nodes; None where only `read_vectors` has them.
-        graph: Normalised graph S on the nodes.
-        image_ids: Image of every region, from 0 upwards; None if each is an image.
-        num_images: Number of images m.
-        weights: Pooling weight of every node; None is sum pooling.
-        order: Region of every node; None where nodes are numbered as regions.
-        inverse_order: Node of every region; None where nodes are numbered as regions.
-        image_starts: First region of every image, and the end: m + 1.
-        read_vectors: Reader of the vectors of consecutive nodes.
-        clusters: Clusters in which candidates are searched, if there are any.
-        components: Connected components of the graph, for local solves.
-        max_degree: Most entries of any row of the graph, for local solves.
-        descriptors: Global descriptors of the images, for short lists.
-        offline_rows: Solutions that were made beforehand, for offline diffusion.
-    """
-
-    vectors: Float[Array, "n p"] | None
-    graph: Graph
-    image_ids: Int[Array, " n"] | None
-    num_images: int
-    weights: Float[Array, " n"] | None = None
-    order: Int[np.ndarray, " n"] | None = None
-    inverse_order: Int[Array, " n"] | None = None
-    image_starts: Int[np.ndarray, " starts"] | None = None
-    read_vectors: ReadVectors | None = None
-    clusters: Clusters | None = None
-    components: Components | None = None
-    max_degree: int = 0
-    descriptors: Float[Array, "m p"] | None = None
-    offline_rows: OfflineRows | None = None
-
-
-class Seeds(NamedTuple):
-    """Right-hand sides of the diffusion, dense or sparse.
-
-    Attributes:
-        values: Dense right-hand sides [n, q], or values [q, s] on `nodes`.
-        nodes: Nodes of sparse values, -1 in empty slots; None of dense ones.
-    """
-
-    values: Float[Array | np.ndarray, "a b"]
-    nodes: Int[Array | np.ndarray, "q s"] | None = None
-
-
-class ShortlistedNodes(NamedTuple):
-    """Images that the diffusion of each query is limited to, and their nodes.
-
-    Attributes:
-        images: Image numbers, best global similarity first.
-        nodes: Nodes of these images, -1 in empty slots.
-        similarities: Global similarity of all images.
-    """
-
-    images: Int[Array, "q l"]
-    nodes: Int[Array, "q t"]
-    similarities: Float[Array, "m q"]
-
-
-class ReachedImages(NamedTuple):
-    """Scores of the images that a local solve reaches, for one query.
-
-    Attributes:
-        images: Image numbers, ascending.
-        scores: Their pooled scores.
-        contributions: What each of their regions adds, one image after the other.
-        regions: These regions.
-    """
-
-    images: Int[np.ndarray, " c"]
-    scores: Float[np.ndarray, " c"]
-    contributions: Float[np.ndarray, " r"]
-    regions: Int[np.ndarray, " r"]
 
 
 def retrieve(
@@ -225,188 +139,6 @@ def _nodes_of_regions(regions, inverse_order):
     if inverse_order is None:
         return regions
     return jnp.where(regions >= 0, inverse_order[regions], jnp.full_like(regions, -1))
-
-
-def candidates(
-    collection: Collection,
-    regions: Float[Array, "r p"],
-    query_ids: Int[Array | np.ndarray, " r"] | None,
-    *,
-    config: SearchConfig,
-    gamma: Scalar,
-    bias: Scalar = 0.0,
-    num_queries: int | None = None,
-    within: ShortlistedNodes | None = None,
-    where: Bool[Array, " n"] | None = None,
-    mesh: Mesh | None = None,
-) -> Seeds:
-    """Finds where each query starts: its nearest nodes, weighted by similarity.
-
-    Args:
-        collection: Arrays of the collection.
-        regions: Unit vectors of the query regions.
-        query_ids: Query of every row; None if each row is a query.
-        config: `query_k`, `rule` and `probes` are used.
-        gamma: Exponent of the kernel; may be traced and differentiated.
-        bias: Offset that the kernel subtracts; may be traced and differentiated.
-        num_queries: Number of queries q.
-        within: Nodes to choose from; None is all.
-        where: Which nodes are vectors, the others being padding; None is all.
-        mesh: Devices that share the rows of the collection.
-
-    Returns:
-        Dense seeds of `query_vectors`; sparse ones where clusters are searched or a
-        short list is given.
-
-    References:
-        Iscen et al., CVPR 2017, eq. 7 and 8, https://arxiv.org/abs/1611.05113.
-    """
-    vectors, n = collection.vectors, collection.graph.num_nodes
-    if within is None and (vectors is None or config.probes):
-        return _cluster_candidates(
-            *(collection, regions, query_ids, config),
-            gamma=float(gamma),
-            bias=float(bias),
-            num_queries=num_queries or 1,
-        )
-    slots = n if within is None else within.nodes.shape[1]
-    settings: dict[str, Any] = {"k": min(config.query_k, slots), "rule": config.rule}
-    settings["num_queries"] = num_queries
-    if within is not None:
-        nodes = within.nodes
-        if vectors is None:
-            vectors, nodes = _read_listed(collection, nodes)
-        values = _query_vectors_without_padding(
-            *(vectors, regions, query_ids, nodes, (gamma, bias)), **settings
-        )
-        return Seeds(values.T, within.nodes)
-    if vectors is None:
-        raise ValueError("vectors are needed where no clusters are searched.")
-    if query_ids is not None and where is None and mesh is None:
-        return Seeds(
-            _query_vectors_without_padding(
-                *(vectors, regions, query_ids, None, (gamma, bias)), **settings
-            )
-        )
-    return Seeds(
-        query_vectors(
-            *(vectors, regions, query_ids),
-            gamma=gamma,
-            bias=bias,
-            where=where,
-            mesh=mesh,
-            **settings,
-        )
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("k", "rule", "num_queries"))
-def _query_vectors_without_padding(
-    vectors, regions, query_ids, nodes, kernel, *, k, rule, num_queries
-):
-    """Builds right-hand sides; rows of zeros, which are padding, add nothing.
-
-    With a negative bias they would be similar to every node.
-    """
-    is_region = jnp.any(regions != 0, axis=1)
-    # A query past the last, which is dropped.
-    dropped = jnp.full_like(query_ids, num_queries)
-    ids = jax.lax.select(is_region, query_ids, dropped)
-    return query_vectors(
-        vectors,
-        regions,
-        ids,
-        k=k,
-        gamma=kernel[0],
-        bias=kernel[1],
-        rule=rule,
-        nodes=nodes,
-        num_queries=num_queries,
-    )
-
-
-def _read_listed(
-    collection: Collection, nodes: Int[Array, "q t"]
-) -> tuple[Float[Array, "u p"], Int[Array, "q t"]]:
-    """Reads the vectors of listed nodes; returns them, and every node's row in them."""
-    if collection.read_vectors is None:
-        raise ValueError("vectors or read_vectors are needed for a short list.")
-    host = np.asarray(nodes)
-    listed = np.unique(host[host >= 0])
-    blocks = []
-    for block in np.unique(listed // _BLOCK_NODES):
-        start = int(block) * _BLOCK_NODES
-        rows = collection.read_vectors(start, start + _BLOCK_NODES)
-        is_in_block = listed // _BLOCK_NODES == block
-        blocks.append(rows[listed[is_in_block] - start])
-    vectors = np.concatenate(blocks)
-    # One of a few numbers of rows, so that few programs are compiled.
-    padding = (1 << max(len(vectors) - 1, 0).bit_length()) - len(vectors)
-    rows = np.where(host >= 0, np.searchsorted(listed, host), -1).astype(np.int32)
-    return jnp.asarray(np.pad(vectors, ((0, padding), (0, 0)))), jnp.asarray(rows)
-
-
-def _cluster_candidates(
-    collection, regions, query_ids, config, *, gamma, bias, num_queries
-) -> Seeds:
-    """Computes the right-hand sides of `query_vectors` from the nearest clusters."""
-    k = min(config.query_k, collection.graph.num_nodes)
-    rows = np.asarray(regions)
-    nodes = np.full((num_queries, k), -1, np.int32)
-    values = np.zeros((num_queries, k), rows.dtype)
-    # Rows of zeros are padding.
-    filled = np.flatnonzero(np.abs(rows).max(axis=1, initial=0) > 0)
-    nearest = _nearest_in_clusters(
-        collection, rows[filled], k=k, probes=config.probes or None
-    )
-    gamma, bias = rows.dtype.type(gamma), rows.dtype.type(bias)
-    ids = np.arange(len(rows)) if query_ids is None else np.asarray(query_ids)
-    ids = ids[filled]
-    for query in range(num_queries):
-        lists = [nearest[row] for row in np.flatnonzero(ids == query)]
-        if not lists:
-            continue
-        near = np.concatenate([nodes_of_region for nodes_of_region, _ in lists])
-        terms = np.concatenate([similarities for _, similarities in lists]) - bias
-        if config.rule == "paper":
-            terms = np.maximum(terms, 0) ** gamma
-        # Sums below 0 lose to the zeros of all other nodes.
-        distinct, inverse = np.unique(near, return_inverse=True)
-        sums = np.bincount(inverse, terms).astype(rows.dtype)
-        best = np.argsort(-sums, kind="stable")[:k]
-        best = best[sums[best] > 0]
-        raised = sums[best] if config.rule == "paper" else sums[best] ** gamma
-        nodes[query, : len(best)], values[query, : len(best)] = distinct[best], raised
-    return Seeds(values, nodes)
-
-
-def _nearest_in_clusters(collection, regions, *, k, probes):
-    """Lists the k nearest nodes of each region among those of its nearest clusters."""
-    clusters, n = collection.clusters, collection.graph.num_nodes
-    if clusters is None:  # One cluster, read in blocks.
-        starts = np.append(np.arange(0, n, _BLOCK_NODES), n)
-        probed = np.tile(np.arange(len(starts) - 1), (len(regions), 1))
-    else:
-        starts, count = clusters.starts, len(clusters.centroids)
-        probes = min(probes or count, count)
-        toward = -(regions @ clusters.centroids.T)
-        probed = np.argpartition(toward, probes - 1, axis=1)[:, :probes]
-    blocks: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in regions]
-    for cluster in np.unique(probed):
-        start, stop = (int(bound) for bound in starts[cluster : cluster + 2])
-        rows = np.flatnonzero((probed == cluster).any(axis=1))
-        similarities = regions[rows] @ collection.read_vectors(start, stop).T
-        for row, row_similarities in zip(rows, similarities, strict=True):
-            blocks[row].append((np.arange(start, stop), row_similarities))
-    nearest = []
-    for row_blocks in blocks:
-        nodes = np.concatenate([block for block, _ in row_blocks])
-        similarities = np.concatenate([values for _, values in row_blocks])
-        if len(similarities) > k:
-            best = np.argpartition(-similarities, k - 1)[:k]
-            nodes, similarities = nodes[best], similarities[best]
-        nearest.append((nodes, similarities))
-    return nearest
 
 
 def solve(

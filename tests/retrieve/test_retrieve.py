@@ -363,7 +363,7 @@ def dense_shortlist(data, config, query):
 def test_a_short_list_is_diffused_on_its_own_nodes(
     data, asked, shuffled, search, close, renormalize, outside, monkeypatch
 ):
-    monkeypatch.setattr(steps, "_BLOCK_NODES", 16)
+    monkeypatch.setattr("diffjax.retrieve._candidates._BLOCK_NODES", 16)
     config = dataclasses.replace(
         search,
         shortlist=10,

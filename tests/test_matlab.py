@@ -1,5 +1,6 @@
 import contextlib
 import pathlib
+import sys
 
 import h5py
 import numpy as np
@@ -121,6 +122,15 @@ def test_a_file_of_matlab_7_3_is_read():
     variables = read_matlab(matlab_file("testhdf5_7.4_GLNX86.mat"))
     expected = np.linspace(0, 2 * np.pi, 9)[None]
     np.testing.assert_allclose(variables["testdouble"], expected, rtol=1e-14)
+
+
+def test_a_file_of_matlab_7_3_without_h5py_names_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "variables.mat"
+    write_73(path, {"x": np.zeros((1, 2))})
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.delitem(sys.modules, "diffjax.matlab._hdf5", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"h5py.*'diffjax\[matlab\]'"):
+        read_matlab(path)
 
 
 def test_sparse_matrices_are_of_scipy(tmp_path):

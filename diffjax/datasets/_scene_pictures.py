@@ -124,7 +124,7 @@ def _read_photograph(name: str) -> Image.Image:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
             "scikit-image, whose photographs the scenes are made of, is not installed; "
-            "run `pip install scikit-image`."
+            "run: pip install 'diffjax[demo]'"
         )
     path = pathlib.Path(spec.submodule_search_locations[0]) / "data" / name
     with Image.open(path) as picture:

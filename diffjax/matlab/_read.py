@@ -52,6 +52,8 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: If it is another kind of file, or damaged.
         OSError: If the file can't be read.
+        ModuleNotFoundError: If the file has version 7.3 and h5py, of the extra
+            `matlab`, is not installed.
 
     References:
         MAT-File Format, The MathWorks, for versions 5 to 7. Version 7.3 is described
@@ -62,7 +64,13 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
         head = file.read(max(_HDF5_OFFSETS) + len(_HDF5_SIGNATURE))
     # Both import libraries that are slow to import; `is_matlab` needs neither.
     if _is_hdf5(head):
-        from ._hdf5 import read_hdf5 as read  # noqa: PLC0415
+        try:
+            from ._hdf5 import read_hdf5 as read  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{path}: MATLAB files of version 7.3 need h5py, which is not "
+                "installed: pip install 'diffjax[matlab]'"
+            ) from error
     elif head[_VERSION] in _VERSIONS_5:
         from ._version5 import read_version_5 as read  # noqa: PLC0415
     else:

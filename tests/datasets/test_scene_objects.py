@@ -69,5 +69,5 @@ def test_more_objects_than_there_are_are_refused(count):
 
 def test_missing_photographs_are_an_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
+    with pytest.raises(FileNotFoundError, match=r"pip install 'diffjax\[demo\]'"):
         cut_objects(1)

@@ -223,9 +223,12 @@ class SearchResult(NamedTuple):
             regions, or a `LocalSolution` on those that a query reaches.
         regions: Region of each image that contributes most to its score, which locates
             the object; -1 if no region contributes.
+        ids: For each query the labels of its images, as the index was given them,
+            without empty slots; None outside of an index.
     """
 
     images: Int[Array, "q t"]
     scores: Float[Array, "q t"]
     solution: Any
     regions: Int[Array, "q t"]
+    ids: Any = None

@@ -16,19 +16,20 @@ from diffjax.index import (
     extract_folder,
     index_folder,
     pictures_config,
+    read_vector_file,
 )
 from diffjax.progress import progress_bars
 from diffjax.retrieve import SearchConfig
 
 from ._parser import settings_from
-from ._usage import UsageError, read_array, say, warn
+from ._usage import UsageError, say, warn
 
 
 def index(
     *,
     source: pathlib.Path,
     out: pathlib.Path | None,
-    ids: pathlib.Path | None,
+    ids: str | None,
     regions: pathlib.Path | None,
     strict: bool,
     workers: int,
@@ -75,13 +76,12 @@ def index(
 def _index_vectors(
     source: pathlib.Path,
     path: pathlib.Path,
-    ids: pathlib.Path | None,
+    ids: str | None,
     config: IndexConfig,
 ) -> None:
     with progress_bars() as progress:
         made = Index.build(
-            read_array(source),
-            None if ids is None else read_array(ids),
+            *read_vector_file(source, ids),
             config=config,
             path=path,
             log=lambda line: print(line, file=sys.stderr),  # noqa: T201  # Its voice.

@@ -270,9 +270,10 @@ def settings_from(values: Mapping[str, Any], config: type) -> dict[str, Any]:
 def _add_index_arguments(parser: Parser) -> None:
     parser.add_argument(
         "source",
-        metavar="FOLDER|VECTORS.npy",
+        metavar="FOLDER|VECTORS",
         type=pathlib.Path,
-        help="folder of pictures, also in folders in it; or region vectors [n, d]",
+        help="folder of pictures, also in folders in it; or region vectors [n, d] of "
+        "any real type in a file of .npy, .npz, .parquet or .arrow",
     )
     common = parser.add_argument_group("common options")
     common.add_argument(
@@ -283,9 +284,9 @@ def _add_index_arguments(parser: Parser) -> None:
     )
     common.add_argument(
         "--ids",
-        metavar="IDS.npy",
-        type=pathlib.Path,
-        help="of vectors: image of each, 0, 1, 2, ...; default: each is an image",
+        metavar="FILE|COLUMN",
+        help="of vectors: id of the image of each, in a file of .npy or with an id a "
+        "line, or in a column of VECTORS; default: each is an image",
     )
     _add_folder_options(common)
     common.add_argument(
@@ -355,9 +356,10 @@ def _add_search_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "query",
-        metavar="PICTURE|QUERIES.npy",
+        metavar="PICTURE|QUERIES",
         type=pathlib.Path,
-        help="query picture; or region vectors of queries [r, d], float32",
+        help="query picture; or a file of region vectors of queries [r, d], as for "
+        "`diffjax index`",
     )
     common = parser.add_argument_group("common options")
     common.add_argument(
@@ -502,7 +504,7 @@ COMMANDS: Mapping[str, Command] = types.MappingProxyType(
             _add_demo_arguments,
         ),
         "index": Command(
-            "FOLDER|VECTORS.npy ",
+            "FOLDER|VECTORS ",
             "Make the index of a folder of pictures, or of vectors.",
             """
             Make the index of a folder of pictures, or of region vectors in NumPy's
@@ -516,7 +518,7 @@ COMMANDS: Mapping[str, Command] = types.MappingProxyType(
             _add_index_arguments,
         ),
         "search": Command(
-            "INDEX PICTURE|QUERIES.npy ",
+            "INDEX PICTURE|QUERIES ",
             "Find the pictures of an index that show what a picture shows.",
             """
             Find the pictures of an index that show what a picture, or a box in it,

@@ -10,14 +10,14 @@ import numpy as np
 
 from diffjax import caches
 from diffjax.images import Box, read_picture, read_pixels
-from diffjax.index import Index
+from diffjax.index import VECTOR_SUFFIXES, Index, Label, read_array, read_vector_file
 from diffjax.report import Answer, Comparison, Ranking, text_table, write_page
 from diffjax.retrieve import SearchConfig
 from diffjax.timing import stopwatch
 from diffjax.types import SearchResult
 
 from ._parser import settings_from
-from ._usage import UsageError, check_writable, read_array, say
+from ._usage import UsageError, check_writable, say
 
 Place = tuple[int, int, int, int]
 
@@ -108,7 +108,7 @@ def search(
 
     Queries that are vectors find the best images for each.
     """
-    of_vectors = query.suffix == ".npy"
+    of_vectors = query.suffix in VECTOR_SUFFIXES
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
     _check_options(query, of_vectors, query_ids, box=box, html=html, weights=weights)
@@ -121,7 +121,7 @@ def search(
         watch.step("index")
         if of_vectors:
             ids = None if query_ids is None else read_array(query_ids)
-            regions = read_array(query), ids
+            regions = read_vector_file(query).vectors, ids
         else:
             regions = opened.describe([query], boxes=[pixels], weights=weights)
             watch.step("network")
@@ -224,13 +224,13 @@ def _print_images(result: SearchResult, *, as_json: bool) -> None:
     """Prints the answers to vectors: images, scores and regions of each query."""
     arrays = (result.images, result.scores, result.regions)
     lists = [np.asarray(array).tolist() for array in arrays]
+    # Images that a local solve does not reach have no id, and come last.
     answers = [
         [
-            {"image": image, "score": score, "region": region}
-            for image, score, region in zip(*columns, strict=True)
-            if image >= 0
+            {"id": _label_text(label), "image": image, "score": score, "region": region}
+            for label, image, score, region in zip(*columns, strict=False)
         ]
-        for columns in zip(*lists, strict=True)
+        for columns in zip(result.ids, *lists, strict=True)
     ]
     if as_json:
         for query, ranked in enumerate(answers):
@@ -240,14 +240,18 @@ def _print_images(result: SearchResult, *, as_json: bool) -> None:
         (
             str(query),
             str(rank),
-            str(answer["image"]),
+            str(answer["id"]),
             f"{answer['score']:.4g}",
             str(answer["region"]),
         )
         for query, ranked in enumerate(answers)
         for rank, answer in enumerate(ranked, start=1)
     ]
-    say(text_table(("query", "rank", "image", "score", "region"), rows).rstrip())
+    say(text_table(("query", "rank", "id", "score", "region"), rows).rstrip())
+
+
+def _label_text(label: Label) -> int | str:
+    return label if isinstance(label, int) else str(label)
 
 
 def _parse_box(text: str) -> Box:

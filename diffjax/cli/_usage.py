@@ -1,11 +1,7 @@
-"""Output of commands, command lines that can't be meant, and files that they name."""
+"""Output of commands, and command lines that can't be meant."""
 
 import pathlib
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # Help does without it.
-    import numpy as np
 
 
 class UsageError(ValueError):
@@ -22,26 +18,6 @@ def check_writable(path: pathlib.Path) -> None:
     """Refuses a file that can't be written before minutes are spent on it."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"{path} must be a file in a folder that exists.")
-
-
-def read_array(path: pathlib.Path) -> "np.ndarray":
-    """Maps an array in NumPy's format, so that only what is used is read.
-
-    Raises:
-        ValueError: If the file is no array, or holds objects.
-    """
-    import tokenize  # noqa: PLC0415  # So does it without this.
-
-    import numpy as np  # noqa: PLC0415  # Help does without it.
-
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    # The last for a header that is no Python.
-    except (ValueError, EOFError, tokenize.TokenError) as error:
-        raise ValueError(
-            f"{path} must be an array in NumPy's format (numpy.save), got another "
-            f"file ({error})."
-        ) from error
 
 
 def say(text: str) -> None:

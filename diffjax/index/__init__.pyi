@@ -12,6 +12,7 @@ from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder
 from ._folder import pictures_config as pictures_config
 from ._index import Index as Index
+from ._labels import Label as Label
 from ._plan import Phase as Phase
 from ._plan import Plan as Plan
 from ._plan import plan as plan
@@ -23,3 +24,7 @@ from ._store import IndexFileError as IndexFileError
 from ._store import Store as Store
 from ._store import describe_file as describe_file
 from ._store import verify as verify
+from ._vector_files import VECTOR_SUFFIXES as VECTOR_SUFFIXES
+from ._vector_files import VectorFile as VectorFile
+from ._vector_files import read_array as read_array
+from ._vector_files import read_vector_file as read_vector_file

@@ -35,9 +35,10 @@ from diffjax.regions import (
 from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import GraphConfig, IndexConfig
+from ._labels import NumberedImages, labels_to_arrays
 from ._prepare import weigh_regions
 from ._store import Facts, Store
-from ._validation import Boxes, Ids, Vectors, check_boxes, check_rows, row_ids
+from ._validation import Boxes, VectorRows, check_boxes, read_vectors
 
 _VECTORS_PER_DIMENSION = 2
 _CODE_BITS = 8
@@ -62,8 +63,8 @@ class NodeLists(NamedTuple):
 
 
 def build_in_memory(
-    vectors: Vectors,
-    ids: Ids | None,
+    source: VectorRows,
+    images: NumberedImages,
     *,
     config: IndexConfig,
     neighbors: Neighbors | None = None,
@@ -73,16 +74,19 @@ def build_in_memory(
     boxes: Boxes | None = None,
 ) -> Store:
     """Builds all arrays of an index in memory; see `Index.build`."""
-    check_rows("vectors", vectors)
-    n = vectors.shape[0]
+    vectors, n, image_ids = (
+        read_vectors("vectors", source),
+        len(source),
+        images.image_ids,
+    )
     if n == 0:
         raise ValueError("vectors must be at least one, got none.")
-    image_ids = row_ids("ids", ids, rows=n)
     if neighbors is not None:
         check_neighbors("neighbors", neighbors, n=n)
         config = config.replace(k=neighbors.indices.shape[1])
+        neighbors = _reorder_lists(neighbors, images.region_order)
     if boxes is not None:
-        boxes = check_boxes(boxes, rows=n)
+        boxes = check_boxes(boxes, rows=n, order=images.region_order)
     units, whitening = _prepare_vectors(vectors, config.graph, whitening, prepared)
     check_code_bytes(config.graph, units.shape[1])
     for name, k in (("k", config.graph.k), ("query_k", config.search.query_k)):
@@ -114,6 +118,7 @@ def build_in_memory(
         "degrees": graph.degrees,
         "weights": weights,
         "boxes": boxes,
+        **labels_to_arrays(images.labels),
         **_prefix("", whitening),
         **_prefix("offline_", offline),
     }
@@ -130,6 +135,19 @@ def build_in_memory(
     return Store(present, facts)
 
 
+def _reorder_lists(
+    neighbors: Neighbors, order: Int[np.ndarray, " n"] | None
+) -> Neighbors:
+    """Neighbour lists of rows, for regions that are numbered in another order."""
+    if order is None:
+        return neighbors
+    indices = np.asarray(neighbors.indices)[order]
+    return Neighbors(
+        jnp.asarray(np.where(indices >= 0, invert(order)[indices], -1)),
+        jnp.asarray(np.asarray(neighbors.similarities)[order]),
+    )
+
+
 def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, Any]:
     """Arrays of a tuple by their names in the store."""
     if arrays is None:
@@ -138,7 +156,10 @@ def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, An
 
 
 def _prepare_vectors(
-    vectors: Vectors, graph: GraphConfig, whitening: Whitening | None, prepared: bool
+    vectors: Float[np.ndarray, "n d"],
+    graph: GraphConfig,
+    whitening: Whitening | None,
+    prepared: bool,
 ) -> tuple[Float[Array, "n p"], Whitening | None]:
     """Normalises and whitens vectors, and fits the whitening where none is given."""
     units = l2_normalize(jnp.asarray(vectors))
@@ -209,11 +230,8 @@ def _build_graph(lists: NodeLists, graph: GraphConfig) -> tuple[Graph, NodeLists
     if lists.clusters is not None:  # Their order is such a one.
         return normalized, lists
     reordered = reorder(normalized)
-    order, inverse = np.asarray(reordered.order), np.asarray(reordered.inverse_order)
-    indices = np.asarray(lists.neighbors.indices)[order]
-    indices = np.where(indices >= 0, inverse[indices], -1).astype(np.int32)
-    similarities = np.asarray(lists.neighbors.similarities)[order]
-    neighbors = Neighbors(jnp.asarray(indices), jnp.asarray(similarities))
+    order = np.asarray(reordered.order)
+    neighbors = _reorder_lists(lists.neighbors, order)
     return reordered.graph, lists._replace(neighbors=neighbors, order=order)
 
 

@@ -49,8 +49,9 @@ from ._files import (
     rows_aside,
     write_array,
 )
+from ._labels import NumberedImages, labels_to_arrays
 from ._plan import EDGE_ROWS, check_room, plan
-from ._prepare import PreparedRows, Progress, check_source, read_all, weigh_regions
+from ._prepare import PreparedRows, Progress, read_all, weigh_regions
 from ._store import (
     LOCK,
     MANIFEST,
@@ -64,7 +65,7 @@ from ._store import (
     remove_damaged,
     remove_unnamed,
 )
-from ._validation import Boxes, Ids, Vectors, check_boxes, row_ids
+from ._validation import Boxes, VectorRows, check_boxes
 
 # Rows of lists that may have to be searched again after a build was stopped.
 _ROWS_PER_SYNC = 2**16
@@ -119,8 +120,8 @@ class _Build:
 
 def build_on_disk(
     folder: pathlib.Path,
-    vectors: Vectors,
-    ids: Ids | None,
+    vectors: VectorRows,
+    images: NumberedImages,
     *,
     config: IndexConfig,
     pictures: IndexedPictures | None = None,
@@ -129,40 +130,41 @@ def build_on_disk(
     progress: Progress,
 ) -> None:
     """Builds an index in a folder; see `Index.build`."""
-    check_source("vectors", vectors)
-    vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n, dim = vectors.shape
-    image_ids = row_ids("ids", ids, rows=n)
+    if n == 0 or dim == 0:
+        raise ValueError(f"vectors must be at least one, got {list(vectors.shape)}.")
     if boxes is not None:
-        boxes = check_boxes(boxes, rows=n)
+        boxes = check_boxes(boxes, rows=n, order=images.region_order)
     check_code_bytes(config.graph, min(config.graph.dim or dim, dim))
     check_destination(folder)
-    needed = plan(n, dim, given_bytes=vectors.dtype.itemsize, config=config)
+    needed = plan(n, dim, given_bytes=vectors.itemsize, config=config)
     for line in needed.lines():
         log(line)
     check_room(needed, folder, there=_unfinished_bytes(folder))
     folder.mkdir(parents=True, exist_ok=True)
     facts = Facts(config=config, pictures=pictures)
     with hold_folder(folder, LOCK):
-        _build(folder, vectors, image_ids, boxes, facts=facts, progress=progress)
+        _build(folder, vectors, images, boxes, facts=facts, progress=progress)
 
 
 def _build(
     folder: pathlib.Path,
-    vectors: Vectors,
-    image_ids: Int[np.ndarray, " n"],
+    vectors: VectorRows,
+    images: NumberedImages,
     boxes: Float[np.ndarray, "n 4"] | None,
     *,
     facts: Facts,
     progress: Progress,
 ) -> None:
     """Runs all phases, in a folder that no other build is in."""
-    n = len(vectors)
+    n, image_ids = len(vectors), images.image_ids
     graph = facts.config.resolve(n).graph
     checked = read_all(vectors, fit=graph.dim is not None, progress=progress)
-    source = [checked.digest, hashlib.sha256(image_ids.tobytes()).hexdigest()]
+    handed = {"image_ids": image_ids, **labels_to_arrays(images.labels)}
     if boxes is not None:
-        source.append(hashlib.sha256(boxes.tobytes()).hexdigest())
+        handed["boxes"] = boxes
+    digests = {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in handed.items()}
+    source = [checked.digest, *digests.values()]
     facts = facts._replace(source=tuple(source))
     if _is_built(folder, facts):
         return
@@ -188,12 +190,13 @@ def _build(
                 build.rows, image_ids, lam=graph.lam, progress=progress
             )[build.array("order")],
         )
-    if boxes is not None:
-        build.write("boxes", fingerprint(source[-1]), lambda: boxes)
+    for name, array in handed.items():
+        if name != "image_ids":  # Stored as `image_starts`.
+            build.write(name, fingerprint(digests[name]), lambda array=array: array)
     listed = fingerprint(prepared, graph.neighbor_probes)
     _search_neighbors(build, listed)
     _write_graph(build, fingerprint(listed, graph.gamma, graph.bias))
-    give_back(vectors)
+    give_back(vectors.base)
     if graph.method == "clusters":
         progress("measuring recall", 0, 1)
         share = _measure_recall(build)

@@ -6,13 +6,13 @@ import hashlib
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from diffjax._arguments import check_not_downcast
 from diffjax.diffusion import OfflineRows
@@ -26,15 +26,14 @@ from diffjax.types import Graph, Neighbors, SearchResult, Whitening, row_starts
 from ._build import build_in_memory
 from ._build_disk import build_on_disk
 from ._config import IndexConfig
+from ._labels import Label, Labels, labels_from_arrays, number_images, numbers_of
 from ._queries import QueryBlock, join_results, prepare, split_queries
 from ._store import Store, check_destination, read_store, write_store
 from ._validation import (
     Boxes,
-    Ids,
     QueryIds,
-    QueryVectors,
-    Vectors,
-    check_rows,
+    VectorRows,
+    read_vectors,
     row_ids,
 )
 
@@ -64,8 +63,8 @@ class Index:
     @classmethod
     def build(
         cls,
-        vectors: Vectors,
-        ids: Ids | None = None,
+        vectors: Any,
+        ids: Any | None = None,
         *,
         config: IndexConfig | None = None,
         path: str | os.PathLike[str] | None = None,
@@ -88,9 +87,12 @@ class Index:
 
         Args:
             vectors: Region vectors [n, d], of any length above 0: they are normalised.
-                float32; float64 with `jax_enable_x64`; float16 with `path`. In memory,
-                or mapped by `numpy.load(file, mmap_mode="r")`.
-            ids: Image of every region: 0, 1, 2, ... without going back or skipping;
+                Of any real type and byte order, in memory, in a data frame, or mapped
+                by `numpy.load(file, mmap_mode="r")`. They become float32, or float64
+                if they are float64 and `jax_enable_x64` is set.
+            ids: Id of the image of every region: integers, strings or UUIDs, in any
+                order and with gaps. Regions with equal ids are of one image. Images are
+                numbered as their ids first appear, and their regions follow each other.
                 None if each row is an image.
             config: Settings; None for the defaults of `IndexConfig`.
             path: Folder for an index on disk; None builds in memory.
@@ -111,7 +113,7 @@ class Index:
             can give, and takes what it can.
 
         Raises:
-            ValueError: If vectors are not finite, zero, of the wrong type or none at
+            ValueError: If vectors are not finite, zero, no real numbers or none at
                 all (naming the first bad row), ids or neighbours are not as above, the
                 folder holds something else or another build is running in it, or memory
                 or disk are too small for the plan.
@@ -122,6 +124,9 @@ class Index:
         if renamed:
             raise TypeError(f"build has no parameter {min(renamed)!r}.")
         config = config or IndexConfig()
+        rows = VectorRows("vectors", vectors)
+        images = number_images(ids, rows=len(rows))
+        rows = rows.reorder(images.region_order)
         in_memory = {
             "neighbors": neighbors,
             "pictures": pictures,
@@ -130,17 +135,17 @@ class Index:
             "boxes": boxes,
         }
         if path is None:
-            return cls._of(build_in_memory(vectors, ids, config=config, **in_memory))
+            return cls._of(build_in_memory(rows, images, config=config, **in_memory))
         folder = pathlib.Path(path)
         by_block = (
             (neighbors is None and whitening is None and not prepared)
             and config.graph.method not in ("nn-descent", "sharded")
             and not config.is_offline
-            and getattr(vectors, "dtype", None) != np.float64
+            and rows.dtype != np.float64
         )
         if by_block:
             build_on_disk(
-                *(folder, vectors, ids),
+                *(folder, rows, images),
                 config=config,
                 pictures=pictures,
                 boxes=boxes,
@@ -149,7 +154,7 @@ class Index:
             )
         else:
             check_destination(folder)
-            store = build_in_memory(vectors, ids, config=config, **in_memory)
+            store = build_in_memory(rows, images, config=config, **in_memory)
             write_store(folder, store)
         return cls.open(folder)
 
@@ -211,6 +216,27 @@ class Index:
         counts = np.diff(self.store.arrays["image_starts"])
         return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """Id of every image, as given to `build`: names of pictures, or its numbers."""
+        labels = labels_from_arrays(self.store.arrays)
+        if labels is None and self.pictures is not None:
+            return np.array([*self.pictures.names, None], object)[:-1]
+        return np.arange(self.num_images) if labels is None else labels
+
+    @property
+    def ids(self) -> Shaped[np.ndarray, " n"]:
+        """Id of the image of every region."""
+        return self.labels[self.image_ids]
+
+    def images_of(self, ids: Iterable[Label]) -> Int[np.ndarray, " w"]:
+        """Numbers of the images with some ids.
+
+        Raises:
+            ValueError: If ids are not in the index, listing them.
+        """
+        return numbers_of("ids", ids, self.labels)
+
     @property
     def pictures(self) -> IndexedPictures | None:
         """Where the vectors came from; None for vectors that were handed over."""
@@ -267,7 +293,7 @@ class Index:
 
     def search(
         self,
-        queries: QueryVectors,
+        queries: Any,
         query_ids: QueryIds | None = None,
         *,
         top: int = 10,
@@ -294,15 +320,16 @@ class Index:
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}.")
-        self._check_queries(queries)
-        ids = row_ids("query_ids", query_ids, rows=queries.shape[0])
+        rows = self._read_queries(queries)
+        ids = row_ids("query_ids", query_ids, rows=len(rows))
         search = self._resolve(config or self.config.search)
         collection = self._collection(search)
-        blocks = split_queries(np.asarray(queries), ids)
+        blocks = split_queries(rows, ids)
         results = [self._search_block(collection, b, search, top) for b in blocks]
         result = join_results(results, blocks)
         _warn_of_residuals(result.solution.residual, search)
-        return result
+        images = np.asarray(result.images)
+        return result._replace(ids=[self.labels[i[i >= 0]].tolist() for i in images])
 
     def _search_block(
         self, collection: Collection, block: QueryBlock, search: SearchConfig, top: int
@@ -455,32 +482,28 @@ class Index:
             *(self._put(arrays[f"offline_{name}"]) for name in OfflineRows._fields)
         )
 
-    def prepare(self, queries: QueryVectors) -> Float[Array, "r p"]:
+    def prepare(self, queries: Any) -> Float[Array, "r p"]:
         """Normalises and whitens vectors as the collection's were.
 
         Raises:
-            ValueError: If they are not finite, zero, or of another dimension or type.
+            ValueError: If they are not finite, zero, or of another dimension.
         """
-        self._check_queries(queries)
-        mask = np.ones(queries.shape[0], np.bool_)
-        return prepare(queries, mask, self.whitening)
+        rows = self._read_queries(queries)
+        return prepare(rows, np.ones(len(rows), np.bool_), self.whitening)
 
-    def _check_queries(self, queries: QueryVectors) -> None:
-        check_rows("queries", queries)
+    def _read_queries(self, queries: Any) -> Float[np.ndarray, "r c"]:
+        """Reads queries in the precision of the index."""
         arrays = self.store.arrays
         dim = arrays["mean"].shape[0] if "mean" in arrays else self.store.dim
-        if queries.shape[1] != dim:
+        is_double = arrays["vectors"].dtype == np.float64
+        dtype = np.float64 if is_double else np.float32
+        rows = read_vectors("queries", queries, dtype=dtype)
+        if rows.shape[1] != dim:
             raise ValueError(
                 f"queries must have the {dim} dimensions of the index, got "
-                f"{queries.shape[1]}."
+                f"{rows.shape[1]}."
             )
-        is_double = arrays["vectors"].dtype == np.float64
-        expected = np.dtype(np.float64 if is_double else np.float32)
-        if queries.dtype != expected:
-            raise ValueError(
-                f"queries must be {expected} as the index, got {queries.dtype}: "
-                f"convert them, by .astype(numpy.{expected})."
-            )
+        return rows
 
     def search_picture(
         self,
@@ -615,7 +638,7 @@ class Index:
         kept = {"pictures": self.pictures, "prepared": True, "boxes": self.boxes}
         if parameters.projection is None:
             kept |= {"neighbors": self.neighbors, "whitening": self.whitening}
-            index = Index.build(self.vectors, self.image_ids, config=config, **kept)
+            index = Index.build(self.vectors, self.ids, config=config, **kept)
             facts = index.store.facts._replace(recall=self.recall, config=config)
             return Index._of(dataclasses.replace(index.store, facts=facts))
         dim = self.store.dim
@@ -628,9 +651,7 @@ class Index:
         projection = jnp.asarray(parameters.projection, self.vectors.dtype)
         moved = project_vectors(self.vectors, projection)
         whitening = _compose(self.whitening, projection)
-        return Index.build(
-            moved, self.image_ids, config=config, whitening=whitening, **kept
-        )
+        return Index.build(moved, self.ids, config=config, whitening=whitening, **kept)
 
 
 def _compose(whitening: Whitening | None, projection: Float[Array, "p d"]) -> Whitening:

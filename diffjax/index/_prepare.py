@@ -21,7 +21,7 @@ from diffjax.types import Whitening
 
 from ._files import give_back
 from ._queries import prepare
-from ._validation import Ids, Vectors
+from ._validation import Ids, VectorRows
 
 # Blocks are padded to one of a few numbers of rows, this one at least.
 _MIN_ROWS = 1024
@@ -49,7 +49,7 @@ class PreparedRows:
         whitening: Whitening that is applied; None only normalises.
     """
 
-    def __init__(self, vectors: Vectors, whitening: Whitening | None) -> None:
+    def __init__(self, vectors: VectorRows, whitening: Whitening | None) -> None:
         """Keeps checked vectors, in memory or mapped."""
         self._vectors, self.whitening = vectors, whitening
         self._bytes_read = 0
@@ -69,7 +69,7 @@ class PreparedRows:
         rows = len(block)
         self._bytes_read += rows * max(block.nbytes // max(rows, 1), _PAGE_BYTES)
         if self._bytes_read > _WINDOW_BYTES:
-            give_back(self._vectors)
+            give_back(self._vectors.base)
             self._bytes_read = 0
         size = max(_MIN_ROWS, 1 << max(rows - 1, 0).bit_length())
         padded = np.zeros((size, block.shape[1]), np.float32)
@@ -78,24 +78,7 @@ class PreparedRows:
         return np.asarray(prepare(padded, mask, self.whitening))[:rows]
 
 
-def check_source(name: str, vectors: Vectors) -> None:
-    """Refuses vectors that cannot be read by block.
-
-    Raises:
-        ValueError: With the type and shape.
-    """
-    if not hasattr(vectors, "dtype") or vectors.ndim != 2:
-        raise ValueError(f"{name} must be a matrix, got {type(vectors).__name__}.")
-    if vectors.dtype not in (np.float16, np.float32) or not vectors.size:
-        raise ValueError(
-            f"{name} must be float32 or float16 of shape [n, d], got {vectors.dtype} "
-            f"{list(vectors.shape)}."
-        )
-    if len(vectors) > np.iinfo(np.int32).max:
-        raise ValueError(f"{name} must be fewer than 2^31, got {len(vectors)}.")
-
-
-def read_all(vectors: Vectors, *, fit: bool, progress: Progress) -> CheckedVectors:
+def read_all(vectors: VectorRows, *, fit: bool, progress: Progress) -> CheckedVectors:
     """Reads every vector once, to check, hash and measure them.
 
     Args:
@@ -112,9 +95,8 @@ def read_all(vectors: Vectors, *, fit: bool, progress: Progress) -> CheckedVecto
     digest = hashlib.sha256(f"{vectors.dtype} {list(vectors.shape)} ".encode())
     total: RunningCovariance | None = None
     for start, block in _blocks(vectors):
-        digest.update(np.ascontiguousarray(block).data)
-        single = np.asarray(block, np.float32)
-        largest = np.abs(single).max(axis=1)
+        digest.update(block.data)
+        largest = np.abs(block).max(axis=1)
         bad = np.flatnonzero(~(np.isfinite(largest) & (largest > 0)))
         if bad.size:
             value = "zero" if largest[bad[0]] == 0 else "NaN or infinity"
@@ -123,14 +105,14 @@ def read_all(vectors: Vectors, *, fit: bool, progress: Progress) -> CheckedVecto
                 f"{start + bad[0]}."
             )
         if fit:
-            units = np.asarray(l2_normalize(jnp.asarray(single)))
+            units = np.asarray(l2_normalize(jnp.asarray(block)))
             block_covariance = running_covariance(units)
             total = (
                 block_covariance
                 if total is None
                 else merge_covariances(total, block_covariance)
             )
-        give_back(vectors)
+        give_back(vectors.base)
         progress("reading vectors", start + len(block), len(vectors))
     return CheckedVectors(digest.hexdigest(), total)
 
@@ -190,6 +172,6 @@ def _weigh(vectors, counts, most, lam):
     return np.asarray(weights)[:rows]
 
 
-def _blocks(vectors: Vectors) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(vectors: VectorRows) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), CLUSTER_BLOCK_ROWS):
-        yield start, np.asarray(vectors[start : start + CLUSTER_BLOCK_ROWS])
+        yield start, vectors[start : start + CLUSTER_BLOCK_ROWS]

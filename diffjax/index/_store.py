@@ -39,7 +39,7 @@ REQUIRED = (
     *("graph_columns", "graph_weights", "graph_starts", "degrees"),
 )
 OPTIONAL = (
-    *("codebooks", "mean", "projection", "weights", "boxes"),
+    *("codebooks", "mean", "projection", "weights", "boxes", "labels", "label_starts"),
     *("centroids", "cluster_starts"),
     *("component_labels", "component_degree_sums", "component_nodes"),
     "component_starts",
@@ -360,6 +360,7 @@ def _check_numbers(folder: pathlib.Path, arrays: Arrays) -> None:
     lowest: dict[str, int] = {"indices": -1, "offline_indices": -1}
     ends = {"image_starts": n, "graph_starts": edges}
     ends |= {"cluster_starts": n, "component_starts": n}
+    ends |= {"label_starts": len(arrays["labels"])} if "labels" in arrays else {}
     bad = [
         name
         for name, limit in below.items()

@@ -1,39 +1,135 @@
 """Validation of vectors, ids and boxes before anything is computed."""
 
+import copy
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 from jaxtyping import Array, Float, Int
 
 from diffjax._arguments import check_ids, check_vectors
 
-Vectors = Float[Array | np.ndarray, "n d"]
 Ids = Int[Array | np.ndarray, " n"]
-QueryVectors = Float[Array | np.ndarray, "r c"]
 QueryIds = Int[Array | np.ndarray, " r"]
 Boxes = Float[Array | np.ndarray, "n 4"]
 
-_HALF_TYPES = np.float16, jnp.bfloat16
+# Rows whose largest entry is outside are scaled before they lose precision.
+_SINGLE_RANGE = 2.0**-100, 2.0**100
 
 
-def check_rows(name: str, vectors: Vectors) -> None:
-    """Refuses what is no matrix of real numbers, or has rows without a direction.
+class VectorRows:
+    """Reader of region vectors of any real type, byte order and order of rows.
+
+    Rows are read in single precision, or in double where both the vectors and JAX have
+    it. Rows that single precision can't hold are scaled by a power of two first, which
+    keeps their direction.
+
+    Attributes:
+        shape: Number of rows n and dimensions d.
+        dtype: Type in which rows are read.
+        itemsize: Bytes of a number in the source.
+        base: Array of the source.
+        order: Row of the source for every row; None for its own order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vectors: Any,
+        *,
+        dtype: np.dtype | type | None = None,
+    ) -> None:
+        """Refuses what is no matrix of real numbers.
+
+        Args:
+            name: Name of the argument, for errors.
+            vectors: Matrix of NumPy, of JAX or mapped, or a data frame.
+            dtype: Type in which rows are read; None decides by the source.
+
+        Raises:
+            ValueError: With the type and shape.
+        """
+        if not hasattr(vectors, "dtype") and hasattr(vectors, "to_numpy"):
+            vectors = vectors.to_numpy()
+        if not hasattr(vectors, "dtype"):
+            raise ValueError(f"{name} must be an array, got {type(vectors).__name__}.")
+        if np.ma.is_masked(vectors):
+            raise ValueError(
+                f"{name} must have no masked entries: leave these rows out."
+            )
+        is_real = any(
+            jnp.issubdtype(vectors.dtype, kind) for kind in (np.floating, np.integer)
+        )
+        if vectors.ndim != 2 or not is_real:
+            raise ValueError(
+                f"{name} must be real numbers of shape [n, d], got {vectors.dtype} "
+                f"{list(vectors.shape)}."
+            )
+        if len(vectors) > np.iinfo(np.int32).max:
+            raise ValueError(f"{name} must be fewer than 2^31, got {len(vectors)}.")
+        self.base = np.asanyarray(vectors)  # A mapped one stays mapped.
+        self.shape, self.itemsize = self.base.shape, self.base.dtype.itemsize
+        is_double = self.base.dtype.newbyteorder("=") == np.float64
+        if dtype is None:
+            dtype = dtypes.canonicalize_dtype(np.float64) if is_double else np.float32
+        self.dtype = np.dtype(dtype)
+        self.order: Int[np.ndarray, " n"] | None = None
+
+    def reorder(self, order: Int[np.ndarray, " n"] | None) -> "VectorRows":
+        """Reader of the same rows in another order; None keeps this one."""
+        reordered = copy.copy(self)
+        reordered.order = order
+        return reordered
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, which: Any) -> Float[np.ndarray, "r d"]:
+        """Reads rows: a slice of them, or rows by number."""
+        rows = self.base[which if self.order is None else self.order[which]]
+        rows = np.asarray(rows)
+        if self.dtype == np.float32 and rows.dtype.itemsize > self.dtype.itemsize:
+            rows = _scale_extremes(rows)
+        return np.ascontiguousarray(rows, self.dtype)
+
+
+def _scale_extremes(rows: np.ndarray) -> np.ndarray:
+    """Scales rows that would over- or underflow in single precision."""
+    if not np.issubdtype(rows.dtype, np.floating) or not rows.size:
+        return rows
+    largest = np.abs(rows).max(axis=1)
+    low, high = _SINGLE_RANGE
+    extreme = (largest > 0) & np.isfinite(largest)
+    extreme &= (largest < low) | (largest > high)
+    if not extreme.any():
+        return rows
+    _, exponents = np.frexp(largest[extreme])
+    scaled = rows.copy()
+    scaled[extreme] = np.ldexp(rows[extreme], -exponents[:, None])
+    return scaled
+
+
+def read_vectors(
+    name: str, vectors: Any, *, dtype: np.dtype | type | None = None
+) -> Float[np.ndarray, "n d"]:
+    """Reads vectors of any real type into memory, and checks each.
+
+    Args:
+        name: Name of the argument, for errors.
+        vectors: `VectorRows`, or what they read.
+        dtype: Type of the result; None decides by the source.
 
     Raises:
-        ValueError: With the type and shape, or naming the first bad row.
+        ValueError: If they are no matrix of real numbers, or rows are not finite or
+            have no direction, naming the first.
     """
-    if not hasattr(vectors, "dtype"):
-        raise ValueError(f"{name} must be an array, got {type(vectors).__name__}.")
-    if vectors.dtype in _HALF_TYPES:
-        raise ValueError(
-            f"{name} must be float32 here, got {vectors.dtype} {list(vectors.shape)}: "
-            "convert them, by .astype(numpy.float32)."
-        )
-    if vectors.ndim != 2 or vectors.dtype not in (np.float32, np.float64):
-        raise ValueError(
-            f"{name} must be float32 of shape [n, d], or float64 with jax_enable_x64, "
-            f"got {vectors.dtype} {list(vectors.shape)}."
-        )
-    check_vectors(name, vectors)
+    if not isinstance(vectors, VectorRows):
+        vectors = VectorRows(name, vectors, dtype=dtype)
+    rows = vectors[:]
+    check_vectors(name, rows)
+    return rows
 
 
 def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
@@ -51,8 +147,18 @@ def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
     return np.asarray(ids).astype(np.int32)
 
 
-def check_boxes(boxes: Boxes, *, rows: int) -> Float[np.ndarray, "n 4"]:
+def check_boxes(
+    boxes: Boxes, *, rows: int, order: Int[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, "n 4"]:
     """Refuses boxes that are not one per row, (x0, y0, x1, y1) with an area.
+
+    Args:
+        boxes: Boxes of the rows.
+        rows: Number of rows.
+        order: Row of every region; None for the order of the rows.
+
+    Returns:
+        Boxes of the regions.
 
     Raises:
         ValueError: With the shape, or naming the first bad row.
@@ -71,4 +177,4 @@ def check_boxes(boxes: Boxes, *, rows: int) -> Float[np.ndarray, "n 4"]:
             f"boxes must have x0 < x1 and y0 < y1, got {host[bad[0]].tolist()} in row "
             f"{bad[0]}."
         )
-    return host
+    return host if order is None else host[order]

@@ -34,7 +34,7 @@ def test_help_of_every_command(run, command):
         (("serch", "x", "y"), "did you mean search?"),
         (("search", "x", "y", "--tpo", "3"), "did you mean --top?"),
         (("search", "x", "y", "z"), "'z' is one argument too many"),
-        (("search", "x"), "required: PICTURE|QUERIES.npy"),
+        (("search", "x"), "required: PICTURE|QUERIES"),
         (("index", "x", "--neighbors", "exact"), "--neighbors is called --method now"),
         (("search", "x", "y", "--reach=9"), "--reach is called --local-nodes now"),
         (("index-vectors", "x"), "index-vectors is called `diffjax index` now"),

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from diffjax.index import Index
@@ -41,7 +42,7 @@ def test_vectors_are_indexed_searched_and_described(run, queries, tmp_path):
     images = [[answer["image"] for answer in line["answers"]] for line in lines]
     np.testing.assert_array_equal(images, expected.images)
     code, out, err = run("search", "out", "q.npy", *flags)
-    assert out.splitlines()[0].split() == ["query", "rank", "image", "score", "region"]
+    assert out.splitlines()[0].split() == ["query", "rank", "id", "score", "region"]
     assert len(out.splitlines()) == 2 + 6
     code, out, err = run("info", "out", "--verify")
     assert code == 0
@@ -52,6 +53,76 @@ def test_vectors_are_indexed_searched_and_described(run, queries, tmp_path):
 def test_the_name_of_the_vectors_is_that_of_their_index(run, queries, tmp_path):
     assert run("index", "v.npy", "--k", "5", "--query-k", "5")[0] == 0
     assert Index.open(tmp_path / "v.diffjax").num_images == 60
+
+
+FILES = {
+    "v.npz": lambda path, v, ids: np.savez(path, vectors=v, ids=ids, other=ids),
+    "v.parquet": lambda path, v, ids: to_table(v, ids).to_parquet(path),
+    "v.feather": lambda path, v, ids: to_table(v, ids).to_feather(path),
+    "v.arrow": lambda path, v, ids: to_table(v, ids).to_feather(path),
+    "wide.parquet": lambda path, v, ids: to_wide_table(v, ids).to_parquet(path),
+}
+
+
+def to_table(vectors, ids):
+    return pd.DataFrame({"ids": ids, "vector": list(vectors), "place": ids})[
+        ["ids", "vector"]
+    ]
+
+
+def to_wide_table(vectors, ids):
+    table = pd.DataFrame(vectors, columns=[f"d{i}" for i in range(8)])
+    return table.assign(ids=ids)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_vectors_and_ids_of_every_kind_of_file_are_indexed(
+    run, queries, tmp_path, name
+):
+    vectors = np.load(tmp_path / "v.npy").astype(np.float64)
+    ids = np.array([f"album/{i}.jpg" for i in np.load(tmp_path / "ids.npy")])
+    FILES[name](tmp_path / name, vectors, ids)
+    settings = "--k", "10", "--query-k", "10", "--out", "out"
+    code, _, err = run("index", name, "--ids", "ids", *settings)
+    assert code == 0, err
+    words = "search", "out", "q.npy", "--top", "3"
+    first = json.loads(run(*words, "--json")[1].splitlines()[0])["answers"][0]
+    assert first["id"] == "album/1.jpg"
+    assert run(*words)[1].splitlines()[2].split()[2] == "album/1.jpg"
+
+
+def test_ids_are_lines_of_a_text(run, queries, tmp_path):
+    lines = "".join(f"r{i // 3}\n" for i in range(60))
+    (tmp_path / "ids.txt").write_text(lines, encoding="utf-8")
+    settings = "--k", "10", "--query-k", "10", "--out", "out", "--ids", "ids.txt"
+    assert run("index", "v.npy", *settings)[0] == 0
+    assert Index.open(tmp_path / "out").labels.tolist() == [f"r{i}" for i in range(20)]
+
+
+BAD_FILES = {
+    "two.npz": lambda path: np.savez(path, a=np.eye(3), b=np.eye(3)),
+    "empty.npz": np.savez,
+    "text.npz": lambda path: path.write_text("no archive"),
+    "text.parquet": lambda path: path.write_text("no table"),
+    "text.arrow": lambda path: path.write_text("no table"),
+    "gap.parquet": lambda path: pd.DataFrame(
+        {"v": [[1.0, 2.0], [1.0], None]}
+    ).to_parquet(path),
+    "two.parquet": lambda path: pd.DataFrame(
+        {"v": [[1.0, 2.0]], "w": [[1.0, 2.0]]}
+    ).to_parquet(path),
+    "words.parquet": lambda path: pd.DataFrame({"v": ["a", "b"]}).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_without_vectors_are_refused_in_a_line(run, tmp_path, name):
+    BAD_FILES[name](tmp_path / name)
+    code, out, err = run("index", name, "--out", "out")
+    assert (code, out) == (1, "")
+    assert name in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_has_whole_numbers_of_images_and_regions(run, tmp_path):

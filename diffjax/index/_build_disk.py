@@ -31,26 +31,32 @@ from diffjax.graph import (
 from diffjax.images import IndexedPictures
 from diffjax.types import check_countable
 
+from ._array_files import (
+    RowsFile,
+    count_partial_rows,
+    lock_folder,
+    map_array,
+    partial_path,
+    release_pages,
+    write_array,
+)
 from ._build import (
     check_code_bytes,
     fit_whitening,
     invert,
     starts_of_images,
     train_codebooks,
-    warn_of_small,
+    warn_if_fewer_regions,
 )
 from ._config import GraphConfig, IndexConfig
-from ._files import (
-    RowsFile,
-    aside_of,
-    give_back,
-    hold_folder,
-    map_array,
-    rows_aside,
-    write_array,
+from ._plan import EDGE_ROWS, check_memory_and_disk, plan
+from ._prepare_vectors import (
+    PreparedRows,
+    Progress,
+    check_and_hash_vectors,
+    check_block_source,
+    weigh_regions,
 )
-from ._plan import EDGE_ROWS, check_room, plan
-from ._prepare import PreparedRows, Progress, check_source, read_all, weigh_regions
 from ._store import (
     LOCK,
     MANIFEST,
@@ -69,12 +75,12 @@ from ._validation import Boxes, Ids, Vectors, check_boxes, row_ids
 # Rows of lists that may have to be searched again after a build was stopped.
 _ROWS_PER_SYNC = 2**16
 # Rows whose neighbours are searched at a time, among all vectors.
-_EXACT_ROWS = 1024
+_EXACT_BLOCK_ROWS = 1024
 # Vectors on which recall is measured.
 _RECALL_SAMPLE = 200
 _LIST_TYPES = {"indices": np.int32, "similarities": np.float32}
 
-Files = dict[str, pathlib.Path]
+FilesByName = dict[str, pathlib.Path]
 
 
 class _Build:
@@ -93,7 +99,7 @@ class _Build:
         self.graph, self.progress = graph, progress
         self.n = len(image_ids)
         self.k = min(graph.k, self.n)
-        self.files: Files = {}
+        self.files: FilesByName = {}
 
     def path(self, name: str, digest: str) -> pathlib.Path:
         """Path of an array's file."""
@@ -129,7 +135,7 @@ def build_on_disk(
     progress: Progress,
 ) -> None:
     """Builds an index in a folder; see `Index.build`."""
-    check_source("vectors", vectors)
+    check_block_source("vectors", vectors)
     vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n, dim = vectors.shape
     image_ids = row_ids("ids", ids, rows=n)
@@ -137,13 +143,13 @@ def build_on_disk(
         boxes = check_boxes(boxes, rows=n)
     check_code_bytes(config.graph, min(config.graph.dim or dim, dim))
     check_destination(folder)
-    needed = plan(n, dim, given_bytes=vectors.dtype.itemsize, config=config)
-    for line in needed.lines():
+    build_plan = plan(n, dim, given_bytes=vectors.dtype.itemsize, config=config)
+    for line in build_plan.lines():
         log(line)
-    check_room(needed, folder, there=_unfinished_bytes(folder))
+    check_memory_and_disk(build_plan, folder, written_bytes=_unfinished_bytes(folder))
     folder.mkdir(parents=True, exist_ok=True)
     facts = Facts(config=config, pictures=pictures)
-    with hold_folder(folder, LOCK):
+    with lock_folder(folder, LOCK):
         _build(folder, vectors, image_ids, boxes, facts=facts, progress=progress)
 
 
@@ -159,15 +165,17 @@ def _build(
     """Runs all phases, in a folder that no other build is in."""
     n = len(vectors)
     graph = facts.config.resolve(n).graph
-    checked = read_all(vectors, fit=graph.dim is not None, progress=progress)
+    checked = check_and_hash_vectors(
+        vectors, fit=graph.dim is not None, progress=progress
+    )
     source = [checked.digest, hashlib.sha256(image_ids.tobytes()).hexdigest()]
     if boxes is not None:
         source.append(hashlib.sha256(boxes.tobytes()).hexdigest())
     facts = facts._replace(source=tuple(source))
     if _is_built(folder, facts):
         return
-    warn_of_small("k", graph.k, n)
-    warn_of_small("query_k", facts.config.search.query_k, n)
+    warn_if_fewer_regions("k", graph.k, n)
+    warn_if_fewer_regions("query_k", facts.config.search.query_k, n)
     whitening = None
     if checked.running_covariance is not None:
         whitening = fit_whitening(checked.running_covariance, graph)
@@ -193,7 +201,7 @@ def _build(
     listed = fingerprint(prepared, graph.neighbor_probes)
     _search_neighbors(build, listed)
     _write_graph(build, fingerprint(listed, graph.gamma, graph.bias))
-    give_back(vectors)
+    release_pages(vectors)
     if graph.method == "clusters":
         progress("measuring recall", 0, 1)
         share = _measure_recall(build)
@@ -282,7 +290,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
     vectors = build.array("vectors")
     journal = build.folder / f"lists-{digest}.json"
     if build.graph.method != "clusters":
-        starts = np.append(np.arange(0, build.n, _EXACT_ROWS), build.n)
+        starts = np.append(np.arange(0, build.n, _EXACT_BLOCK_ROWS), build.n)
 
         def search(first: int) -> Iterator[ClusterNeighbors]:
             return _search_exactly(vectors, starts[first:], build.k)
@@ -343,7 +351,7 @@ def _search_exactly(
 def _write_lists(
     build: _Build,
     search: Callable[[int], Iterator[ClusterNeighbors]],
-    files: Files,
+    files: FilesByName,
     journal: pathlib.Path,
     *,
     starts: Int[np.ndarray, " starts"],
@@ -380,7 +388,7 @@ def _write_lists(
             build.progress(task, done, n)
 
 
-def _synced_rows(journal: pathlib.Path, files: Files) -> int:
+def _synced_rows(journal: pathlib.Path, files: FilesByName) -> int:
     """Rows of all lists that are on the disk for good."""
     try:
         rows = int(json.loads(journal.read_bytes())["rows"])
@@ -388,8 +396,8 @@ def _synced_rows(journal: pathlib.Path, files: Files) -> int:
         return 0  # There is no journal, or it says nothing.
     for path in files.values():
         if path.exists():  # Finished, while the other list was not.
-            path.replace(aside_of(path))
-        if rows_aside(path) < rows:
+            path.replace(partial_path(path))
+        if count_partial_rows(path) < rows:
             return 0
     return rows
 
@@ -475,10 +483,12 @@ def _measure_recall(build: _Build) -> float:
     step = max(CLUSTER_BLOCK_ROWS * 4, k)
     for start in range(0, n, step):
         block = np.ascontiguousarray(vectors[start : start + step])
-        near, _ = faiss.knn(
+        block_similarities, _ = faiss.knn(
             queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
         )
-        best = -np.sort(-np.concatenate([best, near], axis=1), axis=1)[:, :k]
+        best = -np.sort(-np.concatenate([best, block_similarities], axis=1), axis=1)[
+            :, :k
+        ]
     # Unit vectors: rounding is that of a product of length 1.
     rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
     return float((similarities[sample] >= best[:, -1:] - rounding).mean())

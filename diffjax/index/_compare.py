@@ -25,7 +25,7 @@ from diffjax.types import Solution
 from ._config import IndexConfig
 from ._folder import index_folder, pictures_config
 from ._index import Index
-from ._prepare import Progress
+from ._prepare_vectors import Progress
 from ._validation import QueryIds, QueryVectors
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
@@ -103,7 +103,7 @@ def score_methods(
     search = dataclasses.replace(
         index.config.search, warn_residual=np.inf, local_nodes=0
     )
-    of_images = Index.build(
+    image_index = Index.build(
         descriptors,
         config=dataclasses.replace(index.config, search=search).replace(
             dim=None,
@@ -113,7 +113,7 @@ def score_methods(
         ),
     )
     query_descriptors = np.asarray(global_descriptors(prepared, query_ids))
-    by_image = of_images.search(query_descriptors, top=1).solution
+    by_image = image_index.search(query_descriptors, top=1).solution
     by_region = index.search(queries, query_ids, top=1, config=search).solution
     weights = gmp_weights(vectors, ids, lam=index.config.graph.lam)
     regions = vectors, ids, prepared, query_ids
@@ -151,29 +151,36 @@ def compare(
         from methods that are there, too; all numbers are fractions, intervals of 95 %.
     """
     config = config or CompareConfig()
-    drawing: dict[str, Any] = {
+    bootstrap: dict[str, Any] = {
         "groups": objects,
         "seed": config.seed,
         "resamples": config.resamples,
     }
-    found = {one.method: evaluate(one.rankings, truth) for one in scored}
+    reports = {
+        method_scores.method: evaluate(method_scores.rankings, truth)
+        for method_scores in scored
+    }
     results = []
-    for one in scored:
-        precision = found[one.method].average_precision
-        own = bootstrap_interval(precision, **drawing)
-        entry = {"method": one.method, "mean_ap": own.mean, "low": own.low}
-        entry |= {"high": own.high}
+    for method_scores in scored:
+        precision = reports[method_scores.method].average_precision
+        interval = bootstrap_interval(precision, **bootstrap)
+        entry = {
+            "method": method_scores.method,
+            "mean_ap": interval.mean,
+            "low": interval.low,
+        }
+        entry |= {"high": interval.high}
         # Per query, so that differences from other records can be paired.
         entry["average_precision"] = [round(float(p), 4) for p in precision]
-        if one.residual is not None:
-            entry["largest_residual"] = one.residual
+        if method_scores.residual is not None:
+            entry["largest_residual"] = method_scores.residual
         differences = []
-        for other in _BASELINES_OF.get(one.method, ()):
-            if other not in found:
+        for baseline_name in _BASELINES_OF.get(method_scores.method, ()):
+            if baseline_name not in reports:
                 continue
-            baseline = found[other].average_precision
-            pair = paired_bootstrap(precision, baseline, **drawing)
-            differences.append({"against": other, **pair._asdict()})
+            baseline = reports[baseline_name].average_precision
+            pair = paired_bootstrap(precision, baseline, **bootstrap)
+            differences.append({"against": baseline_name, **pair._asdict()})
         if differences:
             entry["differences"] = differences
         results.append(entry)

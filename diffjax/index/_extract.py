@@ -20,9 +20,9 @@ from diffjax.images import (
 )
 from diffjax.progress import Progress
 
-from ._extracted import EXTRACTED, Extracted, PictureRegions
+from ._region_store import EXTRACTED_FOLDER, PictureRegions, RegionStore
 
-OwnRegions = Mapping[str, Float[np.ndarray, "_ 4"]]
+RegionsByName = Mapping[str, Float[np.ndarray, "_ 4"]]
 
 
 class FolderPictures(NamedTuple):
@@ -47,15 +47,17 @@ class FolderPictures(NamedTuple):
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
-def store_of(path: pathlib.Path, config: DescriptorConfig, weights: str) -> Extracted:
+def open_region_store(
+    path: pathlib.Path, config: DescriptorConfig, weights: str
+) -> RegionStore:
     """Opens what was extracted with these settings, beside that of other settings."""
     name = f"{config.network}-{config.fingerprint(weights)[:16]}"
-    return Extracted(path / EXTRACTED / name)
+    return RegionStore(path / EXTRACTED_FOLDER / name)
 
 
 def list_pictures(
     folder: pathlib.Path,
-    regions: OwnRegions | None,
+    regions: RegionsByName | None,
     *,
     chosen: Sequence[pathlib.Path] | None = None,
     progress: Progress | None,
@@ -89,21 +91,21 @@ def list_pictures(
             f"regions must be of pictures in {folder}, got {len(unknown)} others, "
             f"first {unknown[0]!r}."
         )
-    own = tuple(
+    picture_regions = tuple(
         np.asarray(regions[name], np.float32) if name in regions else None
         for name in names
     )
     keys = []
-    for path, boxes in zip(paths, own, strict=True):
-        keys.append(_key(path, boxes))
+    for path, boxes in zip(paths, picture_regions, strict=True):
+        keys.append(_content_key(path, boxes))
         if progress:
             progress("reading", len(keys), len(paths))
-    return FolderPictures(paths, tuple(names), tuple(keys), own)
+    return FolderPictures(paths, tuple(names), tuple(keys), picture_regions)
 
 
 def extract(
     pictures: FolderPictures,
-    store: Extracted,
+    store: RegionStore,
     describe: Callable[[], Describer],
     *,
     workers: int,
@@ -118,40 +120,40 @@ def extract(
         workers: Processes that read pictures.
         progress: Told what is done.
     """
-    store.tidy()
+    store.remove_damaged_shards()
     # Of several pictures with the same bytes only the first is described.
     first = {key: i for i, key in reversed(list(enumerate(pictures.keys)))}
-    todo = sorted(i for key, i in first.items() if key not in store)
+    missing = sorted(i for key, i in first.items() if key not in store)
     reasons: dict[str, str] = {}
-    if todo:
-        describing = describe()
+    if missing:
+        describer = describe()
         results = describe_pictures(
-            [pictures.paths[i] for i in todo],
-            describing,
-            regions=[pictures.regions[i] for i in todo],
-            sides=describing.sides,
-            batch_size=describing.batch_size,
-            parallel_batches=describing.parallel_batches,
+            [pictures.paths[i] for i in missing],
+            describer,
+            regions=[pictures.regions[i] for i in missing],
+            sides=describer.sides,
+            batch_size=describer.batch_size,
+            parallel_batches=describer.parallel_batches,
             workers=workers,
         )
         if progress:
-            progress("describing pictures", 0, len(todo))
+            progress("describing pictures", 0, len(missing))
         try:
             for done, result in enumerate(results, start=1):
-                key = pictures.keys[todo[result.position]]
+                key = pictures.keys[missing[result.position]]
                 if isinstance(result, DescribedPicture):
                     store.add(key, PictureRegions(result.vectors, result.boxes))
                 else:
                     reasons[key] = result.reason
                 if progress:
-                    progress("describing pictures", done, len(todo))
+                    progress("describing pictures", done, len(missing))
         finally:  # After Ctrl-C, too.
             results.close()
             store.flush()
     return {i: reasons[k] for i, k in enumerate(pictures.keys) if k in reasons}
 
 
-def kept_pictures(
+def list_readable_pictures(
     folder: pathlib.Path,
     pictures: FolderPictures,
     reasons: Mapping[int, str],
@@ -163,23 +165,25 @@ def kept_pictures(
     Raises:
         ValueError: If none could, or `strict` is set and one could not.
     """
-    kept = [i for i in range(len(pictures.paths)) if i not in reasons]
-    if kept and not (reasons and strict):
-        return kept
+    readable = [i for i in range(len(pictures.paths)) if i not in reasons]
+    if readable and not (reasons and strict):
+        return readable
     position, reason = next(iter(reasons.items()))
-    bad = f"{pictures.names[position]} ({reason})"
-    if kept:
+    first_unreadable = f"{pictures.names[position]} ({reason})"
+    if readable:
         raise ValueError(
             f"{folder} must hold only pictures that can be read, got {len(reasons)} "
-            f"that can't, first {bad}: mend or remove them."
+            f"that can't, first {first_unreadable}: mend or remove them."
         )
     raise ValueError(
         f"{folder} must hold a picture that can be read, got {len(reasons)} that "
-        f"can't, first {bad}: name another folder."
+        f"can't, first {first_unreadable}: name another folder."
     )
 
 
-def _key(picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None) -> str:
+def _content_key(
+    picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None
+) -> str:
     """Names a picture by its content, one that can't be opened by its path."""
     try:
         digest = file_digest(picture)

@@ -19,14 +19,14 @@ from diffjax.images import (
 )
 
 from ._extract import (
-    OwnRegions,
     Progress,
+    RegionsByName,
     extract,
-    kept_pictures,
     list_pictures,
-    store_of,
+    list_readable_pictures,
+    open_region_store,
 )
-from ._extracted import REGIONS_JSON, PictureRegions
+from ._region_store import REGIONS_JSON, PictureRegions
 from ._store import check_destination
 
 _FORMAT, _VERSION = "diffjax regions", 1
@@ -57,16 +57,16 @@ class FolderRegions(NamedTuple):
 
     def pictures(self) -> Iterator[PictureRegions]:
         """Reads picture after picture, in the order of `names`, at flat memory."""
-        store = store_of(self.path, self.descriptor, self.weights)
+        store = open_region_store(self.path, self.descriptor, self.weights)
         return store.read(list(self.keys))
 
     def load(self) -> "Regions":
         """Reads everything at once, ready for `Index.build`."""
-        each = list(self.pictures())
+        pictures = list(self.pictures())
         return Regions(
-            vectors=np.concatenate([regions.vectors for regions in each]),
-            image_ids=np.repeat(np.arange(len(each), dtype=np.int32), self.counts),
-            boxes=np.concatenate([regions.boxes for regions in each]),
+            vectors=np.concatenate([regions.vectors for regions in pictures]),
+            image_ids=np.repeat(np.arange(len(pictures), dtype=np.int32), self.counts),
+            boxes=np.concatenate([regions.boxes for regions in pictures]),
         )
 
 
@@ -91,7 +91,7 @@ def extract_folder(
     config: DescriptorConfig | None = None,
     workers: int = 2,
     strict: bool = False,
-    regions: OwnRegions | None = None,
+    regions: RegionsByName | None = None,
     progress: Progress | None = None,
 ) -> FolderRegions:
     """Describes all pictures in a folder and saves their region vectors.
@@ -127,7 +127,7 @@ def extract_folder(
     check_destination(path)
     pictures = list_pictures(folder, regions, progress=progress)
     weights = weights_digest(config, progress=progress)
-    store = store_of(path, config, weights)
+    store = open_region_store(path, config, weights)
     reasons = extract(
         pictures,
         store,
@@ -135,7 +135,7 @@ def extract_folder(
         workers=workers,
         progress=progress,
     )
-    kept = kept_pictures(folder, pictures, reasons, strict=strict)
+    kept = list_readable_pictures(folder, pictures, reasons, strict=strict)
     keys = [pictures.keys[i] for i in kept]
     header = {
         "format": _FORMAT,
@@ -176,7 +176,7 @@ def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
         header = json.loads(file.read_bytes())
         if (header["format"], header["version"]) != (_FORMAT, _VERSION):
             raise ValueError(f"version {header['version']} of {header['format']!r}")
-        found = FolderRegions(
+        regions = FolderRegions(
             path=path,
             folder=header["folder"],
             names=tuple(header["names"]),
@@ -190,11 +190,11 @@ def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
         raise ValueError(
             f"{file} is damaged or of another version ({error}): extract again."
         ) from error
-    store = store_of(path, found.descriptor, found.weights)
-    missing = sum(key not in store for key in found.keys)
+    store = open_region_store(path, regions.descriptor, regions.weights)
+    missing = sum(key not in store for key in regions.keys)
     if missing:
         raise ValueError(
-            f"{path} lacks the regions of {missing} of {len(found.keys)} pictures: "
+            f"{path} lacks the regions of {missing} of {len(regions.keys)} pictures: "
             "extract again, what is there is kept."
         )
-    return found
+    return regions

@@ -98,18 +98,18 @@ def join_results(
     """
 
     def rows(*arrays: Array | np.ndarray) -> Any:
-        kept = [
+        unpadded = [
             np.asarray(array)[: block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
         ]
-        return np.concatenate(kept)
+        return np.concatenate(unpadded)
 
     def columns(*arrays: Array | np.ndarray) -> Any:
-        kept = [
+        unpadded = [
             np.asarray(array)[..., : block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
         ]
-        return np.concatenate(kept, axis=-1)
+        return np.concatenate(unpadded, axis=-1)
 
     # A `Solution` has a column per query, a `LocalSolution` a row.
     join = columns if isinstance(results[0].solution, Solution) else rows

@@ -1,7 +1,7 @@
 """Build of an index on disk, block by block, in phases that can be resumed.
 
-A file is named by everything that it depends on, and has that name once it is whole. So
-a file that is there is right, and a build that was stopped continues where it was.
+A file's name holds a hash of everything that it depends on, and a file gets it when it
+is complete. So an existing file is valid, and a stopped build continues where it was.
 """
 
 import contextlib
@@ -72,9 +72,9 @@ from ._store import (
 )
 from ._validation import Boxes, Ids, Vectors, check_boxes, row_ids
 
-# Rows of lists that may have to be searched again after a build was stopped.
+# Rows of lists between two syncs to disk; after a stop so many are searched again.
 _ROWS_PER_SYNC = 2**16
-# Rows whose neighbours are searched at a time, among all vectors.
+# Rows per block of an exact neighbour search.
 _EXACT_BLOCK_ROWS = 1024
 # Vectors on which recall is measured.
 _RECALL_SAMPLE = 200
@@ -84,7 +84,7 @@ FilesByName = dict[str, pathlib.Path]
 
 
 class _Build:
-    """One build in a folder: its settings, its progress, and the files it has made."""
+    """State of a build in a folder: settings, progress callback, finished files."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class _Build:
         graph: GraphConfig,
         progress: Progress,
     ) -> None:
-        """Keeps what all phases need."""
+        """Creates the state that all phases share."""
         self.folder, self.rows, self.image_ids = folder, rows, image_ids
         self.graph, self.progress = graph, progress
         self.n = len(image_ids)
@@ -106,11 +106,11 @@ class _Build:
         return self.folder / f"{name}-{digest}.npy"
 
     def array(self, name: str) -> np.ndarray:
-        """Array that an earlier phase has written, mapped."""
+        """Maps an array that an earlier phase has written."""
         return map_array(self.files[name])
 
     def write(self, name: str, digest: str, make: Callable[[], np.ndarray]) -> None:
-        """Writes an array unless an earlier run has."""
+        """Writes an array, unless an earlier run has written its file."""
         self.files[name] = self.path(name, digest)
         if not self.files[name].exists():
             write_array(self.files[name], make())
@@ -162,7 +162,7 @@ def _build(
     facts: Facts,
     progress: Progress,
 ) -> None:
-    """Runs all phases, in a folder that no other build is in."""
+    """Runs all phases of a build, in a locked folder."""
     n = len(vectors)
     graph = facts.config.resolve(n).graph
     checked = check_and_hash_vectors(
@@ -212,12 +212,12 @@ def _build(
 
 
 def _unfinished_bytes(folder: pathlib.Path) -> int:
-    """Bytes of a build that was stopped; a whole index stays until the end."""
+    """Bytes that a stopped build has written; 0 if the folder holds an index."""
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return 0
     total = 0
     for path in folder.iterdir():
-        # Gone since: another build is running, which is noticed later.
+        # Removed by another running build, which the lock reports later.
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -226,7 +226,7 @@ def _unfinished_bytes(folder: pathlib.Path) -> int:
 def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
     """Whether the folder holds the index of these vectors with these settings.
 
-    If so, what else builds have left there is removed; damaged files always are.
+    If so, files of unfinished builds are removed; damaged files always are.
     """
     remove_damaged(folder)
     try:
@@ -241,7 +241,7 @@ def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
 
 
 def _write_vectors(build: _Build, digest: str) -> None:
-    """Writes prepared vectors in the order of their clusters, and what names them."""
+    """Writes prepared vectors in the order of the nodes, with order and whitening."""
     whitening = build.rows.whitening
     if whitening is not None:
         for name, array in whitening._asdict().items():
@@ -282,7 +282,7 @@ def _write_clusters(build: _Build, digest: str) -> None:
 
 
 def _search_neighbors(build: _Build, digest: str) -> None:
-    """Searches the neighbours of all nodes, and writes them block by block."""
+    """Searches the neighbours of all nodes, and writes their lists block by block."""
     lists = {name: build.path(name, digest) for name in _LIST_TYPES}
     build.files |= lists
     if all(path.exists() for path in lists.values()):
@@ -329,7 +329,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
 def _search_exactly(
     vectors: Float[np.ndarray, "n p"], starts: Int[np.ndarray, " starts"], k: int
 ) -> Iterator[ClusterNeighbors]:
-    """Compares blocks of rows with all vectors."""
+    """Searches exact neighbours of all rows, block by block, by faiss."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     for start, stop in itertools.pairwise(starts):
@@ -357,13 +357,13 @@ def _write_lists(
     starts: Int[np.ndarray, " starts"],
     task: str,
 ) -> None:
-    """Writes the lists that a search yields, from the block on that is missing.
+    """Writes the neighbour lists that a search yields, from the first missing block.
 
     Args:
         build: The build.
         search: Search that begins at a block.
         files: Paths of `indices` and perhaps `similarities`.
-        journal: File that holds the number of rows that are on the disk for good.
+        journal: File with the number of rows that are synced to disk.
         starts: Start of each block, and the end.
         task: Name of the phase.
     """
@@ -389,11 +389,11 @@ def _write_lists(
 
 
 def _synced_rows(journal: pathlib.Path, files: FilesByName) -> int:
-    """Rows of all lists that are on the disk for good."""
+    """Number of rows of all lists that are synced to disk."""
     try:
         rows = int(json.loads(journal.read_bytes())["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0  # There is no journal, or it says nothing.
+        return 0  # There is no journal, or it is damaged.
     for path in files.values():
         if path.exists():  # Finished, while the other list was not.
             path.replace(partial_path(path))
@@ -471,7 +471,7 @@ def _normalize_weights(build: _Build, affinity, starts, degrees) -> None:
 
 
 def _measure_recall(build: _Build) -> float:
-    """Share of the true neighbours in the lists, on a sample of the nodes."""
+    """Recall of the neighbour lists, measured on a sample of the nodes."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     vectors, similarities = build.array("vectors"), build.array("similarities")
@@ -495,7 +495,7 @@ def _measure_recall(build: _Build) -> float:
 
 
 def _store_vectors(build: _Build, digest: str) -> None:
-    """Writes the vectors that a search reads, where they are not float32."""
+    """Writes the encoded vectors that a search reads, unless they are float32."""
     graph = build.graph
     if graph.storage == "float32":
         return

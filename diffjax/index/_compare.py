@@ -31,7 +31,7 @@ from ._validation import QueryIds, QueryVectors
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"
 
-# What each method is compared with, query by query.
+# Baselines that each method is compared with, query by query.
 _BASELINES_OF = {
     NEAREST: (),
     R_MATCH: (NEAREST,),
@@ -56,10 +56,10 @@ class CompareConfig:
 
 
 class MethodScores(NamedTuple):
-    """What one method makes of all images for all queries.
+    """Scores of one method for all images and queries.
 
     Attributes:
-        method: Its name.
+        method: Name of the method.
         scores: Image scores, one column per query.
         residual: Largest relative residual of its diffusions; None without diffusion.
     """
@@ -70,7 +70,7 @@ class MethodScores(NamedTuple):
 
     @property
     def rankings(self) -> Int[Array, "m q"]:
-        """Per query (column) the images, best first."""
+        """Rankings of the images, best first, one column per query."""
         return rank(self.scores)
 
 
@@ -140,15 +140,15 @@ def compare(
     """Evaluates methods on the same queries, with paired intervals between them.
 
     Args:
-        scored: From `score_methods`.
-        truth: Right answers and junk per query.
-        objects: What each query shows: queries of one object are drawn together in the
-            bootstrap. None if queries are independent.
+        scored: Scores by method, from `score_methods`.
+        truth: Positives and junk per query.
+        objects: Object that each query shows: queries of one object are drawn together
+            in the bootstrap. None if queries are independent.
         config: Settings; None for the defaults.
 
     Returns:
-        One entry per method, as `report.mean_ap_table` takes them, with the differences
-        from methods that are there, too; all numbers are fractions, intervals of 95 %.
+        One entry per method, for `report.mean_ap_table`, with the differences from its
+        baselines among the methods; all numbers are fractions, intervals of 95 %.
     """
     config = config or CompareConfig()
     bootstrap: dict[str, Any] = {
@@ -192,11 +192,11 @@ def _largest_residual(solution: Solution) -> float:
 
 
 class BenchmarkRun(NamedTuple):
-    """What a benchmark gave.
+    """Record of a benchmark run, and the scores of all methods.
 
     Attributes:
         record: Settings, sizes and results by method, see `report.make_record`.
-        scored: The scores behind them.
+        scored: Scores by method.
     """
 
     record: dict[str, Any]
@@ -216,8 +216,8 @@ def run_benchmark(
     """Indexes a benchmark's pictures and answers its queries by every method.
 
     Args:
-        benchmark: Pictures, queries and right answers.
-        path: Folder of the index; what it holds of these pictures is used again.
+        benchmark: Pictures, queries and relevance labels.
+        path: Folder of the index; regions that it has of these pictures are reused.
         config: Settings of the index; None for those of `pictures_config`.
         descriptor: Settings that describe pictures; None for the defaults.
         workers: Processes that read pictures.
@@ -264,7 +264,7 @@ def run_benchmark(
     # The first is the record's own, the other is a path.
     del settings["seed"], settings["weights"]
     settings["scales"] = list(descriptor.scales)
-    # What is not set is left to the weights.
+    # Settings that are None depend on the weights.
     settings = {name: value for name, value in settings.items() if value is not None}
     record = make_record(
         benchmark.name,

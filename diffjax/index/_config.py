@@ -116,7 +116,7 @@ class IndexConfig:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        """Checks the two parts against each other."""
+        """Checks the settings of graph and search against each other."""
         if self.graph.offline_neighbors is None:
             return
         for name in ("shortlist", "local_nodes"):
@@ -128,7 +128,7 @@ class IndexConfig:
 
     @classmethod
     def of(cls, **settings: Any) -> "IndexConfig":
-        """Builds an `IndexConfig` from settings of both parts, by name.
+        """Builds an `IndexConfig` from settings of graph and search, by name.
 
         Args:
             **settings: Fields of `GraphConfig` and `SearchConfig`.
@@ -140,7 +140,7 @@ class IndexConfig:
         return cls().replace(**settings)
 
     def replace(self, **settings: Any) -> "IndexConfig":
-        """Copies the settings with some of both parts changed, by name.
+        """Copies the settings with some of graph or search changed, by name.
 
         Args:
             **settings: Fields of `GraphConfig` and `SearchConfig`.
@@ -159,11 +159,11 @@ class IndexConfig:
         )
 
     def by_name(self) -> dict[str, Any]:
-        """Settings of both parts by name."""
+        """Settings of graph and search, by name."""
         return {**vars(self.graph), **vars(self.search)}
 
     def resolve(self, n: int) -> "IndexConfig":
-        """Copies the settings with those filled in that depend on the size.
+        """Resolves the settings that depend on the size of the collection.
 
         Args:
             n: Number of regions.
@@ -178,7 +178,7 @@ class IndexConfig:
 
     @property
     def is_offline(self) -> bool:
-        """Whether solutions are stored beforehand."""
+        """Whether the index stores offline solutions."""
         return self.graph.offline_neighbors is not None
 
 

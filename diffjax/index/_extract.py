@@ -1,4 +1,4 @@
-"""The pictures of a folder, described as far as they are not yet."""
+"""Extraction of the pictures of a folder, as far as the store lacks their regions."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ RegionsByName = Mapping[str, Float[np.ndarray, "_ 4"]]
 
 
 class FolderPictures(NamedTuple):
-    """The pictures of a folder.
+    """Pictures of a folder, with hashes of their content.
 
     Attributes:
-        paths: Where they are.
-        names: Their paths in the folder.
-        keys: What each holds, and its own regions, as a hash.
-        regions: Regions of its own for each picture; None is the grid.
+        paths: Paths of the files.
+        names: Paths relative to the folder.
+        keys: Hash of each picture's content and of its given regions.
+        regions: Given region boxes of each picture; None is the grid.
     """
 
     paths: tuple[pathlib.Path, ...]
@@ -42,7 +42,7 @@ class FolderPictures(NamedTuple):
 
     @property
     def content(self) -> str:
-        """Hash of what all pictures hold and are called."""
+        """Hash of the content and the names of all pictures."""
         listed = [list(self.keys), list(self.names)]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
@@ -50,7 +50,7 @@ class FolderPictures(NamedTuple):
 def open_region_store(
     path: pathlib.Path, config: DescriptorConfig, weights: str
 ) -> RegionStore:
-    """Opens what was extracted with these settings, beside that of other settings."""
+    """Opens the region store of these descriptor settings, beside an index."""
     name = f"{config.network}-{config.fingerprint(weights)[:16]}"
     return RegionStore(path / EXTRACTED_FOLDER / name)
 
@@ -62,14 +62,14 @@ def list_pictures(
     chosen: Sequence[pathlib.Path] | None = None,
     progress: Progress | None,
 ) -> FolderPictures:
-    """Lists the pictures of a folder and identifies each by what it holds.
+    """Lists the pictures of a folder, and hashes their content.
 
     Args:
         folder: The folder.
-        regions: Regions of their own, by name.
-        chosen: The pictures instead of all in the folder; those from elsewhere have
-            their whole path as a name.
-        progress: Told how many were read.
+        regions: Region boxes by name of the picture.
+        chosen: Pictures to list instead of all in the folder; those of other folders
+            are named by their whole path.
+        progress: Called with the task, the number of pictures read, and of how many.
 
     Raises:
         ValueError: If there is none, one is chosen twice, or `regions` names one that
@@ -111,14 +111,17 @@ def extract(
     workers: int,
     progress: Progress | None,
 ) -> dict[int, str]:
-    """Describes what is not in the store yet; returns why pictures were skipped.
+    """Describes the pictures that the store lacks; returns the reasons of failures.
 
     Args:
         pictures: The pictures.
-        store: Where their regions belong.
-        describe: Reads the network; asked only where something is to be described.
+        store: Store of their regions.
+        describe: Function that loads the network; called only if a picture is missing.
         workers: Processes that read pictures.
-        progress: Told what is done.
+        progress: Called with the task, the number of pictures done, and of how many.
+
+    Returns:
+        Reason for each unreadable picture, by its position.
     """
     store.remove_damaged_shards()
     # Of several pictures with the same bytes only the first is described.
@@ -184,11 +187,11 @@ def list_readable_pictures(
 def _content_key(
     picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None
 ) -> str:
-    """Names a picture by its content, one that can't be opened by its path."""
+    """Hashes a picture's content and its given regions; an unreadable one's path."""
     try:
         digest = file_digest(picture)
     except OSError:
-        digest = str(picture)  # Reading it will say what is wrong.
+        digest = str(picture)  # Reading it will give the reason.
     if regions is None:
         return digest
     return f"{digest}-{hashlib.sha256(regions.tobytes()).hexdigest()[:16]}"

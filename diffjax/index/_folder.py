@@ -1,4 +1,4 @@
-"""From a folder of pictures to an index on disk."""
+"""Index of a folder of pictures: extraction, whitening, build, save."""
 
 import os
 import pathlib
@@ -41,13 +41,13 @@ _BLOCK_REGIONS = 4096  # Regions in memory at a time before they are whitened.
 
 
 class _PreparedCollection(NamedTuple):
-    """What a collection is built from.
+    """Whitened region vectors of a collection, with their images and boxes.
 
     Attributes:
         vectors: Region vectors, whitened.
         image_ids: Picture of every region.
-        boxes: What each region covers.
-        whitening: What was fitted, if anything.
+        boxes: Box of every region, (x0, y0, x1, y1) in pixels of its picture.
+        whitening: Fitted whitening; None without.
     """
 
     vectors: Float[np.ndarray, "n p"]
@@ -68,25 +68,23 @@ def index_folder(
     pictures: Sequence[pathlib.Path] | None = None,
     progress: Progress | None = None,
 ) -> Index:
-    """Builds the index of all pictures in a folder and saves it.
+    """Builds the index of all pictures in a folder, and saves it.
 
-    What was extracted is kept beside the index: a build that was stopped goes on where
-    it was, and one with other settings for the graph computes no picture again. Raw
-    vectors are whitened as they are read, so that only whitened ones fill memory.
+    Extracted regions are stored beside the index: a build that was stopped continues
+    where it was, and a build with other graph settings describes no picture again.
+    Regions are whitened block by block, so that only whitened vectors fill memory.
 
     Args:
-        folder: Pictures, also in folders in it.
+        folder: Folder of pictures, also in subfolders.
         path: Folder of the index; see `Index.save`.
         config: Settings of the index; None for those of `pictures_config`.
         descriptor: Settings that describe pictures; None for the defaults.
         workers: Processes that read pictures.
-        strict: Refuse a folder with pictures that can't be read, instead of leaving
-            those out.
-        regions: Boxes of the user's own, see `extract_folder`.
-        pictures: Index these, in this order, instead of all in `folder`; they may lie
-            elsewhere.
-        progress: Called with what is being done, how much of it is done, and of how
-            much.
+        strict: Refuse a folder with unreadable pictures, instead of skipping them.
+        regions: Region boxes by name of the picture, see `extract_folder`.
+        pictures: Pictures to index, in this order, instead of all in `folder`; they may
+            be in other folders.
+        progress: Called with the task, how much of it is done, and of how much.
 
     Returns:
         The index, as saved. `index.pictures.skipped` lists what could not be read.
@@ -146,7 +144,7 @@ def index_folder(
 def _open_if_current(
     path: pathlib.Path, info: IndexedPictures, config: IndexConfig
 ) -> Index | None:
-    """Loads the index in `path` if it is the one that would be built, every byte."""
+    """Opens the index in `path` if it has these pictures and settings, else None."""
     try:
         verify(path)
         index = Index.open(path)
@@ -170,7 +168,7 @@ def _skipped_pictures(index: Index) -> dict[str, str]:
 def _read_and_whiten(
     store: RegionStore, keys: list[str], config: GraphConfig
 ) -> _PreparedCollection:
-    """Reads regions and whitens them, some at a time."""
+    """Reads regions and whitens them, block by block."""
     total: RunningCovariance | None = None
     counts, boxes = [], []
     for block in _block_regions(store.read(keys)):
@@ -201,7 +199,7 @@ def _read_and_whiten(
 def _block_regions(
     pictures: Iterator[PictureRegions],
 ) -> Iterator[list[PictureRegions]]:
-    """Gathers whole pictures until they have so many regions."""
+    """Groups pictures into blocks of at least `_BLOCK_REGIONS` regions."""
     block, rows = [], 0
     for regions in pictures:
         block.append(regions)
@@ -218,7 +216,7 @@ def _whiten_block(
 ) -> Float[np.ndarray, "r p"]:
     if whitening is None:
         return vectors
-    # Filled up, so that one program serves most blocks.
+    # Padded, so that one program serves most blocks.
     rows = -(-len(vectors) // _BLOCK_REGIONS) * _BLOCK_REGIONS
     padded = np.pad(vectors, ((0, rows - len(vectors)), (0, 0)))
     return np.asarray(whiten(jnp.asarray(padded), whitening))[: len(vectors)]

@@ -391,9 +391,9 @@ class Index:
     def _put_cached(self, name: str) -> Array | None:
         if name not in self.store.arrays:
             return None
-        if name not in self._placed:
-            self._placed[name] = self._put(self.store.arrays[name])
-        return self._placed[name]
+        if name not in self._device_arrays:
+            self._device_arrays[name] = self._put(self.store.arrays[name])
+        return self._device_arrays[name]
 
     @functools.cached_property
     def _node_vectors(self) -> Float[Array, "n p"]:

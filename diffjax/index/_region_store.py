@@ -1,4 +1,4 @@
-"""Region vectors that were already computed, so that a killed build goes on."""
+"""Store of extracted region vectors on disk, keyed by the content of the picture."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from diffjax._io import remove_partial_files, write_safetensors
 
-# Folder of regions that were extracted, and file that lists them, beside an index.
+# Folder of extracted regions, and the file that lists them, beside an index.
 EXTRACTED_FOLDER, REGIONS_JSON = "extracted", "regions.json"
 
 _SHARD = "regions"
@@ -23,7 +23,7 @@ class PictureRegions(NamedTuple):
 
     Attributes:
         vectors: One per region, of unit length.
-        boxes: What each covers, (x0, y0, x1, y1) in pixels of the upright picture.
+        boxes: Box of each, (x0, y0, x1, y1) in pixels of the upright picture.
     """
 
     vectors: Float[np.ndarray, "r c"]
@@ -31,18 +31,18 @@ class PictureRegions(NamedTuple):
 
 
 class RegionStore:
-    """Raw region vectors of pictures in a folder, found by the picture's content.
+    """Store of raw region vectors in a folder, keyed by the content of the picture.
 
-    A picture's vectors depend on its bytes and on how it is described alone, so that is
-    what they are stored under: a renamed picture is not done again, a changed one is.
-    They are written a shard at a time, each whole or not at all.
+    The key is a hash of the picture's bytes, and the folder one of the descriptor
+    settings: a renamed picture is not described again, a changed one is. Regions are
+    written in shards, each atomically.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        """Looks through what is there.
+        """Lists the shards of a folder.
 
         Args:
-            folder: Of one way to describe pictures; made when first written to.
+            folder: Folder of one set of descriptor settings; made at the first write.
         """
         self._folder = folder
         self._shard_of_key: dict[str, pathlib.Path] = {}
@@ -61,17 +61,17 @@ class RegionStore:
             self._shard_of_key |= dict.fromkeys(complete, shard)
 
     def __contains__(self, key: str) -> bool:
-        """Whether the regions of a picture of this content are there."""
+        """Whether the store has the regions of a picture with this key."""
         return key in self._shard_of_key or key in self._unwritten
 
     def add(self, key: str, regions: PictureRegions) -> None:
-        """Takes the regions of a picture, and writes a shard when it is full."""
+        """Adds the regions of a picture, and writes a shard when it is full."""
         self._unwritten[key] = regions
         if len(self._unwritten) >= _PICTURES_PER_SHARD:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has not been written yet."""
+        """Writes the regions that are not on disk yet."""
         if not self._unwritten:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class RegionStore:
         self._unwritten = {}
 
     def remove_damaged_shards(self) -> None:
-        """Removes what is of no use; who only reads removes nothing."""
+        """Removes damaged and partial shards; a process that only reads never does."""
         if self._is_clean:
             return
         remove_partial_files(self._folder, _SHARD)
@@ -92,10 +92,10 @@ class RegionStore:
         self._is_clean = True
 
     def read(self, keys: list[str]) -> Iterator[PictureRegions]:
-        """Reads the regions of pictures one by one, in the order asked for.
+        """Reads the regions of pictures one by one, in the order of the keys.
 
-        One shard is open at a time, so memory is flat; pictures that were described in
-        the order asked for are read from each shard once.
+        One shard is open at a time, so memory is constant; in the order in which
+        pictures were described, each shard is opened once.
         """
         self.flush()
         shard, file = None, None

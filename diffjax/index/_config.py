@@ -1,4 +1,4 @@
-"""Settings of an index and of its graph, checked where they are made."""
+"""Settings of an index, of its graph and of presets, validated at construction."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -168,8 +168,8 @@ class IndexConfig:
         Args:
             n: Number of regions.
         """
-        large = n > LARGE_COLLECTION
-        method = self.graph.method or ("clusters" if large else "exact")
+        is_large = n > LARGE_COLLECTION
+        method = self.graph.method or ("clusters" if is_large else "exact")
         clustered = method == "clusters"
         return IndexConfig(
             dataclasses.replace(self.graph, method=method),

@@ -264,7 +264,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             version, or files are missing or cut short.
     """
     path = folder / MANIFEST
-    _check_present(folder)
+    _check_manifest_exists(folder)
     try:
         header = json.loads(path.read_bytes())
         form, version = header["format"], header["version"]
@@ -293,11 +293,11 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise IndexFileError(
             f"{path} was edited (its fingerprint does not fit): build the index again."
         )
-    _check_sizes(sizes)
+    _check_file_sizes(sizes)
     return header | {"fingerprint": stored}
 
 
-def _check_present(folder: pathlib.Path) -> None:
+def _check_manifest_exists(folder: pathlib.Path) -> None:
     if (folder / MANIFEST).is_file():
         return
     old_manifest = next(
@@ -311,7 +311,7 @@ def _check_present(folder: pathlib.Path) -> None:
     raise IndexFileError(f"{folder} holds no index ({MANIFEST} is missing): build one.")
 
 
-def _check_sizes(sizes: Mapping[pathlib.Path, int]) -> None:
+def _check_file_sizes(sizes: Mapping[pathlib.Path, int]) -> None:
     for file, size in sizes.items():
         if not file.is_file():
             raise IndexFileError(f"{file} is missing: build the index again.")
@@ -345,11 +345,11 @@ def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
             ) from error
         arrays[name] = array
     if not mmap:
-        _check_numbers(folder, arrays)
+        _check_number_ranges(folder, arrays)
     return Store(arrays, read_facts(folder, header), is_mapped=mmap)
 
 
-def _check_numbers(folder: pathlib.Path, arrays: Arrays) -> None:
+def _check_number_ranges(folder: pathlib.Path, arrays: Arrays) -> None:
     """Validates the ranges of node, row and image numbers in loaded arrays.
 
     Raises:

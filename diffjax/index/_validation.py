@@ -1,4 +1,4 @@
-"""Validation of vectors, ids and boxes before anything is computed."""
+"""Validation of vectors, ids and boxes of an index and of queries."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,18 +57,20 @@ def check_boxes(boxes: Boxes, *, rows: int) -> Float[np.ndarray, "n 4"]:
     Raises:
         ValueError: With the shape, or naming the first bad row.
     """
-    host = np.asarray(boxes, np.float32)
-    if host.shape != (rows, 4):
+    host_boxes = np.asarray(boxes, np.float32)
+    if host_boxes.shape != (rows, 4):
         raise ValueError(
             f"boxes must be [{rows}, 4], one x0,y0,x1,y1 per region, got "
-            f"{list(host.shape)}."
+            f"{list(host_boxes.shape)}."
         )
     # Written so that NaN fails, too.
-    has_area = (host[:, 0] < host[:, 2]) & (host[:, 1] < host[:, 3])
-    invalid_rows = np.flatnonzero(~(has_area & np.isfinite(host).all(1)))
+    has_area = (host_boxes[:, 0] < host_boxes[:, 2]) & (
+        host_boxes[:, 1] < host_boxes[:, 3]
+    )
+    invalid_rows = np.flatnonzero(~(has_area & np.isfinite(host_boxes).all(1)))
     if invalid_rows.size:
         raise ValueError(
             "boxes must have x0 < x1 and y0 < y1, got "
-            f"{host[invalid_rows[0]].tolist()} in row {invalid_rows[0]}."
+            f"{host_boxes[invalid_rows[0]].tolist()} in row {invalid_rows[0]}."
         )
-    return host
+    return host_boxes

@@ -1,4 +1,4 @@
-"""Settings of learning, checked where they are made."""
+"""Settings of learning, validated at construction."""
 
 import dataclasses
 

@@ -313,7 +313,7 @@ def _run_steps_to_evaluation(
     state = state._replace(
         learned=carry.learned,
         optimizer=carry.optimizer,
-        history=_record_steps(state.history, trace, fit_progress, num_steps=num_steps),
+        history=_append_steps(state.history, trace, fit_progress, num_steps=num_steps),
         progress=fit_progress._replace(
             step=fit_progress.step + num_steps,
             num_solves=fit_progress.num_solves + 2 * num_steps * trace.batch.shape[1],
@@ -332,7 +332,7 @@ def _run_steps_to_evaluation(
     return state, "diverged"
 
 
-def _record_steps(
+def _append_steps(
     history, trace: StepTrace, fit_progress: FitProgress, *, num_steps: int
 ):
     step_numbers = np.arange(fit_progress.step, fit_progress.step + num_steps)

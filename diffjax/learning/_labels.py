@@ -426,7 +426,7 @@ def mine_positives(
     agreement = scipy.sparse.csr_array(agreement, dtype=bool)
     agreement.eliminate_zeros()
     listed = scipy.sparse.csr_array(listed, dtype=bool)
-    # All but the image itself and what is listed is a negative.
+    # All images but the query itself and the listed ones are negatives.
     num_positives, num_negatives = (
         np.diff(agreement.indptr),
         m - 1 - np.diff(listed.indptr),

@@ -91,7 +91,7 @@ def score_images(
         "image_ids", image_ids, count=num_images, count_name="num_images"
     )
     region_count = max_rows_per_id(
-        "image_ids", image_ids, most=max_regions, most_name="max_regions"
+        "image_ids", image_ids, limit=max_regions, limit_name="max_regions"
     )
     return _score_images(
         parameters,

@@ -1,7 +1,7 @@
 """Build of an index on disk, block by block, in phases that can be resumed.
 
-A file is named by everything that it depends on, and has that name once it is whole. So
-a file that is there is right, and a build that was stopped continues where it was.
+A file's name holds a hash of everything that it depends on, and a file gets it when it
+is complete. So an existing file is valid, and a stopped build continues where it was.
 """
 
 import contextlib
@@ -31,26 +31,32 @@ from diffjax.graph import (
 from diffjax.images import IndexedPictures
 from diffjax.types import check_countable
 
+from ._array_files import (
+    RowsFile,
+    count_partial_rows,
+    lock_folder,
+    map_array,
+    partial_path,
+    release_pages,
+    write_array,
+)
 from ._build import (
     check_code_bytes,
     fit_whitening,
     invert,
     starts_of_images,
     train_codebooks,
-    warn_of_small,
+    warn_if_fewer_regions,
 )
 from ._config import GraphConfig, IndexConfig
-from ._files import (
-    RowsFile,
-    aside_of,
-    give_back,
-    hold_folder,
-    map_array,
-    rows_aside,
-    write_array,
+from ._plan import EDGE_ROWS, check_memory_and_disk, plan
+from ._prepare_vectors import (
+    PreparedRows,
+    Progress,
+    check_and_hash_vectors,
+    check_block_source,
+    weigh_regions,
 )
-from ._plan import EDGE_ROWS, check_room, plan
-from ._prepare import PreparedRows, Progress, check_source, read_all, weigh_regions
 from ._store import (
     LOCK,
     MANIFEST,
@@ -66,19 +72,19 @@ from ._store import (
 )
 from ._validation import Boxes, Ids, Vectors, check_boxes, row_ids
 
-# Rows of lists that may have to be searched again after a build was stopped.
+# Rows of lists between two syncs to disk; after a stop so many are searched again.
 _ROWS_PER_SYNC = 2**16
-# Rows whose neighbours are searched at a time, among all vectors.
-_EXACT_ROWS = 1024
+# Rows per block of an exact neighbour search.
+_EXACT_BLOCK_ROWS = 1024
 # Vectors on which recall is measured.
 _RECALL_SAMPLE = 200
 _LIST_TYPES = {"indices": np.int32, "similarities": np.float32}
 
-Files = dict[str, pathlib.Path]
+FilesByName = dict[str, pathlib.Path]
 
 
 class _Build:
-    """One build in a folder: its settings, its progress, and the files it has made."""
+    """State of a build in a folder: settings, progress callback, finished files."""
 
     def __init__(
         self,
@@ -88,23 +94,23 @@ class _Build:
         graph: GraphConfig,
         progress: Progress,
     ) -> None:
-        """Keeps what all phases need."""
+        """Creates the state that all phases share."""
         self.folder, self.rows, self.image_ids = folder, rows, image_ids
         self.graph, self.progress = graph, progress
         self.n = len(image_ids)
         self.k = min(graph.k, self.n)
-        self.files: Files = {}
+        self.files: FilesByName = {}
 
     def path(self, name: str, digest: str) -> pathlib.Path:
         """Path of an array's file."""
         return self.folder / f"{name}-{digest}.npy"
 
     def array(self, name: str) -> np.ndarray:
-        """Array that an earlier phase has written, mapped."""
+        """Maps an array that an earlier phase has written."""
         return map_array(self.files[name])
 
     def write(self, name: str, digest: str, make: Callable[[], np.ndarray]) -> None:
-        """Writes an array unless an earlier run has."""
+        """Writes an array, unless an earlier run has written its file."""
         self.files[name] = self.path(name, digest)
         if not self.files[name].exists():
             write_array(self.files[name], make())
@@ -129,7 +135,7 @@ def build_on_disk(
     progress: Progress,
 ) -> None:
     """Builds an index in a folder; see `Index.build`."""
-    check_source("vectors", vectors)
+    check_block_source("vectors", vectors)
     vectors = np.asanyarray(vectors)  # Of a device; a mapped one stays as it is.
     n, dim = vectors.shape
     image_ids = row_ids("ids", ids, rows=n)
@@ -137,13 +143,13 @@ def build_on_disk(
         boxes = check_boxes(boxes, rows=n)
     check_code_bytes(config.graph, min(config.graph.dim or dim, dim))
     check_destination(folder)
-    needed = plan(n, dim, given_bytes=vectors.dtype.itemsize, config=config)
-    for line in needed.lines():
+    build_plan = plan(n, dim, given_bytes=vectors.dtype.itemsize, config=config)
+    for line in build_plan.lines():
         log(line)
-    check_room(needed, folder, there=_unfinished_bytes(folder))
+    check_memory_and_disk(build_plan, folder, written_bytes=_unfinished_bytes(folder))
     folder.mkdir(parents=True, exist_ok=True)
     facts = Facts(config=config, pictures=pictures)
-    with hold_folder(folder, LOCK):
+    with lock_folder(folder, LOCK):
         _build(folder, vectors, image_ids, boxes, facts=facts, progress=progress)
 
 
@@ -156,18 +162,20 @@ def _build(
     facts: Facts,
     progress: Progress,
 ) -> None:
-    """Runs all phases, in a folder that no other build is in."""
+    """Runs all phases of a build, in a locked folder."""
     n = len(vectors)
     graph = facts.config.resolve(n).graph
-    checked = read_all(vectors, fit=graph.dim is not None, progress=progress)
+    checked = check_and_hash_vectors(
+        vectors, fit=graph.dim is not None, progress=progress
+    )
     source = [checked.digest, hashlib.sha256(image_ids.tobytes()).hexdigest()]
     if boxes is not None:
         source.append(hashlib.sha256(boxes.tobytes()).hexdigest())
     facts = facts._replace(source=tuple(source))
     if _is_built(folder, facts):
         return
-    warn_of_small("k", graph.k, n)
-    warn_of_small("query_k", facts.config.search.query_k, n)
+    warn_if_fewer_regions("k", graph.k, n)
+    warn_if_fewer_regions("query_k", facts.config.search.query_k, n)
     whitening = None
     if checked.running_covariance is not None:
         whitening = fit_whitening(checked.running_covariance, graph)
@@ -193,7 +201,7 @@ def _build(
     listed = fingerprint(prepared, graph.neighbor_probes)
     _search_neighbors(build, listed)
     _write_graph(build, fingerprint(listed, graph.gamma, graph.bias))
-    give_back(vectors)
+    release_pages(vectors)
     if graph.method == "clusters":
         progress("measuring recall", 0, 1)
         share = _measure_recall(build)
@@ -204,12 +212,12 @@ def _build(
 
 
 def _unfinished_bytes(folder: pathlib.Path) -> int:
-    """Bytes of a build that was stopped; a whole index stays until the end."""
+    """Bytes that a stopped build has written; 0 if the folder holds an index."""
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return 0
     total = 0
     for path in folder.iterdir():
-        # Gone since: another build is running, which is noticed later.
+        # Removed by another running build, which the lock reports later.
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -218,7 +226,7 @@ def _unfinished_bytes(folder: pathlib.Path) -> int:
 def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
     """Whether the folder holds the index of these vectors with these settings.
 
-    If so, what else builds have left there is removed; damaged files always are.
+    If so, files of unfinished builds are removed; damaged files always are.
     """
     remove_damaged(folder)
     try:
@@ -233,7 +241,7 @@ def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
 
 
 def _write_vectors(build: _Build, digest: str) -> None:
-    """Writes prepared vectors in the order of their clusters, and what names them."""
+    """Writes prepared vectors in the order of the nodes, with order and whitening."""
     whitening = build.rows.whitening
     if whitening is not None:
         for name, array in whitening._asdict().items():
@@ -274,7 +282,7 @@ def _write_clusters(build: _Build, digest: str) -> None:
 
 
 def _search_neighbors(build: _Build, digest: str) -> None:
-    """Searches the neighbours of all nodes, and writes them block by block."""
+    """Searches the neighbours of all nodes, and writes their lists block by block."""
     lists = {name: build.path(name, digest) for name in _LIST_TYPES}
     build.files |= lists
     if all(path.exists() for path in lists.values()):
@@ -282,7 +290,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
     vectors = build.array("vectors")
     journal = build.folder / f"lists-{digest}.json"
     if build.graph.method != "clusters":
-        starts = np.append(np.arange(0, build.n, _EXACT_ROWS), build.n)
+        starts = np.append(np.arange(0, build.n, _EXACT_BLOCK_ROWS), build.n)
 
         def search(first: int) -> Iterator[ClusterNeighbors]:
             return _search_exactly(vectors, starts[first:], build.k)
@@ -321,7 +329,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
 def _search_exactly(
     vectors: Float[np.ndarray, "n p"], starts: Int[np.ndarray, " starts"], k: int
 ) -> Iterator[ClusterNeighbors]:
-    """Compares blocks of rows with all vectors."""
+    """Searches exact neighbours of all rows, block by block, by faiss."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     for start, stop in itertools.pairwise(starts):
@@ -343,19 +351,19 @@ def _search_exactly(
 def _write_lists(
     build: _Build,
     search: Callable[[int], Iterator[ClusterNeighbors]],
-    files: Files,
+    files: FilesByName,
     journal: pathlib.Path,
     *,
     starts: Int[np.ndarray, " starts"],
     task: str,
 ) -> None:
-    """Writes the lists that a search yields, from the block on that is missing.
+    """Writes the neighbour lists that a search yields, from the first missing block.
 
     Args:
         build: The build.
         search: Search that begins at a block.
         files: Paths of `indices` and perhaps `similarities`.
-        journal: File that holds the number of rows that are on the disk for good.
+        journal: File with the number of rows that are synced to disk.
         starts: Start of each block, and the end.
         task: Name of the phase.
     """
@@ -380,16 +388,16 @@ def _write_lists(
             build.progress(task, done, n)
 
 
-def _synced_rows(journal: pathlib.Path, files: Files) -> int:
-    """Rows of all lists that are on the disk for good."""
+def _synced_rows(journal: pathlib.Path, files: FilesByName) -> int:
+    """Number of rows of all lists that are synced to disk."""
     try:
         rows = int(json.loads(journal.read_bytes())["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0  # There is no journal, or it says nothing.
+        return 0  # There is no journal, or it is damaged.
     for path in files.values():
         if path.exists():  # Finished, while the other list was not.
-            path.replace(aside_of(path))
-        if rows_aside(path) < rows:
+            path.replace(partial_path(path))
+        if count_partial_rows(path) < rows:
             return 0
     return rows
 
@@ -463,7 +471,7 @@ def _normalize_weights(build: _Build, affinity, starts, degrees) -> None:
 
 
 def _measure_recall(build: _Build) -> float:
-    """Share of the true neighbours in the lists, on a sample of the nodes."""
+    """Recall of the neighbour lists, measured on a sample of the nodes."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     vectors, similarities = build.array("vectors"), build.array("similarities")
@@ -475,17 +483,19 @@ def _measure_recall(build: _Build) -> float:
     step = max(CLUSTER_BLOCK_ROWS * 4, k)
     for start in range(0, n, step):
         block = np.ascontiguousarray(vectors[start : start + step])
-        near, _ = faiss.knn(
+        block_similarities, _ = faiss.knn(
             queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
         )
-        best = -np.sort(-np.concatenate([best, near], axis=1), axis=1)[:, :k]
+        best = -np.sort(-np.concatenate([best, block_similarities], axis=1), axis=1)[
+            :, :k
+        ]
     # Unit vectors: rounding is that of a product of length 1.
     rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
     return float((similarities[sample] >= best[:, -1:] - rounding).mean())
 
 
 def _store_vectors(build: _Build, digest: str) -> None:
-    """Writes the vectors that a search reads, where they are not float32."""
+    """Writes the encoded vectors that a search reads, unless they are float32."""
     graph = build.graph
     if graph.storage == "float32":
         return

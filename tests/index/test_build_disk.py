@@ -27,9 +27,9 @@ from diffjax.graph import (
 from diffjax.images import DescriptorConfig, IndexedPictures
 from diffjax.index import GraphConfig, Index, IndexConfig, IndexFileError, verify
 from diffjax.index import _build_disk as build_disk
-from diffjax.index import _prepare as prepare
+from diffjax.index import _prepare_vectors as prepare
 from diffjax.index import _store as store_module
-from diffjax.index._files import write_array
+from diffjax.index._array_files import write_array
 from diffjax.progress import no_progress
 from diffjax.types import Neighbors
 
@@ -258,7 +258,7 @@ def test_lists_that_are_not_all_there_are_searched_again(
 def test_exact_lists_continue_where_they_were(tmp_path, monkeypatch):
     config = SETTINGS.replace(method="exact")
     build(tmp_path / "whole", config)
-    monkeypatch.setattr(build_disk, "_EXACT_ROWS", 128)
+    monkeypatch.setattr(build_disk, "_EXACT_BLOCK_ROWS", 128)
     monkeypatch.setattr(build_disk, "_ROWS_PER_SYNC", 1)
     firsts = []
     search = build_disk._search_exactly

@@ -15,11 +15,11 @@ import pytest
 from photographs import DESCRIPTOR, SIDE, SMALL, SMALL_FLAGS
 from PIL import Image
 
-from diffjax.index import Index, IndexConfig, _extracted, index_folder
+from diffjax.index import Index, IndexConfig, _region_store, index_folder
 from diffjax.weights import efficientnet_lite0_path
 
 # Shards of two pictures, so that a build can be killed between them.
-SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
+SMALL_SHARDS = "import diffjax.index._region_store as e; e._PICTURES_PER_SHARD = 2"
 FEW = "ignore:.* is more than"
 SMALL_FOLDER = {"config": SMALL, "descriptor": DESCRIPTOR}
 
@@ -319,10 +319,10 @@ _BUILD = """
     import sys
     sys.path.insert(0, {tests!r})
     from photographs import DESCRIPTOR, SMALL
-    from diffjax.index import _extracted, index_folder
+    from diffjax.index import _region_store, index_folder
 
     # Shards of two pictures, so that a build can be killed between them.
-    _extracted._PICTURES_PER_SHARD = 2
+    _region_store._PICTURES_PER_SHARD = 2
     index_folder({folder!r}, {path!r}, config=SMALL, descriptor=DESCRIPTOR)
 """
 
@@ -357,7 +357,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     assert not (path / "index.json").exists()
     done = len(list(path.glob("extracted/*/regions-*")))
     assert done >= count
-    monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 2)
+    monkeypatch.setattr(_region_store, "_PICTURES_PER_SHARD", 2)
     told = []
     index_folder(
         photographs, path, **SMALL_FOLDER, progress=lambda *step: told.append(step)

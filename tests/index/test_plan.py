@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffjax.index import Index, IndexConfig, plan
-from diffjax.index import _memory as memory_module
+from diffjax.index import _available_memory as memory_module
 from diffjax.index import _plan as plan_module
 
 GIB = 2**30
@@ -88,9 +88,9 @@ def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatc
 def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
-    monkeypatch.setattr(memory_module, "_MEMINFO", meminfo)
-    monkeypatch.setattr(memory_module, "_GROUPS", tmp_path)
-    monkeypatch.setattr(memory_module, "_OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(memory_module, "_MEMINFO_FILE", meminfo)
+    monkeypatch.setattr(memory_module, "_CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(memory_module, "_PROCESS_CGROUPS", tmp_path / "none")
     assert memory_module.available_memory() == 4 * GIB
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
@@ -109,10 +109,10 @@ def groups(tmp_path, monkeypatch):
     """An empty folder of control groups, of a process that is in /service/own."""
     own = tmp_path / "cgroup"
     own.write_text("4:cpu,memory:/service/own\n1:name=systemd:/\n0::/service/own\n")
-    monkeypatch.setattr(memory_module, "_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(memory_module, "_OWN_GROUPS", own)
-    monkeypatch.setattr(memory_module, "_of_system", lambda: 9 * GIB)
-    monkeypatch.setattr(memory_module, "_of_address_space", lambda: None)
+    monkeypatch.setattr(memory_module, "_CGROUP_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(memory_module, "_PROCESS_CGROUPS", own)
+    monkeypatch.setattr(memory_module, "_system_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(memory_module, "_address_space_memory", lambda: None)
     return tmp_path / "groups"
 
 
@@ -154,7 +154,7 @@ def test_the_limits_of_a_process_are_those_of_its_group_and_above(
 
 
 def test_a_group_that_is_not_seen_here_leaves_the_uppermost(groups):
-    memory_module._OWN_GROUPS.write_text("0::/../elsewhere\n")
+    memory_module._PROCESS_CGROUPS.write_text("0::/../elsewhere\n")
     write_group(groups, max=4 * GIB, current=GIB)
     write_group(groups.parent / "elsewhere", max=GIB, current=0)
     assert memory_module.available_memory() == 3 * GIB
@@ -163,7 +163,8 @@ def test_a_group_that_is_not_seen_here_leaves_the_uppermost(groups):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the limit")
 def test_a_limit_of_the_address_space_is_seen():
     code = (
-        "import resource; from diffjax.index._memory import available_memory; "
+        "import resource; "
+        "from diffjax.index._available_memory import available_memory; "
         "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36)); "
         "resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
         "print(available_memory())"

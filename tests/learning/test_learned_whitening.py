@@ -25,7 +25,7 @@ from diffjax.learning import (
 )
 from diffjax.learning._fit import split_into_folds
 from diffjax.learning._labels import make_query_table
-from diffjax.learning._parameters import constrain, present_parts, unconstrain
+from diffjax.learning._parameters import constrain, present_parameters, unconstrain
 from diffjax.regions import (
     fit_supervised_whitening,
     global_descriptors,
@@ -176,10 +176,10 @@ def test_the_chain_from_a_whitening_to_scores_matches_finite_differences(picture
         return jnp.sum(scores * jnp.linspace(-1, 1, scores.size).reshape(scores.shape))
 
     value, slope = jax.jit(total), jax.jit(jax.grad(total))(raw)
-    for name, start in present_parts(raw).items():
+    for name, start in present_parameters(raw).items():
         to = jnp.cos(jnp.arange(start.size, dtype=start.dtype)).reshape(start.shape)
         ends = [value(raw._replace(**{name: start + t * to})) for t in (1e-6, -1e-6)]
-        along = jnp.sum(present_parts(slope)[name] * to)
+        along = jnp.sum(present_parameters(slope)[name] * to)
         assert abs(along) > 1e-6, name
         np.testing.assert_allclose(
             along, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, err_msg=name
@@ -279,9 +279,9 @@ def test_rejects_what_can_not_be_whitened(noisy, pictures):
         replace_shrinkage_by_projection(start, measured)
     with pytest.raises(ValueError, match=r"dim must be in 1\.\.12, got 13"):
         replace_shrinkage_by_projection(parameters(PARTS, kinds=2), measured, dim=13)
-    with pytest.raises(ValueError, match="needs shrinkage in parameters"):
+    with pytest.raises(ValueError, match="must have shrinkage and no projection"):
         replace_shrinkage_by_projection(parameters(), measured)
-    with pytest.raises(ValueError, match="give what whiten returns"):
+    with pytest.raises(ValueError, match="replace_shrinkage_by_projection"):
         score_images(start, made, training.queries)
     with pytest.raises(ValueError, match="emphasis must be None without shrinkage"):
         parameters(("emphasis",))

@@ -113,7 +113,7 @@ def test_under_tracing_there_is_room_for_all_positives():
 @pytest.mark.parametrize("name", ["smooth-ap", "hinge"])
 def test_blocks_do_not_change_the_loss(name, monkeypatch):
     # Blocks of 2 and 3 of 5 positives, of another shape so that it compiles anew.
-    monkeypatch.setattr("diffjax.learning._objectives._NUMBERS_AT_ONCE", 3 * 11 * 2)
+    monkeypatch.setattr("diffjax.learning._objectives._MAX_BLOCK_NUMBERS", 3 * 11 * 2)
     monkeypatch.setattr("diffjax.learning._objectives._HINGE_BLOCK", 3)
     case = drawn(5, images=11, queries=3)
     objective = functools.partial(OBJECTIVES[name], max_positives=5)

@@ -13,7 +13,7 @@ from diffjax.learning._parameters import (
     check_parameters,
     constrain,
     parameters,
-    present_parts,
+    present_parameters,
     unconstrain,
 )
 
@@ -55,9 +55,9 @@ def test_what_is_not_named_is_not_there():
 )
 def test_there_and_back_is_the_same(share, **values):
     start = everything(**values, mixture=[share, 1 - share], scale_weights=[1, 2, 0.1])
-    back = present_parts(constrain(unconstrain(start)))
+    back = present_parameters(constrain(unconstrain(start)))
     assert set(back) == set(PARAMETER_NAMES)
-    for name, before in present_parts(start).items():
+    for name, before in present_parameters(start).items():
         # A logarithm of single precision is off by its last digit, so exp of it, too.
         np.testing.assert_allclose(
             back[name], before, rtol=3e-6, atol=1e-6, err_msg=name
@@ -80,7 +80,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
     raw = [jnp.asarray(x).reshape(y.shape) for x, y in zip(parts, leaves, strict=True)]
     made = constrain(jax.tree.unflatten(tree, raw))
     check_parameters(made)
-    parts = present_parts(made)
+    parts = present_parameters(made)
     assert 0 < parts["alpha"] < 1
     assert -1 < parts["bias"] < 1
     for name in set(parts) - {"bias", "projection"}:
@@ -89,7 +89,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
 
 def test_the_maps_are_those_of_the_docstring():
     start = everything(alpha=0.75, gamma=np.e, bias=0.5, mixture=[0.8, 0.2])
-    raw = present_parts(unconstrain(start))
+    raw = present_parameters(unconstrain(start))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
     close(raw["alpha"], np.log(0.75 / 0.25))
     close(raw["gamma"], 1)

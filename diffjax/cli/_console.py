@@ -1,4 +1,4 @@
-"""Output of commands, command lines that can't be meant, and files that they name."""
+"""Console: output of commands, usage errors, and checks of files they name."""
 
 import pathlib
 import sys
@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # Help does without it.
 
 
 class UsageError(ValueError):
-    """A command line that can't be meant.
+    """Error of a command line.
 
     Attributes:
         exit_code: Exit code of the program.
@@ -19,13 +19,13 @@ class UsageError(ValueError):
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Refuses a file that can't be written before minutes are spent on it."""
+    """Refuses a path that can't be written, before a long computation."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"{path} must be a file in a folder that exists.")
 
 
 def read_array(path: pathlib.Path) -> "np.ndarray":
-    """Maps an array in NumPy's format, so that only what is used is read.
+    """Maps an array file in NumPy's format, so that only used pages are read.
 
     Raises:
         ValueError: If the file is no array, or holds objects.
@@ -45,10 +45,10 @@ def read_array(path: pathlib.Path) -> "np.ndarray":
 
 
 def say(text: str) -> None:
-    """Prints a command's answer."""
+    """Prints the output of a command."""
     print(text)  # noqa: T201  # The program's answer.
 
 
 def warn(text: str) -> None:
-    """Prints what is not as it should be."""
+    """Prints a warning to the error output."""
     print(f"warning: {text}", file=sys.stderr)  # noqa: T201  # The program's voice.

@@ -58,7 +58,6 @@ def test_both_graphs_are_evaluated_on_a_benchmark(collection, tmp_path, monkeypa
     regions = index.prepare(collection.queries.astype(np.float32))
     given = Collection(index, regions, collection.query_ids, truth)
     monkeypatch.setattr(experiment, "load_collection", lambda *_: given)
-    monkeypatch.setattr(experiment, "_BATCH", 3)
     config = dataclasses.replace(neighbors.full(), searches=())
     record = experiment.run(config, tmp_path, records=tmp_path)
     exact, near = record["results"]

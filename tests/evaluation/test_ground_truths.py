@@ -143,7 +143,7 @@ def by_chance(truth: Truth) -> np.ndarray:
     )
 
 
-def test_random_rankings_reach_what_chance_gives(truth):
+def test_random_rankings_reach_the_chance_level(truth):
     given, rng = some(truth), np.random.default_rng(0)
     drawn = []
     for _ in range(4):
@@ -158,14 +158,14 @@ def test_random_rankings_reach_what_chance_gives(truth):
     assert error < 0.2 * np.nanmean(by_chance(given))
 
 
-def test_scores_that_say_nothing_reach_what_chance_gives(truth):
+def test_constant_scores_reach_the_chance_level(truth):
     given = some(truth)
     scores = np.zeros((truth.num_images, len(given.positives)), np.float32)
     got = evaluate_scores(scores, given)
     np.testing.assert_allclose(got.average_precision, by_chance(given), rtol=1e-9)
 
 
-def test_two_queries_of_revisited_oxford_have_nothing_easy(shared_data):
+def test_two_queries_of_revisited_oxford_have_no_easy_positives(shared_data):
     truth = revisited(shared_data / "ground_truth", "roxford5k", "easy")
     scores = np.zeros((truth.num_images, len(truth.positives)), np.float32)
     report = evaluate_scores(scores, truth)

@@ -82,7 +82,7 @@ def test_single_precision_is_close_to_the_loops(scorer, many):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_one_region_each_is_nearest_neighbours_of_the_vectors(collection, scorer):
+def test_single_regions_score_by_their_cosine(collection, scorer):
     vectors, queries = collection.vectors, collection.queries
     got = scorer(
         jnp.asarray(vectors),
@@ -112,7 +112,7 @@ def test_the_order_of_regions_within_an_image_does_not_matter(collection, scorer
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_a_query_gets_the_same_scores_alone_and_among_others(many, scorer):
+def test_scores_of_a_query_do_not_depend_on_other_queries(many, scorer):
     vectors, ids, queries, query_ids = on_device(many, np.float32)
     together = np.asarray(scorer(vectors, ids, queries, query_ids))
     for query in (1, 2):
@@ -128,7 +128,7 @@ def test_an_image_matches_itself_best(collection):
         np.testing.assert_allclose(scores.diagonal(), scores.max(0), rtol=1e-6)
 
 
-def test_regions_that_an_image_adds_never_lower_its_match(collection):
+def test_added_regions_never_lower_r_match(collection):
     vectors, ids, queries, query_ids = on_device(collection, np.float32)
     # Image 0 with all its regions, and with copies of the first of them alone.
     assert (ids == 0).sum() > 1
@@ -141,7 +141,7 @@ def test_regions_that_an_image_adds_never_lower_its_match(collection):
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_compiled_and_traced_ids_give_the_same(many, scorer):
+def test_traced_ids_under_jit_give_equal_scores(many, scorer):
     arguments = on_device(many, np.float32)
     expected = scorer(*arguments)
     traced = jax.jit(lambda *all_: scorer(*all_, num_images=24, num_queries=3))
@@ -149,7 +149,7 @@ def test_compiled_and_traced_ids_give_the_same(many, scorer):
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
+def test_images_without_regions_rank_last_and_empty_queries_score_zero(
     collection,
 ):
     arguments = on_device(collection, np.float32)
@@ -163,7 +163,7 @@ def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_no_query_is_allowed(collection, scorer):
+def test_zero_queries_give_empty_scores(collection, scorer):
     vectors, ids, _, _ = on_device(collection, np.float32)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert scorer(vectors, ids, nothing, ids[:0]).shape == (24, 0)
@@ -171,7 +171,7 @@ def test_no_query_is_allowed(collection, scorer):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("missing", ["num_images", "num_queries"])
-def test_traced_ids_need_the_counts(collection, scorer, missing):
+def test_traced_ids_need_counts_of_images_and_queries(collection, scorer, missing):
     counts = {"num_images": 24, "num_queries": 5}
     del counts[missing]
     arguments = (jnp.asarray(a) for a in on_device(collection, np.float32))
@@ -208,7 +208,7 @@ def test_rejects_queries_of_another_dimension(scorer):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_double_precision_that_would_be_halved(scorer):
+def test_rejects_double_precision_without_x64(scorer):
     for where, name in [(0, "vectors"), (2, "queries")]:
         arguments = [EYE, np.arange(3), EYE, np.arange(3)]
         arguments[where] = np.eye(3)

@@ -45,7 +45,7 @@ def chain():
     return index, view(shown[0]).astype(np.float32), np.zeros(16, int)
 
 
-def test_finds_along_a_chain_what_the_query_itself_does_not_match(chain):
+def test_expansion_finds_an_image_linked_only_through_another(chain):
     before = np.asarray(chain[0].scores(*chain[1:]))[:, 0]
     after = np.asarray(hamming_query_expansion(*chain))[:, 0]
     assert before[2] == 0
@@ -146,7 +146,7 @@ def crowd():
     ],
     ids=str,
 )
-def test_agrees_with_the_steps_taken_one_by_one(crowd, setting):
+def test_agrees_with_the_docstring_step_by_step(crowd, setting):
     full = {"top": 100, "strict": 0.25, "min_matches": 2, "new_words": 0.5} | setting
     got = np.asarray(hamming_query_expansion(*crowd, **full))
     assert got.dtype == np.float32
@@ -158,7 +158,7 @@ def test_agrees_with_the_steps_taken_one_by_one(crowd, setting):
         assert not np.allclose(got, usual, atol=1e-3)
 
 
-def test_matches_at_the_strict_distance_speak_for_an_image_and_farther_ones_do_not():
+def test_reliable_images_have_enough_matches_within_the_strict_distance():
     # Image 0 has two of distance 16 at most, image 1 one, image 2 two but is third.
     images = np.array([0, 0, 1, 1, 2, 2])
     distances = np.array([16, 3, 16, 17, 0, 0])
@@ -167,7 +167,7 @@ def test_matches_at_the_strict_distance_speak_for_an_image_and_farther_ones_do_n
     np.testing.assert_array_equal(got, [True, False, False])
 
 
-def test_words_of_most_images_come_first_until_enough_of_them_are_new():
+def test_frequent_words_are_added_until_the_limit_of_new_words():
     # Word 2 in images 0, 1 and 3; 5 in 0 and 1 (twice); 7 in 0 and 3; 4 and 9 in one.
     words = np.array([2, 2, 2, 4, 5, 5, 5, 7, 7, 9])
     images = np.array([0, 1, 3, 0, 0, 1, 1, 0, 3, 3])
@@ -183,7 +183,7 @@ def test_words_of_most_images_come_first_until_enough_of_them_are_new():
         np.testing.assert_array_equal(got, expected)
 
 
-def test_features_of_a_word_become_one_of_their_majority(chain):
+def test_features_of_one_word_merge_into_their_majority_signature(chain):
     index = chain[0]
     bits = np.zeros((5, DIM), bool)
     bits[:2, 0] = True  # The query's only feature of word 4, and image 0's.
@@ -206,12 +206,12 @@ def test_features_of_a_word_become_one_of_their_majority(chain):
     assert [row.tolist() for row in set_bits] == [[0], [1]]
 
 
-def test_without_reliable_images_scores_stay_as_they_are(chain):
+def test_without_reliable_images_scores_are_unchanged(chain):
     got = hamming_query_expansion(*chain, min_matches=17)
     np.testing.assert_array_equal(got, chain[0].scores(*chain[1:]))
 
 
-def test_queries_without_features_have_zeros_and_others_are_their_own(chain):
+def test_queries_without_features_score_zero_and_change_no_others(chain):
     index, query, ids = chain
     got = hamming_query_expansion(index, query, ids + 1, num_queries=3)
     np.testing.assert_array_equal(got[:, [0, 2]], 0)

@@ -81,7 +81,7 @@ def test_agrees_with_the_definition_by_loops(collection, k):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-def test_four_images_by_hand(planted):
+def test_agrees_with_four_images_by_hand(planted):
     images, query = planted
     got = np.asarray(scsm_reranking(images, np.arange(4), query, np.arange(1), k=2))
     # Ranks of a, b, u, t: 1 2 3 4 for the query, 1 3 4 2 for a, 3 1 4 2 for b.
@@ -94,7 +94,7 @@ def test_four_images_by_hand(planted):
     np.testing.assert_allclose(got[:, 0], expected, rtol=1e-6)
 
 
-def test_finds_what_is_near_the_nearest_images_before_what_is_near_the_query(planted):
+def test_images_near_the_nearest_images_rank_above_nearer_strangers(planted):
     images, query = planted
     arguments = images, np.arange(4), query, np.arange(1)
     near, reranked = (
@@ -105,7 +105,7 @@ def test_finds_what_is_near_the_nearest_images_before_what_is_near_the_query(pla
     assert reranked == [0, 1, 3, 2]
 
 
-def test_without_neighbours_the_order_is_that_of_nearest_neighbours(collection):
+def test_k_0_ranks_like_nearest_neighbours(collection):
     arguments = single(collection)
     got, near = (
         np.asarray(scores)
@@ -117,7 +117,7 @@ def test_without_neighbours_the_order_is_that_of_nearest_neighbours(collection):
     np.testing.assert_allclose(first_to_last[:, 0], 1 / np.arange(1.0, 25), rtol=1e-6)
 
 
-def test_single_precision_and_the_default_of_ten_neighbours(collection):
+def test_single_precision_with_default_k_agrees_with_loops(collection):
     vectors, ids, queries, query_ids = collection
     got = scsm_reranking(*single(collection))
     expected = reranked(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
@@ -125,7 +125,7 @@ def test_single_precision_and_the_default_of_ten_neighbours(collection):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
+def test_permuting_images_permutes_scores(collection):
     vectors, ids, queries, query_ids = single(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
@@ -138,7 +138,7 @@ def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
     )
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
+def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
     vectors, ids, queries, query_ids = single(collection)
     together = np.asarray(scsm_reranking(vectors, ids, queries, query_ids))
     # Queries 0 and 4 have one region each: one program for both.
@@ -148,7 +148,7 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
         np.testing.assert_allclose(alone, together[:, [query]], rtol=1e-6)
 
 
-def test_queries_one_at_a_time_get_the_scores_of_a_block(collection, monkeypatch):
+def test_block_size_does_not_change_scores(collection, monkeypatch):
     arguments = single(collection)
     together = scsm_reranking(*arguments)
     monkeypatch.setattr(_neighbor_reranking, "_MAX_RANKS_HELD", 1)
@@ -157,7 +157,7 @@ def test_queries_one_at_a_time_get_the_scores_of_a_block(collection, monkeypatch
     np.testing.assert_allclose(np.asarray(one_by_one)[:, :5], together, rtol=1e-6)
 
 
-def test_one_image_scores_one_and_a_half():
+def test_a_single_image_scores_one_and_a_half():
     # Rank 1 for the query, and 1/2 of rank 1 for itself.
     eye = np.eye(2, dtype=np.float32)
     image, queries = jnp.asarray(eye[:1]), jnp.asarray(eye)
@@ -174,7 +174,7 @@ def test_duplicates_rank_by_lower_index():
     np.testing.assert_allclose(got[:, 0], (1 + 1 / 2 + 1 / 3) / ranks)
 
 
-def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
+def test_images_without_regions_rank_last_and_empty_queries_score_zero(
     collection,
 ):
     arguments = single(collection)
@@ -186,14 +186,14 @@ def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
     np.testing.assert_allclose(got[:24, :5], expected, rtol=1e-6)
 
 
-def test_no_query_and_no_image_are_allowed(collection):
+def test_zero_queries_or_zero_images_give_empty_scores(collection):
     vectors, ids, queries, query_ids = single(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert scsm_reranking(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert scsm_reranking(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
-def test_compiled_and_traced_ids_give_the_same(collection):
+def test_traced_ids_under_jit_give_equal_scores(collection):
     arguments = single(collection)
     traced = jax.jit(lambda *a: scsm_reranking(*a, num_images=24, num_queries=5))
     np.testing.assert_allclose(
@@ -224,7 +224,7 @@ def test_rejects_bad_arguments():
 
 
 @pytest.mark.full
-def test_not_compiled_gives_the_same(planted):
+def test_eager_and_compiled_scores_agree(planted):
     images, query = planted
     arguments = images, np.arange(4), query, np.arange(1)
     with jax.disable_jit():

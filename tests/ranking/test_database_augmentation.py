@@ -8,21 +8,15 @@ import pytest
 from finite_differences import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import global_descriptors, unit_rows
+from small_collection import scorer_arguments
 
 from diffjax.ranking import nearest_neighbors
 from diffjax.ranking._query_expansion import augment_descriptors, database_augmentation
 
 
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def descriptors(vectors, ids):
-    return unit(np.array([vectors[ids == i].sum(0) for i in np.unique(ids)]))
-
-
 def augmented_by_loops(database, *, k, power):
-    """Image by image, neighbour by neighbour."""
+    """Augmented descriptors by loops over images and neighbours."""
     rows = []
     for position, image in enumerate(database):
         others = [i for i in range(len(database)) if i != position]
@@ -30,17 +24,8 @@ def augmented_by_loops(database, *, k, power):
         row = image.copy()
         for i in sorted(others, key=lambda i: (-similarities[i], i))[:k]:
             row += max(similarities[i], 0.0) ** power * database[i]
-        rows.append(unit(row))
+        rows.append(unit_rows(row))
     return np.array(rows)
-
-
-def on_device(collection, dtype: type[np.floating] = np.float32):
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
 
 
 def in_plane(*degrees):
@@ -55,9 +40,9 @@ def in_plane(*degrees):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", [pytest.param(5, marks=pytest.mark.full), 1000])
 def test_agrees_with_loops_over_images_and_neighbours(collection, k):
-    arguments = on_device(collection, np.float64)
-    database = descriptors(collection.vectors, collection.image_ids)
-    queries = descriptors(collection.queries, collection.query_ids)
+    arguments = scorer_arguments(collection, np.float64)
+    database = global_descriptors(collection.vectors, collection.image_ids)
+    queries = global_descriptors(collection.queries, collection.query_ids)
     for power in 0.0, 0.5, 3.0:
         got = database_augmentation(*arguments, k=k, power=power)
         assert got.dtype == jnp.float64
@@ -66,16 +51,16 @@ def test_agrees_with_loops_over_images_and_neighbours(collection, k):
 
 
 def test_default_is_the_mean_of_an_image_and_ten_neighbours(collection):
-    got = database_augmentation(*on_device(collection))
+    got = database_augmentation(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
-    database = descriptors(collection.vectors, collection.image_ids)
-    queries = descriptors(collection.queries, collection.query_ids)
+    database = global_descriptors(collection.vectors, collection.image_ids)
+    queries = global_descriptors(collection.queries, collection.query_ids)
     expected = augmented_by_loops(database, k=10, power=0) @ queries.T
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_several_blocks_of_images_agree_with_loops():
-    database = unit(np.random.default_rng(0).normal(size=(70, 3)))
+    database = unit_rows(np.random.default_rng(0).normal(size=(70, 3)))
     got = augment_descriptors(jnp.asarray(database.astype(np.float32)))
     expected = augmented_by_loops(database, k=10, power=0)
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -116,7 +101,7 @@ def test_an_image_counts_once_also_among_duplicates():
     got = np.asarray(augment_descriptors(database, k=2))
     database = np.asarray(database)
     np.testing.assert_allclose(got[:3], database[:3], atol=1e-6)
-    fourth = unit(np.array([2, 0]) + database[3])
+    fourth = unit_rows(np.array([2, 0]) + database[3])
     np.testing.assert_allclose(got[3], fourth, atol=1e-6)
 
 
@@ -126,7 +111,7 @@ def test_equal_similarities_take_the_neighbour_of_lower_index():
     database[3] = database[0] * [1, -1]
     for turned in database, database * np.array([1, -1], np.float32):
         got = np.asarray(augment_descriptors(jnp.asarray(turned), k=2))
-        np.testing.assert_allclose(got[1], unit([2, 0] + turned[0]), atol=1e-6)
+        np.testing.assert_allclose(got[1], unit_rows([2, 0] + turned[0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.0, 3.0])
@@ -136,12 +121,12 @@ def test_zero_descriptors_stay_zero_and_are_never_neighbours(power):
     got = np.asarray(augment_descriptors(database, k=2, power=power))
     np.testing.assert_array_equal(got[[0, 4]], 0)
     rows = np.asarray(database, np.float64)[1:4]
-    expected = augmented_by_loops(unit(rows), k=2, power=power)
+    expected = augmented_by_loops(unit_rows(rows), k=2, power=power)
     np.testing.assert_allclose(got[1:4], expected, atol=1e-6)
 
 
 def test_images_and_queries_without_regions_score_zero(collection):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     got = database_augmentation(*arguments, num_images=26, num_queries=6)
     got = np.asarray(got)
     np.testing.assert_array_equal(got[24:], 0)
@@ -152,7 +137,7 @@ def test_images_and_queries_without_regions_score_zero(collection):
 
 
 def test_zero_queries_zero_images_and_one_image_are_accepted(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert database_augmentation(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert database_augmentation(nothing, ids[:0], queries, query_ids).shape == (0, 5)
@@ -170,7 +155,7 @@ def test_eager_and_compiled_scores_agree():
 
 
 def test_traced_ids_under_jit_give_equal_scores(collection):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     expected = database_augmentation(*arguments)
     counted = functools.partial(database_augmentation, num_images=24, num_queries=5)
     got = jax.jit(counted)(*(jnp.asarray(a) for a in arguments))
@@ -178,7 +163,7 @@ def test_traced_ids_under_jit_give_equal_scores(collection):
 
 
 def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(database_augmentation(vectors, ids, queries, query_ids))
     # The others all are this one.
     regions = np.asarray(queries)[np.flatnonzero(query_ids == 1)]
@@ -192,7 +177,7 @@ def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
 @given(st.integers(0, 999), st.floats(0, 9))
 def test_permuting_images_permutes_augmented_unit_vectors(seed, power):
     rng = np.random.default_rng(seed)
-    database = unit(rng.normal(size=(70, 3))).astype(np.float32)
+    database = unit_rows(rng.normal(size=(70, 3))).astype(np.float32)
 
     def augment(rows):
         return np.asarray(augment_descriptors(jnp.asarray(rows), k=10, power=power))

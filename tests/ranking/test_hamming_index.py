@@ -68,18 +68,18 @@ def bits_of(index, x, word):
     return np.array(values) > index.vocabulary.medians[word]
 
 
-def squared_idf(filed, word, num_images):
-    having = len({image for image, other, _ in filed if other == word})
+def squared_idf(database_features, word, num_images):
+    having = len({image for image, other, _ in database_features if other == word})
     return math.log(num_images / having) ** 2 if having else 0.0
 
 
-def match_score(index, filed, image, word, bits):
-    """What one feature of a query adds to the score of an image, in one word."""
+def match_score(index, database_features, image, word, bits):
+    """Score that one query feature adds to an image, in one word."""
     config = index.config
     distances = [
-        int((bits != theirs).sum())
-        for own, other, theirs in filed
-        if (own, other) == (image, word)
+        int((bits != other_bits).sum())
+        for other_image, other_word, other_bits in database_features
+        if (other_image, other_word) == (image, word)
     ]
     close = [h for h in distances if h <= config.threshold * config.bits]
     sigma = config.sigma * config.bits
@@ -88,13 +88,16 @@ def match_score(index, filed, image, word, bits):
 
 
 def by_loops(index, descriptors, ids, queries, query_ids, *, count):
-    """Scores of the docstring's formula, feature by feature."""
+    """Scores by loops over features: the docstring's formula."""
     m = index.num_images
-    filed = []
+    database_features = []
     for x, image in zip(descriptors, ids, strict=True):
         (word,) = words_of(index, x, 1)
-        filed.append((image, word, bits_of(index, x, word)))
-    weights = [squared_idf(filed, word, m) for word in range(index.config.num_words)]
+        database_features.append((image, word, bits_of(index, x, word)))
+    weights = [
+        squared_idf(database_features, word, m)
+        for word in range(index.config.num_words)
+    ]
 
     def norm(words):
         return math.sqrt(sum(weights[word] for word in words)) or 1.0
@@ -109,10 +112,11 @@ def by_loops(index, descriptors, ids, queries, query_ids, *, count):
         for image in range(m):
             scores[image, query] = (
                 sum(
-                    weights[word] * match_score(index, filed, image, word, bits)
+                    weights[word]
+                    * match_score(index, database_features, image, word, bits)
                     for word, bits in asked
                 )
-                / norm({word for own, word, _ in filed if own == image})
+                / norm({word for other, word, _ in database_features if other == image})
                 / norm({word for word, _ in asked})
             )
     return scores
@@ -172,9 +176,9 @@ def test_projections_are_orthonormal_and_medians_halve_every_word(index, images)
     words = assign_words(vocabulary.centroids, images[0], 1)
     bits = unpack_signatures(compute_signatures(vocabulary, images[0], words)[:, 0])
     for word in range(6):
-        own = bits[words[:, 0] == word]
+        bits_of_word = bits[words[:, 0] == word]
         # At most the lower half is not above the median; the middle one is not, either.
-        np.testing.assert_array_equal(own.sum(0), len(own) // 2)
+        np.testing.assert_array_equal(bits_of_word.sum(0), len(bits_of_word) // 2)
 
 
 def test_signature_of_a_descriptor_does_not_depend_on_others(index, images):
@@ -208,11 +212,13 @@ def test_burst_normalization_counts_four_equal_matches_as_two(
     # Word 0 has four copies in image 1, one in image 0, and none in others.
     signature = np.zeros((5, 1), np.uint64)
     features = QuantizedFeatures(np.zeros(5, int), signature)
-    filed = build_inverted_file(features, np.array([0, 1, 1, 1, 1]), num_words=6)
+    database_features = build_inverted_file(
+        features, np.array([0, 1, 1, 1, 1]), num_words=6
+    )
     for normalize_bursts, expected in [(True, 2.0), (False, 4.0)]:
         changed = dataclasses.replace(
             index,
-            inverted=filed,
+            inverted=database_features,
             config=dataclasses.replace(SMALL, normalize_bursts=normalize_bursts),
         )
         query = QuantizedFeatures(np.zeros(1, int), signature[:1])
@@ -234,9 +240,9 @@ def test_an_image_scores_one_for_itself_and_zero_for_others():
 
 
 def test_a_copied_image_ranks_its_original_first(index, images):
-    found = np.asarray(rank(index.scores(*images)))[0]
-    kept = np.unique(images[1])
-    np.testing.assert_array_equal(found[kept], kept)
+    best = np.asarray(rank(index.scores(*images)))[0]
+    images_with_features = np.unique(images[1])
+    np.testing.assert_array_equal(best[images_with_features], images_with_features)
 
 
 def test_images_and_queries_without_features_score_zero(index, asked):
@@ -266,8 +272,8 @@ def test_vocabulary_can_be_trained_on_other_images(images, asked):
     words = assign_words(index.vocabulary.centroids, learn, 1)
     bits = unpack_signatures(compute_signatures(index.vocabulary, learn, words)[:, 0])
     for word in np.unique(words):
-        own = bits[words[:, 0] == word]
-        np.testing.assert_array_equal(own.sum(0), len(own) // 2)
+        bits_of_word = bits[words[:, 0] == word]
+        np.testing.assert_array_equal(bits_of_word.sum(0), len(bits_of_word) // 2)
     np.testing.assert_allclose(
         index.scores(*asked),
         by_loops(index, *images, *asked, count=3),

@@ -3,17 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import check_gradient
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import hello_neighbor, nearest_neighbors
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
-
-
 def close_images(images, query, k):
-    """The close set by its definition, in Python sets."""
+    """Close set by its definition, in Python sets."""
     m = len(images)
 
     def nearest(vector, among):
@@ -33,8 +30,8 @@ def close_images(images, query, k):
     return close
 
 
-def greeted(images, queries, k):
-    """The definition, image by image."""
+def scores_by_definition(images, queries, k):
+    """Scores by the definition, image by image."""
     scores = np.zeros((len(images), len(queries)))
     for j, query in enumerate(queries):
         close = close_images(images, query, k)
@@ -42,16 +39,6 @@ def greeted(images, queries, k):
             mean = np.mean([image @ query, *(image @ images[c] for c in close)])
             scores[x, j] = 3 + image @ query if x in close else mean
     return scores
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +68,19 @@ def test_agrees_with_the_definition_in_sets(clusters, k):
         jnp.asarray(images), np.arange(60), jnp.asarray(queries), np.arange(6), k=k
     )
     assert got.dtype == jnp.float64
-    np.testing.assert_allclose(got, greeted(images, queries, k), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_agrees_with_the_definition_on_images_of_several_regions(collection):
     # In single precision, with the default of ten neighbours.
     vectors, ids, queries, query_ids = collection
-    got = hello_neighbor(*single(collection))
+    got = hello_neighbor(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
-    expected = greeted(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), 10
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -140,7 +131,7 @@ def test_k_0_equals_nearest_neighbours(collection):
 
 
 def test_permuting_images_permutes_scores(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
     new = np.repeat(np.arange(24), np.bincount(ids)[order])
@@ -154,7 +145,7 @@ def test_permuting_images_permutes_scores(collection):
 
 
 def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(hello_neighbor(vectors, ids, queries, query_ids))
     # Queries 0 and 4 have one region each: one program for both.
     for query in (0, 4):
@@ -197,7 +188,7 @@ def test_duplicates_beyond_k_are_cut_by_index():
 
 
 def test_empty_images_and_queries_score_zero_and_change_no_others(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got = np.asarray(hello_neighbor(*arguments, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
@@ -206,14 +197,14 @@ def test_empty_images_and_queries_score_zero_and_change_no_others(collection):
 
 
 def test_zero_queries_or_zero_images_give_empty_scores(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert hello_neighbor(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert hello_neighbor(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
 def test_traced_ids_under_jit_give_equal_scores(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     traced = jax.jit(lambda *a: hello_neighbor(*a, num_images=24, num_queries=5))
     np.testing.assert_allclose(
         traced(*(jnp.asarray(a) for a in arguments)),

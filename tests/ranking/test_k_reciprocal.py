@@ -4,23 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import _k_reciprocal, k_reciprocal, nearest_neighbors
 
 EYE = jnp.asarray(np.eye(3, dtype=np.float32))
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+def scores_by_definition(images, queries, *, k1=20, k2=6, lam=0.3):
+    """Scores by the definition: dense, in Python sets, one query at a time."""
+    return np.stack([scores_of_query(images, q, k1, k2, lam) for q in queries], axis=1)
 
 
-def encoded(images, queries, *, k1=20, k2=6, lam=0.3):
-    """The definition: dense, in Python sets, one query after the other."""
-    return np.stack([one_query(images, q, k1, k2, lam) for q in queries], axis=1)
-
-
-def one_query(images, query, k1, k2, lam):
+def scores_of_query(images, query, k1, k2, lam):
     everything = np.vstack([images, query])
     similar = everything @ everything.T
     # One vector everywhere: any distance is 0, and so is its share of the largest.
@@ -65,22 +62,12 @@ def clustered(images, queries, seed=0):
 
 
 def scores(images, queries, **settings):
-    """Of images and queries of one vector each."""
+    """Scores of images and queries of one vector each."""
     ids = np.arange(len(images)), np.arange(len(queries))
     return np.asarray(
         k_reciprocal(
             jnp.asarray(images), ids[0], jnp.asarray(queries), ids[1], **settings
         )
-    )
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
     )
 
 
@@ -101,7 +88,9 @@ def test_agrees_with_the_dense_definition(chosen):
     images, queries = clustered(30, 4)
     got = scores(images, queries, **chosen)
     assert got.dtype == np.float64
-    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, **chosen), atol=1e-13
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -110,8 +99,13 @@ def test_agrees_with_the_definition_on_images_of_several_regions(collection):
     got = k_reciprocal(
         jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k1=6, k2=3
     )
-    images, wanted = descriptors(vectors, ids), descriptors(queries, query_ids)
-    np.testing.assert_allclose(got, encoded(images, wanted, k1=6, k2=3), atol=1e-13)
+    images, wanted = (
+        global_descriptors(vectors, ids),
+        global_descriptors(queries, query_ids),
+    )
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, wanted, k1=6, k2=3), atol=1e-13
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -127,7 +121,9 @@ def test_any_collection_agrees_with_the_definition(seed, k1, k2, lam):
     with jax.enable_x64(True):
         images, queries = clustered(30, 4, seed)
         got = scores(images, queries, **chosen)
-    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, **chosen), atol=1e-13
+    )
     assert got.min() >= 0
     assert got.max() <= 1
 
@@ -136,11 +132,13 @@ def test_single_precision_is_close_to_the_definition():
     images, queries = clustered(30, 4)
     got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k1=7), atol=1e-5
+    )
 
 
 def test_lam_1_ranks_like_nearest_neighbours(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got = np.asarray(k_reciprocal(*arguments, lam=1))
     similar = np.asarray(nearest_neighbors(*arguments))
     np.testing.assert_array_equal(
@@ -185,7 +183,9 @@ def test_small_blocks_of_rows_agree_with_the_definition(monkeypatch):
     monkeypatch.setattr(_k_reciprocal, "_BLOCK_ROWS", 7)
     images, queries = clustered(29, 4)  # Of no other test, which keeps its programs.
     got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
-    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k1=7), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("k1", [1, 20])
@@ -194,7 +194,7 @@ def test_one_image_and_duplicates_agree_with_the_definition(k1):
     for numbers in ([0], [0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 2, 0, 1]):
         images, queries = eye[numbers], eye[:2]
         got = scores(images, queries, k1=k1, k2=2)
-        expected = encoded(images, queries, k1=k1, k2=2)
+        expected = scores_by_definition(images, queries, k1=k1, k2=2)
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
@@ -215,11 +215,13 @@ def test_a_distant_query_rescales_distances_between_images():
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     query = np.eye(5)[:1] * -1
     got = scores(images, query, k1=4, k2=3)
-    np.testing.assert_allclose(got, encoded(images, query, k1=4, k2=3), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, query, k1=4, k2=3), atol=1e-13
+    )
 
 
 def test_empty_images_and_queries_score_zero_and_change_no_others(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got = np.asarray(k_reciprocal(*arguments, k1=6, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)

@@ -8,6 +8,8 @@ import pytest
 from finite_differences import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import global_descriptors, unit_rows
+from small_collection import scorer_arguments
 
 from diffjax.ranking import nearest_neighbors
 from diffjax.ranking._query_expansion import (
@@ -19,35 +21,18 @@ EXPANSIONS = [average_query_expansion, alpha_query_expansion]
 both = pytest.mark.parametrize("expansion", EXPANSIONS)
 
 
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def descriptors(vectors, ids):
-    return unit(np.array([vectors[ids == i].sum(0) for i in np.unique(ids)]))
-
-
 def by_loops(vectors, image_ids, queries, query_ids, *, k, power):
-    """Query by query, answer by answer."""
-    database = descriptors(vectors, image_ids)
+    """Scores by loops over queries and answers."""
+    database = global_descriptors(vectors, image_ids)
     columns = []
-    for query in descriptors(queries, query_ids):
+    for query in global_descriptors(queries, query_ids):
         similarities = [query @ image for image in database]
         answers = sorted(range(len(database)), key=lambda i: (-similarities[i], i))[:k]
         expanded = query.copy()
         for i in answers:
             expanded += max(similarities[i], 0.0) ** power * database[i]
-        columns.append(database @ unit(expanded))
+        columns.append(database @ unit_rows(expanded))
     return np.stack(columns, axis=1)
-
-
-def on_device(collection, dtype: type[np.floating] = np.float32):
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
 
 
 def in_plane(images, queries, *, num_images=6, num_queries=3):
@@ -76,7 +61,7 @@ def order(scores):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", [pytest.param(5, marks=pytest.mark.full), 1000])
 def test_agrees_with_loops_over_queries_and_answers(collection, k):
-    arguments = on_device(collection, np.float64)
+    arguments = scorer_arguments(collection, np.float64)
     got = average_query_expansion(*arguments, k=k)
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, by_loops(*collection, k=k, power=0), rtol=1e-10)
@@ -89,7 +74,7 @@ def test_agrees_with_loops_over_queries_and_answers(collection, k):
 
 
 def test_defaults_are_k_10_and_k_50_with_power_3(collection):
-    got = average_query_expansion(*on_device(collection))
+    got = average_query_expansion(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, by_loops(*collection, k=10, power=0), atol=1e-5)
     settings = inspect.signature(alpha_query_expansion).parameters
@@ -147,11 +132,11 @@ def test_zero_descriptors_are_never_answers(expansion):
     vectors[[1, 5]] = -vectors[[0, 4]]
     ids = np.array([0, 0, 1, 2, 3, 3])
     got = np.asarray(expansion(jnp.asarray(vectors), ids, *query, num_images=5, k=2))
-    one, two = unit(vectors[2:4])
+    one, two = unit_rows(vectors[2:4])
     weights = [max(x[0], 0) ** 3 for x in (one, two)]
     if expansion is average_query_expansion:
         weights = [1, 1]
-    expanded = unit(np.array([1, 0]) + weights[0] * one + weights[1] * two)
+    expanded = unit_rows(np.array([1, 0]) + weights[0] * one + weights[1] * two)
     np.testing.assert_allclose(got[1:3, 0], [one @ expanded, two @ expanded], atol=1e-6)
     np.testing.assert_array_equal(got[[0, 3, 4]], 0)
 
@@ -166,7 +151,7 @@ def test_zero_queries_score_zero_and_change_no_others(expansion):
 
 
 def test_zero_queries_or_zero_images_give_empty_scores(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert alpha_query_expansion(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     got = average_query_expansion(nothing, ids[:0], queries, query_ids)
@@ -176,8 +161,8 @@ def test_zero_queries_or_zero_images_give_empty_scores(collection):
 def test_scores_of_a_query_do_not_depend_on_other_queries():
     # More queries than are expanded at a time, and no multiple of that.
     rng = np.random.default_rng(3)
-    database = jnp.asarray(unit(rng.normal(size=(12, 4))).astype(np.float32))
-    queries = unit(rng.normal(size=(130, 4))).astype(np.float32)
+    database = jnp.asarray(unit_rows(rng.normal(size=(12, 4))).astype(np.float32))
+    queries = unit_rows(rng.normal(size=(130, 4))).astype(np.float32)
     search = functools.partial(alpha_query_expansion, database, np.arange(12), k=4)
     together = np.asarray(search(jnp.asarray(queries), np.arange(130)))
     for query in 0, 63, 64, 129:
@@ -193,7 +178,7 @@ def test_scores_of_a_query_do_not_depend_on_other_queries():
     ],
 )
 def test_traced_ids_under_jit_give_equal_scores(collection, expansion):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     counted = functools.partial(expansion, num_images=24, num_queries=5, k=5)
     got = jax.jit(counted)(*(jnp.asarray(a) for a in arguments))
     power = 3 if expansion is alpha_query_expansion else 0
@@ -213,8 +198,8 @@ def test_eager_and_compiled_scores_agree():
 @given(st.integers(0, 999), st.floats(0, 9))
 def test_permuting_images_permutes_scores_and_scores_are_cosines(seed, power):
     rng = np.random.default_rng(seed)
-    vectors = unit(rng.normal(size=(12, 4))).astype(np.float32)
-    queries = jnp.asarray(unit(rng.normal(size=(1, 4))).astype(np.float32))
+    vectors = unit_rows(rng.normal(size=(12, 4))).astype(np.float32)
+    queries = jnp.asarray(unit_rows(rng.normal(size=(1, 4))).astype(np.float32))
 
     def search(vectors):
         arguments = jnp.asarray(vectors), np.arange(12), queries, np.arange(1)

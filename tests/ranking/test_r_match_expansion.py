@@ -7,13 +7,11 @@ import pytest
 from finite_differences import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import unit_rows
+from small_collection import scorer_arguments
 
 from diffjax.ranking import r_match
 from diffjax.ranking._query_expansion import average_query_expansion, r_match_expansion
-
-
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def matches(images, regions):
@@ -24,7 +22,7 @@ def matches(images, regions):
 
 
 def by_loops(vectors, image_ids, queries, query_ids, *, k):
-    """Query by query, region by region, image by image."""
+    """Scores by loops over queries, regions and images."""
     images = [vectors[image_ids == i] for i in np.unique(image_ids)]
     columns = []
     for query in np.unique(query_ids):
@@ -34,18 +32,9 @@ def by_loops(vectors, image_ids, queries, query_ids, *, k):
         expanded = []
         for region in regions:
             best_matches = [max(images[i], key=lambda x, z=region: x @ z) for i in best]
-            expanded.append(unit(np.sum([region, *best_matches], axis=0)))
+            expanded.append(unit_rows(np.sum([region, *best_matches], axis=0)))
         columns.append(matches(images, expanded))
     return np.stack(columns, axis=1)
-
-
-def on_device(collection, dtype: type[np.floating] = np.float32):
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
 
 
 def direction(degrees):
@@ -85,13 +74,13 @@ def search(scorer, images, queries, **settings):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.full), 1000])
 def test_agrees_with_loops_over_queries_regions_and_images(collection, k):
-    got = r_match_expansion(*on_device(collection, np.float64), k=k)
+    got = r_match_expansion(*scorer_arguments(collection, np.float64), k=k)
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, by_loops(*collection, k=k), rtol=1e-10)
 
 
 def test_single_precision_with_default_k_agrees_with_loops(collection):
-    got = r_match_expansion(*on_device(collection))
+    got = r_match_expansion(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, by_loops(*collection, k=10), atol=1e-5)
 
@@ -99,7 +88,7 @@ def test_single_precision_with_default_k_agrees_with_loops(collection):
 def draw_images(seed, *, images, regions):
     """Images of random unit regions of six dimensions."""
     drawn = np.random.default_rng(seed).normal(size=(images, regions, 6))
-    return unit(drawn).astype(np.float32)
+    return unit_rows(drawn).astype(np.float32)
 
 
 def test_k_0_equals_r_match():
@@ -162,7 +151,7 @@ def test_equal_images_and_equal_regions_take_the_lower_index(side):
 
 
 def test_images_without_regions_are_never_answers_and_rank_last(collection):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     got = r_match_expansion(*arguments, num_images=26, num_queries=6, k=25)
     got = np.asarray(got)
     np.testing.assert_array_equal(got[24:, :5], -np.inf)
@@ -180,7 +169,7 @@ def test_zero_regions_are_not_expanded_and_change_no_others():
 
 
 def test_zero_queries_or_zero_regions_are_accepted(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert r_match_expansion(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert r_match_expansion(nothing, ids[:0], queries, query_ids).shape == (0, 5)
@@ -190,8 +179,10 @@ def test_zero_queries_or_zero_regions_are_accepted(collection):
 
 def test_several_blocks_of_regions_agree_with_loops(collection):
     # No multiple of the regions of a batch.
-    vectors, ids, _, _ = on_device(collection)
-    queries = unit(np.random.default_rng(2).normal(size=(40, 12))).astype(np.float32)
+    vectors, ids, _, _ = scorer_arguments(collection)
+    queries = unit_rows(np.random.default_rng(2).normal(size=(40, 12))).astype(
+        np.float32
+    )
     query_ids = np.repeat(range(4), [1, 14, 5, 20])
     got = r_match_expansion(vectors, ids, jnp.asarray(queries), query_ids, k=3)
     expected = by_loops(np.asarray(vectors), ids, queries, query_ids, k=3)
@@ -199,7 +190,7 @@ def test_several_blocks_of_regions_agree_with_loops(collection):
 
 
 def test_traced_ids_under_jit_give_equal_scores(collection):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     counted = functools.partial(r_match_expansion, num_images=24, num_queries=5)
     got = jax.jit(counted)(*(jnp.asarray(a) for a in arguments))
     np.testing.assert_allclose(got, r_match_expansion(*arguments), atol=2e-6)

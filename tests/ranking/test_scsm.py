@@ -2,26 +2,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import _neighbor_reranking, nearest_neighbors, scsm_reranking
 
 FULL = pytest.mark.full
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
-
-
 def ranks_for(vector, images):
-    """From 1, ties by lower index."""
+    """Ranks of images by similarity from 1, ties by lower index, and their order."""
     similar = [float(image @ vector) for image in images]
     order = sorted(range(len(images)), key=lambda x: (-similar[x], x))
     return {image: position + 1 for position, image in enumerate(order)}, order
 
 
-def reranked(images, queries, k):
-    """The definition, by loops."""
+def scores_by_definition(images, queries, k):
+    """Scores by the definition, by loops."""
     scores = np.zeros((len(images), len(queries)))
     for j, query in enumerate(queries):
         query_ranks, order = ranks_for(query, images)
@@ -31,16 +28,6 @@ def reranked(images, queries, k):
                 ranks, _ = ranks_for(images[neighbor], images)
                 scores[x, j] += 1 / (i + 1) / ranks[x]
     return scores
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +63,9 @@ def test_agrees_with_the_definition_by_loops(collection, k):
     got = scsm_reranking(
         jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k=k
     )
-    expected = reranked(descriptors(vectors, ids), descriptors(queries, query_ids), k)
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), k
+    )
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
@@ -106,7 +95,7 @@ def test_images_near_the_nearest_images_rank_above_nearer_strangers(planted):
 
 
 def test_k_0_ranks_like_nearest_neighbours(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got, near = (
         np.asarray(scores)
         for scores in (scsm_reranking(*arguments, k=0), nearest_neighbors(*arguments))
@@ -119,14 +108,16 @@ def test_k_0_ranks_like_nearest_neighbours(collection):
 
 def test_single_precision_with_default_k_agrees_with_loops(collection):
     vectors, ids, queries, query_ids = collection
-    got = scsm_reranking(*single(collection))
-    expected = reranked(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
+    got = scsm_reranking(*scorer_arguments(collection))
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), 10
+    )
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_permuting_images_permutes_scores(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
     new = np.repeat(np.arange(24), np.bincount(ids)[order])
@@ -139,7 +130,7 @@ def test_permuting_images_permutes_scores(collection):
 
 
 def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(scsm_reranking(vectors, ids, queries, query_ids))
     # Queries 0 and 4 have one region each: one program for both.
     for query in (0, 4):
@@ -149,7 +140,7 @@ def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
 
 
 def test_block_size_does_not_change_scores(collection, monkeypatch):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     together = scsm_reranking(*arguments)
     monkeypatch.setattr(_neighbor_reranking, "_MAX_RANKS_HELD", 1)
     # Two queries more, of no regions: a program that no other test keeps.
@@ -177,24 +168,26 @@ def test_duplicates_rank_by_lower_index():
 def test_images_without_regions_rank_last_and_empty_queries_score_zero(
     collection,
 ):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got = np.asarray(scsm_reranking(*arguments, k=30, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
-    images, queries = (descriptors(*side) for side in (collection[:2], collection[2:]))
-    expected = reranked(images, queries, 24)
+    images, queries = (
+        global_descriptors(*side) for side in (collection[:2], collection[2:])
+    )
+    expected = scores_by_definition(images, queries, 24)
     np.testing.assert_allclose(got[:24, :5], expected, rtol=1e-6)
 
 
 def test_zero_queries_or_zero_images_give_empty_scores(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert scsm_reranking(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert scsm_reranking(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
 def test_traced_ids_under_jit_give_equal_scores(collection):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     traced = jax.jit(lambda *a: scsm_reranking(*a, num_images=24, num_queries=5))
     np.testing.assert_allclose(
         traced(*(jnp.asarray(a) for a in arguments)),
@@ -204,7 +197,7 @@ def test_traced_ids_under_jit_give_equal_scores(collection):
 
 
 def test_ranks_have_no_gradient(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     slope = jax.grad(lambda v: scsm_reranking(v, ids, queries, query_ids).sum())
     np.testing.assert_array_equal(jax.jit(slope)(vectors), 0)
 

@@ -23,8 +23,8 @@ from diffjax.ranking import rank
 FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
-def walked_average_precision(ranking, positives, junk=()):
-    """Walks down the list and adds up the area under precision over recall."""
+def average_precision_by_loop(ranking, positives, junk=()):
+    """Average precision as the area under precision over recall, rank by rank."""
     positives, junk = set(positives), set(junk)
     rank = num_found = 0
     area, precision = 0.0, 1.0
@@ -40,7 +40,7 @@ def walked_average_precision(ranking, positives, junk=()):
 
 
 class Benchmark:
-    """A benchmark of relevance labels alone."""
+    """Benchmark of relevance labels alone."""
 
     def __init__(self, positives, junk=None):
         self.positives = positives
@@ -49,7 +49,7 @@ class Benchmark:
 
 @st.composite
 def cases(draw):
-    """A ranking of up to 12 images with positives and junk among up to 14."""
+    """Rankings of up to 12 images with positives and junk among up to 14."""
     size = draw(st.integers(1, 12))
     ranking = draw(st.permutations(range(size)))
     kinds = draw(st.lists(st.sampled_from("pj-"), min_size=size + 2, max_size=size + 2))
@@ -79,7 +79,7 @@ def test_junk_is_removed_before_ranks_are_counted():
 def test_agrees_with_the_area_under_precision_over_recall(case):
     ranking, positives, junk = case
     got = average_precision(np.array(ranking), positives, junk)
-    assert got == pytest.approx(walked_average_precision(ranking, positives, junk))
+    assert got == pytest.approx(average_precision_by_loop(ranking, positives, junk))
     assert 0 <= got <= 1
 
 
@@ -221,13 +221,13 @@ def tied_cases(draw, *, largest=6):
     return np.array(scores, float), positives, junk
 
 
-def enumerated(scores, positives, junk):
-    """Mean over all orders of all images that put no lower score before a higher."""
+def precision_over_all_orders(scores, positives, junk):
+    """Mean average precision over all orders that agree with the scores."""
     areas = []
     for order in itertools.permutations(range(len(scores))):
         if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
-            kept = [image for image in order if image not in junk]
-            ranks = [p for p, image in enumerate(kept) if image in positives]
+            without_junk = [image for image in order if image not in junk]
+            ranks = [p for p, image in enumerate(without_junk) if image in positives]
             areas.append(
                 sum(
                     ((j / p if p else 1) + (j + 1) / (p + 1)) / 2
@@ -241,7 +241,7 @@ def enumerated(scores, positives, junk):
 @FEW_EXAMPLES
 @given(tied_cases())
 def test_expected_precision_agrees_with_all_orders_of_ties(case):
-    assert expected_precision(*case) == pytest.approx(enumerated(*case))
+    assert expected_precision(*case) == pytest.approx(precision_over_all_orders(*case))
 
 
 def test_expected_precision_of_a_tie_behind_another_image_by_hand():

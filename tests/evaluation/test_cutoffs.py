@@ -13,7 +13,7 @@ FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
 class Benchmark:
-    """A benchmark with nothing but its truth."""
+    """Benchmark of relevance labels alone."""
 
     def __init__(self, positives, junk=None):
         self.positives = positives
@@ -22,7 +22,7 @@ class Benchmark:
 
 @st.composite
 def cases(draw):
-    """A ranking of all of up to 12 images, of which one at least is positive."""
+    """Rankings of up to 12 images, at least one of them positive."""
     size = draw(st.integers(1, 12))
     kinds = draw(st.lists(st.sampled_from("pj-"), min_size=size, max_size=size))
     kinds[draw(st.integers(0, size - 1))] = "p"
@@ -30,20 +30,20 @@ def cases(draw):
     return np.array(draw(st.permutations(range(size)))), positives, junk
 
 
-def walked(ranking, positives, junk, *, k):
-    """Precision and recall from walking down to k, or to the last positive."""
-    seen, found = 0, 0
+def precision_and_recall_by_loop(ranking, positives, junk, *, k):
+    """Precision and recall by counting down to rank k, or to the last positive."""
+    num_seen, num_positives = 0, 0
     for image in ranking:
-        if image not in junk and seen < k and found < len(positives):
-            seen += 1
-            found += image in positives
-    return found / seen, found / len(positives)
+        if image not in junk and num_seen < k and num_positives < len(positives):
+            num_seen += 1
+            num_positives += image in positives
+    return num_positives / num_seen, num_positives / len(positives)
 
 
 @FEW_EXAMPLES
 @given(cases(), st.integers(1, 15))
 def test_agrees_with_counting_down_the_ranking(case, k):
-    precision, recall = walked(*case, k=k)
+    precision, recall = precision_and_recall_by_loop(*case, k=k)
     assert precision_at(*case, k=k) == pytest.approx(precision)
     assert recall_at(*case, k=k) == pytest.approx(recall)
 
@@ -54,7 +54,7 @@ def test_agrees_with_counting_down_the_ranking(case, k):
         (1, 1 / 1, 1 / 3),
         (2, 1 / 2, 1 / 3),
         (5, 2 / 5, 2 / 3),
-        # The last of the three is the 6th: nobody looks further.
+        # The last of the three is the 6th: later ranks do not count.
         (10, 3 / 6, 3 / 3),
     ],
 )
@@ -85,8 +85,8 @@ def test_a_perfect_ranking_reaches_1_at_every_cutoff(case, k):
 @given(cases(), st.integers(1, 15))
 def test_answers_after_the_first_k_are_not_needed(case, k):
     ranking, positives, junk = case
-    kept = [i for i in ranking if i not in junk]
-    short = np.array(kept[:k])
+    without_junk = [i for i in ranking if i not in junk]
+    short = np.array(without_junk[:k])
     assert precision_at(short, positives, junk, k=k) == precision_at(*case, k=k)
     assert recall_at(short, positives, junk, k=k) == recall_at(*case, k=k)
 
@@ -100,7 +100,7 @@ def test_recall_rises_with_the_cutoff_up_to_1(case):
 
 
 def test_missing_answers_of_a_short_ranking_count_as_wrong():
-    # One of two is found at once, and nobody knows where the other is.
+    # One of two is found at once, and the rank of the other is unknown.
     assert precision_at(np.array([4]), [4, 9], k=5) == 1 / 5
     assert precision_at(np.zeros(0, int), [9], k=5) == 0
     assert recall_at(np.zeros(0, int), [9], k=5) == 0
@@ -134,9 +134,9 @@ def test_results_of_a_query_do_not_depend_on_other_queries():
     got = evaluate_cutoffs(rankings, Benchmark(positives, junk))
     assert got.cutoffs == (1, 5, 10)
     for query, one in enumerate(zip(rankings.T, positives, junk, strict=True)):
-        for place, k in enumerate(got.cutoffs):
-            assert got.precision[query, place] == precision_at(*one, k=k)
-            assert got.recall[query, place] == recall_at(*one, k=k)
+        for column, k in enumerate(got.cutoffs):
+            assert got.precision[query, column] == precision_at(*one, k=k)
+            assert got.recall[query, column] == recall_at(*one, k=k)
     np.testing.assert_allclose(got.mean_precision, got.precision.mean(0))
     np.testing.assert_allclose(got.mean_recall, got.recall.mean(0))
 

@@ -1,4 +1,4 @@
-"""Bad rankings and truths: the query and the image are named."""
+"""Ranks of positives, and errors that name the query and the image."""
 
 import re
 
@@ -12,7 +12,7 @@ from diffjax.evaluation._relevance import find_all_positive_ranks, find_positive
 
 
 class Benchmark:
-    """A benchmark of 3 queries on 5 images."""
+    """Benchmark of 3 queries on 5 images."""
 
     def __init__(self, positives=((0,), (1, 2), (4,)), junk=((), (0,), ())):
         self.positives = positives

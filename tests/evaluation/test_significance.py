@@ -15,7 +15,7 @@ from diffjax.evaluation._significance import paired_test
 
 @pytest.fixture
 def values() -> np.ndarray:
-    """400 numbers between 0 and 1, such as average precisions are."""
+    """Values between 0 and 1, 400 of them, as average precisions are."""
     return np.random.default_rng(5).beta(2, 2, size=400)
 
 
@@ -47,8 +47,8 @@ def test_agrees_with_the_normal_interval_on_many_values(values, level):
     assert got.high == pytest.approx(values.mean() + reach, abs=0.1 * error)
 
 
-def covered(draw, *, grouped, trials=300):
-    """How often the interval of `draw(rng)`'s values, of mean 0, holds 0."""
+def coverage(draw, *, grouped, trials=300):
+    """Coverage: share of intervals that hold 0, the true mean of `draw(rng)`."""
     hits = 0
     for trial in range(trials):
         values, groups = draw(np.random.default_rng(trial))
@@ -60,7 +60,7 @@ def covered(draw, *, grouped, trials=300):
 
 
 def test_interval_covers_the_true_mean_at_the_stated_rate():
-    rate = covered(lambda rng: (rng.normal(size=50), None), grouped=False)
+    rate = coverage(lambda rng: (rng.normal(size=50), None), grouped=False)
     # 300 trials of chance 0.9 scatter by 0.017; the method itself is 0.01 short at 50.
     assert rate == pytest.approx(0.89, abs=3 * 0.017)
 
@@ -72,10 +72,10 @@ def test_intervals_without_groups_are_too_short_for_correlated_queries():
             size=200
         ), objects.tolist()
 
-    assert covered(draw, grouped=True) == pytest.approx(0.89, abs=3 * 0.017)
+    assert coverage(draw, grouped=True) == pytest.approx(0.89, abs=3 * 0.017)
     # Taken for independent, 200 values look 5 times as many as they are: the interval
     # is 2.2 times too short and covers about P(|z| < 1.64 / 2.2) = 0.55.
-    assert covered(draw, grouped=False) < 0.7
+    assert coverage(draw, grouped=False) < 0.7
 
 
 def test_copies_in_a_group_count_as_one_value(values):
@@ -149,9 +149,9 @@ def test_paired_interval_separates_methods_whose_intervals_overlap(values):
 def test_pairs_with_a_nan_are_ignored(values):
     first, second = values.copy(), values[::-1].copy()
     first[3], second[9] = np.nan, np.nan
-    kept = np.delete(np.arange(len(values)), [3, 9])
+    complete = np.delete(np.arange(len(values)), [3, 9])
     assert paired_bootstrap(first, second) == paired_bootstrap(
-        values[kept], values[::-1][kept]
+        values[complete], values[::-1][complete]
     )
 
 
@@ -195,8 +195,8 @@ def test_rejects_pairs_of_unequal_length(values):
 FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
-def counted(gains, groups):
-    """The p value from writing down every choice of signs, in whole numbers."""
+def exact_p_value(gains, groups):
+    """P value from all sign flips of whole numbers, enumerated."""
     sums = [sum(gains[i] for i in range(len(gains)) if groups[i] == g) for g in groups]
     sums = list(dict(zip(groups, sums, strict=True)).values())
     totals = [
@@ -215,7 +215,7 @@ def test_paired_test_agrees_with_all_sign_flips_enumerated(drawn):
     # Tenths are not exact: sums that are equal must be seen as equal all the same.
     values = np.array(gains) / 10 + 0.3
     got = paired_test(values, np.full(len(gains), 0.3), groups=groups)
-    assert got == counted(gains, groups)
+    assert got == exact_p_value(gains, groups)
 
 
 def test_three_gains_of_three_have_p_of_a_quarter():
@@ -255,15 +255,15 @@ def test_sampled_p_value_is_never_0():
     assert got == 1 / 100
 
 
-def draws_of_p(*, grouped, num_groups, trials=400, resamples=10_000):
-    """P values of methods that are alike, 3 queries per object with a common part."""
-    found = []
+def simulated_p_values(*, grouped, num_groups, trials=400, resamples=10_000):
+    """P values of equal methods, 3 queries per object with a common part."""
+    p_values = []
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         objects = np.repeat(np.arange(num_groups), 3)
         common = rng.normal(size=num_groups)[objects]
         gains = common + 0.3 * rng.normal(size=objects.size)
-        found.append(
+        p_values.append(
             paired_test(
                 gains,
                 np.zeros(objects.size),
@@ -272,14 +272,16 @@ def draws_of_p(*, grouped, num_groups, trials=400, resamples=10_000):
                 seed=trial,
             )
         )
-    return np.array(found)
+    return np.array(p_values)
 
 
 @pytest.mark.parametrize(
     ("num_groups", "resamples"), [(9, 10_000), (20, 499)], ids=["counted", "drawn"]
 )
 def test_p_value_is_uniform_for_equal_methods(num_groups, resamples):
-    p = np.sort(draws_of_p(grouped=True, num_groups=num_groups, resamples=resamples))
+    p = np.sort(
+        simulated_p_values(grouped=True, num_groups=num_groups, resamples=resamples)
+    )
     # Kolmogorov and Smirnov: the largest distance passes 1.63 / sqrt(n) 1 time in 100;
     # p moves in steps of 2 / 2^9, or of 1 / 500.
     distance = np.abs(p - (np.arange(p.size) + 0.5) / p.size).max()
@@ -289,8 +291,8 @@ def test_p_value_is_uniform_for_equal_methods(num_groups, resamples):
 def test_tests_without_groups_reject_too_often_for_correlated_queries():
     # Taken apart, 3 queries that say the same look like 3 witnesses: a difference of
     # 1.65 standard errors instead of 1 passes for one at 10 %.
-    together = draws_of_p(grouped=True, num_groups=12, trials=200)
-    apart = draws_of_p(grouped=False, num_groups=12, trials=200, resamples=499)
+    together = simulated_p_values(grouped=True, num_groups=12, trials=200)
+    apart = simulated_p_values(grouped=False, num_groups=12, trials=200, resamples=499)
     assert np.mean(together <= 0.1) < 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200)
     assert np.mean(apart <= 0.1) > 0.2
 
@@ -323,8 +325,10 @@ def test_paired_test_ignores_pairs_with_a_nan():
     rng = np.random.default_rng(4)
     first, second = rng.uniform(size=(2, 30))
     groups = [i // 3 for i in range(30)]
-    kept = [*range(1, 6), *range(9, 30)]  # Less 0, and all of group 2.
-    expected = paired_test(first[kept], second[kept], groups=[groups[i] for i in kept])
+    complete = [*range(1, 6), *range(9, 30)]  # Less 0, and all of group 2.
+    expected = paired_test(
+        first[complete], second[complete], groups=[groups[i] for i in complete]
+    )
     first[[0, 6, 7]], second[8] = np.nan, np.nan
     assert paired_test(first, second, groups=groups) == expected
 

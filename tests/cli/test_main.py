@@ -121,10 +121,10 @@ def test_search_prints_a_table_or_json(run, photographs, photograph_index):
     assert len(out.splitlines()) == 4
     code, out, err = run("search", photograph_index, picture, "--top", 2, "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert [answer["rank"] for answer in told["answers"]] == [1, 2]
-    assert told["answers"][0]["picture"] == "rocket/1.png"
-    assert told["answers"][0]["box"] == [x0, y0, x1, y1]
+    printed = json.loads(out)
+    assert [answer["rank"] for answer in printed["answers"]] == [1, 2]
+    assert printed["answers"][0]["picture"] == "rocket/1.png"
+    assert printed["answers"][0]["box"] == [x0, y0, x1, y1]
 
 
 def test_search_says_where_the_seconds_went(run, photographs, photograph_index):
@@ -138,8 +138,8 @@ def test_search_says_where_the_seconds_went(run, photographs, photograph_index):
     assert heading.split(None, 2)[:2] == ["step", "seconds"]
     assert [row.split("  ")[0] for row in rows] == named
     code, out, _ = run(*asked, "--json", "--timing")
-    told = json.loads(out)["timing"]
-    assert [step["name"] for step in told] == named
+    printed = json.loads(out)["timing"]
+    assert [step["name"] for step in printed] == named
     assert "timing" not in json.loads(run(*asked, "--json")[1])
 
 
@@ -192,8 +192,8 @@ def test_info_says_what_is_in_an_index(run, photograph_index):
 def test_what_is_wrong_is_said_in_one_line(
     run, photographs, photograph_index, arguments, code, complaint
 ):
-    places = {"index": photograph_index, "picture": photographs / "coffee" / "0.png"}
-    got, out, err = run(*(a.format(**places) for a in arguments))
+    paths = {"index": photograph_index, "picture": photographs / "coffee" / "0.png"}
+    got, out, err = run(*(a.format(**paths) for a in arguments))
     assert got == code
     assert out == ""
     assert err.startswith("error: ")

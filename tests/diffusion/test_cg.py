@@ -203,12 +203,12 @@ def test_each_step_is_one_product():
         return jnp.linspace(0.1, 1.9, 7)[:, None] * x
 
     interval = SpectralInterval(jnp.full((1, 1), 0.1), jnp.full((1, 1), 1.9))
-    found = chebyshev_loop(
+    got = chebyshev_loop(
         matvec, jnp.ones((7, 1)), StopCriterion(0.0, 9), interval=interval
     )
-    jax.block_until_ready(found.value)
+    jax.block_until_ready(got.value)
     jax.effects_barrier()
-    assert len(products) == operator.index(found.num_steps[0]) == 9
+    assert len(products) == operator.index(got.num_steps[0]) == 9
 
 
 def test_alpha_of_0_takes_one_step(graph, y):

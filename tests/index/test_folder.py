@@ -38,8 +38,8 @@ def test_every_picture_finds_itself_first(photographs, photograph_index):
     assert index.pictures is not None
     assert index.num_images == 12
     pictures = [photographs / name for name in index.pictures.names]
-    found = index.search(*index.describe(pictures), top=3)
-    np.testing.assert_array_equal(found.images[:, 0], np.arange(12))
+    got = index.search(*index.describe(pictures), top=3)
+    np.testing.assert_array_equal(got.images[:, 0], np.arange(12))
 
 
 def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
@@ -49,8 +49,8 @@ def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
     with Image.open(photographs / index.pictures.names[5]) as picture:
         canvas = Image.new("RGB", (400, 300), "grey")
         canvas.paste(picture.convert("RGB"), (200, 100))
-    found = index.search_picture(canvas, box=(200, 100, 360, 260), top=1)
-    assert found.images[0, 0] == 5
+    got = index.search_picture(canvas, box=(200, 100, 360, 260), top=1)
+    assert got.images[0, 0] == 5
 
 
 def test_the_same_folder_is_not_built_again(photographs, photograph_index, tmp_path):
@@ -122,13 +122,13 @@ def test_pictures_described_with_other_weights_are_described_anew(
     )
     assert ("describing pictures", 12, 12) in told
     assert made.pictures is not None
-    found = made.search_picture(picture, top=1)
-    assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
+    got = made.search_picture(picture, top=1)
+    assert made.pictures.names[int(got.images[0, 0])] == "coffee/0.png"
     moved = weights.rename(tmp_path / "moved.pth")
     with pytest.raises(OSError, match=r"own\.pth"):
         Index.open(path).describe([picture])
     again = Index.open(path).search_picture(picture, top=1, weights=moved)
-    np.testing.assert_array_equal(again.images, found.images)
+    np.testing.assert_array_equal(again.images, got.images)
 
 
 def test_other_settings_build_again_without_describing(
@@ -202,9 +202,9 @@ def test_one_single_picture_is_a_collection(photographs, tmp_path):
     folder.mkdir()
     shutil.copy(photographs / "rocket" / "0.png", folder)
     index = index_folder(folder, tmp_path / "index", **SMALL_FOLDER)
-    found = index.search_picture(folder / "0.png")
-    assert found.images.tolist() == [[0]]
-    assert np.isfinite(found.scores).all()
+    got = index.search_picture(folder / "0.png")
+    assert got.images.tolist() == [[0]]
+    assert np.isfinite(got.scores).all()
 
 
 @pytest.mark.filterwarnings(FEW)

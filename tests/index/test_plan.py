@@ -21,21 +21,21 @@ def slope(sizes, costs):
 def test_bytes_grow_with_the_number_of_vectors_and_no_faster(storage):
     sizes = [200_000, 600_000, 2_200_000, 20_000_000]
     plans = [plan(n, 128, config=IndexConfig.of(storage=storage)) for n in sizes]
-    assert slope(sizes, [found.written for found in plans]) < 1.01
+    assert slope(sizes, [got.written for got in plans]) < 1.01
     for number in range(4):
-        held = [found.phases[number].held for found in plans]
+        held = [got.phases[number].held for got in plans]
         assert slope(sizes, held) < 1.1
         assert held == sorted(held)
 
 
 def test_memory_is_less_than_the_vectors_and_lists_and_half_of_them():
-    found = plan(2_200_000, 128)
-    data = found.vectors + found.lists
-    assert (found.vectors, found.lists) == (2_200_000 * 512, 2_200_000 * 400)
-    for phase in found.phases:
+    got = plan(2_200_000, 128)
+    data = got.vectors + got.lists
+    assert (got.vectors, got.lists) == (2_200_000 * 512, 2_200_000 * 400)
+    for phase in got.phases:
         assert phase.held + phase.mapped < 1.5 * data
     # All of them are compared with a sample for recall, however they are stored.
-    assert found.phases[-1].mapped == found.vectors
+    assert got.phases[-1].mapped == got.vectors
 
 
 def test_says_what_each_phase_takes():
@@ -211,6 +211,6 @@ def test_a_build_takes_no_more_than_was_planned(tmp_path, method):
     )
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    found = plan(n, dim, config=IndexConfig.of(**settings))
-    most = max(phase.held + phase.mapped for phase in found.phases)
+    got = plan(n, dim, config=IndexConfig.of(**settings))
+    most = max(phase.held + phase.mapped for phase in got.phases)
     assert int(re.findall(r"\d+", done.stdout)[-1]) < 1.2 * most

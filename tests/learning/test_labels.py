@@ -140,11 +140,11 @@ def test_splits_are_the_same_each_time_and_differ_among_themselves():
 
 
 @pytest.mark.parametrize(
-    ("objects", "found"),
+    ("objects", "complaint"),
     [([], "got 0"), (["a"] * 5, "got 1: a"), (list("abcab"), "got 3: a, b, c")],
 )
-def test_too_few_objects_to_nest_are_refused(objects, found):
-    with pytest.raises(ValueError, match=f"objects must be at least 4 .*{found}"):
+def test_too_few_objects_to_nest_are_refused(objects, complaint):
+    with pytest.raises(ValueError, match=f"objects must be at least 4 .*{complaint}"):
         split_by_object(objects)
 
 

@@ -124,14 +124,14 @@ def collections(data, orders, precision):
         graph = normalize(compress(affinity(knn(vectors, K), gamma=GAMMA)))
         gmp = gmp_weights(vectors, data.image_ids, lam=LAM)
         descriptors = global_descriptors(vectors, ids)
-        made = {}
+        by_order_and_pooling = {}
         for name, order in orders.items():
             is_own = name == "own"
             placed = graph if is_own else permute(graph, order)
             inverse = np.argsort(order).astype(np.int32)
             rows = np.asarray(vectors)[order]
             for pooling in "gmp", "sum":
-                made[name, pooling] = Collection(
+                by_order_and_pooling[name, pooling] = Collection(
                     vectors=jnp.asarray(rows),
                     graph=placed,
                     image_ids=ids,
@@ -148,7 +148,7 @@ def collections(data, orders, precision):
                     max_degree=int(np.diff(np.asarray(placed.starts)).max()),
                     descriptors=descriptors,
                 )
-    return made
+    return by_order_and_pooling
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def run(monkeypatch, *words):
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
-def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
+def test_learned_parameters_are_used_by_search(home, tmp_path, monkeypatch, capsys):
     out = tmp_path / "params.safetensors"
     labels = home / "labels.csv"
     words = home / "index", "--queries", labels, "--out", out, "--steps", 20

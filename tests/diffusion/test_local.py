@@ -322,7 +322,7 @@ def test_zero_empty_tiny_and_nan_right_hand_sides(graph):
     np.testing.assert_array_equal(run(broken).values, usual.values)
 
 
-def test_no_query_is_allowed(graph):
+def test_zero_queries_are_accepted(graph):
     values = jnp.zeros((0, 4), jnp.float32)
     assert diffuse_local(graph, NODES[:0], values, size=SIZE).nodes.shape == (0, SIZE)
 

@@ -25,7 +25,7 @@ def recorded(tmp_path_factory, request):
     return distributed_cost.run(config, folder, records=folder), folder
 
 
-def test_compiled_programs_send_and_take_what_the_arithmetic_says(recorded):
+def test_compiled_bytes_agree_with_the_arithmetic(recorded):
     rows = [row for row in recorded[0]["results"] if "step" in row]
     devices = recorded[0]["settings"]["devices"]
     assert {row["devices"] for row in rows} == set(devices)

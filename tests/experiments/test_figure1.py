@@ -201,7 +201,7 @@ def test_three_queries_colour_more_of_the_plane_than_one(picture):
     assert 2 < three / one < 4
 
 
-def test_nothing_is_drawn_up_to_the_edge(picture):
+def test_drawing_leaves_a_margin(picture):
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == 255).all()
 

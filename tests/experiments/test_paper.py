@@ -399,7 +399,7 @@ def test_ties_have_the_precision_of_random_ranks(workdir):
     ],
     ids=["folder", "oxford5k", "distractors", "truth"],
 )
-def test_errors_of_missing_benchmarks_say_what_to_put_where(
+def test_errors_of_missing_benchmarks_name_files_and_folders(
     changes, message, tmp_path, shared_data
 ):
     config = importlib.import_module("configs.table1").quick()

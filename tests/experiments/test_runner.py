@@ -67,7 +67,7 @@ def test_every_experiment_has_a_card():
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_a_card_says_what_is_run_and_has_full_and_quick_settings(name):
+def test_cards_have_a_docstring_and_full_and_quick_settings(name):
     card = importlib.import_module(f"configs.{name}")
     text = card.__doc__ or ""
     for heading in ("Paper", "Data:", "Cost:", "Command:"):

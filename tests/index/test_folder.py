@@ -263,7 +263,9 @@ def odd_folder(photographs, tmp_path):
 ODD = {"empty.png", "noise.jpg", "short.png", "point.png", "gone.jpg"}
 
 
-def test_what_is_no_picture_is_listed_and_skipped(odd_folder, photograph_index):
+def test_files_that_are_no_pictures_are_listed_and_skipped(
+    odd_folder, photograph_index
+):
     path = odd_folder.parent / "index"
     shutil.copytree(photograph_index, path)
     index = index_folder(odd_folder, path, **SMALL_FOLDER)
@@ -368,7 +370,9 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.full
-def test_ctrl_c_says_a_line_and_keeps_what_was_done(program, photographs, tmp_path):
+def test_ctrl_c_prints_one_line_and_keeps_finished_pictures(
+    program, photographs, tmp_path
+):
     path = tmp_path / "index"
     command = ("index", photographs, "--out", path, *SMALL_FLAGS)
     process = program.start(*command, first=SMALL_SHARDS)
@@ -404,7 +408,7 @@ def test_an_interrupted_build_keeps_the_pictures_it_has_described(
     assert ("describing pictures", 0, 7) in told
 
 
-def test_what_killed_builds_left_half_written_is_removed(
+def test_partial_files_of_killed_builds_are_removed(
     photographs, photograph_index, tmp_path
 ):
     path = tmp_path / "index"
@@ -424,7 +428,7 @@ def test_what_killed_builds_left_half_written_is_removed(
 
 
 @pytest.mark.full
-def test_a_full_disk_says_a_line_and_keeps_the_old_index(
+def test_a_full_disk_prints_one_line_and_keeps_the_old_index(
     program, photographs, photograph_index, tmp_path
 ):
     path = tmp_path / "index"

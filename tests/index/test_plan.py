@@ -53,7 +53,7 @@ def test_says_when_there_may_be_more_edges_than_are_counted_by_default():
     assert line.startswith("at most 2,500,000,000 edges: 2^31 and more need jax_en")
 
 
-def test_the_plan_is_told_before_anything_is_done(tmp_path):
+def test_the_plan_is_reported_before_work_starts(tmp_path):
     told = []
     vectors = np.ones((4, 2), np.float32)
     vectors[2] = np.nan
@@ -63,7 +63,7 @@ def test_the_plan_is_told_before_anything_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("short", ["memory", "disk"])
-def test_what_cannot_fit_is_refused_before_anything_is_written(
+def test_a_plan_that_does_not_fit_is_refused_before_writing(
     tmp_path, monkeypatch, short
 ):
     vectors = np.ones((4, 2), np.float32)
@@ -78,7 +78,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "index").exists()
 
 
-def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatch):
+def test_without_known_limits_no_plan_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "available_memory", lambda: None)
     config = IndexConfig.of(k=4, query_k=4, pooling="sum")
     vectors = np.eye(4, dtype=np.float32)

@@ -86,7 +86,7 @@ def test_only_a_new_picture_is_described(photographs, copied, tmp_path):
     assert read_folder_regions(copied) == regions
 
 
-def test_nothing_is_described_twice(photographs, copied):
+def test_pictures_are_described_once(photographs, copied):
     told = []
     extract_folder(
         photographs,
@@ -123,7 +123,7 @@ def test_unreadable_pictures_are_listed(photographs, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
-def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
+def test_given_regions_replace_the_grid(photographs, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -168,7 +168,7 @@ def test_weights_that_were_changed_in_place_are_read_again(photographs, tmp_path
     assert not np.allclose(first, second, atol=1e-3)
 
 
-def test_who_reads_leaves_a_writers_files_alone(copied):
+def test_a_reader_keeps_the_files_of_a_writer(copied):
     (folder,) = copied.glob("extracted/*")
     parts = [folder / "regions.123.part", folder / ".tmp1a2B3c"]
     for part in parts:
@@ -177,7 +177,7 @@ def test_who_reads_leaves_a_writers_files_alone(copied):
     assert all(part.exists() for part in parts)
 
 
-def test_what_was_lost_is_extracted_again(photographs, copied):
+def test_lost_vectors_are_extracted_again(photographs, copied):
     shutil.rmtree(copied / "extracted")
     with pytest.raises(ValueError, match="extract again"):
         read_folder_regions(copied)
@@ -212,7 +212,7 @@ def test_other_settings_lie_beside_each_other(photographs, copied, tmp_path):
         ),
     ],
 )
-def test_damage_is_said_in_a_line_that_says_what_to_do(copied, damage, complaint):
+def test_damaged_files_are_an_error_with_the_remedy(copied, damage, complaint):
     damage(copied)
     with pytest.raises(ValueError, match=complaint) as caught:
         read_folder_regions(copied)

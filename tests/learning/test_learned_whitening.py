@@ -100,7 +100,7 @@ def test_one_kind_with_the_identity_is_supervised_whitening(pictures):
     np.testing.assert_allclose(moved @ moved.T, expected @ expected.T, atol=2e-5)
 
 
-def test_what_is_shrunken_becomes_white_and_emphasis_weighs_its_rows(pictures):
+def test_shrunken_scatter_becomes_white_and_emphasis_weights_rows(pictures):
     regions, ids, owner = pictures
     measured = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
     start = parameters(PARTS, emphasis=0.5)

@@ -81,7 +81,7 @@ def test_a_matrix_of_one_row(entries):
         np.testing.assert_array_equal(got, np.full((1, 3), 5 * sum(entries)))
 
 
-def test_no_columns_and_no_rows_are_allowed():
+def test_zero_columns_and_zero_rows_are_accepted():
     matrix = arguments(make_matrix(np.float32, 5))
     assert csr_product(*matrix, jnp.zeros((5, 0))).shape == (5, 0)
     empty = jnp.zeros(0), jnp.zeros(0, jnp.int32), jnp.zeros(1, jnp.int32)

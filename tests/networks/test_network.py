@@ -153,7 +153,7 @@ def test_a_second_call_or_other_weights_compile_nothing(monkeypatch):
         forward(small(), images[:2], sizes[:2])
 
 
-def test_what_the_named_maps_do_not_need_is_not_computed():
+def test_layers_after_the_named_maps_are_not_computed():
     def work(name):
         run = functools.partial(forward, names=(name,))
         sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)

@@ -376,7 +376,7 @@ def test_a_dark_cell_adds_to_no_gradient():
     assert np.isfinite(slopes).all()
 
 
-def test_a_negative_sum_has_no_root_and_says_so():
+def test_the_root_of_a_negative_sum_is_nan():
     assert np.isnan(weigh(*row_of_cells([2, 1, 0], [0, 1, -3]))).any()
 
 

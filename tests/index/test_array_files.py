@@ -70,7 +70,7 @@ def test_a_folder_is_let_go_after_an_error_too(tmp_path):
 
 
 @unix
-def test_a_lock_whose_file_was_removed_keeps_nobody_out(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_blocks_no_process(tmp_path, monkeypatch):
     import fcntl
 
     taken = []

@@ -117,9 +117,9 @@ MORE_KILLS = [
 def kill_builds(root, kills):
     """Kills a build at each of some moments; gives the folders that are left."""
     folders = {kill: root / str(number) for number, kill in enumerate(kills)}
-    here = pathlib.Path(__file__).parent
+    tests_folder = pathlib.Path(__file__).parent
     code = textwrap.dedent(_KILLED).format(
-        paths=[str(here), str(here.parent)],
+        paths=[str(tests_folder), str(tests_folder.parent)],
         kills=[(str(folder), *kill) for kill, folder in folders.items()],
     )
     programs = {
@@ -203,10 +203,10 @@ def test_a_build_that_is_stopped_continues_and_gives_the_same_bytes(
 def test_a_build_that_is_killed_at_any_moment_gives_the_same_bytes(
     built, tmp_path, seed
 ):
-    here = pathlib.Path(__file__).parent
+    paths = [str(path) for path in pathlib.Path(__file__).parents[:2]]
     folder = tmp_path / "index"
     code = (
-        f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}\n"
+        f"import sys; sys.path[:0] = {paths!r}\n"
         "from test_build_disk import build, build_disk\n"
         "build_disk._ROWS_PER_SYNC = 100\n"
         "print('ready', flush=True)\n"
@@ -391,7 +391,7 @@ def test_a_damaged_index_is_built_again_to_the_same_bytes(tmp_path, storage, at_
 HASH = "0123456789abcdef"
 
 
-def test_what_killed_builds_left_is_taken_away(copy):
+def test_leftovers_of_killed_builds_are_removed(copy):
     before = file_hashes(copy)
     for name in (
         *(f"indices-{HASH}.npy", f"indices-{HASH}.npy.part"),

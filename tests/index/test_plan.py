@@ -21,21 +21,21 @@ def slope(sizes, costs):
 def test_bytes_grow_with_the_number_of_vectors_and_no_faster(storage):
     sizes = [200_000, 600_000, 2_200_000, 20_000_000]
     plans = [plan(n, 128, config=IndexConfig.of(storage=storage)) for n in sizes]
-    assert slope(sizes, [found.written for found in plans]) < 1.01
+    assert slope(sizes, [got.written for got in plans]) < 1.01
     for number in range(4):
-        held = [found.phases[number].held for found in plans]
+        held = [got.phases[number].held for got in plans]
         assert slope(sizes, held) < 1.1
         assert held == sorted(held)
 
 
 def test_memory_is_less_than_the_vectors_and_lists_and_half_of_them():
-    found = plan(2_200_000, 128)
-    data = found.vectors + found.lists
-    assert (found.vectors, found.lists) == (2_200_000 * 512, 2_200_000 * 400)
-    for phase in found.phases:
+    got = plan(2_200_000, 128)
+    data = got.vectors + got.lists
+    assert (got.vectors, got.lists) == (2_200_000 * 512, 2_200_000 * 400)
+    for phase in got.phases:
         assert phase.held + phase.mapped < 1.5 * data
     # All of them are compared with a sample for recall, however they are stored.
-    assert found.phases[-1].mapped == found.vectors
+    assert got.phases[-1].mapped == got.vectors
 
 
 def test_says_what_each_phase_takes():
@@ -53,7 +53,7 @@ def test_says_when_there_may_be_more_edges_than_are_counted_by_default():
     assert line.startswith("at most 2,500,000,000 edges: 2^31 and more need jax_en")
 
 
-def test_the_plan_is_told_before_anything_is_done(tmp_path):
+def test_the_plan_is_reported_before_work_starts(tmp_path):
     told = []
     vectors = np.ones((4, 2), np.float32)
     vectors[2] = np.nan
@@ -63,7 +63,7 @@ def test_the_plan_is_told_before_anything_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("short", ["memory", "disk"])
-def test_what_cannot_fit_is_refused_before_anything_is_written(
+def test_a_plan_that_does_not_fit_is_refused_before_writing(
     tmp_path, monkeypatch, short
 ):
     vectors = np.ones((4, 2), np.float32)
@@ -78,7 +78,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "index").exists()
 
 
-def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatch):
+def test_without_known_limits_no_plan_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "available_memory", lambda: None)
     config = IndexConfig.of(k=4, query_k=4, pooling="sum")
     vectors = np.eye(4, dtype=np.float32)
@@ -212,6 +212,6 @@ def test_a_build_takes_no_more_than_was_planned(tmp_path, method):
     )
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    found = plan(n, dim, config=IndexConfig.of(**settings))
-    most = max(phase.held + phase.mapped for phase in found.phases)
+    got = plan(n, dim, config=IndexConfig.of(**settings))
+    most = max(phase.held + phase.mapped for phase in got.phases)
     assert int(re.findall(r"\d+", done.stdout)[-1]) < 1.2 * most

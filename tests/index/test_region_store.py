@@ -40,7 +40,7 @@ def test_vectors_come_back_in_the_order_asked_for(tmp_path):
     assert_read(extracted, [])
 
 
-def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path):
+def test_waiting_vectors_are_readable_and_written_by_shards(tmp_path):
     extracted = fill(tmp_path, range(5))
     assert all(str(i) in extracted for i in range(5))
     assert "5" not in extracted
@@ -50,7 +50,7 @@ def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path)
     assert len(names(tmp_path)) == 2
 
 
-def test_nothing_is_made_before_something_is_written(tmp_path):
+def test_the_folder_is_created_by_the_first_write(tmp_path):
     RegionStore(tmp_path / "new").flush()
     assert not (tmp_path / "new").exists()
 
@@ -78,7 +78,7 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
     del extracted
 
 
-def test_what_a_killed_program_left_unfinished_is_removed(tmp_path):
+def test_partial_files_of_a_killed_program_are_removed(tmp_path):
     fill(tmp_path, range(3))
     shards = names(tmp_path)
     for name in ("regions.1234.part", ".tmpX1y2Z3"):

@@ -44,7 +44,7 @@ BAD_VECTORS = {
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("spoil", "message"), BAD_VECTORS.values(), ids=BAD_VECTORS)
-def test_bad_vectors_are_refused_in_a_line_that_says_why(given, index, spoil, message):
+def test_rejects_invalid_vectors_with_the_reason(given, index, spoil, message):
     with pytest.raises(ValueError, match=f"^vectors {message}") as caught:
         Index.build(spoil(given.vectors), config=CONFIG)
     assert "\n" not in str(caught.value)
@@ -89,9 +89,7 @@ BAD_IDS = {
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("spoil", "message"), BAD_IDS.values(), ids=BAD_IDS)
-def test_bad_ids_are_refused_in_a_line_that_says_why(
-    given, index, tmp_path, spoil, message
-):
+def test_rejects_invalid_ids_with_the_reason(given, index, tmp_path, spoil, message):
     for path in None, tmp_path / "index":
         with pytest.raises(ValueError, match=f"^ids .*{message}"):
             Index.build(given.vectors, spoil(given.image_ids), config=CONFIG, path=path)

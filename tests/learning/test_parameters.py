@@ -39,7 +39,7 @@ def test_the_start_is_the_papers_and_its_parts_change_nothing():
     np.testing.assert_array_equal(made.shrinkage, 0.25)
 
 
-def test_what_is_not_named_is_not_there():
+def test_parameters_that_are_not_named_are_none():
     assert parameters()[3:] == (None,) * 7
     assert len(jax.tree.leaves(parameters(("bias",)))) == 4
 
@@ -53,7 +53,7 @@ def test_what_is_not_named_is_not_there():
     bias=st.floats(-1 + 2**-10, 1 - 2**-10, width=32),
     share=INSIDE,
 )
-def test_there_and_back_is_the_same(share, **values):
+def test_unconstrained_values_round_trip(share, **values):
     start = everything(**values, mixture=[share, 1 - share], scale_weights=[1, 2, 0.1])
     back = present_parameters(constrain(unconstrain(start)))
     assert set(back) == set(PARAMETER_NAMES)
@@ -97,11 +97,11 @@ def test_the_maps_are_those_of_the_docstring():
     close(-np.diff(raw["mixture"]), np.log(0.8 / 0.2))
 
 
-def test_what_is_no_number_stays_none():
+def test_missing_parameters_stay_none():
     assert jnp.isnan(constrain(everything(gamma=np.nan)).gamma)
 
 
-def test_a_parameter_that_ran_to_its_end_is_told():
+def test_parameters_at_the_end_of_their_range_are_reported():
     raw = unconstrain(everything())
     assert not any(at_range_end(raw).values())
     far = raw._replace(gamma=jnp.float32(-20), bias=jnp.float32(9))

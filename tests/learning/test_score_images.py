@@ -77,13 +77,13 @@ def dense_scores(values: Parameters, collection, *, ks, scales):
         pairs = _mutual(collection.vectors, k)
         a += weight * pairs * kernel(vectors @ vectors.T, p["gamma"])
         for query in range(5):
-            own = np.zeros(len(vectors))
+            similarities = np.zeros(len(vectors))
             for z in queries[collection.query_ids == query]:
                 near = np.argsort(-(vectors @ z))[:6]
                 gamma = p.get("query_gamma", p["gamma"])
-                own[near] += kernel(vectors[near] @ z, gamma)
-            kept = np.argsort(-own)[:6]
-            y[kept, query] += weight * own[kept]
+                similarities[near] += kernel(vectors[near] @ z, gamma)
+            largest = np.argsort(-similarities)[:6]
+            y[largest, query] += weight * similarities[largest]
     f = oracle.diffusion(oracle.normalized(a), y, p["alpha"])
     weights = oracle.gmp_weights(vectors, collection.image_ids, p["lam"])
     if "scale_weights" in p:
@@ -121,17 +121,17 @@ def test_without_more_parts_it_is_the_search_of_an_index(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
     config = IndexConfig.of(k=6, query_k=6, max_steps=50)
     index = Index.build(vectors, collection.image_ids, config=config)
-    found = index.search(queries, collection.query_ids)
+    answers = index.search(queries, collection.query_ids)
     got = score_images(
         parameters(),
         problem(vectors, collection.image_ids, k=6),
         QueryDescriptors((queries,), collection.query_ids),
         query_k=6,
     )
-    places = np.asarray(found.images).T
+    order = np.asarray(answers.images).T
     np.testing.assert_allclose(
-        np.take_along_axis(np.asarray(got), places, axis=0),
-        np.asarray(found.scores).T,
+        np.take_along_axis(np.asarray(got), order, axis=0),
+        np.asarray(answers.scores).T,
         rtol=1e-5,
         atol=1e-5 * float(got.max()),
     )

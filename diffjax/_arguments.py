@@ -33,20 +33,21 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
     check_not_downcast(name, vectors)
     if not is_concrete(vectors) or vectors.size == 0:
         return
-    host = np.asarray(vectors)
+    host_vectors = np.asarray(vectors)
     # The largest entry rather than the norm, whose square over- or underflows.
-    largest = np.maximum(host.max(axis=1), -host.min(axis=1))
-    not_finite = np.flatnonzero(~np.isfinite(largest))
-    if not_finite.size:
+    largest = np.maximum(host_vectors.max(axis=1), -host_vectors.min(axis=1))
+    non_finite_rows = np.flatnonzero(~np.isfinite(largest))
+    if non_finite_rows.size:
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in {not_finite.size} of "
-            f"{len(host)} rows, first in row {not_finite[0]}."
+            f"{name} must be finite, got NaN or infinity in {non_finite_rows.size} of "
+            f"{len(host_vectors)} rows, first in row {non_finite_rows[0]}."
         )
-    zero = np.flatnonzero(largest == 0)
-    if zero.size:
+    zero_rows = np.flatnonzero(largest == 0)
+    if zero_rows.size:
         raise ValueError(
-            f"{name} must have a direction, got {zero.size} of {len(host)} rows that "
-            f"are zero, first row {zero[0]}: leave those out."
+            f"{name} must have a direction, got {zero_rows.size} of "
+            f"{len(host_vectors)} rows that are zero, first row {zero_rows[0]}: leave "
+            "those out."
         )
 
 
@@ -74,16 +75,17 @@ def check_ids(name: str, ids: Int[Array | np.ndarray, " n"], *, rows: int) -> No
         raise ValueError(f"{name} must have one id per row, {rows}, got {ids.shape}.")
     if not is_concrete(ids) or rows == 0:
         return
-    host = np.asarray(ids)
-    steps = np.diff(host, prepend=-1)
-    bad = np.flatnonzero((steps < 0) | (steps > 1))
-    if host[0] != 0:
-        raise ValueError(f"{name} must start at 0, got {host[0]}.")
-    if bad.size:
+    host_ids = np.asarray(ids)
+    differences = np.diff(host_ids, prepend=-1)
+    invalid_rows = np.flatnonzero((differences < 0) | (differences > 1))
+    if host_ids[0] != 0:
+        raise ValueError(f"{name} must start at 0, got {host_ids[0]}.")
+    if invalid_rows.size:
+        row = invalid_rows[0]
         raise ValueError(
-            f"{name} must neither decrease nor skip a number, got {host[bad[0]]} "
-            f"after {host[bad[0] - 1]} in row {bad[0]}: sort the rows by id and "
-            "number the ids 0, 1, 2, ..."
+            f"{name} must neither decrease nor skip a number, got {host_ids[row]} "
+            f"after {host_ids[row - 1]} in row {row}: sort the rows by id and number "
+            "the ids 0, 1, 2, ..."
         )
 
 
@@ -101,16 +103,16 @@ def count_ids(
                 f"{count_name} must be given under jit, where {name} has no values."
             )
         return count
-    actual = int(np.asarray(ids)[-1]) + 1 if ids.shape[0] else 0
+    actual_count = int(np.asarray(ids)[-1]) + 1 if ids.shape[0] else 0
     if count is None:
-        return actual
-    if count < actual:
-        raise ValueError(f"{count_name} must be at least {actual}, got {count}.")
+        return actual_count
+    if count < actual_count:
+        raise ValueError(f"{count_name} must be at least {actual_count}, got {count}.")
     return count
 
 
 def max_rows_per_id(
-    name: str, ids: Int[Array | np.ndarray, " n"], *, most: int | None, most_name: str
+    name: str, ids: Int[Array | np.ndarray, " n"], *, limit: int | None, limit_name: str
 ) -> int:
     """Largest number of rows with one id: `most`, or counted if that is None.
 
@@ -118,14 +120,14 @@ def max_rows_per_id(
         ValueError: If it is None and the ids are traced, or if it is too small.
     """
     if not is_concrete(ids):
-        if most is None:
+        if limit is None:
             raise ValueError(
-                f"{most_name} must be given under jit, where {name} has no values."
+                f"{limit_name} must be given under jit, where {name} has no values."
             )
-        return most
-    actual = int(np.bincount(np.asarray(ids)).max(initial=0))
-    if most is None:
-        return actual
-    if most < actual:
-        raise ValueError(f"{most_name} must be at least {actual}, got {most}.")
-    return most
+        return limit
+    actual_max = int(np.bincount(np.asarray(ids)).max(initial=0))
+    if limit is None:
+        return actual_max
+    if limit < actual_max:
+        raise ValueError(f"{limit_name} must be at least {actual_max}, got {limit}.")
+    return limit

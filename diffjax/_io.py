@@ -47,11 +47,11 @@ def write_atomically(
         OSError: If it can't be written; the temporary file is removed.
     """
     path = pathlib.Path(path)
-    with _temporary_path(path) as temporary:
-        temporary.write_bytes(data)
+    with _temporary_path(path) as temporary_path:
+        temporary_path.write_bytes(data)
         if sync:
-            _flush_to_disk(temporary)
-        temporary.replace(path)
+            _flush_to_disk(temporary_path)
+        temporary_path.replace(path)
 
 
 def write_safetensors(
@@ -62,25 +62,27 @@ def write_safetensors(
     Raises:
         OSError: If they can't be written; the temporary file is removed.
     """
-    with _temporary_path(folder / prefix) as temporary:
-        temporary.touch()
-        permissions = stat.S_IMODE(temporary.stat().st_mode)
+    with _temporary_path(folder / prefix) as temporary_path:
+        temporary_path.touch()
+        permissions = stat.S_IMODE(temporary_path.stat().st_mode)
         # The library writes the memory behind a view, whatever its strides are.
-        contiguous = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+        contiguous_arrays = {
+            name: np.asarray(a, order="C") for name, a in arrays.items()
+        }
         try:
-            safetensors.numpy.save_file(contiguous, temporary)
+            safetensors.numpy.save_file(contiguous_arrays, temporary_path)
         except safetensors.SafetensorError as error:
             # The library's own class hides the system's message, "disk full" say.
             raise OSError(f"{folder} can't be written: {error}") from error
         # It replaced the file by one that only its owner may read.
-        temporary.chmod(permissions)
-        _flush_to_disk(temporary)
-        digest = file_digest(temporary)
-        stored = StoredFile(
-            f"{prefix}-{digest[:16]}.safetensors", digest, temporary.stat().st_size
+        temporary_path.chmod(permissions)
+        _flush_to_disk(temporary_path)
+        digest = file_digest(temporary_path)
+        stored_file = StoredFile(
+            f"{prefix}-{digest[:16]}.safetensors", digest, temporary_path.stat().st_size
         )
-        temporary.replace(folder / stored.name)
-    return stored
+        temporary_path.replace(folder / stored_file.name)
+    return stored_file
 
 
 def remove_partial_files(folder: pathlib.Path, prefix: str) -> None:
@@ -147,15 +149,15 @@ def folder_lock(
 @contextlib.contextmanager
 def _temporary_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Temporary path beside `path`; its file is removed at the end if still there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary_path = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield temporary
+        yield temporary_path
     except OSError as error:
         if error.errno and not error.filename:
             error.filename = str(path)  # A failed write carries no file name.
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: pathlib.Path) -> None:

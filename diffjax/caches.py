@@ -57,7 +57,7 @@ def exported_networks_folder() -> pathlib.Path | None:
 
 
 def _quieten_compiler() -> None:
-    """Leaves out XLA's warnings where nobody chose a level.
+    """Silences XLA's warnings, unless a log level is set.
 
     JAX 0.9 writes one for each program that it takes from the cache.
     """

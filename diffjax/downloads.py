@@ -87,14 +87,14 @@ def download(
             f"{_manual_download_hint(remote, path)}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with folder_lock(path.parent, f"{part.name}.lock", wait=True):
+    partial_file = path.with_name(f"{path.name}.part")
+    with folder_lock(path.parent, f"{partial_file.name}.lock", wait=True):
         # The previous holder of the lock may have downloaded the file.
         if _find_mismatch(remote, path) is not None:
-            with part.open("ab", buffering=0) as file:
+            with partial_file.open("ab", buffering=0) as file:
                 transfer = _Transfer(
                     remote.url,
-                    part,
+                    partial_file,
                     file,
                     size=remote.size,
                     is_checked=remote.sha256 is not None,
@@ -109,8 +109,8 @@ def download(
 
 def is_web_url(url: str) -> bool:
     """Whether an address is one of http or https."""
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+    url_parts = urllib.parse.urlsplit(url)
+    return url_parts.scheme in ("http", "https") and bool(url_parts.netloc)
 
 
 def _check_remote(remote: RemoteFile, path: pathlib.Path) -> None:
@@ -171,19 +171,19 @@ def _fetch_and_verify(
         resume = ""
         if transfer.num_bytes:
             resume = (
-                f"{transfer.num_bytes} bytes are kept in {transfer.part} and the same "
-                "call resumes from there, or "
+                f"{transfer.num_bytes} bytes are kept in {transfer.partial_file} and "
+                "the same call resumes from there, or "
             )
         line = f"{remote.url} could not be downloaded: {error}; {resume}{by_hand}"
         raise OSError(" ".join(line.split())) from error
-    if (mismatch := _find_mismatch(remote, transfer.part)) is not None:
+    if (mismatch := _find_mismatch(remote, transfer.partial_file)) is not None:
         transfer.restart()
         raise OSError(
             f"the download of {remote.url} {mismatch}; nothing of it is kept: try "
             f"again, or {by_hand}"
         )
     os.fsync(transfer.file.fileno())
-    transfer.part.replace(path)
+    transfer.partial_file.replace(path)
 
 
 class _TransferError(Exception):
@@ -209,28 +209,29 @@ class _Transfer:
     def __init__(
         self,
         url: str,
-        part: pathlib.Path,
+        partial_file: pathlib.Path,
         file: io.FileIO,
         *,
         size: int | None,
         is_checked: bool,
         report_bytes: Callable[[int, int], None],
     ) -> None:
-        """Takes over the bytes that are in the partial file.
+        """Opens a transfer that resumes from the bytes of the partial file.
 
         Args:
             url: Address of the file; `is_web_url`.
-            part: Path of the partial file. PART.json beside it names its origin.
-            file: `part`, open for appending and unbuffered, used by no one else.
+            partial_file: Path of the partial file. Its name with .json added is the
+                file that names its origin.
+            file: The partial file, open for appending and unbuffered, used by no other.
             size: Size of the complete file in bytes; None if it is not known.
             is_checked: Whether the complete file is compared with a digest afterwards.
             report_bytes: Called with bytes done and in total, once the total is known.
         """
-        self.part, self.file = part, file
+        self.partial_file, self.file = partial_file, file
         self.num_bytes = file.seek(0, os.SEEK_END)
         self._url, self._size, self._is_checked = url, size, is_checked
         self._report_bytes = report_bytes
-        self._origin = part.with_name(f"{part.name}.json")
+        self._origin = partial_file.with_name(f"{partial_file.name}.json")
 
     def run(self) -> None:
         """Fetches the missing bytes, in a few attempts.
@@ -260,8 +261,8 @@ class _Transfer:
     def remove_if_empty(self) -> None:
         """Removes the partial file if it is empty, and its origin if it is gone."""
         if not self.num_bytes:
-            self.part.unlink(missing_ok=True)
-        if not self.part.exists():
+            self.partial_file.unlink(missing_ok=True)
+        if not self.partial_file.exists():
             self._origin.unlink(missing_ok=True)
 
     def _fetch(self) -> None:
@@ -358,7 +359,9 @@ class _Transfer:
                 self.num_bytes += num_written
                 remaining = remaining[num_written:]
         except OSError as error:
-            error.filename = str(self.part)  # A failed write carries no file name.
+            error.filename = str(
+                self.partial_file
+            )  # A failed write carries no file name.
             raise
 
     def _report(self, total: int | None) -> None:

@@ -126,7 +126,7 @@ def gmp_weights(
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
     max_regions = max_rows_per_id(
-        "image_ids", ids, most=max_regions, most_name="max_regions"
+        "image_ids", ids, limit=max_regions, limit_name="max_regions"
     )
     return _gmp_weights(
         vectors,

@@ -52,7 +52,7 @@ def _delayed_bars() -> Any:
 
     class DelayedBars(rich.progress.Progress):
         def get_renderables(self) -> Iterator[rich.console.RenderableType]:
-            """Called several times a second for what to draw."""
+            """Bars to draw; called several times a second."""
             yield self.make_tasks_table(
                 [task for task in self.tasks if _is_long_running(task)]
             )

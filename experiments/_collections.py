@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,7 @@ from diffjax.regions import ReducedRegions, global_descriptors, reduce_regions
 from diffjax.types import Neighbors
 
 from ._entries import Baseline, descriptor_settings, method_entry
-from ._result_cache import Arrays, arrays_digest, load_or_compute_arrays
-
-T = TypeVar("T")
+from ._result_cache import Arrays, ObjectCache, arrays_digest, load_or_compute_arrays
 
 _MAX_NEIGHBORS = 300  # Length of the lists that shorter ones are cut from.
 _PRECISION_CUTOFF, _RECALL_CUTOFF = 10, 100  # First answers that are reported.
@@ -55,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Collection:
+class Collection(ObjectCache):
     """Benchmark with its index and described queries, ready to be searched.
 
     Attributes:
@@ -196,16 +194,6 @@ class Collection:
                 key=jax.random.key(0),
             ),
         )
-
-    def compute_once(self, name: str, make: Callable[[], T]) -> T:
-        """Makes an object once per process and returns it again under its name."""
-        if name not in self._computed:
-            self._computed[name] = make()
-        return self._computed[name]
-
-    @functools.cached_property
-    def _computed(self) -> dict[str, Any]:
-        return {}
 
     def load_or_compute(
         self,

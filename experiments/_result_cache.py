@@ -1,4 +1,4 @@
-"""Cache of computed arrays, keyed by everything that they depend on.
+"""Caches of computed arrays, on disk, and of objects, for the life of a process.
 
 A result's file is named by a hash of its settings, of the data, of the sources that
 compute, of the libraries' versions and of the device, so that nothing computed by other
@@ -11,7 +11,7 @@ import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -26,6 +26,26 @@ from diffjax.report import versions
 _PRESENTATION_MODULES = "report", "cli"
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
+T = TypeVar("T")
+
+
+class ObjectCache:
+    """Base class that keeps computed objects by name for the life of an instance."""
+
+    def compute_once(self, name: str, make: Callable[[], T]) -> T:
+        """Makes an object at the first call and returns it again under its name.
+
+        Args:
+            name: Name of the object.
+            make: Makes the object.
+        """
+        if name not in self._objects:
+            self._objects[name] = make()
+        return self._objects[name]
+
+    @functools.cached_property
+    def _objects(self) -> dict[str, Any]:
+        return {}
 
 
 @functools.cache

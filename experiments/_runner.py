@@ -209,10 +209,10 @@ def run_from_command_line(
     elif getattr(config, "benchmark", None) in {"folder", "labels"}:
         records = pathlib.Path("records")
     try:
-        made = run(config, workdir, records=records)
+        outcome = run(config, workdir, records=records)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for record in made if isinstance(made, list) else [made]:
+    for record in outcome if isinstance(outcome, list) else [outcome]:
         (show or print_record)(record)
     if quick:
         print(f"recorded in {records}")

@@ -59,8 +59,8 @@ def total(weights, alpha, y, graph, mesh):
 
 def batched(y, graph, mesh):
     def one(column):
-        found = diffuse(graph, column[:, None], alpha=0.9, mesh=mesh, **LONG)
-        return found.value[:, 0]
+        got = diffuse(graph, column[:, None], alpha=0.9, mesh=mesh, **LONG)
+        return got.value[:, 0]
 
     return jax.vmap(one, in_axes=1, out_axes=1)(y)
 

@@ -6,6 +6,16 @@ Written from the paper's formulas, one loop per sum, without the library.
 import numpy as np
 
 
+def unit_rows(vectors):
+    """Vectors divided by their lengths."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def global_descriptors(vectors, ids):
+    """Global descriptors: normalised sums of the regions, image by image."""
+    return unit_rows(np.array([vectors[ids == i].sum(0) for i in np.unique(ids)]))
+
+
 def affinity(vectors, k, gamma):
     """A of eq. 1, 5 and 6 by comparing neighbour sets."""
     similarity = vectors @ vectors.T

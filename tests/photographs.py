@@ -34,8 +34,8 @@ def write_photographs(folder: pathlib.Path) -> None:
         width, height = picture.size
         for number, (x, y) in enumerate(_CORNERS):
             left, top = int(x * (width - _PIXELS)), int(y * (height - _PIXELS))
-            part = picture.crop((left, top, left + _PIXELS, top + _PIXELS))
-            part.save(inside / f"{number}.png")
+            square = picture.crop((left, top, left + _PIXELS, top + _PIXELS))
+            square.save(inside / f"{number}.png")
 
 
 class Program:

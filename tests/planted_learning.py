@@ -13,14 +13,16 @@ def unit_vectors(vectors):
 
 def make_labelled_queries(vectors, queries, objects, asked, *, chosen):
     """Queries of some objects; right are the images of the query's object."""
-    kept = np.isin(asked, chosen)
+    is_chosen = np.isin(asked, chosen)
     views = queries if isinstance(queries, tuple) else (queries,)
-    positives = np.asarray(objects)[:, None] == asked[kept][None]
+    positives = np.asarray(objects)[:, None] == asked[is_chosen][None]
     return LabelledQueries(
-        queries=QueryDescriptors(tuple(v[kept] for v in views), np.arange(kept.sum())),
+        queries=QueryDescriptors(
+            tuple(v[is_chosen] for v in views), np.arange(is_chosen.sum())
+        ),
         positives=positives,
         used=np.ones_like(positives),
-        objects=tuple(f"object {o}" for o in asked[kept]),
+        objects=tuple(f"object {o}" for o in asked[is_chosen]),
     )
 
 
@@ -29,11 +31,11 @@ def split_objects(vectors, queries, objects, asked):
     last = objects.max() * 2 // 3
     first = np.arange(last + 1)
     rest = np.arange(last + 1, objects.max() + 1)
-    made = [
+    datasets = [
         make_labelled_queries(vectors, queries, objects, asked, chosen=chosen)
         for chosen in (first, rest)
     ]
-    return made[0], made[1]
+    return datasets[0], datasets[1]
 
 
 def noisy_dimensions(

@@ -1,7 +1,9 @@
-"""A small collection of region vectors in clusters, with queries."""
+"""Small collection of region vectors in clusters, with queries."""
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -15,7 +17,7 @@ class Collection(NamedTuple):
 
 
 def draw_collection(dtype: type = np.float64) -> Collection:
-    """24 images of 1 to 6 regions, 5 queries of 1 to 4; 8 clusters, unit vectors."""
+    """Draws 24 images of 1 to 6 regions and 5 queries of 1 to 4, in 8 clusters."""
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(8, 12))
 
@@ -29,3 +31,15 @@ def draw_collection(dtype: type = np.float64) -> Collection:
     vectors, image_ids = draw(rng.integers(1, 7, size=24))
     queries, query_ids = draw([1, 4, 2, 3, 1])
     return Collection(vectors, image_ids, queries, query_ids)
+
+
+def scorer_arguments(
+    collection: Collection, dtype: type[np.floating] = np.float32
+) -> tuple[jax.Array, np.ndarray, jax.Array, np.ndarray]:
+    """Arguments of a `ranking.Scorer`: the vectors as JAX arrays of a dtype."""
+    return (
+        jnp.asarray(collection.vectors.astype(dtype)),
+        collection.image_ids,
+        jnp.asarray(collection.queries.astype(dtype)),
+        collection.query_ids,
+    )

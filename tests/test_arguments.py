@@ -157,7 +157,7 @@ def test_ascending_ids_pass_and_are_counted(rows_of_each):
     check_ids("ids", ids, rows=len(ids))
     count = count_ids("ids", ids, count=None, count_name="num_ids")
     assert count == len(rows_of_each)
-    most = max_rows_per_id("ids", ids, most=None, most_name="max_rows")
+    most = max_rows_per_id("ids", ids, limit=None, limit_name="max_rows")
     assert most == max(rows_of_each, default=0)
 
 
@@ -201,15 +201,15 @@ def test_a_given_count_may_be_larger_than_the_ids_but_not_smaller():
     assert count_ids("ids", ids, count=5, count_name="num_ids") == 5
     with pytest.raises(ValueError, match="num_ids must be at least 2, got 1"):
         count_ids("ids", ids, count=1, count_name="num_ids")
-    assert max_rows_per_id("ids", ids, most=4, most_name="max_rows") == 4
+    assert max_rows_per_id("ids", ids, limit=4, limit_name="max_rows") == 4
     with pytest.raises(ValueError, match="max_rows must be at least 2, got 1"):
-        max_rows_per_id("ids", ids, most=1, most_name="max_rows")
+        max_rows_per_id("ids", ids, limit=1, limit_name="max_rows")
 
 
 def test_of_traced_ids_only_the_given_counts_are_known():
     def counts(ids, count):
         return count_ids("ids", ids, count=count, count_name="num_ids"), (
-            max_rows_per_id("ids", ids, most=count, most_name="max_rows")
+            max_rows_per_id("ids", ids, limit=count, limit_name="max_rows")
         )
 
     ids = jax.ShapeDtypeStruct((3,), jnp.int32)
@@ -218,6 +218,6 @@ def test_of_traced_ids_only_the_given_counts_are_known():
         jax.eval_shape(lambda ids: counts(ids, None), ids)
     with pytest.raises(ValueError, match="max_rows must be given under jit, where ids"):
         jax.eval_shape(
-            lambda ids: max_rows_per_id("ids", ids, most=None, most_name="max_rows"),
+            lambda ids: max_rows_per_id("ids", ids, limit=None, limit_name="max_rows"),
             ids,
         )

@@ -34,12 +34,12 @@ def test_a_compiled_product_of_rows_is_the_eager_one(dtype, length):
 def test_the_axes_of_an_arrays_type_are_where_varying_axes_looks():
     # jax 0.12 moved jax.typeof(x).vma to jax.typeof(x).mat.varying.
     mesh, rows = Mesh(jax.devices()[:1], "rows"), PartitionSpec("rows")
-    found, takes = [], []
+    got, takes = [], []
 
     def look(x):
         takes.append(inspect.signature(type(jax.typeof(x))))
         same = jnp.zeros(3)
-        found.extend(map(varying_axes, (x, same, *match_varying_axes(x, same))))
+        got.extend(map(varying_axes, (x, same, *match_varying_axes(x, same))))
         return x
 
     try:
@@ -51,4 +51,4 @@ def test_the_axes_of_an_arrays_type_are_where_varying_axes_looks():
             f"jax.typeof(x) gives is made of {takes}."
         )
     spread = frozenset({"rows"})
-    assert found == [spread, frozenset(), spread, spread]
+    assert got == [spread, frozenset(), spread, spread]

@@ -159,11 +159,11 @@ def test_the_official_preset_ranks_like_the_release(golden, vectors, queries):
     config = PRESETS["official"].replace(**sizes)
     index = Index.build(vectors, golden["image_ids"], config=config)
     m = index.num_images
-    found = index.search(queries, golden["query_ids"], top=m)
-    np.testing.assert_array_equal(found.images.T, golden["ranks"])
+    got = index.search(queries, golden["query_ids"], top=m)
+    np.testing.assert_array_equal(got.images.T, golden["ranks"])
     best = np.take_along_axis(golden["image_scores"], golden["ranks"], axis=0)
     # The index scales vectors to length one, which these are in single precision.
-    np.testing.assert_allclose(found.scores.T, best, rtol=1e-6)
+    np.testing.assert_allclose(got.scores.T, best, rtol=1e-6)
 
 
 def test_global_nearest_neighbours(golden):

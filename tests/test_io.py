@@ -260,7 +260,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_taken_again(
 
 
 @pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "ENOTSUP"])
-def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch, code):
+def test_a_file_system_without_locks_blocks_no_process(tmp_path, monkeypatch, code):
     def fail(file, operation):
         raise OSError(getattr(errno, code), "No locks available")
 

@@ -101,12 +101,16 @@ def make_cases():
         )
 
     yield "reduce_regions", reduced, (VECTORS, IDS, jax.random.key(0))
-    made = problem(VECTORS, IDS, k=4)
+    learning_problem = problem(VECTORS, IDS, k=4)
     asked = QueryDescriptors((QUERIES,), QUERY_IDS)
     settings = {**COUNTS, "query_k": 3, "max_regions": 2}
     projected = parameters(("projection",), dim=4, rank=3)
-    yield "score_images", part(score_images, **settings), (projected, made, asked)
-    measured = scatter_matrices(made, [np.array([0, 1]), np.array([2, 3])])
+    yield (
+        "score_images",
+        part(score_images, **settings),
+        (projected, learning_problem, asked),
+    )
+    measured = scatter_matrices(learning_problem, [np.array([0, 1]), np.array([2, 3])])
     yield (
         "gradient of whiten",
         jax.grad(

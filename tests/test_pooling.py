@@ -132,6 +132,6 @@ def test_rejects_bad_arguments(call, complaint):
         call(jnp.eye(3))
 
 
-def test_no_regions_are_allowed():
+def test_zero_regions_are_accepted():
     assert gmp_weights(jnp.zeros((0, 3))).shape == (0,)
     assert pool(jnp.zeros((0, 2))).shape == (0, 2)

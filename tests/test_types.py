@@ -60,12 +60,7 @@ def _misfits(value):
         f"{type(value).__name__}.{name}"
         for name, field in reversed(value._asdict().items())
         if hints[name] is not Any and not isinstance(field, hints[name])
-    ] + [
-        found
-        for field in value
-        if hasattr(field, "_fields")
-        for found in _misfits(field)
-    ]
+    ] + [got for field in value if hasattr(field, "_fields") for got in _misfits(field)]
 
 
 def assert_round_trip(value):

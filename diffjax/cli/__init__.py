@@ -1,4 +1,4 @@
-"""Command line of diffjax; each command imports what it needs when it is named."""
+"""Command line of diffjax; a command is imported only when it runs."""
 
 import lazy_loader
 

@@ -1,3 +1,4 @@
+from ._console import UsageError as UsageError
 from ._demo import DemoConfig as DemoConfig
 from ._demo import demo as demo
 from ._demo import run_demo as run_demo
@@ -8,4 +9,3 @@ from ._info import info as info
 from ._learn import learn as learn
 from ._main import main as main
 from ._search import search as search
-from ._usage import UsageError as UsageError

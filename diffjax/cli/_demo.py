@@ -36,7 +36,7 @@ from diffjax.report import (
     write_page,
 )
 
-from ._usage import check_writable, say
+from ._console import check_writable, say
 
 _INTRO = (
     "Every query is the object in the box. The collection shows it elsewhere: small, "
@@ -64,11 +64,11 @@ class DemoConfig:
 
 
 class DemoResult(NamedTuple):
-    """What the demonstration found.
+    """Record of a demonstration, and its queries with their answers.
 
     Attributes:
         record: Settings and results, as in a record file.
-        comparisons: Queries with their answers, most gained first.
+        comparisons: Queries with their answers, largest gain of diffusion first.
     """
 
     record: dict[str, Any]
@@ -84,9 +84,9 @@ def run_demo(
     """Composes the scenes, indexes them and answers all queries by five methods.
 
     Args:
-        workdir: Keeps scenes and index for the next time, apart for each setting.
+        workdir: Folder of scenes and index, one subfolder per setting, for later runs.
         config: Settings; None for the defaults.
-        progress: Called with what is being done, how much of it, and of how much.
+        progress: Called with the task, how much of it is done, and of how much.
 
     Returns:
         The record and the pictures of the answers.
@@ -99,7 +99,7 @@ def run_demo(
     scenes = compose_scenes(
         workdir / "scenes",
         config=config.scenes,
-        progress=lambda done, of: progress("composing scenes", done, of),
+        progress=lambda done, total: progress("composing scenes", done, total),
     )
     run = run_benchmark(
         scenes_benchmark(scenes),
@@ -109,7 +109,7 @@ def run_demo(
         compare_config=config.compare,
         progress=progress,
     )
-    return DemoResult(run.record, _comparisons(scenes, run.scored, config))
+    return DemoResult(run.record, _select_comparisons(scenes, run.scored, config))
 
 
 def write_demo_page(path: pathlib.Path, demo: DemoResult) -> None:
@@ -124,35 +124,40 @@ def write_demo_page(path: pathlib.Path, demo: DemoResult) -> None:
     )
 
 
-def _comparisons(
+def _select_comparisons(
     scenes: SceneCollection, scored: tuple[MethodScores, ...], config: DemoConfig
 ) -> tuple[Comparison, ...]:
-    """Shows queries from where diffusion gains most to where it loses most."""
-    shown = [
-        one for method in _COMPARED_METHODS for one in scored if one.method == method
+    """Selects queries, from the largest gain of diffusion to its largest loss."""
+    compared = [
+        scores
+        for name in _COMPARED_METHODS
+        for scores in scored
+        if scores.method == name
     ]
     answers = [
         _MethodAnswers(
-            method=one.method,
-            rankings=np.asarray(one.rankings),
-            scores=np.asarray(one.scores),
+            method=method.method,
+            rankings=np.asarray(method.rankings),
+            scores=np.asarray(method.scores),
             precision=evaluate(
-                one.rankings, scenes_benchmark(scenes)
+                method.rankings, scenes_benchmark(scenes)
             ).average_precision,
         )
-        for one in shown
+        for method in compared
     ]
-    before, after = (each.precision for each in answers)
-    order = np.argsort(before - after, kind="stable")
-    spread = np.linspace(0, len(order) - 1, min(config.shown, len(order)))
+    baseline_precision, diffusion_precision = (
+        method_answers.precision for method_answers in answers
+    )
+    order = np.argsort(baseline_precision - diffusion_precision, kind="stable")
+    positions = np.linspace(0, len(order) - 1, min(config.shown, len(order)))
     return tuple(
-        _comparison(scenes, int(query), answers, top=config.answers)
-        for query in order[spread.round().astype(int)]
+        _make_comparison(scenes, int(query), answers, top=config.answers)
+        for query in order[positions.round().astype(int)]
     )
 
 
 class _MethodAnswers(NamedTuple):
-    """All answers of one method, on the host."""
+    """Rankings, scores and precision of one method for all queries, on the host."""
 
     method: str
     rankings: np.ndarray
@@ -161,44 +166,46 @@ class _MethodAnswers(NamedTuple):
 
     def ranking(self, scenes: SceneCollection, query: int, *, top: int) -> Ranking:
         """Looks up the pictures of the best answers to one query."""
-        right = set(scenes.positives[query].tolist())
+        positives = set(scenes.positives[query].tolist())
         answers = []
         for image in self.rankings[:top, query].tolist():
             scene = scenes.database[image]
-            found = image in right
+            is_correct = image in positives
             answers.append(
                 Answer(
                     picture=read_picture(scenes.folder / "database" / scene.name),
                     name=scene.name,
                     score=float(self.scores[image, query]),
-                    correct=found,
-                    box=scene.box if found else None,
+                    correct=is_correct,
+                    box=scene.box if is_correct else None,
                 )
             )
         return Ranking(self.method, float(self.precision[query]), tuple(answers))
 
 
-def _comparison(
+def _make_comparison(
     scenes: SceneCollection, query: int, answers: list[_MethodAnswers], *, top: int
 ) -> Comparison:
-    asked = scenes.queries[query]
+    query_scene = scenes.queries[query]
     return Comparison(
-        picture=read_picture(scenes.folder / "queries" / asked.name),
-        name=asked.name,
-        box=asked.box,
-        rankings=tuple(each.ranking(scenes, query, top=top) for each in answers),
+        picture=read_picture(scenes.folder / "queries" / query_scene.name),
+        name=query_scene.name,
+        box=query_scene.box,
+        rankings=tuple(
+            method_answers.ranking(scenes, query, top=top) for method_answers in answers
+        ),
     )
 
 
 def demo(*, out: pathlib.Path) -> None:
-    """Shows what diffusion finds, on scenes composed here and now."""
+    """Runs the demonstration, prints its tables and writes its page."""
     caches.enable_compilation_cache()
     check_writable(out)
     with progress_bars() as progress:
-        found = run_demo(caches.cache_folder() / "demo", progress=progress)
-        write_demo_page(out, found)
-    results = found.record["results"]
+        result = run_demo(caches.cache_folder() / "demo", progress=progress)
+        write_demo_page(out, result)
+    results = result.record["results"]
     say(text_table(*mean_ap_table(results)))
     say(text_table(*difference_table(results)))
-    say(f"{caption(found.record)}")
+    say(f"{caption(result.record)}")
     say(f"\nThe answers, side by side: {out.resolve().as_uri()}")

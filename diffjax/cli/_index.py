@@ -1,4 +1,4 @@
-"""Commands `diffjax index` and `diffjax extract`: pictures described, and indexed."""
+"""Commands `diffjax index` and `diffjax extract`: build an index, extract regions."""
 
 import pathlib
 import sys
@@ -21,8 +21,8 @@ from diffjax.index import (
 from diffjax.progress import progress_bars
 from diffjax.retrieve import SearchConfig
 
+from ._console import UsageError, say, warn
 from ._parser import settings_from
-from ._usage import UsageError, say, warn
 
 
 def index(
@@ -36,15 +36,15 @@ def index(
     preset: Preset | None,
     **settings: Any,
 ) -> None:
-    """Makes the index of a folder of pictures, or of vectors."""
-    of_vectors = source.is_file()
+    """Builds the index of a folder of pictures, or of vectors."""
+    has_vectors = source.is_file()
     path = out or pathlib.Path(f"{source.resolve().with_suffix('').name}.diffjax")
     descriptor = settings_from(settings, DescriptorConfig)
-    config = _config(
-        settings, preset, IndexConfig() if of_vectors else pictures_config()
+    config = _index_config(
+        settings, preset, IndexConfig() if has_vectors else pictures_config()
     )
     caches.enable_compilation_cache()
-    if of_vectors:
+    if has_vectors:
         for name, value in (("--regions", regions), ("--strict", strict)):
             if value:
                 raise UsageError(f"{name} is for pictures, got the vectors {source}.")
@@ -56,7 +56,7 @@ def index(
     if ids is not None:
         raise UsageError(f"--ids is for vectors, got the folder {source}.")
     with progress_bars() as progress:
-        made = index_folder(
+        built = index_folder(
             source,
             path,
             config=config,
@@ -66,9 +66,9 @@ def index(
             regions=None if regions is None else read_boxes_csv(regions),
             progress=progress,
         )
-    _warn_of_skipped(made.pictures.skipped if made.pictures else {})
+    _warn_of_skipped(built.pictures.skipped if built.pictures else {})
     say(
-        f"{path}: {made.num_images} pictures, {made.num_regions} regions. "
+        f"{path}: {built.num_images} pictures, {built.num_regions} regions. "
         f"Search it with: diffjax search {path} PICTURE"
     )
 
@@ -80,23 +80,25 @@ def _index_vectors(
     config: IndexConfig,
 ) -> None:
     with progress_bars() as progress:
-        made = Index.build(
+        built = Index.build(
             *read_vector_file(source, ids),
             config=config,
             path=path,
             log=lambda line: print(line, file=sys.stderr),  # noqa: T201  # Its voice.
             progress=progress,
         )
-    share = made.recall
-    found = "" if share is None else f", {share:.1%} of the true neighbours on a sample"
-    say(f"{path}: {made}{found}.")
+    recall = built.recall
+    recall_text = (
+        "" if recall is None else f", {recall:.1%} of the true neighbours on a sample"
+    )
+    say(f"{path}: {built}{recall_text}.")
     say(f"Search it with: diffjax search {path} QUERIES.npy")
 
 
-def _config(
+def _index_config(
     settings: dict[str, Any], preset: Preset | None, default: IndexConfig
 ) -> IndexConfig:
-    """Settings of the command line, or of a preset with these dimensions."""
+    """Index settings of the command line, or of a preset with the given dimensions."""
     graph = settings_from(settings, GraphConfig)
     search = settings_from(settings, SearchConfig)
     if "dim" in graph:
@@ -104,11 +106,11 @@ def _config(
     try:
         if preset is None:
             return default.replace(**graph, **search)
-        others = sorted({*graph, *search} - {"dim"})
-        if others:
+        conflicting = sorted({*graph, *search} - {"dim"})
+        if conflicting:
             raise UsageError(
                 f"--preset must go without other settings of the graph and search, got "
-                f"{preset!r} and {others[0]}: leave out one or the other."
+                f"{preset!r} and {conflicting[0]}: leave out one or the other."
             )
         return PRESETS[preset].replace(dim=graph.get("dim", default.graph.dim))
     except ValueError as error:  # A setting that is out of its range.
@@ -124,7 +126,7 @@ def extract(
     workers: int,
     **settings: Any,
 ) -> None:
-    """Describes the pictures of a folder, without making an index of them."""
+    """Extracts the region vectors of a folder of pictures, without an index."""
     try:
         config = DescriptorConfig(**settings_from(settings, DescriptorConfig))
     except ValueError as error:  # A setting that is out of its range.
@@ -148,5 +150,5 @@ def extract(
 
 def _warn_of_skipped(skipped: Mapping[str, str]) -> None:
     if skipped:
-        lines = [f"  {name}: {why}" for name, why in skipped.items()]
+        lines = [f"  {name}: {reason}" for name, reason in skipped.items()]
         warn(f"pictures skipped: {len(lines)}\n" + "\n".join(lines))

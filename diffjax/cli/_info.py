@@ -1,4 +1,4 @@
-"""Command `diffjax info`: what is in an index, and what computes here."""
+"""Command `diffjax info`: properties of an index, and of the native kernels."""
 
 import pathlib
 
@@ -6,11 +6,11 @@ from diffjax.index import describe_file
 from diffjax.index import verify as verify_file
 from diffjax.native import find_library
 
-from ._usage import UsageError, say
+from ._console import UsageError, say
 
 
 def info(*, index: pathlib.Path | None, verify: bool) -> None:
-    """Prints what is in an index, and whether native kernels or JAX compute here."""
+    """Prints the properties of an index, and whether native kernels are available."""
     rows = []
     if verify:
         if index is None:

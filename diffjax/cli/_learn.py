@@ -30,24 +30,24 @@ from diffjax.learning import (
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
 
-from ._usage import check_writable, say
+from ._console import check_writable, say
 
-# Settings that make a search another one than what is differentiated.
+# Settings that a search must have, as the differentiated search has them.
 _REQUIRED_SETTINGS = {"pooling": "gmp", "rule": "paper"}
 _LEARNED_SETTINGS = "alpha", "gamma", "lam", "query_gamma", "bias"
 _UNSUPPORTED_SETTINGS = "shortlist", "offline_neighbors", "local_nodes"
 
 
 class LearnedFromLabels(NamedTuple):
-    """What was learned from labels.
+    """Parameters learned from labels, with the precision before and after.
 
     Attributes:
-        fit_result: The parameters, and how they were found.
-        precision_before: mAP on the held-out queries at the index's own settings.
-        precision_after: The same at the numbers that were learned, which were chosen
-            there; with shrinkage the projection there is that of the other labels
-            alone.
-        held_out: Objects that were held out.
+        fit_result: Parameters, and the history of the fit.
+        precision_before: Mean average precision on the held-out queries, with the
+            settings of the index.
+        precision_after: The same with the learned parameters, which are chosen on these
+            queries; with shrinkage the projection is that of the other labels alone.
+        held_out: Held-out objects.
     """
 
     fit_result: FitResult
@@ -68,23 +68,23 @@ def learn_from_labels(
 ) -> LearnedFromLabels:
     """Learns parameters for an index of pictures from boxes and labels in them.
 
-    Every row of the labels is a query; right are the pictures with its label, its own
-    does not count, and pictures that are not named count as wrong. A quarter of the
-    objects, drawn by the seed, is held out and tells when to stop. Regions of the
-    query's own picture stay in the graph, as in a search for what is in the index.
-    Where nothing is better on the held-out objects than the index's own settings, these
-    are what is given.
+    Every row of the labels is a query; the pictures with its label are positives, its
+    own picture does not count, and unlabelled pictures are negatives. A quarter of the
+    objects, drawn by the seed, is held out, to choose the stopping step. Regions of the
+    query's own picture stay in the graph, as in a search for a picture of the index.
+    Where the settings of the index are best on the held-out objects, they are the
+    result.
 
     Args:
-        index: The index, of pictures.
-        truth: Labels of pictures of the index, see `data.read_labels`.
-        learned: Parts of `learning.Parameters` that are learned, of one graph without
-            weights of scales. With shrinkage the labelled pictures also make the
-            projection, in closed form.
-        config: Settings; k, query_k and search_steps are to be the index's.
-        weights: Where the network's file of weights lies now; see `Index.describe`.
+        index: Index of pictures.
+        truth: Labels of pictures of the index, see `datasets.read_labels`.
+        learned: Names of learned parameters of `learning.Parameters`, for one graph
+            without weights of scales. With shrinkage the labelled pictures also give
+            the projection, in closed form.
+        config: Settings; k, query_k and search_steps must be those of the index.
+        weights: Path of the network's weights file; see `Index.describe`.
         checkpoint: As for `learning.fit`.
-        progress: Is told what is done, how far it is, and of how many.
+        progress: Called with the task, the number of steps done, and of how many.
 
     Returns:
         The parameters, for `Index.with_parameters` and `learning.save_parameters`.
@@ -99,12 +99,17 @@ def learn_from_labels(
             "the index must be one of pictures, got one of vectors: learn with "
             "learning.fit."
         )
-    numbers = {name: number for number, name in enumerate(index.pictures.names)}
-    absent = [name for name in truth.database if name not in numbers]
-    if absent:
+    number_of_picture = {
+        name: number for number, name in enumerate(index.pictures.names)
+    }
+    unknown_pictures = [
+        name for name in truth.database if name not in number_of_picture
+    ]
+    if unknown_pictures:
         raise ValueError(
-            f"labels must be of pictures in the index, got {len(absent)} of "
-            f"{len(truth.database)} that it does not hold: {', '.join(absent)}."
+            f"labels must be of pictures in the index, got {len(unknown_pictures)} of "
+            f"{len(truth.database)} that it does not hold: "
+            f"{', '.join(unknown_pictures)}."
         )
     _check_search_settings(index.config)
     held_out = _hold_out_labels(truth, seed=config.seed)
@@ -116,59 +121,61 @@ def learn_from_labels(
         progress=progress,
     )
     regions = np.asarray(index.prepare(described.vectors))
-    places = np.array([numbers[name] for name in truth.database])
-    right, junk = (
-        tuple(places[np.asarray(own, int)] for own in lists)
+    image_numbers = np.array([number_of_picture[name] for name in truth.database])
+    positives, junk = (
+        tuple(image_numbers[np.asarray(positions, int)] for positions in lists)
         for lists in (truth.positives, truth.junk)
     )
-    here = truth._replace(positives=right, junk=junk)
-    train, chosen = (
+    numbered_truth = truth._replace(positives=positives, junk=junk)
+    training_queries, held_out_queries = (
         _select_labelled_queries(
             QueryDescriptors((regions,), described.query_ids),
-            here,
-            np.flatnonzero(part),
+            numbered_truth,
+            np.flatnonzero(mask),
             num_images=index.num_images,
         )
-        for part in (~held_out, held_out)
+        for mask in (~held_out, held_out)
     )
     settings = index.config.by_name()
-    # Parts of the index's search that are not learned stay as they are, too.
-    given = {
+    # Settings of the index that are not learned are kept, too.
+    is_set = {
         "query_gamma": settings["query_gamma"] is not None,
         "bias": settings["bias"] != 0,
     }
     start = parameters(
-        (*learned, *(name for name, there in given.items() if there)),
+        (*learned, *(name for name, is_present in is_set.items() if is_present)),
         **{name: settings[name] for name in _LEARNED_SETTINGS},
         dim=int(index.vectors.shape[1]),
     )
     collection = problem(
         index.vectors, index.image_ids, k=index.neighbors.indices.shape[1]
     )
-    found = fit(
+    fit_result = fit(
         collection,
-        train,
-        chosen,
+        training_queries,
+        held_out_queries,
         start,
         learned=tuple(learned),
         config=config,
         progress=progress,
         checkpoint=checkpoint,
     )
-    scores = found.history["held_out"]
+    scores = fit_result.history["held_out"]
     precision_before, precision_after = float(scores[0]), float(np.nanmax(scores))
     if start.shrinkage is not None:
-        # Where that starts is no longer the index as it is.
+        # That start has a projection; compare with the index without one.
         plain = start._replace(shrinkage=None, emphasis=None)
-        precision_before = _mean_average_precision(plain, collection, chosen, config)
+        precision_before = _mean_average_precision(
+            plain, collection, held_out_queries, config
+        )
         if precision_before >= precision_after:
-            found = found._replace(parameters=plain, best_step=0)
+            fit_result = fit_result._replace(parameters=plain, best_step=0)
             precision_after = precision_before
     return LearnedFromLabels(
-        fit_result=found,
+        fit_result=fit_result,
         precision_before=precision_before,
         precision_after=precision_after,
-        held_out=tuple(sorted(set(chosen.objects))),
+        held_out=tuple(sorted(set(held_out_queries.objects))),
     )
 
 
@@ -183,20 +190,20 @@ def learn_and_save(
     weights: pathlib.Path | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[str]:
-    """Learns, keeps what was reached beside the file, and writes it; see above.
+    """Learns parameters and writes them to a file, with a checkpoint beside it.
 
     Args:
         index: The index.
         truth: The labels.
-        out: The file of parameters.
-        learned: Parts that are learned.
+        out: File of the parameters.
+        learned: Names of learned parameters.
         steps: Most steps.
-        seed: Of batches and held-out objects.
+        seed: Seed of batches and held-out objects.
         weights: As for `learn_from_labels`.
         progress: As for `learn_from_labels`.
 
     Returns:
-        What to tell the user, line by line.
+        Lines of text about the result.
     """
     config = FitConfig(
         steps=steps,
@@ -207,7 +214,7 @@ def learn_and_save(
         **_schedule_settings(learned),
     )
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    found = learn_from_labels(
+    result = learn_from_labels(
         index,
         truth,
         learned=learned,
@@ -218,23 +225,23 @@ def learn_and_save(
     )
     save_parameters(
         out,
-        found.fit_result.parameters,
+        result.fit_result.parameters,
         fingerprint=index.fingerprint,
-        notes={"steps": steps, "seed": seed, "held_out": list(found.held_out)},
+        notes={"steps": steps, "seed": seed, "held_out": list(result.held_out)},
     )
     checkpoint.unlink(missing_ok=True)
     values = {
         name: value
-        for name, value in found.fit_result.parameters._asdict().items()
+        for name, value in result.fit_result.parameters._asdict().items()
         if value is not None and np.ndim(value) == 0
     }
     precision_before, precision_after = (
         f"{100 * share:.1f} %"
-        for share in (found.precision_before, found.precision_after)
+        for share in (result.precision_before, result.precision_after)
     )
-    steps_taken = f"{found.fit_result.best_step} steps, which were chosen there"
+    steps_taken = f"{result.fit_result.best_step} steps, which were chosen there"
     return [
-        f"held out: {', '.join(found.held_out)}",
+        f"held out: {', '.join(result.held_out)}",
         f"mAP there: {precision_before} before, {precision_after} after {steps_taken}",
         ", ".join(f"{name} {float(value):.4g}" for name, value in values.items()),
         f"Search with them: diffjax search INDEX PICTURE --params {out}",
@@ -242,53 +249,53 @@ def learn_and_save(
 
 
 def _schedule_settings(learned: Sequence[str]) -> dict[str, Any]:
-    """How often to look: neighbours move with the vectors, parts take turns."""
-    usual = FitConfig().evaluate_every
+    """Settings of evaluation and refresh intervals, by the learned parameters."""
+    default_interval = FitConfig().evaluate_every
     if "shrinkage" in learned:
-        # A few numbers, and turns that are short enough for the parts to agree.
-        turn = usual // 4
+        # Few parameters, and intervals short enough for the folds to agree.
+        interval = default_interval // 4
         return {
-            "evaluate_every": turn,
-            "refresh_every": turn,
+            "evaluate_every": interval,
+            "refresh_every": interval,
             "patience": 6,
             "learning_rate": 0.1,
             "batch": 16,
         }
-    return {"refresh_every": usual if "projection" in learned else None}
+    return {"refresh_every": default_interval if "projection" in learned else None}
 
 
 def _check_search_settings(config: IndexConfig) -> None:
-    """Refuses an index that searches in another way than what learning follows."""
+    """Refuses an index with search settings that learning does not support."""
     settings = config.by_name()
-    other = [
+    unsupported = [
         f"{name} {settings[name]}"
         for name in (*_REQUIRED_SETTINGS, *_UNSUPPORTED_SETTINGS)
         if (settings[name] or None) != _REQUIRED_SETTINGS.get(name)
     ]
-    if other:
+    if unsupported:
         raise ValueError(
             "learning follows a search of the whole graph with the paper's rule and "
-            f"generalised max pooling, got an index with {', '.join(other)}: build one "
-            "without."
+            "generalised max pooling, got an index with "
+            f"{', '.join(unsupported)}: build one without."
         )
 
 
 def _mean_average_precision(
     parameters: Parameters,
     problem: LearningProblem,
-    asked: LabelledQueries,
+    labelled: LabelledQueries,
     config: FitConfig,
 ) -> float:
     """Mean average precision of labelled queries at some parameters."""
     scores = score_images(
         parameters,
         problem,
-        asked.queries,
+        labelled.queries,
         query_k=min(config.query_k, len(problem.image_ids)),
         max_steps=config.search_steps or config.max_steps,
         rtol=config.rtol,
     )
-    positives, used = np.asarray(asked.positives), np.asarray(asked.used)
+    positives, used = np.asarray(labelled.positives), np.asarray(labelled.used)
     truth = RelevanceLists(
         [np.flatnonzero(column) for column in positives.T],
         [np.flatnonzero(~column) for column in used.T],
@@ -298,42 +305,46 @@ def _mean_average_precision(
 
 
 def _hold_out_labels(truth: GroundTruth, *, seed: int) -> Bool[np.ndarray, " q"]:
-    """Draws the objects to stop by among those that have an answer."""
+    """Draws the held-out objects among those with a positive; mask of their queries."""
     pairs = zip(truth.objects, truth.positives, strict=True)
-    names = sorted({label for label, own in pairs if len(own)})
+    names = sorted({label for label, positives in pairs if len(positives)})
     if len(names) < 2:
         raise ValueError(
             "labels must be of two objects or more that several pictures show, one to "
             f"learn from and one to stop by, got {len(names)}."
         )
-    chosen = hold_out_objects(names, seed=seed)
-    away = {name for name, drawn in zip(names, chosen, strict=True) if drawn}
-    return np.array([label in away for label in truth.objects])
+    held_out_mask = hold_out_objects(names, seed=seed)
+    held_out = {
+        name
+        for name, is_held_out in zip(names, held_out_mask, strict=True)
+        if is_held_out
+    }
+    return np.array([label in held_out for label in truth.objects])
 
 
 def _select_labelled_queries(
     queries: QueryDescriptors,
     truth: GroundTruth,
-    chosen: Int[np.ndarray, " c"],
+    query_numbers: Int[np.ndarray, " c"],
     *,
     num_images: int,
 ) -> LabelledQueries:
-    """Some of the queries, with right answers by number of the index's pictures."""
+    """Selects queries, with positives as image numbers of the index."""
     ids = np.asarray(queries.query_ids)
-    rows = np.isin(ids, chosen)
-    positives = np.zeros((num_images, len(chosen)), bool)
+    rows = np.isin(ids, query_numbers)
+    positives = np.zeros((num_images, len(query_numbers)), bool)
     used = np.ones_like(positives)
-    for column, query in enumerate(chosen):
+    for column, query in enumerate(query_numbers):
         positives[truth.positives[query], column] = True
         used[truth.junk[query], column] = False
     return LabelledQueries(
         QueryDescriptors(
             tuple(np.asarray(view)[rows] for view in queries.vectors),
-            np.searchsorted(chosen, ids[rows]).astype(np.int32),
+            np.searchsorted(query_numbers, ids[rows]).astype(np.int32),
         ),
         positives,
         used,
-        tuple(truth.objects[query] for query in chosen),
+        tuple(truth.objects[query] for query in query_numbers),
     )
 
 

@@ -1,4 +1,4 @@
-"""Program `diffjax`: runs a command, and puts what goes wrong in one line."""
+"""Program `diffjax`: runs a command, and prints errors in one line."""
 
 import errno
 import importlib
@@ -62,15 +62,15 @@ def _import_command(name: str) -> Callable[..., Any]:
         print(f"error: {_STOPPED}", file=sys.stderr, flush=True)  # noqa: T201  # Its voice.
         os._exit(130)
 
-    before = signal.getsignal(signal.SIGINT)
-    is_default = before is signal.default_int_handler
+    previous_handler = signal.getsignal(signal.SIGINT)
+    is_default = previous_handler is signal.default_int_handler
     if is_default:
         signal.signal(signal.SIGINT, stop)
     try:
         return getattr(importlib.import_module("diffjax.cli"), name)
     finally:
         if is_default:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous_handler)
 
 
 def _fail(message: str, *, code: int) -> None:
@@ -79,9 +79,9 @@ def _fail(message: str, *, code: int) -> None:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """Puts what the system said in a line, with the remedy where there is one."""
-    where = f"{error.filename}: " if error.filename else ""
-    text = f"{where}{error.strerror or error}"
+    """Text of a system error in one line, with the remedy if there is one."""
+    file_prefix = f"{error.filename}: " if error.filename else ""
+    text = f"{file_prefix}{error.strerror or error}"
     # By its text, too: a library may hide the number.
     if error.errno in _FULL or any(os.strerror(code) in text for code in _FULL):
         text += "; make room and run the same command: it goes on where it was"

@@ -19,7 +19,7 @@ from diffjax.images import DescriptorConfig
 from diffjax.index import PRESETS, GraphConfig
 from diffjax.retrieve import SearchConfig
 
-from ._usage import UsageError
+from ._console import UsageError
 
 # Commands and options of earlier versions, by what they are called now.
 _RENAMED_COMMANDS = {"index-vectors": "index", "search-vectors": "search"}
@@ -41,7 +41,7 @@ _BOX_NUMBERS = 4
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose mistakes are one line, with the name that was meant."""
+    """Argument parser whose errors are one line, with the most similar name."""
 
     def __init__(self, **settings: Any) -> None:
         """Creates a parser without abbreviations."""
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raises the mistake, to be printed in one line."""
+        """Raises a usage error of one line."""
         raise UsageError(f"{message.rstrip('.')}. See {self.prog} --help")
 
     def options(self) -> list[str]:
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help with the option names in one column."""
+    """Help formatter with the option names in one column."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=96)
@@ -66,13 +66,13 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command of the program: its texts and its arguments.
+    """Command of the program: help texts and arguments.
 
     Attributes:
-        operands: Arguments that are no options, as the usage shows them.
+        operands: Positional arguments, as the usage line shows them.
         summary: One line for the list of commands.
-        description: What it does, for its own help.
-        add_arguments: Adds its arguments to a parser.
+        description: Description for the help of the command.
+        add_arguments: Function that adds the arguments to a parser.
     """
 
     operands: str
@@ -93,7 +93,7 @@ def parse_command_line(
         Name of the command, and its arguments by name.
 
     Raises:
-        UsageError: If they can't be meant, with what was perhaps.
+        UsageError: If the command line is invalid, with the most similar name.
         SystemExit: After --help or --version.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -104,7 +104,7 @@ def parse_command_line(
 
         print(f"diffjax {version('diffjax')}")  # noqa: T201  # The program's answer.
         sys.exit(0)
-    name, *rest = arguments
+    name, *command_arguments = arguments
     if name not in COMMANDS:
         raise UsageError(_unknown_command(name))
     command = COMMANDS[name]
@@ -114,11 +114,13 @@ def parse_command_line(
         description=inspect.cleandoc(command.description),
     )
     command.add_arguments(parser)
-    for option in rest:
+    for option in command_arguments:
         if option.split("=")[0] in _RENAMED_OPTIONS:
-            old = option.split("=")[0]
-            raise UsageError(f"{old} is called {_RENAMED_OPTIONS[old]} now.")
-    values, unknown = parser.parse_known_args(_join_boxes(rest))
+            old_option = option.split("=")[0]
+            raise UsageError(
+                f"{old_option} is called {_RENAMED_OPTIONS[old_option]} now."
+            )
+    values, unknown = parser.parse_known_args(_join_boxes(command_arguments))
     if unknown:
         raise UsageError(_unknown_option(unknown[0], parser))
     return name, vars(values)
@@ -146,23 +148,27 @@ def overview() -> str:
 def _unknown_command(name: str) -> str:
     if name in _RENAMED_COMMANDS:
         return f"{name} is called `diffjax {_RENAMED_COMMANDS[name]}` now."
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    meant = f": did you mean {near[0]}?" if near else "."
-    return f"COMMAND must be one of {', '.join(COMMANDS)}, got {name!r}{meant}"
+    suggestions = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f": did you mean {suggestions[0]}?" if suggestions else "."
+    return f"COMMAND must be one of {', '.join(COMMANDS)}, got {name!r}{hint}"
 
 
 def _unknown_option(option: str, parser: Parser) -> str:
     if not option.startswith("-"):
         return f"{option!r} is one argument too many. See {parser.prog} --help"
-    near = difflib.get_close_matches(
+    suggestions = difflib.get_close_matches(
         option.split("=", maxsplit=1)[0], parser.options(), n=1
     )
-    meant = f": did you mean {near[0]}?" if near else f". See {parser.prog} --help"
-    return f"{parser.prog} has no option {option!r}{meant}"
+    hint = (
+        f": did you mean {suggestions[0]}?"
+        if suggestions
+        else f". See {parser.prog} --help"
+    )
+    return f"{parser.prog} has no option {option!r}{hint}"
 
 
 def _join_boxes(arguments: Sequence[str]) -> list[str]:
-    """Joins the numbers after --box, which commas or spaces may divide."""
+    """Joins the numbers after --box, separated by commas or spaces."""
     joined, position = [], 0
     while position < len(arguments):
         joined.append(arguments[position])
@@ -202,25 +208,25 @@ def add_settings(
         texts: Texts of fields that differ from those of the dataclass.
     """
     group = parser.add_argument_group(title)
-    about = {**field_texts(type(config)), **texts}
+    help_texts = {**field_texts(type(config)), **texts}
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         option = "--" + field.name.replace("_", "-")
-        text = about[field.name].rstrip(".").replace("%", "%%")
+        text = help_texts[field.name].rstrip(".").replace("%", "%%")
         text = text.replace("None ", "unset ")  # What a command line can say.
         text = text[0].lower() + text[1:]
-        shown = _shown_default(getattr(config, field.name))
-        if show_defaults and shown is not None and field.name not in texts:
-            text += f" [{shown}]"
+        default_text = _default_text(getattr(config, field.name))
+        if show_defaults and default_text is not None and field.name not in texts:
+            text += f" [{default_text}]"
         group.add_argument(
             option,
             default=argparse.SUPPRESS,
             help=text,
-            **_option_type(hints[field.name]),
+            **_option_arguments(hints[field.name]),
         )
 
 
-def _shown_default(value: Any) -> str | None:
+def _default_text(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool):
@@ -230,8 +236,8 @@ def _shown_default(value: Any) -> str | None:
     return str(value)
 
 
-def _option_type(hint: Any) -> dict[str, Any]:
-    """How an option of some type is read: a number, a name, one of some names."""
+def _option_arguments(hint: Any) -> dict[str, Any]:
+    """Arguments of `add_argument` for the type of a setting."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         (hint,) = (h for h in typing.get_args(hint) if h is not type(None))
     if hint is bool:
@@ -246,7 +252,7 @@ def _option_type(hint: Any) -> dict[str, Any]:
 
 
 def field_texts(config: type) -> dict[str, str]:
-    """Texts of the fields of a dataclass, from the Attributes of its docstring."""
+    """Help texts of the fields of a dataclass, from the Attributes of its docstring."""
     _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
     texts: dict[str, str] = {}
     name = ""
@@ -261,10 +267,10 @@ def field_texts(config: type) -> dict[str, str]:
 
 
 def settings_from(values: Mapping[str, Any], config: type) -> dict[str, Any]:
-    """Fields of a dataclass of settings among the arguments of a command."""
+    """Selects the fields of a settings dataclass among the arguments of a command."""
     names = {field.name for field in dataclasses.fields(config)}
-    given = {name: value for name, value in values.items() if name in names}
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    selected = {name: value for name, value in values.items() if name in names}
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in selected.items()}
 
 
 def _add_index_arguments(parser: Parser) -> None:

@@ -1,4 +1,4 @@
-"""Command `diffjax search`, and its page of answers with pictures."""
+"""Command `diffjax search`: answers as a table, as JSON, or as a page of pictures."""
 
 import dataclasses
 import json as json_format
@@ -10,27 +10,33 @@ import numpy as np
 
 from diffjax import caches
 from diffjax.images import Box, read_picture, read_pixels
-from diffjax.index import VECTOR_SUFFIXES, Index, Label, read_array, read_vector_file
+from diffjax.index import (
+    VECTOR_SUFFIXES,
+    Index,
+    Label,
+    read_array,
+    read_vector_file,
+)
 from diffjax.report import Answer, Comparison, Ranking, text_table, write_page
 from diffjax.retrieve import SearchConfig
 from diffjax.timing import stopwatch
 from diffjax.types import SearchResult
 
+from ._console import UsageError, check_writable, say
 from ._parser import settings_from
-from ._usage import UsageError, check_writable, say
 
-Place = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 
 
-def answer_boxes(index: Index, result: SearchResult) -> list[Place | None]:
-    """Boxes of the regions that add most to the answers to the first query.
+def answer_boxes(index: Index, result: SearchResult) -> list[PixelBox | None]:
+    """Boxes of the regions that contribute most to the answers to the first query.
 
     Args:
         index: Index that was searched.
         result: Answers of the search.
 
     Returns:
-        Boxes in whole pixels; None where the index knows none or no region adds.
+        Boxes in whole pixels; None without boxes in the index or without a region.
     """
     if index.boxes is None:
         return [None] * result.regions.shape[1]
@@ -47,13 +53,13 @@ def write_answer_page(
     box: Box | None,
     result: SearchResult,
 ) -> None:
-    """Writes the page of answers; pictures that have gone since are named.
+    """Writes the answers to a query picture as an HTML page.
 
     Args:
         path: The page.
         index: Index that was searched.
-        picture: The query.
-        box: What of it was asked for.
+        picture: Query picture.
+        box: Box of the query in it; None for all of it.
         result: Answers of the search.
 
     Raises:
@@ -68,9 +74,9 @@ def write_answer_page(
             picture=read_picture(folder / index.pictures.names[int(image)]),
             name=index.pictures.names[int(image)],
             score=float(score),
-            box=place,
+            box=answer_box,
         )
-        for image, score, place in zip(
+        for image, score, answer_box in zip(
             result.images[0], result.scores[0], answer_boxes(index, result), strict=True
         )
         if int(image) >= 0  # A local solve may reach fewer pictures.
@@ -104,93 +110,90 @@ def search(
     params: pathlib.Path | None,
     **settings: Any,
 ) -> None:
-    """Finds the pictures of an index that show what a picture, or a box in it, shows.
-
-    Queries that are vectors find the best images for each.
-    """
-    of_vectors = query.suffix in VECTOR_SUFFIXES
+    """Searches an index for a picture, a box in it, or vectors; prints the answers."""
+    has_vectors = query.suffix in VECTOR_SUFFIXES
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
-    _check_options(query, of_vectors, query_ids, box=box, html=html, weights=weights)
-    pixels = None if box is None else _parse_box(box)
+    _check_options(query, has_vectors, query_ids, box=box, html=html, weights=weights)
+    query_box = None if box is None else _parse_box(box)
     _check_index(index)
     caches.enable_compilation_cache()
     with stopwatch() as watch:
-        opened = _open(index, params)
-        config = _search_config(opened, settings)
+        loaded = _open_index(index, params)
+        config = _search_config(loaded, settings)
         watch.step("index")
-        if of_vectors:
+        if has_vectors:
             ids = None if query_ids is None else read_array(query_ids)
             regions = read_vector_file(query).vectors, ids
         else:
-            regions = opened.describe([query], boxes=[pixels], weights=weights)
+            regions = loaded.describe([query], boxes=[query_box], weights=weights)
             watch.step("network")
-        result = jax.block_until_ready(opened.search(*regions, top=top, config=config))
+        result = jax.block_until_ready(loaded.search(*regions, top=top, config=config))
         watch.step("search")
     steps = [step._asdict() for step in watch.steps]
-    if of_vectors:
+    if has_vectors:
         _print_images(result, as_json=json)
     else:
-        asked = {"query": str(query), "box": pixels}
+        query_record = {"query": str(query), "box": query_box}
         _print_pictures(
-            opened, result, asked | ({"timing": steps} if timing else {}), json
+            loaded, result, query_record | ({"timing": steps} if timing else {}), json
         )
     if timing and not json:
         say("\n" + text_table(*watch.table()).rstrip())
     if html is not None:
-        write_answer_page(html, opened, query, pixels, result)
+        write_answer_page(html, loaded, query, query_box, result)
         if not json:
             say(f"\nThe answers as pictures: {html.resolve().as_uri()}")
 
 
 def _check_options(
     query: pathlib.Path,
-    of_vectors: bool,
+    has_vectors: bool,
     query_ids: pathlib.Path | None,
-    **of_pictures: Any,
+    **picture_options: Any,
 ) -> None:
-    """Refuses options that belong to the other kind of query."""
-    for name, value in of_pictures.items():
-        if of_vectors and value is not None:
+    """Refuses options of the other kind of query: of pictures, or of vectors."""
+    for name, value in picture_options.items():
+        if has_vectors and value is not None:
             raise UsageError(f"--{name} is for a picture, got the vectors {query}.")
-    if query_ids is not None and not of_vectors:
+    if query_ids is not None and not has_vectors:
         raise UsageError(f"--query-ids is for vectors, got the picture {query}.")
-    if of_pictures["html"] is not None:
-        check_writable(of_pictures["html"])
+    if picture_options["html"] is not None:
+        check_writable(picture_options["html"])
 
 
 def _check_index(path: pathlib.Path) -> None:
-    """Refuses a folder of pictures, beside which its index may lie."""
-    beside = path.with_name(f"{path.resolve().name}.diffjax")
-    if path.is_dir() and not (path / "index.json").exists() and beside.is_dir():
+    """Refuses a folder of pictures; names the index beside it, if there is one."""
+    sibling_index = path.with_name(f"{path.resolve().name}.diffjax")
+    if path.is_dir() and not (path / "index.json").exists() and sibling_index.is_dir():
         raise UsageError(
-            f"{path} holds no index, but {beside} beside it may: "
-            f"diffjax search {beside} PICTURE"
+            f"{path} holds no index, but {sibling_index} beside it may: "
+            f"diffjax search {sibling_index} PICTURE"
         )
 
 
-def _open(path: pathlib.Path, params: pathlib.Path | None) -> Index:
-    opened = Index.open(path)
+def _open_index(path: pathlib.Path, params: pathlib.Path | None) -> Index:
+    loaded = Index.open(path)
     if params is None:
-        return opened
-    # Learning takes optax along, which other commands do without.
+        return loaded
+    # Learning imports optax, which other commands do not need.
     from diffjax.learning import load_parameters  # noqa: PLC0415
 
-    stored = load_parameters(params, fingerprint=opened.fingerprint)
-    return opened.with_parameters(stored.parameters)
+    stored = load_parameters(params, fingerprint=loaded.fingerprint)
+    return loaded.with_parameters(stored.parameters)
 
 
 def _search_config(index: Index, settings: dict[str, Any]) -> SearchConfig:
-    """Settings of the index, with those that are on the command line."""
-    given = settings_from(settings, SearchConfig)
+    """Search settings: those of the index, replaced by the command line's."""
+    overrides = settings_from(settings, SearchConfig)
     try:
-        return dataclasses.replace(index.config.search, **given)
+        return dataclasses.replace(index.config.search, **overrides)
     except ValueError as error:  # A setting that is out of its range.
         raise UsageError(str(error)) from error
 
 
 def _print_pictures(
-    index: Index, result: SearchResult, asked: dict[str, Any], as_json: bool
+    index: Index, result: SearchResult, query_record: dict[str, Any], as_json: bool
 ) -> None:
     """Prints the answers to a picture: rank, score, box and name."""
     names = index.pictures.names if index.pictures else ()
@@ -205,8 +208,10 @@ def _print_pictures(
         if image >= 0
     ]
     if as_json:
-        timing = {name: asked.pop(name) for name in ["timing"] if name in asked}
-        say(json_format.dumps({**asked, "answers": answers, **timing}))
+        timing = {
+            name: query_record.pop(name) for name in ["timing"] if name in query_record
+        }
+        say(json_format.dumps({**query_record, "answers": answers, **timing}))
         return
     rows = [
         (

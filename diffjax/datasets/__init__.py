@@ -1,4 +1,4 @@
-"""TODO diffjax.datasets."""
+"""Data sets: benchmarks, ground truths, composed scenes, downloads."""
 
 import lazy_loader
 

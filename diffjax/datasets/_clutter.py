@@ -226,12 +226,12 @@ def paste_patch(
         corner: Position of its left upper corner, which may be outside the canvas.
     """
     x, y = corner
-    right, down = rng.integers(-6, 7, 2).tolist()
+    shift_x, shift_y = rng.integers(-6, 7, 2).tolist()
     if rng.random() < 0.5:
         transparent = Image.new("L", patch.mask.size)
         blurred = patch.mask.filter(ImageFilter.BoxBlur(4))
         shadow = Image.blend(transparent, blurred, rng.uniform(0.3, 0.7))
-        canvas.paste((0, 0, 0), (x + right, y + down), shadow)
+        canvas.paste((0, 0, 0), (x + shift_x, y + shift_y), shadow)
     canvas.paste(patch.picture, corner, patch.mask)
 
 

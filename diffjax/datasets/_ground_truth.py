@@ -221,11 +221,11 @@ def check_consistent(
     if not truth.queries:
         raise ValueError(f"{source} must have queries, got none.")
     for number, query in enumerate(truth.queries):
-        both = np.intersect1d(truth.positives[number], truth.junk[number])
-        if both.size:
+        contradictory = np.intersect1d(truth.positives[number], truth.junk[number])
+        if contradictory.size:
             raise ValueError(
                 f"{source}, query {number} ({query}): an answer must not be right and "
-                f"junk, got {truth.database[both[0]]!r} in both."
+                f"junk, got {truth.database[contradictory[0]]!r} in both."
             )
     return truth
 

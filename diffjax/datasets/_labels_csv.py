@@ -78,16 +78,20 @@ def read_labels(
 
 def _check_header(header: list[str], source: str) -> None:
     rule = f"{source}: must be {','.join(_LABEL_COLUMNS)}"
-    got = ",".join(header)
+    header_text = ",".join(header)
     unknown = [column for column in header if column not in _LABEL_COLUMNS]
     if unknown:
-        raise ValueError(f"{rule}, got unknown column {unknown[0]!r} in {got!r}.")
+        raise ValueError(
+            f"{rule}, got unknown column {unknown[0]!r} in {header_text!r}."
+        )
     duplicate = [column for column in _LABEL_COLUMNS if header.count(column) > 1]
     if duplicate:
-        raise ValueError(f"{rule}, got column {duplicate[0]!r} twice in {got!r}.")
+        raise ValueError(
+            f"{rule}, got column {duplicate[0]!r} twice in {header_text!r}."
+        )
     missing = [column for column in _LABEL_COLUMNS if column not in header]
     if missing:
-        raise ValueError(f"{rule}, got no column {missing[0]!r} in {got!r}.")
+        raise ValueError(f"{rule}, got no column {missing[0]!r} in {header_text!r}.")
 
 
 def _parse_row(

@@ -63,8 +63,8 @@ def toy_manifolds(
         if not low <= value < np.inf:
             raise ValueError(f"{name} must be finite and at least {low}, got {value}.")
     rng = np.random.default_rng(seed)
-    along = (np.arange(points_per_manifold) + 0.5) / points_per_manifold
-    on_arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_NUM_ARMS)])
+    fractions = (np.arange(points_per_manifold) + 0.5) / points_per_manifold
+    on_arms = np.concatenate([_spiral_arm(arm, fractions) for arm in range(_NUM_ARMS)])
     middles = np.concatenate(
         [_spiral_arm(arm, np.array([0.5])) for arm in range(_NUM_ARMS)]
     )
@@ -83,7 +83,7 @@ def toy_manifolds(
     )
 
 
-def _spiral_arm(arm, along):
+def _spiral_arm(arm, fractions):
     """Points [n, 2] of an arm at fractions `along` [n] of its length."""
     t = np.linspace(0, 1, 1001)
     angle = 2 * np.pi * (arm / _NUM_ARMS + _TURNS * t)
@@ -92,7 +92,7 @@ def _spiral_arm(arm, along):
     steps = np.linalg.norm(np.diff(curve, axis=0), axis=1)
     length = np.concatenate([[0], np.cumsum(steps)])
     return np.stack(
-        [np.interp(along * length[-1], length, axis) for axis in curve.T], axis=1
+        [np.interp(fractions * length[-1], length, axis) for axis in curve.T], axis=1
     )
 
 
@@ -102,8 +102,8 @@ def _add_noise(rng, points, noise):
 
 def _draw_clutter(rng, count):
     """Draws points [count, 2] uniformly, rejecting those near an arm."""
-    along = np.linspace(0, 1, 301)
-    arms = np.concatenate([_spiral_arm(arm, along) for arm in range(_NUM_ARMS)])
+    fractions = np.linspace(0, 1, 301)
+    arms = np.concatenate([_spiral_arm(arm, fractions) for arm in range(_NUM_ARMS)])
     accepted = []
     while len(accepted) < count:
         point = rng.uniform(-_HALF_SIDE, _HALF_SIDE, 2)

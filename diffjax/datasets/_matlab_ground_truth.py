@@ -179,10 +179,12 @@ def _read_matlab_ground_truth(
     records = content["gnd"]
     records = [records] if isinstance(records, dict) else records
     if not isinstance(records, list) or len(records) != len(queries):
-        got = len(records) if isinstance(records, list) else type(records).__name__
+        description = (
+            len(records) if isinstance(records, list) else type(records).__name__
+        )
         raise ValueError(
             f"{path}: gnd must be a struct for each of {len(queries)} queries, got "
-            f"{got}."
+            f"{description}."
         )
     return _MatlabGroundTruth(tuple(database), tuple(queries), tuple(records))
 
@@ -197,9 +199,10 @@ def _check_number_fields(record: Any, fields: tuple[str, ...], *, source: str) -
         if not isinstance(record, dict) or not isinstance(
             record.get(field), np.ndarray
         ):
-            got = sorted(record) if isinstance(record, dict) else record
+            description = sorted(record) if isinstance(record, dict) else record
             raise ValueError(
-                f"{source}: must have numbers {' and '.join(fields)}, got {got}."
+                f"{source}: must have numbers {' and '.join(fields)}, got "
+                f"{description}."
             )
 
 
@@ -213,6 +216,6 @@ def _check_names(value: Any, source: str) -> list[str]:
 
 def _kind_of_value(value: Any) -> str:
     if isinstance(value, list):
-        other = next(entry for entry in value if not isinstance(entry, str))
-        return f"a cell with {type(other).__name__}"
+        other_value = next(entry for entry in value if not isinstance(entry, str))
+        return f"a cell with {type(other_value).__name__}"
     return type(value).__name__

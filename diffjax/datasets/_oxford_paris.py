@@ -254,11 +254,11 @@ def _read_pickle(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
         value = content[key]
         if not isinstance(value, list):
             raise ValueError(f"{rule}, got {type(value).__name__} as {key}.")
-        others = [entry for entry in value if not isinstance(entry, kind)]
-        if others:
+        invalid_entries = [entry for entry in value if not isinstance(entry, kind)]
+        if invalid_entries:
             raise ValueError(
                 f"{path}: {key} must hold {kind.__name__}, got "
-                f"{type(others[0]).__name__}."
+                f"{type(invalid_entries[0]).__name__}."
             )
     if len(content["gnd"]) != len(content["qimlist"]):
         raise ValueError(
@@ -292,10 +292,11 @@ def _parse_query(record: dict[str, Any], *, size: int, source: str) -> _QueryLis
         )
     numbers = {}
     for key in _LIST_NAMES:
-        others = [entry for entry in record[key] if type(entry) is not int]
-        if others:
+        invalid_entries = [entry for entry in record[key] if type(entry) is not int]
+        if invalid_entries:
             raise ValueError(
-                f"{source}, {key}: must be numbers of pictures, got {others[0]!r}."
+                f"{source}, {key}: must be numbers of pictures, got "
+                f"{invalid_entries[0]!r}."
             )
         numbers[key] = read_positions(record[key], size=size, source=f"{source}, {key}")
     return _QueryLists(box=read_box(record["bbx"], source=source), **numbers)

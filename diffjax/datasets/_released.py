@@ -185,14 +185,14 @@ def _stack_cell(path: pathlib.Path, name: str, cell: list[Any]) -> _StackedCell:
         cell[number] = None
     squares = np.einsum("nd,nd->n", vectors, vectors)
     # In this form NaN is refused, too.
-    bad = np.flatnonzero(~(np.abs(np.sqrt(squares) - 1) <= _UNIT_TOLERANCE))
-    if bad.size:
-        length = np.sqrt(squares[bad[0]])
+    invalid_rows = np.flatnonzero(~(np.abs(np.sqrt(squares) - 1) <= _UNIT_TOLERANCE))
+    if invalid_rows.size:
+        length = np.sqrt(squares[invalid_rows[0]])
         rule = "of unit length" if np.isfinite(length) else "finite"
         raise ValueError(
-            f"{path}: {name} must have vectors that are {rule}, got {bad.size} of "
-            f"{len(vectors)} that are not, first one of length {length:.4g} in "
-            f"{_owner_text(name, int(ids[bad[0]]))}."
+            f"{path}: {name} must have vectors that are {rule}, got "
+            f"{invalid_rows.size} of {len(vectors)} that are not, first one of length "
+            f"{length:.4g} in {_owner_text(name, int(ids[invalid_rows[0]]))}."
         )
     return _StackedCell(vectors, ids, len(cell))
 
@@ -277,17 +277,17 @@ def _check_neighbor_lists(path, numbers, negated) -> None:
         lists, values = numbers[rows], negated[rows]
         # In this form NaN is refused, too.
         is_invalid = ~((lists >= 1) & (lists <= n) & (lists == np.rint(lists)))
-        _refuse_bad_region(
+        _raise_for_first_region(
             path, f"knn_ must have whole numbers of 1..{n}", is_invalid, lists, start
         )
         is_invalid = ~(np.abs(values) <= 1 + _UNIT_TOLERANCE)
-        _refuse_bad_region(
+        _raise_for_first_region(
             path, "s_ must be inner products of unit vectors", is_invalid, values, start
         )
         ordered = np.sort(lists, axis=1)
         is_repeated = np.zeros(lists.shape, bool)
         is_repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-        _refuse_bad_region(
+        _raise_for_first_region(
             path, "knn_ must have a number once in a list", is_repeated, ordered, start
         )
     if np.sum(negated, dtype=np.float64) > 0:
@@ -297,8 +297,8 @@ def _check_neighbor_lists(path, numbers, negated) -> None:
         )
 
 
-def _refuse_bad_region(path, rule, bad, values, start) -> None:
-    rows = np.flatnonzero(bad.any(axis=1))
+def _raise_for_first_region(path, rule, invalid_rows, values, start) -> None:
+    rows = np.flatnonzero(invalid_rows.any(axis=1))
     if rows.size:
-        value = values[rows[0]][bad[rows[0]]][0]
+        value = values[rows[0]][invalid_rows[rows[0]]][0]
         raise ValueError(f"{path}: {rule}, got {value} for region {start + rows[0]}.")

@@ -162,8 +162,10 @@ class SceneCollection(NamedTuple):
     @property
     def positives(self) -> tuple[Int[np.ndarray, " p"], ...]:
         """Positions in `database` that show the object of each query."""
-        shown = np.array([scene.object for scene in self.database])
-        return tuple(np.flatnonzero(shown == query.object) for query in self.queries)
+        object_names = np.array([scene.object for scene in self.database])
+        return tuple(
+            np.flatnonzero(object_names == query.object) for query in self.queries
+        )
 
     @property
     def areas(self) -> Float[np.ndarray, " m"]:
@@ -264,10 +266,10 @@ def _find_composed(folder, tasks):
         for path in folder.glob("*/*")
         if path.suffix != ".part" and not path.name.startswith(".")
     }
-    if others := existing - planned:
+    if foreign_files := existing - planned:
         raise ValueError(
             f"folder {folder} holds files that are none of its scenes, such as "
-            f"{min(others)}; name another folder or empty this one."
+            f"{min(foreign_files)}; name another folder or empty this one."
         )
     return existing
 

@@ -69,7 +69,9 @@ def diffuse_conventional(
     ids = np.arange(rows, dtype=np.int32) if query_ids is None else query_ids
     check_ids("query_ids", ids, rows=rows)
     count = count_ids("query_ids", ids, count=num_queries, count_name="num_queries")
-    most = max_rows_per_id("query_ids", ids, most=max_regions, most_name="max_regions")
+    region_count = max_rows_per_id(
+        "query_ids", ids, limit=max_regions, limit_name="max_regions"
+    )
     return _diffuse_conventional(
         vectors,
         neighbors,
@@ -80,7 +82,7 @@ def diffuse_conventional(
         rtol=rtol,
         max_steps=max_steps,
         num_queries=count,
-        max_regions=most,
+        max_regions=region_count,
     )
 
 

@@ -262,9 +262,9 @@ def diffuse(
     if solver not in ITERATIVE_SOLVERS:
         for name, value in (("mesh", mesh), ("basis", basis), ("start", start)):
             if value is not None:
-                got = value if name == "mesh" else "one"
+                received = value if name == "mesh" else "one"
                 raise ValueError(
-                    f"{name} must be None for solver {solver!r}, got {got}."
+                    f"{name} must be None for solver {solver!r}, got {received}."
                 )
     if start is not None and (start.shape, start.dtype) != (y.shape, y.dtype):
         raise ValueError(

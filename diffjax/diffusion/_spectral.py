@@ -102,8 +102,8 @@ def leading_eigenvectors(
     )
 
 
-def _matmul_highest(one: Array, other: Array) -> Array:
-    return jnp.matmul(one, other, precision=jax.lax.Precision.HIGHEST)
+def _matmul_highest(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit
@@ -177,7 +177,7 @@ def spectral_guess(
 def _spectral_gain(
     basis: SpectralBasis, alpha: Float[Array, "1 q"]
 ) -> Float[Array, "m q"]:
-    """Computes what (I - alpha S)^-1 adds to each eigenvector: a v / (1 - a v)."""
+    """Computes the gain of (I - alpha S)^-1 - I per eigenvalue v: a v / (1 - a v)."""
     scaled = basis.values.astype(alpha.dtype)[:, None] * alpha
     return scaled / (1 - scaled)
 

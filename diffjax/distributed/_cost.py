@@ -142,7 +142,7 @@ def estimate_cost(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     m = -(-n // devices)
-    others = devices - 1
+    other_devices = devices - 1
     entry = _INDEX_BYTES + size
     vectors, lists, degrees, column = m * (d * size), m * k * entry, m * size, m * size
     columns = column * queries
@@ -150,13 +150,13 @@ def estimate_cost(
     block_regions = min(_REGIONS_PER_BLOCK, queries * regions)
     block_rows = min(max(_SIMILARITIES_PER_BLOCK // m, 1), m)
     similarities = (block_rows + m % block_rows) * m * size
-    visits = devices if others else 0
+    visits = devices if other_devices else 0
     top_k = min(k, m) * entry
-    all_reduced = 2 * others / devices * size
+    all_reduced = 2 * other_devices / devices * size
     num_blocks = -(-queries * regions // block_regions)
     return CostEstimate(
         search=StepCost(
-            sent=(vectors + m) * bool(others),
+            sent=(vectors + m) * bool(other_devices),
             rounds=visits,
             sent_once=0,
             arguments=vectors + m,
@@ -165,7 +165,7 @@ def estimate_cost(
             resident=0,
         ),
         affinity=StepCost(
-            sent=lists * bool(others),
+            sent=lists * bool(other_devices),
             rounds=visits,
             sent_once=0,
             arguments=lists,
@@ -176,16 +176,16 @@ def estimate_cost(
         normalize=StepCost(
             sent=0,
             rounds=0,
-            sent_once=others * degrees,
+            sent_once=other_devices * degrees,
             arguments=lists,
             output=graph,
             temporary=(devices * m + m) * size,
             resident=vectors + m,
         ),
         query=StepCost(
-            sent=block_regions * others * top_k,
+            sent=block_regions * other_devices * top_k,
             rounds=num_blocks,
-            sent_once=queries * others * top_k,
+            sent_once=queries * other_devices * top_k,
             arguments=vectors + m + queries * regions * d * size,
             output=columns,
             temporary=(block_regions + queries) * column
@@ -193,7 +193,7 @@ def estimate_cost(
             resident=graph,
         ),
         solve=StepCost(
-            sent=others * columns + 3 * queries * all_reduced,
+            sent=other_devices * columns + 3 * queries * all_reduced,
             rounds=steps,
             sent_once=3 * queries * all_reduced,
             arguments=graph + columns,

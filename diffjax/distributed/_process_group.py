@@ -70,7 +70,7 @@ def process_group(
             "address, count and rank must be given together, or none of them, got no "
             f"{' and no '.join(missing)}."
         )
-    if not _initialize(address, count, rank, patience=patience):
+    if not _connect(address, count, rank, patience=patience):
         yield
         return
     try:
@@ -86,7 +86,7 @@ def process_group(
 
 
 def is_process_loss(error: BaseException) -> bool:
-    """Tells the loss of another process from an exception of this process.
+    """Whether an error is the loss of another process, not one of this process.
 
     For programs that turn their own errors into messages inside `process_group`.
 
@@ -120,8 +120,8 @@ def _read_environment_number(name: str) -> int | None:
     return int(text)
 
 
-def _initialize(address, count, rank, *, patience) -> bool:
-    """Connects to the other processes; returns whether there are any."""
+def _connect(address, count, rank, *, patience) -> bool:
+    """Connects to the processes of the group; returns whether there are several."""
     # A known address needs no search of the cluster.
     detection = None if address is None else "deactivate"
     try:

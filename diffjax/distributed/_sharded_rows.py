@@ -62,18 +62,20 @@ def shard_rows(
     """
     check_not_downcast("rows", rows)
     _check_not_narrowed(rows)
-    wanted = process_rows(n, mesh)
-    if len(rows) != wanted.stop - wanted.start:
+    row_slice = process_rows(n, mesh)
+    if len(rows) != row_slice.stop - row_slice.start:
         raise ValueError(
-            f"rows must be rows {wanted.start} to {wanted.stop} of {n}, "
-            f"{wanted.stop - wanted.start} of them, got {len(rows)}."
+            f"rows must be rows {row_slice.start} to {row_slice.stop} of {n}, "
+            f"{row_slice.stop - row_slice.start} of them, got {len(rows)}."
         )
     if np.issubdtype(rows.dtype, np.floating):
-        bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
-        if bad.size:
+        not_finite = np.flatnonzero(
+            ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        )
+        if not_finite.size:
             raise ValueError(
-                f"rows must be finite, got NaN or infinity in {bad.size} of "
-                f"{len(rows)} rows, first in row {wanted.start + bad[0]}."
+                f"rows must be finite, got NaN or infinity in {not_finite.size} of "
+                f"{len(rows)} rows, first in row {row_slice.start + not_finite[0]}."
             )
     rows_per_device = -(-n // mesh.size)
     missing = rows_per_device * len(_process_devices(mesh)) - len(rows)

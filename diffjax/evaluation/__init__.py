@@ -1,4 +1,4 @@
-"""Stage `evaluation`: how good rankings are, intervals and tests over queries."""
+"""Stage `evaluation`: precision of rankings, intervals and tests over queries."""
 
 import lazy_loader
 

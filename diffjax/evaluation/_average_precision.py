@@ -185,8 +185,8 @@ def expected_precision(
     # A group of one image has one order: i is 0.
     rise = (group_positives[group] - 1) / np.maximum(sizes[group] - 1, 1)
     before = preceding[group] + (position - starts[group]) * rise
-    left = np.where(position > 0, before / np.maximum(position, 1), 1.0)
-    area = (left + (before + 1) / (position + 1)) / 2
+    left_precision = np.where(position > 0, before / np.maximum(position, 1), 1.0)
+    area = (left_precision + (before + 1) / (position + 1)) / 2
     probability = group_positives[group] / sizes[group]
     return float(np.sum(probability * area) / positives.size)
 

@@ -183,10 +183,10 @@ def unique_relevance(
     # NumPy would make an empty list an array of floating point.
     unique_positives = np.unique(np.asarray(positives, np.int64))
     unique_junk = np.unique(np.asarray(junk, np.int64))
-    both = np.intersect1d(unique_positives, unique_junk)
-    if both.size:
+    contradictory = np.intersect1d(unique_positives, unique_junk)
+    if contradictory.size:
         raise ValueError(
             "positives and junk must be disjoint, got "
-            f"{both[0]} in both{query_suffix(query)}."
+            f"{contradictory[0]} in both{query_suffix(query)}."
         )
     return unique_positives, unique_junk

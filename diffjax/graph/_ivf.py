@@ -381,7 +381,7 @@ def _rank_nearby_clusters(queries, clusters, cluster, num_candidates, probes):
 
 
 def _insert_self(indices, similarities, queries, start) -> None:
-    """Inserts vectors into their own lists, where duplicates fill all slots."""
+    """Inserts a vector into its list, if duplicates of it fill all slots."""
     nodes = np.arange(start, start + len(queries), dtype=np.int32)
     missing = np.flatnonzero(~(indices == nodes[:, None]).any(axis=1))
     if missing.size:

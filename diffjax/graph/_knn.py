@@ -252,9 +252,9 @@ def knn(
 
 def _check_finite(vectors: Float[np.ndarray, "n d"]) -> None:
     # Without a copy: a row with NaN or infinity has no finite sum of squares.
-    bad = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", vectors, vectors)))
-    if bad.size:
+    invalid_rows = np.flatnonzero(~np.isfinite(np.einsum("nd,nd->n", vectors, vectors)))
+    if invalid_rows.size:
         raise ValueError(
-            f"vectors must be finite, got NaN or infinity in {bad.size} of "
-            f"{len(vectors)} rows, first in row {bad[0]}."
+            f"vectors must be finite, got NaN or infinity in {invalid_rows.size} of "
+            f"{len(vectors)} rows, first in row {invalid_rows[0]}."
         )

@@ -47,8 +47,8 @@ def mutual_similarities(neighbors: Neighbors) -> Float[Array, "n k"]:
         )
     else:
         slots = mutual_slots_jax(indices)
-    back = similarities[jnp.maximum(indices, 0), jnp.maximum(slots, 0)]
-    smaller = jnp.minimum(similarities, back)
+    reverse_similarities = similarities[jnp.maximum(indices, 0), jnp.maximum(slots, 0)]
+    smaller = jnp.minimum(similarities, reverse_similarities)
     return jnp.where(slots >= 0, smaller, jnp.full_like(smaller, -jnp.inf))
 
 
@@ -67,12 +67,12 @@ def mutual_slots_jax(indices: Int[Array, "n k"]) -> Int[Array, "n k"]:
     order = jnp.argsort(indices, axis=1).astype(jnp.int32)
     columns = jnp.take_along_axis(indices, order, axis=1)
     node = jnp.arange(indices.shape[0], dtype=indices.dtype)[:, None]
-    other = jnp.maximum(indices, 0)
+    neighbor = jnp.maximum(indices, 0)
     slot, is_listed = _bisect_rows(
-        columns, other, jnp.broadcast_to(node, indices.shape)
+        columns, neighbor, jnp.broadcast_to(node, indices.shape)
     )
-    mutual = is_listed & (indices >= 0) & (other != node)
-    return jnp.where(mutual, order[other, slot], -1)
+    mutual = is_listed & (indices >= 0) & (neighbor != node)
+    return jnp.where(mutual, order[neighbor, slot], -1)
 
 
 def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "n k"]:
@@ -109,34 +109,38 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
         batch_size = max(min(_PAIRS_PER_BATCH, size), 1)
 
         def visit(step, carry):
-            visitor, back = carry
+            visitor, reverse_similarities = carry
             visiting = visiting_row_numbers(step, mesh, count)
             first, last = jnp.searchsorted(
                 ends, jnp.stack([visiting[0], visiting[0] + count])
             )
 
-            def look_up_batch(batch, back):
+            def look_up_batch(batch, reverse_similarities):
                 offsets = jnp.arange(batch_size, dtype=jnp.int32)
                 positions = first + batch * batch_size + offsets
                 pairs = order.at[positions].get(mode="clip")
-                other = ends.at[positions].get(mode="clip") - visiting[0]
+                neighbor_rows = ends.at[positions].get(mode="clip") - visiting[0]
                 is_visiting = positions < last
-                other = jnp.where(is_visiting, other, 0)
+                neighbor_rows = jnp.where(is_visiting, neighbor_rows, 0)
                 columns, values = visitor
-                slot, is_listed = _bisect_rows(columns, other, numbers[pairs // k])
-                value = jnp.where(is_listed, values[other, slot], -jnp.inf)
+                slot, is_listed = _bisect_rows(
+                    columns, neighbor_rows, numbers[pairs // k]
+                )
+                value = jnp.where(is_listed, values[neighbor_rows, slot], -jnp.inf)
                 targets = jnp.where(is_visiting, pairs, size)
-                return back.at[targets].set(value, mode="drop")
+                return reverse_similarities.at[targets].set(value, mode="drop")
 
             num_batches = (last - first + batch_size - 1) // batch_size
-            back = jax.lax.fori_loop(0, num_batches, look_up_batch, back)
-            return ring_shift(visitor, mesh), back
+            reverse_similarities = jax.lax.fori_loop(
+                0, num_batches, look_up_batch, reverse_similarities
+            )
+            return ring_shift(visitor, mesh), reverse_similarities
 
         # Similarity of each pair in its other direction.
-        back = jnp.full_like(similarities, -jnp.inf, shape=size)
-        carry = _sort_by_column(Neighbors(indices, similarities)), back
-        back = jax.lax.fori_loop(0, mesh.size, visit, carry)[1]
-        smaller = jnp.minimum(similarities, back.reshape(count, k))
+        reverse_similarities = jnp.full_like(similarities, -jnp.inf, shape=size)
+        carry = _sort_by_column(Neighbors(indices, similarities)), reverse_similarities
+        reverse_similarities = jax.lax.fori_loop(0, mesh.size, visit, carry)[1]
+        smaller = jnp.minimum(similarities, reverse_similarities.reshape(count, k))
         return jnp.where(
             indices != numbers[:, None], smaller, jnp.full_like(smaller, -jnp.inf)
         )
@@ -151,7 +155,7 @@ def _sort_by_column(neighbors: Neighbors) -> Neighbors:
 
 
 def _bisect_rows(
-    columns: Int[Array, "n k"], rows: Int[Array, "..."], wanted: Int[Array, "..."]
+    columns: Int[Array, "n k"], rows: Int[Array, "..."], targets: Int[Array, "..."]
 ) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
     """Looks numbers up in sorted rows: their slots, and whether they are listed."""
     k = columns.shape[1]
@@ -159,11 +163,13 @@ def _bisect_rows(
     high = jnp.full_like(rows, k, jnp.int32)
     for _ in range(k.bit_length()):
         middle = (low + high) // 2
-        right = (low < high) & (columns[rows, jnp.minimum(middle, k - 1)] < wanted)
-        low = jnp.where(right, middle + 1, low)
-        high = jnp.where(right, high, middle)
+        is_upper_half = (low < high) & (
+            columns[rows, jnp.minimum(middle, k - 1)] < targets
+        )
+        low = jnp.where(is_upper_half, middle + 1, low)
+        high = jnp.where(is_upper_half, high, middle)
     slot = jnp.minimum(low, k - 1)
-    return slot, columns[rows, slot] == wanted
+    return slot, columns[rows, slot] == targets
 
 
 def affinity(
@@ -433,8 +439,8 @@ def _edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
     # Reverse mode gathers the vectors of a block again: saved, they would be [e, d].
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def products(ends):
-        one, other = ends
-        return jnp.sum(vectors[one] * vectors[other], axis=1)
+        source, target = ends
+        return jnp.sum(vectors[source] * vectors[target], axis=1)
 
     ends = [
         jnp.pad(jnp.maximum(end, 0), (0, num_padding)).reshape(-1, block)

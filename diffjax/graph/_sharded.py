@@ -89,12 +89,12 @@ def ring_search(
     )
 
 
-def _merge_neighbors(one: Neighbors, other: Neighbors, k: int) -> Neighbors:
+def _merge_neighbors(first: Neighbors, second: Neighbors, k: int) -> Neighbors:
     """Keeps the k best of two lists, ties by lower index.
 
     The order of the two does not matter, so the result does not depend on the device.
     """
-    indices = jnp.concatenate([one.indices, other.indices], axis=1)
-    similarities = jnp.concatenate([one.similarities, other.similarities], axis=1)
+    indices = jnp.concatenate([first.indices, second.indices], axis=1)
+    similarities = jnp.concatenate([first.similarities, second.similarities], axis=1)
     negated, indices = jax.lax.sort((-similarities, indices), dimension=1, num_keys=2)
     return Neighbors(indices[:, :k], -negated[:, :k])

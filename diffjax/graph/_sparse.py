@@ -449,7 +449,7 @@ def shortlist(
         raise ValueError(f"size must be in 1..{m} (m), got {size}.")
     check_ids("image_ids", image_ids, rows=image_ids.shape[0])
     max_regions = max_rows_per_id(
-        "image_ids", image_ids, most=max_regions, most_name="max_regions"
+        "image_ids", image_ids, limit=max_regions, limit_name="max_regions"
     )
     ids = jnp.asarray(image_ids, jnp.int32)
     return _shortlist(scores, ids, size=size, max_regions=max_regions)

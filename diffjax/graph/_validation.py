@@ -34,21 +34,24 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
             f"{name} must have one weight per index, {list(indices.shape)}, got "
             f"{list(weights.shape)}."
         )
-    bad = ~np.isfinite(weights)
-    if bad.any():
+    is_invalid = ~np.isfinite(weights)
+    if is_invalid.any():
         raise ValueError(
-            f"{name} must have finite weights, got {weights[bad][0]} in {bad.sum()} of "
-            f"{weights.size} entries."
+            f"{name} must have finite weights, got {weights[is_invalid][0]} in "
+            f"{is_invalid.sum()} of {weights.size} entries."
         )
-    negative = bool(weights.size) and weights.min() < 0
-    if negative and not signed:
+    has_negative = bool(weights.size) and weights.min() < 0
+    if has_negative and not signed:
         raise ValueError(
             f"{name} must have weights of at least 0, got {weights.min()}."
         )
-    lowest = 0 if graph.starts is not None else -1
-    if indices.size and not lowest <= indices.min() <= indices.max() < graph.num_nodes:
+    min_index = 0 if graph.starts is not None else -1
+    if (
+        indices.size
+        and not min_index <= indices.min() <= indices.max() < graph.num_nodes
+    ):
         raise ValueError(
-            f"{name} must have indices in {lowest}..{graph.num_nodes - 1}, got "
+            f"{name} must have indices in {min_index}..{graph.num_nodes - 1}, got "
             f"{indices.min()}..{indices.max()}."
         )
     matrix = graph.to_scipy()
@@ -57,7 +60,7 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
             f"{name} must be symmetric, got weights that differ by up to "
             f"{abs(matrix - matrix.T).max():.3g} between the two directions."
         )
-    if not negative:
+    if not has_negative:
         mark_graph_valid(graph)
 
 
@@ -96,9 +99,13 @@ def check_neighbors(name: str, neighbors: Neighbors, *, n: int) -> None:
     _raise_for_first_row(
         name, "finite similarities", ~np.isfinite(similarities), similarities
     )
-    ordered = np.sort(indices, axis=1)
-    repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    _raise_for_first_row(name, "each index once in a row", repeated, ordered[:, 1:])
+    sorted_indices = np.sort(indices, axis=1)
+    is_repeated = (sorted_indices[:, 1:] == sorted_indices[:, :-1]) & (
+        sorted_indices[:, 1:] >= 0
+    )
+    _raise_for_first_row(
+        name, "each index once in a row", is_repeated, sorted_indices[:, 1:]
+    )
     mark_neighbors_valid(neighbors)
 
 
@@ -109,8 +116,8 @@ def mark_neighbors_valid(neighbors: Neighbors) -> Neighbors:
     return neighbors
 
 
-def _raise_for_first_row(name, rule, bad, values):
-    rows = np.flatnonzero(bad.any(1))
+def _raise_for_first_row(name, rule, is_invalid, values):
+    rows = np.flatnonzero(is_invalid.any(1))
     if rows.size:
-        value = values[rows[0]][bad[rows[0]]][0]
+        value = values[rows[0]][is_invalid[rows[0]]][0]
         raise ValueError(f"{name} must have {rule}, got {value} in row {rows[0]}.")

@@ -102,7 +102,7 @@ def descriptor_config_from_json(stored: Mapping[str, Any]) -> DescriptorConfig:
 
 
 class IndexedPictures(NamedTuple):
-    """Record of the pictures that the vectors of an index were computed from.
+    """Record of the pictures of an index: folder, names, descriptor, weights.
 
     Attributes:
         folder: Folder of the pictures when the index was built.
@@ -123,5 +123,5 @@ class IndexedPictures(NamedTuple):
     @property
     def network(self) -> str:
         """Identifies the network, its map and its weights."""
-        parts = self.descriptor.network, self.descriptor.map, self.weights[:16]
-        return "/".join(filter(None, parts))
+        identifiers = self.descriptor.network, self.descriptor.map, self.weights[:16]
+        return "/".join(filter(None, identifiers))

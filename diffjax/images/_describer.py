@@ -83,22 +83,22 @@ def find_weights_file(
         ValueError: If the network is unknown, or none of its weights are named.
         OSError: If the weights can't be downloaded.
     """
-    known = _known_weights()
+    known_weights = _known_weights()
     if config.weights is not None:
         architecture = config.network
-        if config.network in known:
-            architecture = known[config.network].architecture
+        if config.network in known_weights:
+            architecture = known_weights[config.network].architecture
         _check_architecture(architecture)
         return WeightsFile(architecture, pathlib.Path(config.weights))
     if config.network == "efficientnet-lite0":
         return WeightsFile(config.network, efficientnet_lite0_path())
-    if config.network in known:
+    if config.network in known_weights:
         path = fetch_weights(config.network, progress=progress)
-        return WeightsFile(known[config.network].architecture, path)
+        return WeightsFile(known_weights[config.network].architecture, path)
     _check_architecture(config.network)
     raise ValueError(
         f"weights must be given with network {config.network!r}, or network must be "
-        f"one whose weights are known: {', '.join(known)}."
+        f"one whose weights are known: {', '.join(known_weights)}."
     )
 
 

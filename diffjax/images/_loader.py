@@ -147,13 +147,13 @@ def prefetch_pictures(
         ValueError: If a box is not inside its picture.
         OSError: If the system ended a worker process.
     """
-    parts = itertools.repeat(None, len(sources)) if boxes is None else boxes
+    box_of_picture = itertools.repeat(None, len(sources)) if boxes is None else boxes
     pending: collections.deque[Future[list[ResizedPicture | PictureError]]]
     pending = collections.deque()
     with contextlib.ExitStack() as executors:
-        first, others = _start_executors(sources, workers, executors)
-        task_size = 1 if others is first else _PICTURES_PER_TASK
-        remaining = zip(sources, parts, strict=True)
+        first_executor, later_executor = _start_executors(sources, workers, executors)
+        task_size = 1 if later_executor is first_executor else _PICTURES_PER_TASK
+        remaining = zip(sources, box_of_picture, strict=True)
         submitted = finished = 0
 
         def submit() -> None:
@@ -162,9 +162,9 @@ def prefetch_pictures(
                 submitted - finished < ahead + workers * task_size
             ):
                 executor, size = (
-                    (first, 1)
+                    (first_executor, 1)
                     if submitted < MIN_FILES_FOR_PROCESSES
-                    else (others, task_size)
+                    else (later_executor, task_size)
                 )
                 task = list(itertools.islice(remaining, size))
                 pending.append(executor.submit(read_resized_batch, task, sides=sides))

@@ -1,4 +1,4 @@
-"""The way in: an index of vectors or of a folder of pictures."""
+"""Index of vectors or of a folder of pictures: build, search, compare methods."""
 
 import lazy_loader
 

@@ -8,7 +8,6 @@ from ._config import PRESETS as PRESETS
 from ._config import GraphConfig as GraphConfig
 from ._config import IndexConfig as IndexConfig
 from ._config import Preset as Preset
-from ._extracted import PictureRegions as PictureRegions
 from ._folder import index_folder as index_folder
 from ._folder import pictures_config as pictures_config
 from ._index import Index as Index
@@ -20,6 +19,7 @@ from ._region_folder import FolderRegions as FolderRegions
 from ._region_folder import Regions as Regions
 from ._region_folder import extract_folder as extract_folder
 from ._region_folder import read_folder_regions as read_folder_regions
+from ._region_store import PictureRegions as PictureRegions
 from ._store import IndexFileError as IndexFileError
 from ._store import Store as Store
 from ._store import describe_file as describe_file

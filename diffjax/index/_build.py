@@ -36,7 +36,7 @@ from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import GraphConfig, IndexConfig
 from ._labels import NumberedImages, labels_to_arrays
-from ._prepare import weigh_regions
+from ._prepare_vectors import weigh_regions
 from ._store import Facts, Store
 from ._validation import Boxes, VectorRows, check_boxes, read_vectors
 
@@ -47,13 +47,13 @@ _CODEBOOK_SAMPLE = 2**16
 
 
 class NodeLists(NamedTuple):
-    """Neighbour lists of the nodes, numbered in the order in which they are stored.
+    """Neighbour lists of the nodes, which are regions in their stored order.
 
     Attributes:
         neighbors: Nearest nodes of every node.
         order: Region of every node.
-        clusters: Clusters of the nodes, if they were searched in clusters.
-        recall: Share of the true neighbours, on a sample; None where it is all.
+        clusters: Clusters of the nodes, if neighbours were searched in clusters.
+        recall: Share of the true neighbours, on a sample; None for an exact search.
     """
 
     neighbors: Neighbors
@@ -90,7 +90,7 @@ def build_in_memory(
     units, whitening = _prepare_vectors(vectors, config.graph, whitening, prepared)
     check_code_bytes(config.graph, units.shape[1])
     for name, k in (("k", config.graph.k), ("query_k", config.search.query_k)):
-        warn_of_small(name, k, n, stacklevel=4)
+        warn_if_fewer_regions(name, k, n, stacklevel=4)
     graph_config = config.resolve(n).graph
     lists = _search_neighbors(units, graph_config, neighbors)
     graph, lists = _build_graph(lists, graph_config)
@@ -138,7 +138,7 @@ def build_in_memory(
 def _reorder_lists(
     neighbors: Neighbors, order: Int[np.ndarray, " n"] | None
 ) -> Neighbors:
-    """Neighbour lists of rows, for regions that are numbered in another order."""
+    """Neighbour lists of the same rows in another order; None keeps the order."""
     if order is None:
         return neighbors
     indices = np.asarray(neighbors.indices)[order]
@@ -149,7 +149,7 @@ def _reorder_lists(
 
 
 def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, Any]:
-    """Arrays of a tuple by their names in the store."""
+    """Arrays of a tuple by their names in the store, with a prefix."""
     if arrays is None:
         return {}
     return {f"{prefix}{name}": array for name, array in arrays._asdict().items()}
@@ -161,7 +161,7 @@ def _prepare_vectors(
     whitening: Whitening | None,
     prepared: bool,
 ) -> tuple[Float[Array, "n p"], Whitening | None]:
-    """Normalises and whitens vectors, and fits the whitening where none is given."""
+    """Normalises and whitens vectors, and fits the whitening unless one is given."""
     units = l2_normalize(jnp.asarray(vectors))
     if prepared:
         if whitening is not None and whitening.projection.shape[1] != units.shape[1]:
@@ -184,19 +184,19 @@ def _prepare_vectors(
 
 
 def _search_neighbors(
-    units: Float[Array, "n p"], graph: GraphConfig, given: Neighbors | None
+    units: Float[Array, "n p"], graph: GraphConfig, known_neighbors: Neighbors | None
 ) -> NodeLists:
-    """Searches the neighbours of all regions, unless they are given."""
+    """Searches the neighbours of all regions, unless they are known."""
     n, method = units.shape[0], graph.method or "exact"
-    if given is not None:
-        return NodeLists(given, np.arange(n, dtype=np.int32), None, None)
+    if known_neighbors is not None:
+        return NodeLists(known_neighbors, np.arange(n, dtype=np.int32), None, None)
     if method == "clusters" and units.dtype == np.float32:
         return _search_in_clusters(np.asarray(units), graph)
     neighbors = knn(units, min(graph.k, n), method=method)
-    share = None
+    recall_share = None
     if method in {"nn-descent", "clusters"}:
-        share = recall(neighbors, units)
-    return NodeLists(neighbors, np.arange(n, dtype=np.int32), None, share)
+        recall_share = recall(neighbors, units)
+    return NodeLists(neighbors, np.arange(n, dtype=np.int32), None, recall_share)
 
 
 def _search_in_clusters(
@@ -218,16 +218,16 @@ def _search_in_clusters(
         jnp.asarray(np.concatenate([block.indices for block in blocks])),
         jnp.asarray(np.concatenate([block.similarities for block in blocks])),
     )
-    share = recall(neighbors, jnp.asarray(vectors))
-    return NodeLists(neighbors, order, clusters, share)
+    recall_share = recall(neighbors, jnp.asarray(vectors))
+    return NodeLists(neighbors, order, clusters, recall_share)
 
 
 def _build_graph(lists: NodeLists, graph: GraphConfig) -> tuple[Graph, NodeLists]:
-    """Makes S, and an order of nodes in which neighbours lie near each other."""
+    """Builds S, with its nodes in an order in which neighbours are close in memory."""
     edges = mutual_edges(lists.neighbors)
     raw = compress(affinity(edges, gamma=graph.gamma, bias=graph.bias))
     normalized = normalize(raw)
-    if lists.clusters is not None:  # Their order is such a one.
+    if lists.clusters is not None:  # The clusters' order is one already.
         return normalized, lists
     reordered = reorder(normalized)
     order = np.asarray(reordered.order)
@@ -238,7 +238,7 @@ def _build_graph(lists: NodeLists, graph: GraphConfig) -> tuple[Graph, NodeLists
 def _solve_offline(
     graph: Graph, lists: NodeLists, units: Float[Array, "n p"], config: IndexConfig
 ) -> OfflineRows | None:
-    """Solves for every node on as many of its nearest as the settings say."""
+    """Solves for every node on `offline_neighbors` of its nearest nodes."""
     size = config.graph.offline_neighbors
     if size is None:
         return None
@@ -258,7 +258,7 @@ def _solve_offline(
 
 
 def offline_settings(config: IndexConfig) -> dict[str, float]:
-    """Settings of a search that solutions made beforehand belong to."""
+    """Search settings with which offline solutions are computed."""
     search = config.search
     return {
         "alpha": search.alpha,
@@ -272,7 +272,7 @@ def encode_vectors(
     inverse_order: Int[np.ndarray, " n"],
     graph: GraphConfig,
 ) -> dict[str, Any]:
-    """Arrays of the vectors that queries are compared with, as `storage` says."""
+    """Encodes the vectors that queries are compared with, in the type `storage`."""
     if graph.storage == "float32":
         return {"vectors": vectors}
     if graph.storage == "float16":
@@ -294,10 +294,10 @@ def train_codebooks(
     code_bytes: int,
     seed: int,
 ) -> tuple[Any, Float[np.ndarray, "b entries s"]]:
-    """Trains a product quantiser: for each sub-space a codebook of 256 entries.
+    """Trains a product quantiser: a codebook of 256 entries for each sub-space.
 
     Args:
-        vectors: Vectors to be coded, in memory or mapped, in the order of the nodes.
+        vectors: Vectors to encode, in memory or mapped, in the order of the nodes.
         inverse_order: Node of every region: the sample is drawn among regions, so that
             codes do not depend on the order of the nodes.
         code_bytes: Number of sub-spaces, of equal dimensions; a byte each.
@@ -322,7 +322,7 @@ def train_codebooks(
     sample = np.ascontiguousarray(vectors[nodes], np.float32)
     quantizer.cp.seed = seed + 1  # Its own default is odd; 0 is allowed.
     entries = 1 << _CODE_BITS
-    # Of fewer vectors than entries there are, some are taken twice.
+    # With fewer vectors than entries, some vectors are used twice.
     sample = np.resize(sample, (max(len(sample), entries), dim))
     quantizer.cp.min_points_per_centroid = 1
     quantizer.train(sample)
@@ -331,7 +331,7 @@ def train_codebooks(
 
 
 def check_code_bytes(graph: GraphConfig, dim: int) -> None:
-    """Refuses codes that the dimensions can't be divided into.
+    """Refuses a number of code bytes that does not divide the dimensions.
 
     Raises:
         ValueError: If `code_bytes` does not divide them.
@@ -346,7 +346,7 @@ def check_code_bytes(graph: GraphConfig, dim: int) -> None:
 def fit_whitening(
     vectors: Float[np.ndarray, "n d"] | RunningCovariance, graph: GraphConfig
 ) -> Whitening | None:
-    """Fits the whitening that the settings name; None for vectors that do not differ.
+    """Fits the whitening of the settings; returns None for vectors without variance.
 
     Args:
         vectors: Unit region vectors, or their covariance.
@@ -354,7 +354,7 @@ def fit_whitening(
     """
     dim = graph.dim or 1
     count = vectors.count if isinstance(vectors, RunningCovariance) else len(vectors)
-    # As many dimensions as vectors, and whitening makes all of them orthogonal: with
+    # With as many dimensions as vectors, whitening makes all vectors orthogonal: with
     # 280 regions of 20 pictures mAP was 19 at 256 dimensions and 96 at 128.
     limit = max(count // _VECTORS_PER_DIMENSION, 1)
     try:
@@ -364,23 +364,24 @@ def fit_whitening(
             whitening = fit_pca_whitening(
                 vectors, dim=min(dim, limit), shrinkage=graph.shrinkage
             )
-    except ValueError as error:  # Else they are fit for it: checked before.
+    except ValueError as error:  # No variance: the rest is checked before.
         warnings.warn(f"vectors are not whitened: {error}", stacklevel=5)
         return None
-    kept = whitening.projection.shape[1]
-    if kept < dim:
+    num_dimensions = whitening.projection.shape[1]
+    if num_dimensions < dim:
         reason = (
-            f"{count} vectors can tell apart: using {kept}, one for every "
+            f"{count} vectors can tell apart: using {num_dimensions}, one for every "
             f"{_VECTORS_PER_DIMENSION} of them."
-            if kept == limit
-            else f"the {kept} dimensions that {count} vectors span: using {kept}."
+            if num_dimensions == limit
+            else f"the {num_dimensions} dimensions that {count} vectors span: using "
+            f"{num_dimensions}."
         )
         warnings.warn(f"dim {dim} is more than {reason}", stacklevel=5)
     return whitening
 
 
 def starts_of_images(image_ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " starts"]:
-    """First region of every image, and the number of regions."""
+    """Start of every image among the regions, and the number of regions."""
     return np.append(0, np.cumsum(np.bincount(image_ids))).astype(np.int32)
 
 
@@ -391,8 +392,8 @@ def invert(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return inverse
 
 
-def warn_of_small(name: str, k: int, n: int, *, stacklevel: int = 5) -> None:
-    """Warns of a number of neighbours that the collection does not have."""
+def warn_if_fewer_regions(name: str, k: int, n: int, *, stacklevel: int = 5) -> None:
+    """Warns of a number of neighbours above the number of regions."""
     if k > n:
         warnings.warn(
             f"{name} {k} is more than the {n} regions of the collection: using {n}.",

@@ -1,7 +1,7 @@
 """Build of an index on disk, block by block, in phases that can be resumed.
 
-A file is named by everything that it depends on, and has that name once it is whole. So
-a file that is there is right, and a build that was stopped continues where it was.
+A file's name holds a hash of everything that it depends on, and a file gets it when it
+is complete. So an existing file is valid, and a stopped build continues where it was.
 """
 
 import contextlib
@@ -31,27 +31,32 @@ from diffjax.graph import (
 from diffjax.images import IndexedPictures
 from diffjax.types import check_countable
 
+from ._array_files import (
+    RowsFile,
+    count_partial_rows,
+    lock_folder,
+    map_array,
+    partial_path,
+    release_pages,
+    write_array,
+)
 from ._build import (
     check_code_bytes,
     fit_whitening,
     invert,
     starts_of_images,
     train_codebooks,
-    warn_of_small,
+    warn_if_fewer_regions,
 )
 from ._config import GraphConfig, IndexConfig
-from ._files import (
-    RowsFile,
-    aside_of,
-    give_back,
-    hold_folder,
-    map_array,
-    rows_aside,
-    write_array,
-)
 from ._labels import NumberedImages, labels_to_arrays
-from ._plan import EDGE_ROWS, check_room, plan
-from ._prepare import PreparedRows, Progress, read_all, weigh_regions
+from ._plan import EDGE_ROWS, check_memory_and_disk, plan
+from ._prepare_vectors import (
+    PreparedRows,
+    Progress,
+    check_and_hash_vectors,
+    weigh_regions,
+)
 from ._store import (
     LOCK,
     MANIFEST,
@@ -67,19 +72,19 @@ from ._store import (
 )
 from ._validation import Boxes, VectorRows, check_boxes
 
-# Rows of lists that may have to be searched again after a build was stopped.
+# Rows of lists between two syncs to disk; after a stop so many are searched again.
 _ROWS_PER_SYNC = 2**16
-# Rows whose neighbours are searched at a time, among all vectors.
-_EXACT_ROWS = 1024
+# Rows per block of an exact neighbour search.
+_EXACT_BLOCK_ROWS = 1024
 # Vectors on which recall is measured.
 _RECALL_SAMPLE = 200
 _LIST_TYPES = {"indices": np.int32, "similarities": np.float32}
 
-Files = dict[str, pathlib.Path]
+FilesByName = dict[str, pathlib.Path]
 
 
 class _Build:
-    """One build in a folder: its settings, its progress, and the files it has made."""
+    """State of a build in a folder: settings, progress callback, finished files."""
 
     def __init__(
         self,
@@ -89,23 +94,23 @@ class _Build:
         graph: GraphConfig,
         progress: Progress,
     ) -> None:
-        """Keeps what all phases need."""
+        """Creates the state that all phases share."""
         self.folder, self.rows, self.image_ids = folder, rows, image_ids
         self.graph, self.progress = graph, progress
         self.n = len(image_ids)
         self.k = min(graph.k, self.n)
-        self.files: Files = {}
+        self.files: FilesByName = {}
 
     def path(self, name: str, digest: str) -> pathlib.Path:
         """Path of an array's file."""
         return self.folder / f"{name}-{digest}.npy"
 
     def array(self, name: str) -> np.ndarray:
-        """Array that an earlier phase has written, mapped."""
+        """Maps an array that an earlier phase has written."""
         return map_array(self.files[name])
 
     def write(self, name: str, digest: str, make: Callable[[], np.ndarray]) -> None:
-        """Writes an array unless an earlier run has."""
+        """Writes an array, unless an earlier run has written its file."""
         self.files[name] = self.path(name, digest)
         if not self.files[name].exists():
             write_array(self.files[name], make())
@@ -137,13 +142,13 @@ def build_on_disk(
         boxes = check_boxes(boxes, rows=n, order=images.region_order)
     check_code_bytes(config.graph, min(config.graph.dim or dim, dim))
     check_destination(folder)
-    needed = plan(n, dim, given_bytes=vectors.itemsize, config=config)
-    for line in needed.lines():
+    build_plan = plan(n, dim, given_bytes=vectors.itemsize, config=config)
+    for line in build_plan.lines():
         log(line)
-    check_room(needed, folder, there=_unfinished_bytes(folder))
+    check_memory_and_disk(build_plan, folder, written_bytes=_unfinished_bytes(folder))
     folder.mkdir(parents=True, exist_ok=True)
     facts = Facts(config=config, pictures=pictures)
-    with hold_folder(folder, LOCK):
+    with lock_folder(folder, LOCK):
         _build(folder, vectors, images, boxes, facts=facts, progress=progress)
 
 
@@ -156,20 +161,22 @@ def _build(
     facts: Facts,
     progress: Progress,
 ) -> None:
-    """Runs all phases, in a folder that no other build is in."""
+    """Runs all phases of a build, in a locked folder."""
     n, image_ids = len(vectors), images.image_ids
     graph = facts.config.resolve(n).graph
-    checked = read_all(vectors, fit=graph.dim is not None, progress=progress)
-    handed = {"image_ids": image_ids, **labels_to_arrays(images.labels)}
+    checked = check_and_hash_vectors(
+        vectors, fit=graph.dim is not None, progress=progress
+    )
+    given = {"image_ids": image_ids, **labels_to_arrays(images.labels)}
     if boxes is not None:
-        handed["boxes"] = boxes
-    digests = {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in handed.items()}
+        given["boxes"] = boxes
+    digests = {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in given.items()}
     source = [checked.digest, *digests.values()]
     facts = facts._replace(source=tuple(source))
     if _is_built(folder, facts):
         return
-    warn_of_small("k", graph.k, n)
-    warn_of_small("query_k", facts.config.search.query_k, n)
+    warn_if_fewer_regions("k", graph.k, n)
+    warn_if_fewer_regions("query_k", facts.config.search.query_k, n)
     whitening = None
     if checked.running_covariance is not None:
         whitening = fit_whitening(checked.running_covariance, graph)
@@ -190,13 +197,13 @@ def _build(
                 build.rows, image_ids, lam=graph.lam, progress=progress
             )[build.array("order")],
         )
-    for name, array in handed.items():
+    for name, array in given.items():
         if name != "image_ids":  # Stored as `image_starts`.
             build.write(name, fingerprint(digests[name]), lambda array=array: array)
     listed = fingerprint(prepared, graph.neighbor_probes)
     _search_neighbors(build, listed)
     _write_graph(build, fingerprint(listed, graph.gamma, graph.bias))
-    give_back(vectors.base)
+    release_pages(vectors.base)
     if graph.method == "clusters":
         progress("measuring recall", 0, 1)
         share = _measure_recall(build)
@@ -207,12 +214,12 @@ def _build(
 
 
 def _unfinished_bytes(folder: pathlib.Path) -> int:
-    """Bytes of a build that was stopped; a whole index stays until the end."""
+    """Bytes that a stopped build has written; 0 if the folder holds an index."""
     if not folder.is_dir() or (folder / MANIFEST).exists():
         return 0
     total = 0
     for path in folder.iterdir():
-        # Gone since: another build is running, which is noticed later.
+        # Removed by another running build, which the lock reports later.
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -221,7 +228,7 @@ def _unfinished_bytes(folder: pathlib.Path) -> int:
 def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
     """Whether the folder holds the index of these vectors with these settings.
 
-    If so, what else builds have left there is removed; damaged files always are.
+    If so, files of unfinished builds are removed; damaged files always are.
     """
     remove_damaged(folder)
     try:
@@ -236,7 +243,7 @@ def _is_built(folder: pathlib.Path, facts: Facts) -> bool:
 
 
 def _write_vectors(build: _Build, digest: str) -> None:
-    """Writes prepared vectors in the order of their clusters, and what names them."""
+    """Writes prepared vectors in the order of the nodes, with order and whitening."""
     whitening = build.rows.whitening
     if whitening is not None:
         for name, array in whitening._asdict().items():
@@ -277,7 +284,7 @@ def _write_clusters(build: _Build, digest: str) -> None:
 
 
 def _search_neighbors(build: _Build, digest: str) -> None:
-    """Searches the neighbours of all nodes, and writes them block by block."""
+    """Searches the neighbours of all nodes, and writes their lists block by block."""
     lists = {name: build.path(name, digest) for name in _LIST_TYPES}
     build.files |= lists
     if all(path.exists() for path in lists.values()):
@@ -285,7 +292,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
     vectors = build.array("vectors")
     journal = build.folder / f"lists-{digest}.json"
     if build.graph.method != "clusters":
-        starts = np.append(np.arange(0, build.n, _EXACT_ROWS), build.n)
+        starts = np.append(np.arange(0, build.n, _EXACT_BLOCK_ROWS), build.n)
 
         def search(first: int) -> Iterator[ClusterNeighbors]:
             return _search_exactly(vectors, starts[first:], build.k)
@@ -324,7 +331,7 @@ def _search_neighbors(build: _Build, digest: str) -> None:
 def _search_exactly(
     vectors: Float[np.ndarray, "n p"], starts: Int[np.ndarray, " starts"], k: int
 ) -> Iterator[ClusterNeighbors]:
-    """Compares blocks of rows with all vectors."""
+    """Searches exact neighbours of all rows, block by block, by faiss."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     for start, stop in itertools.pairwise(starts):
@@ -346,19 +353,19 @@ def _search_exactly(
 def _write_lists(
     build: _Build,
     search: Callable[[int], Iterator[ClusterNeighbors]],
-    files: Files,
+    files: FilesByName,
     journal: pathlib.Path,
     *,
     starts: Int[np.ndarray, " starts"],
     task: str,
 ) -> None:
-    """Writes the lists that a search yields, from the block on that is missing.
+    """Writes the neighbour lists that a search yields, from the first missing block.
 
     Args:
         build: The build.
         search: Search that begins at a block.
         files: Paths of `indices` and perhaps `similarities`.
-        journal: File that holds the number of rows that are on the disk for good.
+        journal: File with the number of rows that are synced to disk.
         starts: Start of each block, and the end.
         task: Name of the phase.
     """
@@ -383,16 +390,16 @@ def _write_lists(
             build.progress(task, done, n)
 
 
-def _synced_rows(journal: pathlib.Path, files: Files) -> int:
-    """Rows of all lists that are on the disk for good."""
+def _synced_rows(journal: pathlib.Path, files: FilesByName) -> int:
+    """Number of rows of all lists that are synced to disk."""
     try:
         rows = int(json.loads(journal.read_bytes())["rows"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0  # There is no journal, or it says nothing.
+        return 0  # There is no journal, or it is damaged.
     for path in files.values():
         if path.exists():  # Finished, while the other list was not.
-            path.replace(aside_of(path))
-        if rows_aside(path) < rows:
+            path.replace(partial_path(path))
+        if count_partial_rows(path) < rows:
             return 0
     return rows
 
@@ -466,7 +473,7 @@ def _normalize_weights(build: _Build, affinity, starts, degrees) -> None:
 
 
 def _measure_recall(build: _Build) -> float:
-    """Share of the true neighbours in the lists, on a sample of the nodes."""
+    """Recall of the neighbour lists, measured on a sample of the nodes."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
     vectors, similarities = build.array("vectors"), build.array("similarities")
@@ -478,17 +485,19 @@ def _measure_recall(build: _Build) -> float:
     step = max(CLUSTER_BLOCK_ROWS * 4, k)
     for start in range(0, n, step):
         block = np.ascontiguousarray(vectors[start : start + step])
-        near, _ = faiss.knn(
+        block_similarities, _ = faiss.knn(
             queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT
         )
-        best = -np.sort(-np.concatenate([best, near], axis=1), axis=1)[:, :k]
+        best = -np.sort(-np.concatenate([best, block_similarities], axis=1), axis=1)[
+            :, :k
+        ]
     # Unit vectors: rounding is that of a product of length 1.
     rounding = np.sqrt(vectors.shape[1]) * np.finfo(np.float32).eps
     return float((similarities[sample] >= best[:, -1:] - rounding).mean())
 
 
 def _store_vectors(build: _Build, digest: str) -> None:
-    """Writes the vectors that a search reads, where they are not float32."""
+    """Writes the encoded vectors that a search reads, unless they are float32."""
     graph = build.graph
     if graph.storage == "float32":
         return

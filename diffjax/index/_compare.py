@@ -25,13 +25,13 @@ from diffjax.types import Solution
 from ._config import IndexConfig
 from ._folder import index_folder, pictures_config
 from ._index import Index
-from ._prepare import Progress
-from ._validation import QueryIds, QueryVectors
+from ._prepare_vectors import Progress
+from ._validation import QueryIds
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"
 SUM, GMP = "regional diffusion, sum", "regional diffusion, GMP"
 
-# What each method is compared with, query by query.
+# Baselines that each method is compared with, query by query.
 _BASELINES_OF = {
     NEAREST: (),
     R_MATCH: (NEAREST,),
@@ -56,10 +56,10 @@ class CompareConfig:
 
 
 class MethodScores(NamedTuple):
-    """What one method makes of all images for all queries.
+    """Scores of one method for all images and queries.
 
     Attributes:
-        method: Its name.
+        method: Name of the method.
         scores: Image scores, one column per query.
         residual: Largest relative residual of its diffusions; None without diffusion.
     """
@@ -70,13 +70,13 @@ class MethodScores(NamedTuple):
 
     @property
     def rankings(self) -> Int[Array, "m q"]:
-        """Per query (column) the images, best first."""
+        """Rankings of the images, best first, one column per query."""
         return rank(self.scores)
 
 
 def score_methods(
     index: Index,
-    queries: QueryVectors,
+    queries: Float[Array | np.ndarray, "r c"],
     query_ids: QueryIds,
     *,
     config: CompareConfig | None = None,
@@ -103,7 +103,7 @@ def score_methods(
     search = dataclasses.replace(
         index.config.search, warn_residual=np.inf, local_nodes=0
     )
-    of_images = Index.build(
+    image_index = Index.build(
         descriptors,
         config=dataclasses.replace(index.config, search=search).replace(
             dim=None,
@@ -113,7 +113,7 @@ def score_methods(
         ),
     )
     query_descriptors = np.asarray(global_descriptors(prepared, query_ids))
-    by_image = of_images.search(query_descriptors, top=1).solution
+    by_image = image_index.search(query_descriptors, top=1).solution
     by_region = index.search(queries, query_ids, top=1, config=search).solution
     weights = gmp_weights(vectors, ids, lam=index.config.graph.lam)
     regions = vectors, ids, prepared, query_ids
@@ -140,40 +140,47 @@ def compare(
     """Evaluates methods on the same queries, with paired intervals between them.
 
     Args:
-        scored: From `score_methods`.
-        truth: Right answers and junk per query.
-        objects: What each query shows: queries of one object are drawn together in the
-            bootstrap. None if queries are independent.
+        scored: Scores by method, from `score_methods`.
+        truth: Positives and junk per query.
+        objects: Object that each query shows: queries of one object are drawn together
+            in the bootstrap. None if queries are independent.
         config: Settings; None for the defaults.
 
     Returns:
-        One entry per method, as `report.mean_ap_table` takes them, with the differences
-        from methods that are there, too; all numbers are fractions, intervals of 95 %.
+        One entry per method, for `report.mean_ap_table`, with the differences from its
+        baselines among the methods; all numbers are fractions, intervals of 95 %.
     """
     config = config or CompareConfig()
-    drawing: dict[str, Any] = {
+    bootstrap: dict[str, Any] = {
         "groups": objects,
         "seed": config.seed,
         "resamples": config.resamples,
     }
-    found = {one.method: evaluate(one.rankings, truth) for one in scored}
+    reports = {
+        method_scores.method: evaluate(method_scores.rankings, truth)
+        for method_scores in scored
+    }
     results = []
-    for one in scored:
-        precision = found[one.method].average_precision
-        own = bootstrap_interval(precision, **drawing)
-        entry = {"method": one.method, "mean_ap": own.mean, "low": own.low}
-        entry |= {"high": own.high}
+    for method_scores in scored:
+        precision = reports[method_scores.method].average_precision
+        interval = bootstrap_interval(precision, **bootstrap)
+        entry = {
+            "method": method_scores.method,
+            "mean_ap": interval.mean,
+            "low": interval.low,
+        }
+        entry |= {"high": interval.high}
         # Per query, so that differences from other records can be paired.
         entry["average_precision"] = [round(float(p), 4) for p in precision]
-        if one.residual is not None:
-            entry["largest_residual"] = one.residual
+        if method_scores.residual is not None:
+            entry["largest_residual"] = method_scores.residual
         differences = []
-        for other in _BASELINES_OF.get(one.method, ()):
-            if other not in found:
+        for baseline_name in _BASELINES_OF.get(method_scores.method, ()):
+            if baseline_name not in reports:
                 continue
-            baseline = found[other].average_precision
-            pair = paired_bootstrap(precision, baseline, **drawing)
-            differences.append({"against": other, **pair._asdict()})
+            baseline = reports[baseline_name].average_precision
+            pair = paired_bootstrap(precision, baseline, **bootstrap)
+            differences.append({"against": baseline_name, **pair._asdict()})
         if differences:
             entry["differences"] = differences
         results.append(entry)
@@ -185,11 +192,11 @@ def _largest_residual(solution: Solution) -> float:
 
 
 class BenchmarkRun(NamedTuple):
-    """What a benchmark gave.
+    """Record of a benchmark run, and the scores of all methods.
 
     Attributes:
         record: Settings, sizes and results by method, see `report.make_record`.
-        scored: The scores behind them.
+        scored: Scores by method.
     """
 
     record: dict[str, Any]
@@ -209,8 +216,8 @@ def run_benchmark(
     """Indexes a benchmark's pictures and answers its queries by every method.
 
     Args:
-        benchmark: Pictures, queries and right answers.
-        path: Folder of the index; what it holds of these pictures is used again.
+        benchmark: Pictures, queries and relevance labels.
+        path: Folder of the index; regions that it has of these pictures are reused.
         config: Settings of the index; None for those of `pictures_config`.
         descriptor: Settings that describe pictures; None for the defaults.
         workers: Processes that read pictures.
@@ -257,7 +264,7 @@ def run_benchmark(
     # The first is the record's own, the other is a path.
     del settings["seed"], settings["weights"]
     settings["scales"] = list(descriptor.scales)
-    # What is not set is left to the weights.
+    # Settings that are None depend on the weights.
     settings = {name: value for name, value in settings.items() if value is not None}
     record = make_record(
         benchmark.name,

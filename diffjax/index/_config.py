@@ -1,4 +1,4 @@
-"""Settings of an index and of its graph, checked where they are made."""
+"""Settings of an index, of its graph and of presets, validated at construction."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -116,7 +116,7 @@ class IndexConfig:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
 
     def __post_init__(self) -> None:
-        """Checks the two parts against each other."""
+        """Checks the settings of graph and search against each other."""
         if self.graph.offline_neighbors is None:
             return
         for name in ("shortlist", "local_nodes"):
@@ -128,7 +128,7 @@ class IndexConfig:
 
     @classmethod
     def of(cls, **settings: Any) -> "IndexConfig":
-        """Builds an `IndexConfig` from settings of both parts, by name.
+        """Builds an `IndexConfig` from settings of graph and search, by name.
 
         Args:
             **settings: Fields of `GraphConfig` and `SearchConfig`.
@@ -140,7 +140,7 @@ class IndexConfig:
         return cls().replace(**settings)
 
     def replace(self, **settings: Any) -> "IndexConfig":
-        """Copies the settings with some of both parts changed, by name.
+        """Copies the settings with some of graph or search changed, by name.
 
         Args:
             **settings: Fields of `GraphConfig` and `SearchConfig`.
@@ -159,17 +159,17 @@ class IndexConfig:
         )
 
     def by_name(self) -> dict[str, Any]:
-        """Settings of both parts by name."""
+        """Settings of graph and search, by name."""
         return {**vars(self.graph), **vars(self.search)}
 
     def resolve(self, n: int) -> "IndexConfig":
-        """Copies the settings with those filled in that depend on the size.
+        """Resolves the settings that depend on the size of the collection.
 
         Args:
             n: Number of regions.
         """
-        large = n > LARGE_COLLECTION
-        method = self.graph.method or ("clusters" if large else "exact")
+        is_large = n > LARGE_COLLECTION
+        method = self.graph.method or ("clusters" if is_large else "exact")
         clustered = method == "clusters"
         return IndexConfig(
             dataclasses.replace(self.graph, method=method),
@@ -178,7 +178,7 @@ class IndexConfig:
 
     @property
     def is_offline(self) -> bool:
-        """Whether solutions are stored beforehand."""
+        """Whether the index stores offline solutions."""
         return self.graph.offline_neighbors is not None
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a folder, described as far as they are not yet."""
+"""Extraction of the pictures of a folder, as far as the store lacks their regions."""
 
 import hashlib
 import json
@@ -20,19 +20,19 @@ from diffjax.images import (
 )
 from diffjax.progress import Progress
 
-from ._extracted import EXTRACTED, Extracted, PictureRegions
+from ._region_store import EXTRACTED_FOLDER, PictureRegions, RegionStore
 
-OwnRegions = Mapping[str, Float[np.ndarray, "_ 4"]]
+RegionsByName = Mapping[str, Float[np.ndarray, "_ 4"]]
 
 
 class FolderPictures(NamedTuple):
-    """The pictures of a folder.
+    """Pictures of a folder, with hashes of their content.
 
     Attributes:
-        paths: Where they are.
-        names: Their paths in the folder.
-        keys: What each holds, and its own regions, as a hash.
-        regions: Regions of its own for each picture; None is the grid.
+        paths: Paths of the files.
+        names: Paths relative to the folder.
+        keys: Hash of each picture's content and of its given regions.
+        regions: Given region boxes of each picture; None is the grid.
     """
 
     paths: tuple[pathlib.Path, ...]
@@ -42,32 +42,34 @@ class FolderPictures(NamedTuple):
 
     @property
     def content(self) -> str:
-        """Hash of what all pictures hold and are called."""
+        """Hash of the content and the names of all pictures."""
         listed = [list(self.keys), list(self.names)]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
-def store_of(path: pathlib.Path, config: DescriptorConfig, weights: str) -> Extracted:
-    """Opens what was extracted with these settings, beside that of other settings."""
+def open_region_store(
+    path: pathlib.Path, config: DescriptorConfig, weights: str
+) -> RegionStore:
+    """Opens the region store of these descriptor settings, beside an index."""
     name = f"{config.network}-{config.fingerprint(weights)[:16]}"
-    return Extracted(path / EXTRACTED / name)
+    return RegionStore(path / EXTRACTED_FOLDER / name)
 
 
 def list_pictures(
     folder: pathlib.Path,
-    regions: OwnRegions | None,
+    regions: RegionsByName | None,
     *,
     chosen: Sequence[pathlib.Path] | None = None,
     progress: Progress | None,
 ) -> FolderPictures:
-    """Lists the pictures of a folder and identifies each by what it holds.
+    """Lists the pictures of a folder, and hashes their content.
 
     Args:
         folder: The folder.
-        regions: Regions of their own, by name.
-        chosen: The pictures instead of all in the folder; those from elsewhere have
-            their whole path as a name.
-        progress: Told how many were read.
+        regions: Region boxes by name of the picture.
+        chosen: Pictures to list instead of all in the folder; those of other folders
+            are named by their whole path.
+        progress: Called with the task, the number of pictures read, and of how many.
 
     Raises:
         ValueError: If there is none, one is chosen twice, or `regions` names one that
@@ -89,69 +91,72 @@ def list_pictures(
             f"regions must be of pictures in {folder}, got {len(unknown)} others, "
             f"first {unknown[0]!r}."
         )
-    own = tuple(
+    picture_regions = tuple(
         np.asarray(regions[name], np.float32) if name in regions else None
         for name in names
     )
     keys = []
-    for path, boxes in zip(paths, own, strict=True):
-        keys.append(_key(path, boxes))
+    for path, boxes in zip(paths, picture_regions, strict=True):
+        keys.append(_content_key(path, boxes))
         if progress:
             progress("reading", len(keys), len(paths))
-    return FolderPictures(paths, tuple(names), tuple(keys), own)
+    return FolderPictures(paths, tuple(names), tuple(keys), picture_regions)
 
 
 def extract(
     pictures: FolderPictures,
-    store: Extracted,
+    store: RegionStore,
     describe: Callable[[], Describer],
     *,
     workers: int,
     progress: Progress | None,
 ) -> dict[int, str]:
-    """Describes what is not in the store yet; returns why pictures were skipped.
+    """Describes the pictures that the store lacks; returns the reasons of failures.
 
     Args:
         pictures: The pictures.
-        store: Where their regions belong.
-        describe: Reads the network; asked only where something is to be described.
+        store: Store of their regions.
+        describe: Function that loads the network; called only if a picture is missing.
         workers: Processes that read pictures.
-        progress: Told what is done.
+        progress: Called with the task, the number of pictures done, and of how many.
+
+    Returns:
+        Reason for each unreadable picture, by its position.
     """
-    store.tidy()
+    store.remove_damaged_shards()
     # Of several pictures with the same bytes only the first is described.
     first = {key: i for i, key in reversed(list(enumerate(pictures.keys)))}
-    todo = sorted(i for key, i in first.items() if key not in store)
+    missing = sorted(i for key, i in first.items() if key not in store)
     reasons: dict[str, str] = {}
-    if todo:
-        describing = describe()
+    if missing:
+        describer = describe()
         results = describe_pictures(
-            [pictures.paths[i] for i in todo],
-            describing,
-            regions=[pictures.regions[i] for i in todo],
-            sides=describing.sides,
-            batch_size=describing.batch_size,
-            parallel_batches=describing.parallel_batches,
+            [pictures.paths[i] for i in missing],
+            describer,
+            regions=[pictures.regions[i] for i in missing],
+            sides=describer.sides,
+            batch_size=describer.batch_size,
+            parallel_batches=describer.parallel_batches,
             workers=workers,
         )
         if progress:
-            progress("describing pictures", 0, len(todo))
+            progress("describing pictures", 0, len(missing))
         try:
             for done, result in enumerate(results, start=1):
-                key = pictures.keys[todo[result.position]]
+                key = pictures.keys[missing[result.position]]
                 if isinstance(result, DescribedPicture):
                     store.add(key, PictureRegions(result.vectors, result.boxes))
                 else:
                     reasons[key] = result.reason
                 if progress:
-                    progress("describing pictures", done, len(todo))
+                    progress("describing pictures", done, len(missing))
         finally:  # After Ctrl-C, too.
             results.close()
             store.flush()
     return {i: reasons[k] for i, k in enumerate(pictures.keys) if k in reasons}
 
 
-def kept_pictures(
+def list_readable_pictures(
     folder: pathlib.Path,
     pictures: FolderPictures,
     reasons: Mapping[int, str],
@@ -163,28 +168,30 @@ def kept_pictures(
     Raises:
         ValueError: If none could, or `strict` is set and one could not.
     """
-    kept = [i for i in range(len(pictures.paths)) if i not in reasons]
-    if kept and not (reasons and strict):
-        return kept
+    readable = [i for i in range(len(pictures.paths)) if i not in reasons]
+    if readable and not (reasons and strict):
+        return readable
     position, reason = next(iter(reasons.items()))
-    bad = f"{pictures.names[position]} ({reason})"
-    if kept:
+    first_unreadable = f"{pictures.names[position]} ({reason})"
+    if readable:
         raise ValueError(
             f"{folder} must hold only pictures that can be read, got {len(reasons)} "
-            f"that can't, first {bad}: mend or remove them."
+            f"that can't, first {first_unreadable}: mend or remove them."
         )
     raise ValueError(
         f"{folder} must hold a picture that can be read, got {len(reasons)} that "
-        f"can't, first {bad}: name another folder."
+        f"can't, first {first_unreadable}: name another folder."
     )
 
 
-def _key(picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None) -> str:
-    """Names a picture by its content, one that can't be opened by its path."""
+def _content_key(
+    picture: pathlib.Path, regions: Float[np.ndarray, "_ 4"] | None
+) -> str:
+    """Hashes a picture's content and its given regions; an unreadable one's path."""
     try:
         digest = file_digest(picture)
     except OSError:
-        digest = str(picture)  # Reading it will say what is wrong.
+        digest = str(picture)  # Reading it will give the reason.
     if regions is None:
         return digest
     return f"{digest}-{hashlib.sha256(regions.tobytes()).hexdigest()[:16]}"

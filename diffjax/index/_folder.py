@@ -1,4 +1,4 @@
-"""From a folder of pictures to an index on disk."""
+"""Index of a folder of pictures: extraction, whitening, build, save."""
 
 import os
 import pathlib
@@ -26,28 +26,28 @@ from diffjax.types import Whitening
 from ._build import fit_whitening
 from ._config import GraphConfig, IndexConfig
 from ._extract import (
-    OwnRegions,
     Progress,
+    RegionsByName,
     extract,
-    kept_pictures,
     list_pictures,
-    store_of,
+    list_readable_pictures,
+    open_region_store,
 )
-from ._extracted import Extracted, PictureRegions
 from ._index import Index
+from ._region_store import PictureRegions, RegionStore
 from ._store import check_destination, verify, write_store
 
-_ROWS = 4096  # Regions in memory at a time before they are whitened.
+_BLOCK_REGIONS = 4096  # Regions in memory at a time before they are whitened.
 
 
-class _Prepared(NamedTuple):
-    """What a collection is built from.
+class _PreparedCollection(NamedTuple):
+    """Whitened region vectors of a collection, with their images and boxes.
 
     Attributes:
         vectors: Region vectors, whitened.
         image_ids: Picture of every region.
-        boxes: What each region covers.
-        whitening: What was fitted, if anything.
+        boxes: Box of every region, (x0, y0, x1, y1) in pixels of its picture.
+        whitening: Fitted whitening; None without.
     """
 
     vectors: Float[np.ndarray, "n p"]
@@ -64,29 +64,27 @@ def index_folder(
     descriptor: DescriptorConfig | None = None,
     workers: int = 2,
     strict: bool = False,
-    regions: OwnRegions | None = None,
+    regions: RegionsByName | None = None,
     pictures: Sequence[pathlib.Path] | None = None,
     progress: Progress | None = None,
 ) -> Index:
-    """Builds the index of all pictures in a folder and saves it.
+    """Builds the index of all pictures in a folder, and saves it.
 
-    What was extracted is kept beside the index: a build that was stopped goes on where
-    it was, and one with other settings for the graph computes no picture again. Raw
-    vectors are whitened as they are read, so that only whitened ones fill memory.
+    Extracted regions are stored beside the index: a build that was stopped continues
+    where it was, and a build with other graph settings describes no picture again.
+    Regions are whitened block by block, so that only whitened vectors fill memory.
 
     Args:
-        folder: Pictures, also in folders in it.
+        folder: Folder of pictures, also in subfolders.
         path: Folder of the index; see `Index.save`.
         config: Settings of the index; None for those of `pictures_config`.
         descriptor: Settings that describe pictures; None for the defaults.
         workers: Processes that read pictures.
-        strict: Refuse a folder with pictures that can't be read, instead of leaving
-            those out.
-        regions: Boxes of the user's own, see `extract_folder`.
-        pictures: Index these, in this order, instead of all in `folder`; they may lie
-            elsewhere.
-        progress: Called with what is being done, how much of it is done, and of how
-            much.
+        strict: Refuse a folder with unreadable pictures, instead of skipping them.
+        regions: Region boxes by name of the picture, see `extract_folder`.
+        pictures: Pictures to index, in this order, instead of all in `folder`; they may
+            be in other folders.
+        progress: Called with the task, how much of it is done, and of how much.
 
     Returns:
         The index, as saved. `index.pictures.skipped` lists what could not be read.
@@ -110,10 +108,10 @@ def index_folder(
         weights=weights,
         content=listed.content,
     )
-    current = _current(path, info, config)
-    if current is not None and not (strict and _skipped(current)):
+    current = _open_if_current(path, info, config)
+    if current is not None and not (strict and _skipped_pictures(current)):
         return current
-    store = store_of(path, descriptor, weights)
+    store = open_region_store(path, descriptor, weights)
     reasons = extract(
         listed,
         store,
@@ -121,17 +119,17 @@ def index_folder(
         workers=workers,
         progress=progress,
     )
-    kept = kept_pictures(folder, listed, reasons, strict=strict)
+    readable = list_readable_pictures(folder, listed, reasons, strict=strict)
     if progress:
         progress("building the graph", 0, 1)
-    prepared = _prepare(store, [listed.keys[i] for i in kept], config.graph)
+    prepared = _read_and_whiten(store, [listed.keys[i] for i in readable], config.graph)
     index = Index.build(
         prepared.vectors,
         prepared.image_ids,
         config=config,
         pictures=info._replace(
-            names=tuple(listed.names[i] for i in kept),
-            skipped={listed.names[i]: why for i, why in reasons.items()},
+            names=tuple(listed.names[i] for i in readable),
+            skipped={listed.names[i]: reason for i, reason in reasons.items()},
         ),
         whitening=prepared.whitening,
         prepared=True,
@@ -143,19 +141,19 @@ def index_folder(
     return index
 
 
-def _current(
+def _open_if_current(
     path: pathlib.Path, info: IndexedPictures, config: IndexConfig
 ) -> Index | None:
-    """Loads the index in `path` if it is the one that would be built, every byte."""
+    """Opens the index in `path` if it has these pictures and settings, else None."""
     try:
         verify(path)
         index = Index.open(path)
     except ValueError:  # None, a damaged one, or one in double precision.
         return None
-    same = index.pictures is not None and info == index.pictures._replace(
+    has_same_pictures = index.pictures is not None and info == index.pictures._replace(
         names=info.names, skipped={}
     )
-    return index if same and index.config == config else None
+    return index if has_same_pictures and index.config == config else None
 
 
 def pictures_config() -> IndexConfig:
@@ -163,54 +161,62 @@ def pictures_config() -> IndexConfig:
     return IndexConfig(graph=GraphConfig(dim=256))
 
 
-def _skipped(index: Index) -> dict[str, str]:
+def _skipped_pictures(index: Index) -> dict[str, str]:
     return index.pictures.skipped if index.pictures else {}
 
 
-def _prepare(store: Extracted, keys: list[str], config: GraphConfig) -> _Prepared:
-    """Reads regions and whitens them, some at a time."""
+def _read_and_whiten(
+    store: RegionStore, keys: list[str], config: GraphConfig
+) -> _PreparedCollection:
+    """Reads regions and whitens them, block by block."""
     total: RunningCovariance | None = None
     counts, boxes = [], []
-    for block in _blocks(store.read(keys)):
+    for block in _block_regions(store.read(keys)):
         counts += [len(regions.vectors) for regions in block]
         boxes += [regions.boxes for regions in block]
         if config.dim is not None:
-            own = running_covariance(
+            block_covariance = running_covariance(
                 np.concatenate([regions.vectors for regions in block])
             )
-            total = own if total is None else merge_covariances(total, own)
+            total = (
+                block_covariance
+                if total is None
+                else merge_covariances(total, block_covariance)
+            )
     whitening = None if total is None else fit_whitening(total, config)
-    parts = [
-        _whitened(np.concatenate([regions.vectors for regions in block]), whitening)
-        for block in _blocks(store.read(keys))
+    whitened_blocks = [
+        _whiten_block(np.concatenate([regions.vectors for regions in block]), whitening)
+        for block in _block_regions(store.read(keys))
     ]
-    return _Prepared(
-        vectors=np.concatenate(parts),
+    return _PreparedCollection(
+        vectors=np.concatenate(whitened_blocks),
         image_ids=np.repeat(np.arange(len(keys), dtype=np.int32), counts),
         boxes=np.concatenate(boxes),
         whitening=whitening,
     )
 
 
-def _blocks(each: Iterator[PictureRegions]) -> Iterator[list[PictureRegions]]:
-    """Gathers whole pictures until they have so many regions."""
+def _block_regions(
+    pictures: Iterator[PictureRegions],
+) -> Iterator[list[PictureRegions]]:
+    """Groups pictures into blocks of at least `_BLOCK_REGIONS` regions."""
     block, rows = [], 0
-    for regions in each:
+    for regions in pictures:
         block.append(regions)
         rows += len(regions.vectors)
-        if rows >= _ROWS:
+        if rows >= _BLOCK_REGIONS:
             yield block
             block, rows = [], 0
     if block:
         yield block
 
 
-def _whitened(
+def _whiten_block(
     vectors: Float[np.ndarray, "r c"], whitening: Whitening | None
 ) -> Float[np.ndarray, "r p"]:
     if whitening is None:
         return vectors
-    # Filled up, so that one program serves most blocks.
-    rows = -(-len(vectors) // _ROWS) * _ROWS
-    filled = np.pad(vectors, ((0, rows - len(vectors)), (0, 0)))
-    return np.asarray(whiten(jnp.asarray(filled), whitening))[: len(vectors)]
+    # Padded, so that one program serves most blocks.
+    rows = -(-len(vectors) // _BLOCK_REGIONS) * _BLOCK_REGIONS
+    padded = np.pad(vectors, ((0, rows - len(vectors)), (0, 0)))
+    return np.asarray(whiten(jnp.asarray(padded), whitening))[: len(vectors)]

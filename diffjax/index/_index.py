@@ -27,7 +27,7 @@ from ._build import build_in_memory
 from ._build_disk import build_on_disk
 from ._config import IndexConfig
 from ._labels import Label, Labels, labels_from_arrays, number_images, numbers_of
-from ._queries import QueryBlock, join_results, prepare, split_queries
+from ._query_blocks import QueryBlock, join_results, prepare, split_queries
 from ._store import Store, check_destination, read_store, write_store
 from ._validation import (
     Boxes,
@@ -96,13 +96,13 @@ class Index:
                 None if each row is an image.
             config: Settings; None for the defaults of `IndexConfig`.
             path: Folder for an index on disk; None builds in memory.
-            neighbors: Nearest regions of every region, if they are known, with inner
-                products of unit vectors; they replace `k`. None searches them. For a
-                faiss index of these vectors see `knn`.
-            pictures: Where the vectors came from, if from pictures.
-            whitening: Whitening that was fitted elsewhere, on labelled pairs say, for
-                these vectors and for queries; None fits what the settings name.
-            prepared: Whether `vectors` have been through `whitening` already.
+            neighbors: Nearest regions of every region, if known, with inner products of
+                unit vectors; they replace `k`. None searches them. For a faiss index of
+                these vectors see `knn`.
+            pictures: Pictures that the vectors were computed from, if any.
+            whitening: Whitening fitted elsewhere, such as on labelled pairs, for these
+                vectors and for queries; None fits the whitening of the settings.
+            prepared: Whether `vectors` are normalised and whitened already.
             boxes: Box of each region, (x0, y0, x1, y1) in pixels of its picture.
             log: Called with each line of the plan of a build on disk, before it begins.
             progress: Called with the task, how much of it is done, and of how much.
@@ -185,19 +185,19 @@ class Index:
 
     @classmethod
     def load(cls, *_: Any, **__: Any) -> "Index":
-        """Refuses the name that `open` had in earlier versions."""
+        """Raises an error that names `open`, its new name."""
         raise AttributeError("Index.load is called Index.open now.")
 
     def __repr__(self) -> str:
-        """Size of the index."""
+        """Text with the size of the index."""
         arrays = self.store.arrays
         stored = self.config.graph.storage
         stored = "" if stored == "float32" else f" as {stored}"
-        where = ", mapped from disk" if self.store.is_mapped else ""
+        location = ", mapped from disk" if self.store.is_mapped else ""
         return (
             f"Index({self.num_images} images, {len(arrays['order'])} regions of "
             f"{self.store.dim} dimensions{stored}, "
-            f"{len(arrays['graph_columns'])} stored edges{where})"
+            f"{len(arrays['graph_columns'])} stored edges{location})"
         )
 
     @property
@@ -239,22 +239,22 @@ class Index:
 
     @property
     def pictures(self) -> IndexedPictures | None:
-        """Where the vectors came from; None for vectors that were handed over."""
+        """Pictures that the vectors were computed from; None without pictures."""
         return self.store.facts.pictures
 
     @property
     def recall(self) -> float | None:
-        """Share of the true neighbours in the lists; None where all were compared."""
+        """Recall of the neighbour lists, on a sample; None for an exact search."""
         return self.store.facts.recall
 
     @property
     def boxes(self) -> Float[np.ndarray, "n 4"] | None:
-        """Box of every region in pixels of its picture; None where none are known."""
+        """Box of every region in pixels of its picture; None without boxes."""
         return self.store.arrays.get("boxes")
 
     @functools.cached_property
     def whitening(self) -> Whitening | None:
-        """Whitening of vectors and queries; None where vectors stay as given."""
+        """Whitening of vectors and queries; None without whitening."""
         arrays = self.store.arrays
         if "mean" not in arrays:
             return None
@@ -285,7 +285,7 @@ class Index:
 
     @functools.cached_property
     def weights(self) -> Float[Array, " n"] | None:
-        """Pooling weight of every region; None is sum pooling."""
+        """Pooling weight of every region; None for sum pooling."""
         arrays = self.store.arrays
         if "weights" not in arrays:
             return None
@@ -348,7 +348,7 @@ class Index:
         )
 
     def _resolve(self, search: SearchConfig) -> SearchConfig:
-        """Fills in settings that depend on the index, and checks them against it."""
+        """Resolves settings that depend on the index, and validates them."""
         clustered, offline = "centroids" in self.store.arrays, self.store.facts.offline
         search = search.resolve(
             self.num_regions, clustered=clustered, offline=offline is not None
@@ -395,32 +395,32 @@ class Index:
 
     @functools.cached_property
     def _device(self) -> jax.sharding.Sharding | None:
-        """Device of the arrays; the processor, without a copy, for mapped ones."""
+        """Device of the arrays: the processor, without a copy, for mapped ones."""
         if not self.store.is_mapped:
             return None
         try:
             (first, *_) = jax.local_devices(backend="cpu")
-        except RuntimeError:  # JAX is told to do without.
+        except RuntimeError:  # JAX is configured without it.
             return None
         default = jax.config.values["jax_default_device"] or jax.local_devices()[0]
         # Arrays that are bound to a device compile programs of their own.
         return None if default == first else jax.sharding.SingleDeviceSharding(first)
 
     def _put(self, array: np.ndarray) -> Array:
-        """Puts an array on the device of the index; without a copy where it can be."""
+        """Copies an array to the device of the index; no copy if it is there."""
         check_not_downcast("the index", array)
         return jax.device_put(array, self._device)
 
     @functools.cached_property
-    def _placed(self) -> dict[str, Array]:
+    def _device_arrays(self) -> dict[str, Array]:
         return {}
 
     def _put_cached(self, name: str) -> Array | None:
         if name not in self.store.arrays:
             return None
-        if name not in self._placed:
-            self._placed[name] = self._put(self.store.arrays[name])
-        return self._placed[name]
+        if name not in self._device_arrays:
+            self._device_arrays[name] = self._put(self.store.arrays[name])
+        return self._device_arrays[name]
 
     @functools.cached_property
     def _node_vectors(self) -> Float[Array, "n p"]:
@@ -483,10 +483,17 @@ class Index:
         )
 
     def prepare(self, queries: Any) -> Float[Array, "r p"]:
-        """Normalises and whitens vectors as the collection's were.
+        """Normalises and whitens query vectors as those of the collection.
+
+        Args:
+            queries: Region vectors of the queries, as given to `search`.
+
+        Returns:
+            Prepared vectors, one row per region.
 
         Raises:
-            ValueError: If they are not finite, zero, or of another dimension.
+            ValueError: If a vector is zero or not finite, or dimensions differ from the
+                collection's.
         """
         rows = self._read_queries(queries)
         return prepare(rows, np.ones(len(rows), np.bool_), self.whitening)
@@ -514,14 +521,14 @@ class Index:
         weights: str | os.PathLike[str] | None = None,
         config: SearchConfig | None = None,
     ) -> SearchResult:
-        """Finds the best images for a picture, or for what a box in it shows.
+        """Finds the best images for a query picture, or for a box in it.
 
         Args:
             picture: Path, Pillow image or uint8 pixels [h, w, 3].
             box: (x0, y0, x1, y1) in pixels of the upright picture; None for all of it.
-            top: Answers wanted.
-            weights: Where the network's file of weights lies now; None is where it was
-                when the index was built.
+            top: Number of answers.
+            weights: Path of the network's weights file; None is its path when the index
+                was built.
             config: Settings of this search; None for those of the index.
 
         Returns:
@@ -557,7 +564,7 @@ class Index:
             ValueError: As `search_picture`; it names the first picture that can't be
                 read.
         """
-        # With it come the networks and Flax, which searches by vectors do without.
+        # It imports the networks and Flax, which searches by vectors do not need.
         from diffjax.images import describe_queries  # noqa: PLC0415
 
         return describe_queries(
@@ -581,10 +588,10 @@ class Index:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the vectors, of the image of each, and of their whitening.
+        """Hash of the vectors, of their images, and of the whitening.
 
-        It is the same for all settings of the graph and of the search, so parameters
-        that were learned on the index are known by it.
+        It does not depend on settings of graph and search, so it identifies the index
+        that parameters were learned on.
         """
         digest = hashlib.sha256()
         arrays = [self.vectors, np.asarray(self.image_ids, np.int64)]
@@ -595,17 +602,16 @@ class Index:
         return digest.hexdigest()
 
     def with_parameters(self, parameters: "Parameters") -> "Index":
-        """Builds the index that searches with learned parameters, in memory.
+        """Builds an index with learned parameters from this one, in memory.
 
-        alpha, gamma, lambda, the query's exponent and the bias replace the settings; a
-        projection moves the vectors, whose neighbours are searched anew, and queries
-        with them.
+        alpha, gamma, lambda, the query's exponent and the bias replace the settings. A
+        projection is applied to vectors and queries, and neighbours are searched again.
 
         Args:
             parameters: Parameters that `learning.fit` learned on this index.
 
         Returns:
-            A new index, which can be saved as any other.
+            A new index, which can be saved.
 
         Raises:
             ValueError: If a parameter is outside its range, the projection is not of
@@ -613,7 +619,7 @@ class Index:
                 precision, or there are weights of scales or of graphs, which an index
                 does not have: `learning.score_images` takes them.
         """
-        # Learning takes optax along, which a search without parameters does not need.
+        # Learning imports optax, which a search without parameters does not need.
         from diffjax.learning import check_parameters, project_vectors  # noqa: PLC0415
 
         check_parameters(parameters)
@@ -633,12 +639,12 @@ class Index:
             name: float(v) for name, v in learned.items() if v is not None
         }
         if parameters.projection is None:
-            learned["probes"] = None  # Lists that are handed over have no clusters.
+            learned["probes"] = None  # Given neighbour lists have no clusters.
         config = self.config.replace(**{"query_gamma": None, **learned})
-        kept = {"pictures": self.pictures, "prepared": True, "boxes": self.boxes}
+        unchanged = {"pictures": self.pictures, "prepared": True, "boxes": self.boxes}
         if parameters.projection is None:
-            kept |= {"neighbors": self.neighbors, "whitening": self.whitening}
-            index = Index.build(self.vectors, self.ids, config=config, **kept)
+            unchanged |= {"neighbors": self.neighbors, "whitening": self.whitening}
+            index = Index.build(self.vectors, self.ids, config=config, **unchanged)
             facts = index.store.facts._replace(recall=self.recall, config=config)
             return Index._of(dataclasses.replace(index.store, facts=facts))
         dim = self.store.dim
@@ -651,39 +657,41 @@ class Index:
         projection = jnp.asarray(parameters.projection, self.vectors.dtype)
         moved = project_vectors(self.vectors, projection)
         whitening = _compose(self.whitening, projection)
-        return Index.build(moved, self.ids, config=config, whitening=whitening, **kept)
+        return Index.build(
+            moved, self.ids, config=config, whitening=whitening, **unchanged
+        )
 
 
 def _compose(whitening: Whitening | None, projection: Float[Array, "p d"]) -> Whitening:
-    """One map for a whitening and a projection; lengths are made 1 at the end."""
+    """Composes a whitening and a projection into one whitening."""
     if whitening is None:
         mean = jnp.zeros(projection.shape[1], projection.dtype)
         return Whitening(mean=mean, projection=projection.T)
-    both = jnp.matmul(whitening.projection, projection.T, precision="highest")
-    return whitening._replace(projection=both)
+    product = jnp.matmul(whitening.projection, projection.T, precision="highest")
+    return whitening._replace(projection=product)
 
 
 def _warn_of_residuals(
     residual: Float[Array | np.ndarray, " q"], search: SearchConfig
 ) -> None:
-    """Warns the caller of `search` of queries that are far from solved."""
+    """Warns the caller of `search` of queries with a large residual."""
     residual = np.asarray(residual)
-    # A local solve loses by design what leads out of its nodes.
+    # A local solve leaves out, by design, the edges to nodes that it does not reach.
     limit = np.inf if search.local_nodes else search.warn_residual
-    # Not "above": a residual that is not a number must warn, too.
-    bad = np.flatnonzero(~(residual <= limit))
-    if not bad.size:
+    # Not "above": NaN must warn, too.
+    unsolved = np.flatnonzero(~(residual <= limit))
+    if not unsolved.size:
         return
-    worst = residual[bad].max()
+    largest = residual[unsolved].max()
     remedy = f"raise max_steps above {search.max_steps} or lower alpha."
-    if not np.isfinite(worst):
+    if not np.isfinite(largest):
         remedy = "look for numbers too large or too small in vectors or settings."
     warnings.warn(
-        f"{bad.size} of {residual.size} queries are far from solved, the worst with "
-        f"relative residual {worst:.2g}: {remedy}",
+        f"{unsolved.size} of {residual.size} queries are far from solved, the worst "
+        f"with relative residual {largest:.2g}: {remedy}",
         stacklevel=3,
     )
 
 
 def _no_log(_: str) -> None:
-    """Ignores the lines of a plan."""
+    """Log callback that does nothing."""

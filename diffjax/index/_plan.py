@@ -12,27 +12,28 @@ from diffjax.graph import (
     default_cluster_count,
 )
 
+from ._available_memory import available_memory, free_disk
 from ._config import IndexConfig
-from ._memory import available_memory, free_disk
 
 # Rows whose lists, and the lists of all their neighbours, are compared at a time.
 EDGE_ROWS = 4096
 
-# What faiss and compiled programs hold beside blocks: products of a block.
-_WORK = 64 * 2**20
+# Bytes that faiss and compiled programs take beside blocks, for products of a block.
+_WORKSPACE_BYTES = 64 * 2**20
 
 
 class Phase(NamedTuple):
-    """What a phase of a build on one machine's disk takes, in bytes.
+    """Memory and disk of one phase of a build on disk, in bytes.
 
-    `diffjax.distributed.Phase` is of a step on many devices.
+    `diffjax.distributed.StepCost` is the cost of a step on many devices.
 
     Attributes:
-        name: The phase.
-        held: Memory that it must have.
-        mapped: Files that it looks through: in memory while there is room, and where
-            there is none, read again.
-        written: Files that it leaves, those included that a later one removes.
+        name: Name of the phase.
+        held: Memory that the phase needs.
+        mapped: Size of the mapped files that it reads: cached while memory lasts, else
+            read again from the disk.
+        written: Size of the files that it writes, also of those that a later phase
+            removes.
     """
 
     name: str
@@ -42,12 +43,12 @@ class Phase(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What the build of a index on one machine's disk.
+    """Memory and disk of a build on disk, phase by phase.
 
-    `diffjax.distributed.Plan` is of a collection on many devices.
+    `diffjax.distributed.CostEstimate` is the cost of a search on many devices.
 
     Attributes:
-        phases: One after the other.
+        phases: Phases in their order.
         vectors: Bytes of the prepared vectors, n p 4.
         lists: Bytes of the neighbour lists, n k 8.
     """
@@ -58,32 +59,34 @@ class Plan(NamedTuple):
 
     @property
     def held(self) -> int:
-        """Memory that there must be."""
+        """Bytes of memory that the build needs."""
         return max(phase.held for phase in self.phases)
 
     @property
     def written(self) -> int:
-        """Disk that there must be."""
+        """Bytes of disk that the build needs."""
         return sum(phase.written for phase in self.phases)
 
     def lines(self) -> list[str]:
-        """Says it in words, a line each."""
+        """Lines of text that describe the plan."""
         lines = [
-            f"{phase.name}: {_size(phase.held)} of memory, looks through "
-            f"{_size(phase.mapped)}, writes {_size(phase.written)}"
+            f"{phase.name}: {_size_text(phase.held)} of memory, looks through "
+            f"{_size_text(phase.mapped)}, writes {_size_text(phase.written)}"
             for phase in self.phases
         ]
-        most = self.lists // 8
-        if most > np.iinfo(np.int32).max:
-            # How many of them are mutual is known after the search.
+        max_edges = self.lists // 8
+        if max_edges > np.iinfo(np.int32).max:
+            # The number of mutual ones is known after the search.
             lines.append(
-                f"at most {most:,} edges: 2^31 and more need jax_enable_x64, and are "
-                "refused without it once they are found"
+                f"at most {max_edges:,} edges: 2^31 and more need jax_enable_x64, and "
+                "are refused without it once they are found"
             )
+        memory, disk = _size_text(self.held), _size_text(self.written)
+        vectors, lists = _size_text(self.vectors), _size_text(self.lists)
         return [
             *lines,
-            f"in all: {_size(self.held)} of memory, {_size(self.written)} of disk",
-            f"for {_size(self.vectors)} of vectors, {_size(self.lists)} of lists",
+            f"in all: {memory} of memory, {disk} of disk",
+            f"for {vectors} of vectors, {lists} of lists",
         ]
 
 
@@ -94,31 +97,30 @@ def plan(
     given_bytes: int | None = None,
     config: IndexConfig | None = None,
 ) -> Plan:
-    """Computes what `Index.build` with a path takes of one machine's memory and disk.
+    """Estimates the memory and disk that `Index.build` takes with a path.
 
-    Nothing is ever n x n. `diffjax.distributed.estimate_cost` is of many devices.
+    No array is n x n. For many devices see `diffjax.distributed.estimate_cost`.
 
-    With p the dimensions kept, c clusters, w = probes n / c candidates of a cluster of
-    at most 2 n / c members, b rows of a block:
+    With p the dimensions after whitening, c clusters, w = probes n / c candidates of a
+    cluster of at most 2 n / c members, b rows of a block, the bytes of each phase are:
 
-    - prepare holds the sample, 40 c p 4, twice, centroids, 3 c p 4, numbers of rows,
-      n 28, and blocks, b (dim + 3 p) 4; it looks through the vectors
-      given, and writes n (p 4 + 20);
-    - neighbours holds for each core the candidates, w (p 4 + 16) or, where lists are
-      gone through again, as many as the members name, their lists, w k 16, members and
-      answers of four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it looks through the
-      vectors and the drafts of lists, and writes those, n k 4, and the lists, n k 8;
-    - graph holds lists of lists, 4096 k (k 5 + 40), and n 48; it looks through the
-      lists, and writes at most an edge, of 12 bytes, for each of their entries, and
-      n 24;
-    - store holds blocks; it looks through the vectors, and writes n p 2 or a byte for
-      each of a code.
+    - prepare: memory for the sample, 40 c p 4, twice, centroids, 3 c p 4, row numbers,
+      n 28, and blocks, b (dim + 3 p) 4; it reads the given vectors, and writes
+      n (p 4 + 20);
+    - neighbours: memory per core for the candidates, w (p 4 + 16) or, where lists are
+      refined, as many as the members list, their lists, w k 16, members and results of
+      four clusters, 4 (2 n / c) (p 4 + k 24), and n 4; it reads the vectors and the
+      drafts of lists, and writes the drafts, n k 4, and the lists, n k 8;
+    - graph: memory for lists of lists, 4096 k (k 5 + 40), and n 48; it reads the lists,
+      and writes at most an edge, of 12 bytes, for each of their entries, and n 24;
+    - store: memory for blocks; it reads the vectors, and writes n p 2 bytes, or those
+      of the codes.
 
     Args:
         n: Number of vectors.
-        dim: Their dimensions, as given.
-        given_bytes: Of a number of them: 4, or 2 in half precision.
-        config: Settings.
+        dim: Dimensions of the given vectors.
+        given_bytes: Bytes per number of the given vectors: 4, or 2 in half precision.
+        config: Settings; None for the defaults.
 
     Returns:
         The plan.
@@ -130,9 +132,9 @@ def plan(
     k = min(graph.k, n)
     count = min(graph.clusters or default_cluster_count(n, k), n)
     sample = min(TRAINING_VECTORS_PER_CLUSTER * count, n)
-    members = min(2 * -(-n // count), n)
-    candidates = max(graph.neighbor_probes * -(-n // count), k) + members
-    candidates = min(max(candidates, members * k, MAX_REFINE_CANDIDATES), n)
+    max_members = min(2 * -(-n // count), n)
+    max_candidates = max(graph.neighbor_probes * -(-n // count), k) + max_members
+    max_candidates = min(max(max_candidates, max_members * k, MAX_REFINE_CANDIDATES), n)
     block = min(CLUSTER_BLOCK_ROWS, max(n, 1024))
     rows, cores = min(EDGE_ROWS, n), faiss.omp_get_max_threads()
     vectors, lists = n * p * 4, n * k * 8
@@ -144,29 +146,29 @@ def plan(
             + 3 * count * p * 4
             + n * 28
             + block * (dim + 3 * p) * 4
-            + _WORK,
+            + _WORKSPACE_BYTES,
             mapped=n * dim * (given_bytes or 4),
             written=vectors + n * 20 + count * (p * 4 + 8),
         ),
         Phase(
             "neighbours",
-            held=cores * candidates * (p * 4 + 16)
-            + 4 * cores * members * (p * 4 + k * 24)
-            + 2 * cores * candidates * k * 8
+            held=cores * max_candidates * (p * 4 + 16)
+            + 4 * cores * max_members * (p * 4 + k * 24)
+            + 2 * cores * max_candidates * k * 8
             + n * 4
-            + _WORK,
+            + _WORKSPACE_BYTES,
             mapped=vectors + lists // 2,
             written=lists + lists // 2,
         ),
         Phase(
             "graph",
-            held=rows * k * (k * 5 + 40) + n * 48 + _WORK,
+            held=rows * k * (k * 5 + 40) + n * 48 + _WORKSPACE_BYTES,
             mapped=lists + n * k * 4,
             written=n * k * 12 + n * 24,
         ),
         Phase(
             "store",
-            held=block * p * 10 + _WORK,
+            held=block * p * 10 + _WORKSPACE_BYTES,
             mapped=vectors,  # Recall is measured on all of them.
             written=stored[graph.storage],
         ),
@@ -174,35 +176,39 @@ def plan(
     return Plan(phases, vectors, lists)
 
 
-def check_room(found: Plan, folder: pathlib.Path, *, there: int = 0) -> None:
-    """Refuses a build that can't fit.
+def check_memory_and_disk(
+    build_plan: Plan, folder: pathlib.Path, *, written_bytes: int = 0
+) -> None:
+    """Refuses a build that needs more memory or disk than is available.
 
     Args:
-        found: What it takes.
-        folder: Where it is written.
-        there: Bytes that an earlier run has written already.
+        build_plan: Memory and disk of the build.
+        folder: Folder of the index.
+        written_bytes: Bytes that an earlier run has written already.
 
     Raises:
-        ValueError: With what it needs, what there is, and what to change.
+        ValueError: With the needed and available bytes, and the remedy.
     """
     memory = available_memory()
-    if memory is not None and found.held > memory:
-        worst = max(found.phases, key=lambda phase: phase.held)
+    if memory is not None and build_plan.held > memory:
+        largest_phase = max(build_plan.phases, key=lambda phase: phase.held)
         raise ValueError(
-            f"the phase {worst.name!r} needs {_size(worst.held)} of memory, and there "
-            f"are {_size(memory)}: take a smaller k, fewer dimensions (dim) or fewer "
+            f"the phase {largest_phase.name!r} needs "
+            f"{_size_text(largest_phase.held)} of memory, and there are "
+            f"{_size_text(memory)}: take a smaller k, fewer dimensions (dim) or fewer "
             "vectors, or free memory."
         )
-    free = free_disk(folder)
-    if found.written - there > free:
+    free_bytes = free_disk(folder)
+    missing_bytes = build_plan.written - written_bytes
+    if missing_bytes > free_bytes:
         raise ValueError(
-            f"{folder} needs {_size(found.written - there)} of disk, and there are "
-            f"{_size(free)}: take a smaller k or fewer dimensions (dim), or name "
-            "another place."
+            f"{folder} needs {_size_text(missing_bytes)} of disk, and there are "
+            f"{_size_text(free_bytes)}: take a smaller k or fewer dimensions (dim), "
+            "or name another place."
         )
 
 
-def _size(count: float) -> str:
+def _size_text(count: float) -> str:
     for unit in "B", "KiB", "MiB":
         if count < 1024:
             return f"{count:.4g} {unit}"

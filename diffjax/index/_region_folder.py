@@ -1,4 +1,4 @@
-"""From a folder of pictures to a folder of region vectors, and back."""
+"""Region vectors of a folder of pictures: extraction to a folder, and reading."""
 
 import dataclasses
 import json
@@ -19,14 +19,14 @@ from diffjax.images import (
 )
 
 from ._extract import (
-    OwnRegions,
     Progress,
+    RegionsByName,
     extract,
-    kept_pictures,
     list_pictures,
-    store_of,
+    list_readable_pictures,
+    open_region_store,
 )
-from ._extracted import REGIONS_JSON, PictureRegions
+from ._region_store import REGIONS_JSON, PictureRegions
 from ._store import check_destination
 
 _FORMAT, _VERSION = "diffjax regions", 1
@@ -36,13 +36,13 @@ class FolderRegions(NamedTuple):
     """Region vectors of a folder of pictures, on disk.
 
     Attributes:
-        path: Folder that holds them.
+        path: Folder of the vectors.
         folder: Folder of the pictures.
-        names: Paths of the pictures in it.
-        skipped: Paths that could not be read, with the reason.
-        keys: What each picture is stored under: a hash of its content.
+        names: Paths of the pictures, relative to their folder.
+        skipped: Paths of unreadable pictures, with the reason.
+        keys: Key of each picture in the store: a hash of its content.
         counts: Number of regions of each picture.
-        descriptor: How pictures were described.
+        descriptor: Settings with which pictures were described.
         weights: SHA-256 of the network's weights.
     """
 
@@ -56,17 +56,17 @@ class FolderRegions(NamedTuple):
     weights: str
 
     def pictures(self) -> Iterator[PictureRegions]:
-        """Reads picture after picture, in the order of `names`, at flat memory."""
-        store = store_of(self.path, self.descriptor, self.weights)
+        """Reads the regions picture by picture, in the order of `names`."""
+        store = open_region_store(self.path, self.descriptor, self.weights)
         return store.read(list(self.keys))
 
     def load(self) -> "Regions":
-        """Reads everything at once, ready for `Index.build`."""
-        each = list(self.pictures())
+        """Loads the regions of all pictures, ready for `Index.build`."""
+        pictures = list(self.pictures())
         return Regions(
-            vectors=np.concatenate([regions.vectors for regions in each]),
-            image_ids=np.repeat(np.arange(len(each), dtype=np.int32), self.counts),
-            boxes=np.concatenate([regions.boxes for regions in each]),
+            vectors=np.concatenate([regions.vectors for regions in pictures]),
+            image_ids=np.repeat(np.arange(len(pictures), dtype=np.int32), self.counts),
+            boxes=np.concatenate([regions.boxes for regions in pictures]),
         )
 
 
@@ -91,30 +91,28 @@ def extract_folder(
     config: DescriptorConfig | None = None,
     workers: int = 2,
     strict: bool = False,
-    regions: OwnRegions | None = None,
+    regions: RegionsByName | None = None,
     progress: Progress | None = None,
 ) -> FolderRegions:
-    """Describes all pictures in a folder and saves their region vectors.
+    """Extracts the region vectors of all pictures in a folder, and saves them.
 
-    Memory does not grow with the number of pictures. A run that was stopped goes on
+    Memory does not grow with the number of pictures. A run that was stopped continues
     where it was; pictures that were described before are not described again.
 
     Args:
-        folder: Pictures, also in folders in it.
+        folder: Folder of pictures, also in subfolders.
         path: Folder for the vectors: files of the safetensors format with two arrays
             for each picture, and `regions.json`, which is written last. `index_folder`
             with the same path finds them there.
-        config: How pictures are described; None for the defaults.
+        config: Settings that describe pictures; None for the defaults.
         workers: Processes that read pictures.
-        strict: Refuse a folder with pictures that can't be read, instead of leaving
-            those out.
-        regions: Boxes of the user's own for pictures by name, in pixels of the upright
-            picture; pictures without any, and None for all, have the grid.
-        progress: Called with what is being done, how much of it is done, and of how
-            much.
+        strict: Refuse a folder with unreadable pictures, instead of skipping them.
+        regions: Region boxes by name of the picture, in pixels of the upright picture;
+            other pictures, and all for None, get the grid.
+        progress: Called with the task, how much of it is done, and of how much.
 
     Returns:
-        What was extracted; see `read_folder_regions` to have it back.
+        The extracted regions, as `read_folder_regions` reads them.
 
     Raises:
         ValueError: If there is no picture that can be read, `strict` is set and one
@@ -127,7 +125,7 @@ def extract_folder(
     check_destination(path)
     pictures = list_pictures(folder, regions, progress=progress)
     weights = weights_digest(config, progress=progress)
-    store = store_of(path, config, weights)
+    store = open_region_store(path, config, weights)
     reasons = extract(
         pictures,
         store,
@@ -135,16 +133,18 @@ def extract_folder(
         workers=workers,
         progress=progress,
     )
-    kept = kept_pictures(folder, pictures, reasons, strict=strict)
-    keys = [pictures.keys[i] for i in kept]
+    readable = list_readable_pictures(folder, pictures, reasons, strict=strict)
+    keys = [pictures.keys[i] for i in readable]
     header = {
         "format": _FORMAT,
         "version": _VERSION,
         "folder": str(folder.resolve()),
-        "names": [pictures.names[i] for i in kept],
+        "names": [pictures.names[i] for i in readable],
         "skipped": {pictures.names[i]: reason for i, reason in reasons.items()},
         "keys": keys,
-        "counts": [len(found.vectors) for found in store.read(keys)],
+        "counts": [
+            len(regions_of_picture.vectors) for regions_of_picture in store.read(keys)
+        ],
         "descriptor": dataclasses.asdict(config),
         "weights": weights,
     }
@@ -155,16 +155,16 @@ def extract_folder(
 
 
 def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
-    """Reads what `extract_folder` wrote, but for the vectors themselves.
+    """Reads the list of regions that `extract_folder` wrote, without their vectors.
 
     Args:
-        path: The folder.
+        path: Folder of the vectors.
 
     Returns:
-        What is in it.
+        The regions on disk.
 
     Raises:
-        ValueError: If there is nothing, or it is damaged or incomplete.
+        ValueError: If the folder holds no regions, or is damaged or incomplete.
     """
     path = pathlib.Path(path)
     file = path / REGIONS_JSON
@@ -176,7 +176,7 @@ def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
         header = json.loads(file.read_bytes())
         if (header["format"], header["version"]) != (_FORMAT, _VERSION):
             raise ValueError(f"version {header['version']} of {header['format']!r}")
-        found = FolderRegions(
+        regions = FolderRegions(
             path=path,
             folder=header["folder"],
             names=tuple(header["names"]),
@@ -190,11 +190,11 @@ def read_folder_regions(path: str | os.PathLike[str]) -> FolderRegions:
         raise ValueError(
             f"{file} is damaged or of another version ({error}): extract again."
         ) from error
-    store = store_of(path, found.descriptor, found.weights)
-    missing = sum(key not in store for key in found.keys)
+    store = open_region_store(path, regions.descriptor, regions.weights)
+    missing = sum(key not in store for key in regions.keys)
     if missing:
         raise ValueError(
-            f"{path} lacks the regions of {missing} of {len(found.keys)} pictures: "
+            f"{path} lacks the regions of {missing} of {len(regions.keys)} pictures: "
             "extract again, what is there is kept."
         )
-    return found
+    return regions

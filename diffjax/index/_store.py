@@ -1,4 +1,4 @@
-"""Index on disk: named arrays in files of their own, and a manifest that names them.
+"""Index on disk: one file per array, and a manifest that names the files.
 
 Renaming the manifest into place is the commit: before it the old index is whole, after
 it the new one. No time stamps are stored, so equal vectors give equal bytes.
@@ -19,10 +19,10 @@ from jaxtyping import Float, Shaped
 from diffjax._io import file_digest, write_atomically
 from diffjax.images import IndexedPictures, descriptor_config_from_json
 
+from ._array_files import array_path, lock_folder, map_array, write_array
+from ._available_memory import available_memory
 from ._config import IndexConfig, config_from_json
-from ._extracted import EXTRACTED, REGIONS_JSON
-from ._files import array_path, hold_folder, map_array, write_array
-from ._memory import available_memory
+from ._region_store import EXTRACTED_FOLDER, REGIONS_JSON
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
 
@@ -31,9 +31,9 @@ MANIFEST = "index.json"
 LOCK = "index.lock"  # Exists while a build runs, or after it was killed.
 # What NumPy raises for a damaged file; the last for a header that is no Python.
 _ARRAY_ERRORS = ValueError, OSError, KeyError, EOFError, tokenize.TokenError
-_DIGITS = 16  # Of the hash in a file's name.
+_HASH_DIGITS = 16  # Of the hash in a file's name.
 
-# What an index cannot do without; other arrays may be absent.
+# Arrays that every index has; the others may be absent.
 REQUIRED = (
     *("vectors", "order", "inverse_order", "image_starts", "indices", "similarities"),
     *("graph_columns", "graph_weights", "graph_starts", "degrees"),
@@ -47,39 +47,38 @@ OPTIONAL = (
 )
 # Written while an index is built.
 _INTERMEDIATE = ("drafts", "affinity")
-_OWN_NAME = re.compile(
+_FILE_NAME = re.compile(
     rf"(({'|'.join((*REQUIRED, *OPTIONAL, *_INTERMEDIATE))})"
-    rf"-[0-9a-f]{{{_DIGITS}}}\.npy)(\.part)?"
-    rf"|(lists(-drafts)?-[0-9a-f]{{{_DIGITS}}}\.json|{re.escape(MANIFEST)})"
+    rf"-[0-9a-f]{{{_HASH_DIGITS}}}\.npy)(\.part)?"
+    rf"|(lists(-drafts)?-[0-9a-f]{{{_HASH_DIGITS}}}\.json|{re.escape(MANIFEST)})"
     rf"(\.[0-9]+\.part)?|{re.escape(REGIONS_JSON)}\.[0-9]+\.part"
     rf"|{re.escape(LOCK)}"
 )
 # Files of indexes of earlier versions, which a build replaces.
 _OLD_MANIFESTS = ("mapped.json",)
-_OLD_NAME = re.compile(
+_OLD_FILE_NAME = re.compile(
     r"arrays-[0-9a-f]+\.safetensors|arrays\.[0-9]+\.part|\.tmp[^.]{6}"
     r"|mapped\.(json|lock)|(bounds|codes|columns|edges|firsts|halved|image_ids|labels"
-    rf"|members|places|starts|totals)-[0-9a-f]{{{_DIGITS}}}\.npy(\.affinity)?(\.part)?"
+    rf"|members|places|starts|totals)-[0-9a-f]{{{_HASH_DIGITS}}}\.npy(\.affinity)?(\.part)?"
 )
-# Share of the memory that arrays are loaded into; larger indexes are mapped.
+# Largest share of the available memory that an index is loaded into, not mapped.
 _LOADED_SHARE = 0.25
 
 
 class IndexFileError(ValueError):
-    """An index on disk that can't be used; the message says what to do."""
+    """Error of an index on disk that can't be used, with the remedy."""
 
 
 class Facts(NamedTuple):
-    """What an index knows about itself beside its arrays.
+    """Metadata of an index: settings, recall, origin of the vectors.
 
     Attributes:
-        config: Settings, as they were asked for.
+        config: Settings, as given to the build.
         recall: Share of the true nearest neighbours in the lists, measured on a sample;
-            None where all vectors were compared or lists were handed over.
-        offline: Alpha, tolerance and steps of the solutions that are stored; None where
-            none are.
-        pictures: Where the vectors came from; None for vectors that were handed over.
-        source: Hashes of the vectors and ids that were handed over, of a build on disk.
+            None for an exact search or given lists.
+        offline: Alpha, tolerance and steps of the stored solutions; None without.
+        pictures: Pictures that the vectors were computed from; None without pictures.
+        source: Hashes of the given vectors and ids, for a build on disk.
     """
 
     config: IndexConfig
@@ -97,8 +96,8 @@ class Store:
 
     Attributes:
         arrays: Arrays by name; see the page on stored arrays in the documentation.
-        facts: What is known beside them.
-        is_mapped: Whether arrays are mapped from files, and read when they are used.
+        facts: Metadata of the index.
+        is_mapped: Whether arrays are mapped from files, and read when used.
     """
 
     arrays: Arrays
@@ -126,15 +125,15 @@ class Store:
 
 
 def fingerprint(*values: Any) -> str:
-    """Hash of what a file depends on: JSON values."""
+    """Hash of the JSON values that the content of a file depends on."""
     text = json.dumps([_VERSION, *values], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
 
 
 def check_destination(folder: pathlib.Path) -> None:
-    """Refuses to write an index into a file, or a folder that holds something else.
+    """Refuses a destination that is a file, or a folder with foreign files.
 
-    Regions that were extracted may lie beside an index.
+    Extracted regions may be in the folder of an index.
 
     Args:
         folder: Folder of the index.
@@ -146,8 +145,8 @@ def check_destination(folder: pathlib.Path) -> None:
         raise ValueError(f"{folder} must be a folder, got a file: name another place.")
     if not folder.is_dir():
         return
-    names = {path.name for path in folder.iterdir()} - {EXTRACTED, REGIONS_JSON}
-    foreign = [name for name in names if not _is_of_index(name)]
+    names = {path.name for path in folder.iterdir()} - {EXTRACTED_FOLDER, REGIONS_JSON}
+    foreign = [name for name in names if not _is_index_file(name)]
     if foreign:
         raise ValueError(
             f"{folder} must be empty or hold an index, got {min(foreign)!r} in it: "
@@ -155,23 +154,23 @@ def check_destination(folder: pathlib.Path) -> None:
         )
 
 
-def _is_of_index(name: str) -> bool:
-    """Whether builds of this version or of earlier ones make files of that name."""
-    return bool(_OWN_NAME.fullmatch(name) or _OLD_NAME.fullmatch(name))
+def _is_index_file(name: str) -> bool:
+    """Whether a name is that of a file of an index, of this or earlier versions."""
+    return bool(_FILE_NAME.fullmatch(name) or _OLD_FILE_NAME.fullmatch(name))
 
 
 def write_store(folder: pathlib.Path, store: Store) -> None:
-    """Writes an index into a folder, all of it or nothing; see `Index.save`."""
+    """Writes an index into a folder, atomically; see `Index.save`."""
     check_destination(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    with hold_folder(folder, LOCK):
+    with lock_folder(folder, LOCK):
         for name, array in store.arrays.items():
             host = np.ascontiguousarray(array)
             digest = hashlib.sha256(f"{host.dtype.str} {host.shape}".encode())
             digest.update(host.data)
-            files[name] = array_path(folder, name, digest.hexdigest()[:_DIGITS])
-            # Also over a file of that name, which may have been damaged since.
+            files[name] = array_path(folder, name, digest.hexdigest()[:_HASH_DIGITS])
+            # Also over an existing file of that name, which may be damaged.
             write_array(files[name], host)
         commit(folder, files, store.facts)
 
@@ -189,10 +188,10 @@ def commit(
     Args:
         folder: Folder of the index.
         files: File of every array, by the array's name.
-        facts: What is known beside the arrays.
+        facts: Metadata of the index.
         progress: Called with the task, the number of files done, and of how many.
-        generation: Number of the state of the collection: 1 for a build, one more after
-            every change of it.
+        generation: Version number of the collection: 1 for a build, one more after
+            every change.
     """
     arrays = {}
     for done, (name, path) in enumerate(files.items(), start=1):
@@ -228,14 +227,14 @@ def remove_unnamed(folder: pathlib.Path, header: Mapping[str, Any]) -> None:
     """Removes files of earlier or unfinished builds that a manifest does not name."""
     named = {entry["name"] for entry in header["arrays"].values()} | {MANIFEST, LOCK}
     for path in folder.iterdir():
-        if path.name not in named and path.is_file() and _is_of_index(path.name):
+        if path.name not in named and path.is_file() and _is_index_file(path.name):
             path.unlink(missing_ok=True)
 
 
 def remove_damaged(folder: pathlib.Path) -> None:
-    """Removes files of an index that are not as its manifest says, or all without one.
+    """Removes files whose hash differs from the manifest; all if that is damaged.
 
-    A build takes the files that are there, so damaged ones must go before it begins.
+    A build reuses existing files, so damaged ones are removed before it begins.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -243,29 +242,29 @@ def remove_damaged(folder: pathlib.Path) -> None:
     try:
         header = json.loads(path.read_bytes())
         if (header["format"], header["version"]) != (_FORMAT, _VERSION):
-            return  # Names of files hold the version: none of these is taken.
+            return  # File names depend on the version: none of these is reused.
         digests = {e["name"]: e["sha256"] for e in header["arrays"].values()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         digests = {}
         for file in folder.iterdir():
-            if _OWN_NAME.fullmatch(file.name) and file.name not in {MANIFEST, LOCK}:
+            if _FILE_NAME.fullmatch(file.name) and file.name not in {MANIFEST, LOCK}:
                 file.unlink(missing_ok=True)
     for name, digest in digests.items():
         file = folder / name
-        is_own = _OWN_NAME.fullmatch(name) and file.is_file()
+        is_own = _FILE_NAME.fullmatch(name) and file.is_file()
         if is_own and file_digest(file) != digest:
             file.unlink()
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads the manifest of an index, and checks that its files are there, whole.
+    """Reads the manifest of an index, and checks that its files exist in full size.
 
     Raises:
         IndexFileError: If there is none, or it is damaged, edited, or of another
             version, or files are missing or cut short.
     """
     path = folder / MANIFEST
-    _check_present(folder)
+    _check_manifest_exists(folder)
     try:
         header = json.loads(path.read_bytes())
         form, version = header["format"], header["version"]
@@ -294,23 +293,25 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise IndexFileError(
             f"{path} was edited (its fingerprint does not fit): build the index again."
         )
-    _check_sizes(sizes)
+    _check_file_sizes(sizes)
     return header | {"fingerprint": stored}
 
 
-def _check_present(folder: pathlib.Path) -> None:
+def _check_manifest_exists(folder: pathlib.Path) -> None:
     if (folder / MANIFEST).is_file():
         return
-    old = next((name for name in _OLD_MANIFESTS if (folder / name).is_file()), None)
-    if old is not None:
+    old_manifest = next(
+        (name for name in _OLD_MANIFESTS if (folder / name).is_file()), None
+    )
+    if old_manifest is not None:
         raise IndexFileError(
-            f"{folder} holds an index of an earlier format ({old}): build the index "
-            "again."
+            f"{folder} holds an index of an earlier format ({old_manifest}): build the "
+            "index again."
         )
     raise IndexFileError(f"{folder} holds no index ({MANIFEST} is missing): build one.")
 
 
-def _check_sizes(sizes: Mapping[pathlib.Path, int]) -> None:
+def _check_file_sizes(sizes: Mapping[pathlib.Path, int]) -> None:
     for file, size in sizes.items():
         if not file.is_file():
             raise IndexFileError(f"{file} is missing: build the index again.")
@@ -331,7 +332,7 @@ def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
     arrays = {}
     for name, entry in header["arrays"].items():
         if name not in REQUIRED and name not in OPTIONAL:
-            continue  # Written by a later version, for something else.
+            continue  # Written by a later version, for another purpose.
         path = folder / entry["name"]
         try:
             array = map_array(path) if mmap else np.load(path, allow_pickle=False)
@@ -344,26 +345,26 @@ def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
             ) from error
         arrays[name] = array
     if not mmap:
-        _check_numbers(folder, arrays)
+        _check_number_ranges(folder, arrays)
     return Store(arrays, read_facts(folder, header), is_mapped=mmap)
 
 
-def _check_numbers(folder: pathlib.Path, arrays: Arrays) -> None:
-    """Checks that numbers of nodes, rows and images in loaded arrays are such.
+def _check_number_ranges(folder: pathlib.Path, arrays: Arrays) -> None:
+    """Validates the ranges of node, row and image numbers in loaded arrays.
 
     Raises:
-        IndexFileError: Naming the first array with one that points nowhere.
+        IndexFileError: Naming the first array with a number out of range.
     """
     n, edges = len(arrays["order"]), len(arrays["graph_columns"])
-    below = {"order": n, "inverse_order": n, "indices": n, "graph_columns": n}
-    below |= {"component_nodes": n, "offline_indices": n}
+    limits = {"order": n, "inverse_order": n, "indices": n, "graph_columns": n}
+    limits |= {"component_nodes": n, "offline_indices": n}
     lowest: dict[str, int] = {"indices": -1, "offline_indices": -1}
     ends = {"image_starts": n, "graph_starts": edges}
     ends |= {"cluster_starts": n, "component_starts": n}
     ends |= {"label_starts": len(arrays["labels"])} if "labels" in arrays else {}
-    bad = [
+    invalid = [
         name
-        for name, limit in below.items()
+        for name, limit in limits.items()
         if name in arrays
         and arrays[name].size
         and not lowest.get(name, 0) <= arrays[name].min() <= arrays[name].max() < limit
@@ -373,14 +374,14 @@ def _check_numbers(folder: pathlib.Path, arrays: Arrays) -> None:
         if starts is not None and not (
             starts[0] == 0 and starts[-1] == end and (np.diff(starts) >= 0).all()
         ):
-            bad.append(name)
-    if not bad:
+            invalid.append(name)
+    if not invalid:
         nodes = arrays["inverse_order"][arrays["order"]]
-        bad += [] if np.array_equal(nodes, np.arange(n)) else ["order"]
-    if bad:
+        invalid += [] if np.array_equal(nodes, np.arange(n)) else ["order"]
+    if invalid:
         raise IndexFileError(
-            f"{folder} is damaged ({bad[0]} holds numbers that point nowhere): build "
-            "the index again."
+            f"{folder} is damaged ({invalid[0]} holds numbers that point nowhere): "
+            "build the index again."
         )
 
 
@@ -409,7 +410,7 @@ def describe_file(folder: str | pathlib.Path) -> dict[str, str]:
         folder: Folder of the index.
 
     Returns:
-        What there is to know, by name, ready to print.
+        Properties of the index by name, as text.
 
     Raises:
         IndexFileError: As `Index.open`.
@@ -465,7 +466,7 @@ def _settings_text(config: Any) -> str:
 
 
 def read_facts(folder: pathlib.Path, header: Mapping[str, Any]) -> Facts:
-    """Reads the facts of an index from its manifest.
+    """Reads the metadata of an index from its manifest.
 
     Raises:
         IndexFileError: If settings are none of this version, or out of their range.
@@ -502,5 +503,5 @@ def _pictures_to_json(pictures: IndexedPictures | None) -> dict[str, Any] | None
 
 
 def _header_fingerprint(header: Mapping[str, Any]) -> str:
-    """Hash of settings, facts and, through their own hashes, arrays."""
+    """Hash of a manifest: of settings, metadata and the arrays' hashes."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()

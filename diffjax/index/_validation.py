@@ -1,4 +1,4 @@
-"""Validation of vectors, ids and boxes before anything is computed."""
+"""Validation of vectors, ids and boxes of an index and of queries."""
 
 import copy
 from typing import Any
@@ -133,10 +133,10 @@ def read_vectors(
 
 
 def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
-    """Checks the ids of rows; None makes each row its own.
+    """Validates the ids of rows; None numbers the rows.
 
     Raises:
-        ValueError: If they are no integers, or naming the first bad place.
+        ValueError: If they are no integers, or naming the first invalid entry.
     """
     if ids is None:
         return np.arange(rows, dtype=np.int32)
@@ -150,7 +150,7 @@ def row_ids(name: str, ids: Ids | None, *, rows: int) -> Int[np.ndarray, " n"]:
 def check_boxes(
     boxes: Boxes, *, rows: int, order: Int[np.ndarray, " n"] | None = None
 ) -> Float[np.ndarray, "n 4"]:
-    """Refuses boxes that are not one per row, (x0, y0, x1, y1) with an area.
+    """Validates boxes: one per row, (x0, y0, x1, y1) with a positive area.
 
     Args:
         boxes: Boxes of the rows.
@@ -163,18 +163,20 @@ def check_boxes(
     Raises:
         ValueError: With the shape, or naming the first bad row.
     """
-    host = np.asarray(boxes, np.float32)
-    if host.shape != (rows, 4):
+    host_boxes = np.asarray(boxes, np.float32)
+    if host_boxes.shape != (rows, 4):
         raise ValueError(
             f"boxes must be [{rows}, 4], one x0,y0,x1,y1 per region, got "
-            f"{list(host.shape)}."
+            f"{list(host_boxes.shape)}."
         )
     # Written so that NaN fails, too.
-    good = (host[:, 0] < host[:, 2]) & (host[:, 1] < host[:, 3])
-    bad = np.flatnonzero(~(good & np.isfinite(host).all(1)))
-    if bad.size:
+    has_area = (host_boxes[:, 0] < host_boxes[:, 2]) & (
+        host_boxes[:, 1] < host_boxes[:, 3]
+    )
+    invalid_rows = np.flatnonzero(~(has_area & np.isfinite(host_boxes).all(1)))
+    if invalid_rows.size:
         raise ValueError(
-            f"boxes must have x0 < x1 and y0 < y1, got {host[bad[0]].tolist()} in row "
-            f"{bad[0]}."
+            "boxes must have x0 < x1 and y0 < y1, got "
+            f"{host_boxes[invalid_rows[0]].tolist()} in row {invalid_rows[0]}."
         )
-    return host if order is None else host[order]
+    return host_boxes if order is None else host_boxes[order]

@@ -137,8 +137,14 @@ def _read_arrow(path: pathlib.Path, ids: str | None) -> VectorFile:
         raise ValueError(
             f"{path} must hold one column of vectors, got: {', '.join(lists)}."
         )
-    blocks = _list_blocks(path, table, lists[0]) if lists else _blocks(table, names)
-    vectors = np.concatenate([*blocks] or [np.zeros((0, 0), np.float32)])
+    blocks = _list_blocks(table, lists[0]) if lists else _blocks(table, names)
+    try:
+        vectors = np.concatenate([*blocks] or [np.zeros((0, 0), np.float32)])
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} must hold vectors in one column of lists, or a number for each "
+            f"dimension in a column of its own: {error}."
+        ) from error
     inside = table[ids].to_pylist() if ids in table.column_names else None
     return VectorFile(vectors, inside)
 
@@ -152,9 +158,7 @@ def _is_list(kind: "pa.DataType") -> bool:
     )
 
 
-def _list_blocks(
-    path: pathlib.Path, table: "pa.Table", name: str
-) -> Iterator[np.ndarray]:
+def _list_blocks(table: "pa.Table", name: str) -> Iterator[np.ndarray]:
     """Vectors of a column of lists, chunk by chunk, in single precision."""
     dim = None
     for chunk in table[name].chunks:
@@ -163,8 +167,8 @@ def _list_blocks(
         dim = dim or max(lengths, default=0)
         if lengths - {dim} or values.null_count:
             raise ValueError(
-                f"{path} must hold vectors of one length without gaps in {name}, got "
-                f"lengths {sorted(lengths)} and {values.null_count} missing numbers."
+                f"{name} has vectors of lengths {sorted(lengths)} and "
+                f"{values.null_count} missing numbers"
             )
         numbers = values.to_numpy(zero_copy_only=False)
         yield np.asarray(numbers, np.float32).reshape(len(chunk), dim)

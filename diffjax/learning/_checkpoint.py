@@ -1,4 +1,4 @@
-"""Checkpoint of a fit: its state in memory and in a file to go on from."""
+"""Checkpoint of a fit: its state, written to a file and read back."""
 
 import dataclasses
 import hashlib
@@ -22,24 +22,23 @@ _FORMAT = "diffjax fit 1"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that can't be gone on from; the message says what to do."""
+    """Error of a checkpoint that a fit can't continue from, with the remedy."""
 
 
 class FitProgress(NamedTuple):
-    """The numbers of a state.
+    """Counters of a fit: restart, step, best evaluation.
 
     Attributes:
-        restart: Start that is being followed.
-        step: Steps done from it.
-        evaluations_without_gain: Evaluations without gain.
-        restart_best: Best held-out value from this start.
-        best: Best of all.
-        best_step: Step of it.
-        best_restart: Start of it.
-        num_solves: Right-hand sides that were solved, for gradients and evaluations.
-        edge_capacities: Places for edges since neighbours were last searched; empty
-            before.
-        ended: How each start before this one ended.
+        restart: Number of the current restart.
+        step: Number of steps done in it.
+        evaluations_without_gain: Consecutive evaluations without gain.
+        restart_best: Best held-out value of this restart; -1 before the first.
+        best: Best held-out value of all restarts; -1 before the first.
+        best_step: Step of the best value.
+        best_restart: Restart of the best value.
+        num_solves: Number of solved right-hand sides, for gradients and evaluations.
+        edge_capacities: Edge slots since the last search of neighbours; empty before.
+        ended: Stop reason of each earlier restart.
     """
 
     restart: int = 0
@@ -55,15 +54,15 @@ class FitProgress(NamedTuple):
 
 
 class FitState(NamedTuple):
-    """All that learning goes on from.
+    """State of a fit, from which it continues.
 
     Attributes:
-        progress: Numbers.
-        learned: What moves.
+        progress: Counters.
+        learned: Unconstrained values of the learned parameters.
         optimizer: State of the optimiser.
-        learned_at_refresh: What moves, when neighbours were last searched.
-        best: What moves, at its best.
-        history: What was noted so far.
+        learned_at_refresh: Values at the last search of neighbours.
+        best: Values at the best evaluation.
+        history: Arrays by name; see `FitResult`.
     """
 
     progress: FitProgress
@@ -77,17 +76,17 @@ class FitState(NamedTuple):
 def save_state(
     path: str | os.PathLike[str], state: FitState, *, fingerprint: str
 ) -> None:
-    """Writes a state, whole or not at all.
+    """Writes the state of a fit to a file, atomically.
 
     Args:
         path: The file.
         state: The state.
-        fingerprint: Of what is learned, from what, on what.
+        fingerprint: Hash of parameters, queries, collection and settings.
 
     Raises:
         OSError: If it can't be written.
     """
-    arrays = {f"history.{name}": each for name, each in state.history.items()}
+    arrays = {f"history.{name}": array for name, array in state.history.items()}
     for number, leaf in enumerate(jax.tree.leaves(_state_arrays(state))):
         arrays[f"moving.{number}"] = np.asarray(leaf)
     header = {
@@ -95,25 +94,25 @@ def save_state(
         "fingerprint": fingerprint,
         "progress": json.dumps(state.progress._asdict()),
     }
-    dense = {name: np.array(each, order="C") for name, each in arrays.items()}
+    dense = {name: np.array(array, order="C") for name, array in arrays.items()}
     write_atomically(path, safetensors.numpy.save(dense, header))
 
 
 def load_state(
     path: str | os.PathLike[str], template: FitState, *, fingerprint: str
 ) -> FitState:
-    """Reads a state back, bit by bit as it was.
+    """Reads the state of a fit from a file, bit by bit as it was written.
 
     Args:
         path: The file.
-        template: A state of the same learning, for its shapes.
-        fingerprint: Of what is learned, from what, on what.
+        template: A state of the same fit, for its shapes.
+        fingerprint: Hash of parameters, queries, collection and settings.
 
     Returns:
         The state.
 
     Raises:
-        CheckpointError: If the file is none, or that of another learning.
+        CheckpointError: If the file is no checkpoint, or that of another fit.
         OSError: If it can't be read.
     """
     path = pathlib.Path(path)
@@ -137,36 +136,43 @@ def load_state(
     leaves, tree = jax.tree.flatten(_state_arrays(template))
     moving = [jnp.asarray(arrays[f"moving.{number}"]) for number in range(len(leaves))]
     learned, optimizer, learned_at_refresh, best = jax.tree.unflatten(tree, moving)
-    told = json.loads(header["progress"])
-    told |= {name: tuple(told[name]) for name in ("edge_capacities", "ended")}
+    progress_fields = json.loads(header["progress"])
+    progress_fields |= {
+        name: tuple(progress_fields[name]) for name in ("edge_capacities", "ended")
+    }
     history = {
-        name.removeprefix("history."): each
-        for name, each in arrays.items()
+        name.removeprefix("history."): array
+        for name, array in arrays.items()
         if name.startswith("history.")
     }
     return FitState(
-        FitProgress(**told), learned, optimizer, learned_at_refresh, best, history
+        FitProgress(**progress_fields),
+        learned,
+        optimizer,
+        learned_at_refresh,
+        best,
+        history,
     )
 
 
 def fingerprint_fit(config: Any, *trees: Any) -> str:
-    """Names settings and arrays by their content.
+    """Hashes settings and arrays by their content.
 
     Args:
         config: Settings, a dataclass.
-        trees: Arrays, and what else says what is learned.
+        trees: Pytrees of arrays and names.
 
     Returns:
-        A hash as hexadecimal digits.
+        SHA-256 as hexadecimal digits.
     """
-    told = hashlib.sha256(json.dumps(dataclasses.asdict(config)).encode())
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config)).encode())
     leaves, tree = jax.tree.flatten(trees)
-    told.update(str(tree).encode())
+    digest.update(str(tree).encode())
     for leaf in leaves:
         host = np.asarray(leaf)
-        told.update(f"{host.dtype} {host.shape}".encode())
-        told.update(str(leaf).encode() if host.dtype.kind == "U" else host.tobytes())
-    return told.hexdigest()
+        digest.update(f"{host.dtype} {host.shape}".encode())
+        digest.update(str(leaf).encode() if host.dtype.kind == "U" else host.tobytes())
+    return digest.hexdigest()
 
 
 def _state_arrays(

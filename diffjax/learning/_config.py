@@ -1,4 +1,4 @@
-"""Settings of learning, checked where they are made."""
+"""Settings of learning, validated at construction."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ _FEWEST_FOLDS = 2
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """How parameters are learned."""
+    """Settings of a fit: steps, learning rates, batches, evaluations, restarts."""
 
     steps: int = 200
     """Steps, a multiple of `evaluate_every`."""
@@ -22,37 +22,37 @@ class FitConfig:
     warmup: float = 0.1
     """Share of the steps in which the rate rises; then it falls to 0 as a cosine."""
     max_gradient_norm: float = 1.0
-    """Longest gradient; a longer one is shortened."""
+    """Largest norm of the gradient; a longer one is scaled down to it."""
     batch: int = 8
-    """Queries a step."""
+    """Queries per step."""
     evaluate_every: int = 20
     """Steps between two evaluations, which are one compiled loop."""
     patience: int = 5
     """Evaluations without gain after which learning stops."""
     restarts: int = 1
-    """Starts, the first as given, the others near it by chance; the best counts."""
+    """Number of starts: the first as given, the others with noise; the best counts."""
     restart_spread: float = 0.5
     """Standard deviation of those starts, on the unconstrained scale."""
     refresh_every: int | None = None
     """Steps between two searches for neighbours, a multiple of `evaluate_every`."""
     folds: int = 3
-    """Parts of the objects where shrinkage is learned; each learns from the others'."""
+    """Folds of objects for learned shrinkage; each uses the labels of the others."""
     dim: int | None = None
     """Dimensions that shrinkage projects to; None is all."""
     k: int = 50
-    """Neighbours that are searched for then."""
+    """Neighbours of each region when neighbours are searched again."""
     objective: str = "smooth-ap"
-    """What is made smaller, by its name in `OBJECTIVES`."""
+    """Loss that is minimised, by its name in `OBJECTIVES`."""
     query_k: int = 50
     """Neighbours of each query region."""
     max_steps: int = 50
     """Most iterations of the solver; below 50 gradients are wrong near alpha 1."""
     search_steps: int | None = None
-    """The same when held-out queries are ranked, as the search has; None is as many."""
+    """Most iterations when held-out queries are ranked; None is `max_steps`."""
     rtol: float = 1e-6
     """Relative residual at which a query is solved."""
     seed: int = 0
-    """Of the batches and the starts."""
+    """Seed of the batches and the restarts."""
 
     def __post_init__(self) -> None:
         """Refuses settings outside their range."""

@@ -40,7 +40,7 @@ from ._labels import (
 )
 from ._learned_whitening import replace_shrinkage_by_projection, scatter_matrices
 from ._objectives import OBJECTIVES, Objective
-from ._parameters import Parameters, constrain, present_parts, unconstrain
+from ._parameters import Parameters, constrain, present_parameters, unconstrain
 from ._problem import (
     LearningProblem,
     edge_capacities,
@@ -52,11 +52,11 @@ from ._problem import (
 
 
 class TrainingFolds(NamedTuple):
-    """A collection as parts of its training queries see it, and the held-out ones.
+    """Training folds of a collection, and the fold of the held-out queries.
 
     Attributes:
-        training: One for every part.
-        held_out: Of the held-out queries.
+        training: Folds of the training queries, split by object.
+        held_out: Fold of the held-out queries.
     """
 
     training: tuple[QueryFold, ...]
@@ -70,73 +70,86 @@ def split_into_folds(
     *,
     config: FitConfig,
 ) -> TrainingFolds:
-    """Splits the training objects and measures the scatters of each part's others.
+    """Splits training objects into folds, and measures the scatters outside each fold.
 
-    Object i of those that ask something, sorted by name, is in part i modulo
+    Object i of those with a usable query, sorted by name, is in fold i modulo
     `config.folds`.
 
     Args:
         problem: The collection.
-        training: Queries to learn from, with objects.
-        tables: Those that ask something, of training and held out.
+        training: Training queries, with objects.
+        tables: Tables of usable queries: training, then held out.
         config: Settings.
 
     Returns:
-        The parts; the held-out queries see the scatters of all training objects.
+        The folds; the held-out queries use the scatters of all training objects.
 
     Raises:
         ValueError: If a query has no object, or there are fewer than two objects that
             two images or more show.
     """
-    own, held_out = tables
+    training_table, held_out = tables
     if not training.objects:
         raise ValueError("training.objects must name what queries show for shrinkage.")
-    images = images_of_objects(training)
-    shown = [training.objects[number] for number in np.asarray(own.numbers)]
-    names = sorted(set(shown))
-    count = min(config.folds, len(names))
+    images_by_object = images_of_objects(training)
+    query_objects = [
+        training.objects[number] for number in np.asarray(training_table.numbers)
+    ]
+    object_names = sorted(set(query_objects))
+    count = min(config.folds, len(object_names))
     if count < 2:
         raise ValueError(
-            f"training must be of two objects or more for shrinkage, got {names}."
+            "training must be of two objects or more for shrinkage, got "
+            f"{object_names}."
         )
-    turns = {name: number % count for number, name in enumerate(names)}
-    split = split_query_table(own, np.array([turns[name] for name in shown]))
+    fold_of_object = {name: number % count for number, name in enumerate(object_names)}
+    fold_tables = split_query_table(
+        training_table, np.array([fold_of_object[name] for name in query_objects])
+    )
 
-    def measured(left_out):
-        # An object of which no query asks anything has no turn and is always seen.
-        seen = [name for name in images if turns.get(name, -1) != left_out]
-        if not seen:
+    def measure_scatter(fold_number):
+        # An object without a usable query is in no fold and always counts.
+        scatter_objects = [
+            name
+            for name in images_by_object
+            if fold_of_object.get(name, -1) != fold_number
+        ]
+        if not scatter_objects:
             raise ValueError(
                 "training must have two objects that two images or more show for "
-                f"shrinkage, got {sorted(images)}."
+                f"shrinkage, got {sorted(images_by_object)}."
             )
-        return scatter_matrices(problem, [images[name] for name in seen])
+        return scatter_matrices(
+            problem, [images_by_object[name] for name in scatter_objects]
+        )
 
-    parts = [
-        QueryFold(problem, table, measured(number))
-        for number, table in enumerate(split)
+    folds = [
+        QueryFold(problem, table, measure_scatter(number))
+        for number, table in enumerate(fold_tables)
     ]
-    return TrainingFolds(tuple(parts), QueryFold(problem, held_out, measured(count)))
+    return TrainingFolds(
+        tuple(folds), QueryFold(problem, held_out, measure_scatter(count))
+    )
 
 
-# The collection with its neighbours: one, or one a part and the one that is evaluated.
+# The collection with its neighbours: one, or one per fold and the held-out one last.
 FoldProblems = tuple[LearningProblem, ...]
 StopReason = Literal["steps", "no gain", "diverged"]
 
 
 class FitSetup(NamedTuple):
-    """What stays the same while learning.
+    """Constants of a fit: start, settings, folds, and static arguments of programs.
 
     Attributes:
-        start: Unconstrained numbers of all parameters.
-        names: Parts that are learned.
+        start: Unconstrained values of all parameters.
+        names: Names of the parameters that are learned.
         config: Settings.
-        training: The collection, with the neighbours it came with, and queries to learn
-            from: all of them, or parts that take turns.
-        held_out: The same of the queries to choose by.
-        step_settings: What programs are compiled for.
-        evaluation_chain: How held-out queries are ranked.
-        fingerprint: Of all that.
+        training: Folds of the training queries, used in rotation; one fold without
+            shrinkage. Neighbours are those that the collection was given with.
+        held_out: Fold of the held-out queries.
+        step_settings: Static arguments of the compiled gradient steps.
+        evaluation_chain: Static arguments of the ranking of held-out queries.
+        fingerprint: Hash of all of the above.
     """
 
     start: Parameters
@@ -150,30 +163,30 @@ class FitSetup(NamedTuple):
 
 
 def begin_restart(setup: FitSetup, previous: FitState | None = None) -> FitState:
-    """Makes the state at the first start, or at the next one.
+    """Initial state of a restart, with noise on the start after the first.
 
     Args:
-        setup: What stays the same.
-        previous: The state in which the start before ended; None for the first.
+        setup: Constants of the fit.
+        previous: Final state of the restart before; None for the first.
 
     Returns:
         The state, at step 0.
     """
     config = setup.config
-    numbers = FitProgress() if previous is None else previous.progress
-    key = jax.random.fold_in(jax.random.key(config.seed), numbers.restart)
-    learned = {name: present_parts(setup.start)[name] for name in setup.names}
-    if numbers.restart:
-        for place, (name, value) in enumerate(learned.items()):
+    fit_progress = FitProgress() if previous is None else previous.progress
+    key = jax.random.fold_in(jax.random.key(config.seed), fit_progress.restart)
+    learned = {name: present_parameters(setup.start)[name] for name in setup.names}
+    if fit_progress.restart:
+        for position, (name, value) in enumerate(learned.items()):
             noise = jax.random.normal(
-                jax.random.fold_in(key, place), value.shape, value.dtype
+                jax.random.fold_in(key, position), value.shape, value.dtype
             )
             size = jnp.asarray(config.restart_spread, value.dtype)
             if name == "projection":
                 size *= jnp.sqrt(jnp.mean(value**2)) / 10
             learned[name] = value + size * noise
     return FitState(
-        progress=numbers,
+        progress=fit_progress,
         learned=learned,
         optimizer=optimizer(config).init(learned),
         learned_at_refresh=learned,
@@ -183,26 +196,27 @@ def begin_restart(setup: FitSetup, previous: FitState | None = None) -> FitState
 
 
 def restore_problems(setup: FitSetup, state: FitState) -> FoldProblems:
-    """Finds the neighbours again that there were when a state was written.
+    """Recomputes the neighbours that a fit had when a state was written.
 
     Args:
-        setup: What stays the same.
+        setup: Constants of the fit.
         state: The state.
 
     Returns:
-        The collections, in the same shapes, too.
+        The collections, with arrays of the same shapes.
     """
-    first = _initial_problems(setup)
+    initial = _initial_problems(setup)
     if not state.progress.edge_capacities:
-        return first
-    roomy = tuple(
-        with_edge_capacities(each, state.progress.edge_capacities) for each in first
+        return initial
+    padded = tuple(
+        with_edge_capacities(problem, state.progress.edge_capacities)
+        for problem in initial
     )
-    return _refresh_problems(setup, roomy, state.learned_at_refresh)
+    return _refresh_problems(setup, padded, state.learned_at_refresh)
 
 
 def _searched_folds(setup: FitSetup) -> tuple[QueryFold, ...]:
-    """Those whose neighbours are searched apart, the one that is evaluated last."""
+    """Folds with neighbours of their own; the held-out fold comes last."""
     if setup.held_out.scatter_matrices is None:
         return (setup.held_out,)
     return (*setup.training, setup.held_out)
@@ -217,7 +231,7 @@ def _refresh_problems(
 ) -> FoldProblems:
     raw = setup.start._replace(**learned)
     k = min(setup.config.k, problems[0].edges.num_nodes)
-    found = [
+    refreshed = [
         refresh_neighbors(
             problem,
             resolve_parameters(raw, fold.scatter_matrices, dim=setup.config.dim),
@@ -226,26 +240,28 @@ def _refresh_problems(
         for fold, problem in zip(_searched_folds(setup), problems, strict=True)
     ]
     # One shape for all, so that one program serves them.
-    sizes = [max(each) for each in zip(*map(edge_capacities, found), strict=True)]
-    return tuple(with_edge_capacities(each, sizes) for each in found)
+    capacities = zip(*map(edge_capacities, refreshed), strict=True)
+    sizes = [max(counts) for counts in capacities]
+    return tuple(with_edge_capacities(problem, sizes) for problem in refreshed)
 
 
 def advance_to_evaluation(
     setup: FitSetup, state: FitState, problems: FoldProblems
 ) -> tuple[FitState, FoldProblems]:
-    """Goes on to the next evaluation, which for a new start is at step 0.
+    """Advances a fit to its next evaluation, which for a new restart is at step 0.
 
     Args:
-        setup: What stays the same.
-        state: Where learning stands.
+        setup: Constants of the fit.
+        state: State of the fit.
         problems: The collections, with the neighbours of that state.
 
     Returns:
-        Both after it; after the last one of a start, at the next start.
+        State and collections after the evaluation; after the last evaluation of a
+        restart, those at the beginning of the next.
     """
-    config, numbers = setup.config, state.progress
+    config, fit_progress = setup.config, state.progress
     ending: StopReason | None = None
-    if numbers.restart_best >= 0:
+    if fit_progress.restart_best >= 0:
         state, ending = _run_steps_to_evaluation(setup, state, problems)
     if ending is None:
         state, problems = _refresh_if_due(setup, state, problems)
@@ -255,16 +271,16 @@ def advance_to_evaluation(
         elif state.progress.step >= config.steps:
             ending = "steps"
     if ending is not None:
-        numbers = state.progress
-        numbers = numbers._replace(
-            restart=numbers.restart + 1,
+        fit_progress = state.progress
+        fit_progress = fit_progress._replace(
+            restart=fit_progress.restart + 1,
             step=0,
             evaluations_without_gain=0,
             restart_best=-1.0,
-            ended=(*numbers.ended, ending),
+            ended=(*fit_progress.ended, ending),
             edge_capacities=(),
         )
-        state = begin_restart(setup, state._replace(progress=numbers))
+        state = begin_restart(setup, state._replace(progress=fit_progress))
         problems = _initial_problems(setup)
     return state, problems
 
@@ -272,15 +288,15 @@ def advance_to_evaluation(
 def _run_steps_to_evaluation(
     setup, state, problems
 ) -> tuple[FitState, StopReason | None]:
-    """Runs the steps to the next evaluation, and looks for trouble in them."""
-    config, numbers = setup.config, state.progress
-    key = jax.random.fold_in(jax.random.key(config.seed), numbers.restart)
-    turn = numbers.step // config.evaluate_every % len(setup.training)
-    fold = setup.training[turn]
-    fold = fold._replace(problem=problems[min(turn, len(problems) - 1)])
+    """Runs the gradient steps to the next evaluation, and checks for divergence."""
+    config, fit_progress = setup.config, state.progress
+    key = jax.random.fold_in(jax.random.key(config.seed), fit_progress.restart)
+    fold_number = fit_progress.step // config.evaluate_every % len(setup.training)
+    fold = setup.training[fold_number]
+    fold = fold._replace(problem=problems[min(fold_number, len(problems) - 1)])
     carry, trace = run_steps(
         StepCarry(
-            step=jnp.asarray(numbers.step, jnp.int32),
+            step=jnp.asarray(fit_progress.step, jnp.int32),
             learned=state.learned,
             optimizer=state.optimizer,
         ),
@@ -291,69 +307,75 @@ def _run_steps_to_evaluation(
         step_settings=setup.step_settings,
     )
     trace = jax.tree.map(np.asarray, trace)
-    first = state.history.get("loss", trace.loss)[0]
-    trouble = find_divergence(trace, first_loss=float(first))
-    taken = config.evaluate_every if trouble is None else trouble.step + 1
+    first_loss = state.history.get("loss", trace.loss)[0]
+    divergence = find_divergence(trace, first_loss=float(first_loss))
+    num_steps = config.evaluate_every if divergence is None else divergence.step + 1
     state = state._replace(
         learned=carry.learned,
         optimizer=carry.optimizer,
-        history=_record_steps(state.history, trace, numbers, taken=taken),
-        progress=numbers._replace(
-            step=numbers.step + taken,
-            num_solves=numbers.num_solves + 2 * taken * trace.batch.shape[1],
+        history=_append_steps(state.history, trace, fit_progress, num_steps=num_steps),
+        progress=fit_progress._replace(
+            step=fit_progress.step + num_steps,
+            num_solves=fit_progress.num_solves + 2 * num_steps * trace.batch.shape[1],
         ),
     )
-    if trouble is None:
+    if divergence is None:
         return state, None
-    queries = np.sort(np.asarray(fold.table.numbers)[trace.batch[trouble.step]])
+    queries = np.sort(np.asarray(fold.table.numbers)[trace.batch[divergence.step]])
     warnings.warn(
-        f"learning stopped in step {numbers.step + trouble.step} (queries "
-        f"{', '.join(map(str, queries))}): {trouble.reason}. The best parameters "
+        f"learning stopped in step {fit_progress.step + divergence.step} (queries "
+        f"{', '.join(map(str, queries))}): {divergence.reason}. The best parameters "
         f"so far "
-        f"are given, of step {numbers.best_step}: lower learning_rate.",
+        f"are given, of step {fit_progress.best_step}: lower learning_rate.",
         stacklevel=4,
     )
     return state, "diverged"
 
 
-def _record_steps(history, trace: StepTrace, numbers: FitProgress, *, taken: int):
-    steps = np.arange(numbers.step, numbers.step + taken)
+def _append_steps(
+    history, trace: StepTrace, fit_progress: FitProgress, *, num_steps: int
+):
+    step_numbers = np.arange(fit_progress.step, fit_progress.step + num_steps)
     rows = {
-        "restart": np.full(taken, numbers.restart),
-        "step": steps,
-        "loss": trace.loss[:taken],
-        "gradient_norm": trace.gradient_norm[:taken],
-        "learning_rate": trace.learning_rate[:taken],
-        **{name: each[:taken] for name, each in trace.values.items()},
+        "restart": np.full(num_steps, fit_progress.restart),
+        "step": step_numbers,
+        "loss": trace.loss[:num_steps],
+        "gradient_norm": trace.gradient_norm[:num_steps],
+        "learning_rate": trace.learning_rate[:num_steps],
+        **{name: values[:num_steps] for name, values in trace.values.items()},
     }
     return _append_history(history, rows)
 
 
 def _append_history(history, rows):
-    """The history with more rows in some of its columns."""
-    added = {
-        name: np.concatenate([history[name], each]) if name in history else each
-        for name, each in rows.items()
+    """History with rows appended to some of its columns."""
+    extended = {
+        name: np.concatenate([history[name], values]) if name in history else values
+        for name, values in rows.items()
     }
-    return history | added
+    return history | extended
 
 
 def _refresh_if_due(setup, state, problems) -> tuple[FitState, FoldProblems]:
-    """Searches neighbours anew where it is time for it."""
-    every, step = setup.config.refresh_every, state.progress.step
-    numbers, scatter_matrices = state.progress, setup.held_out.scatter_matrices
-    moves = "projection" in setup.names or {"shrinkage", "emphasis"} & {*setup.names}
-    due = moves and every is not None and step % every == 0
-    # What the collection came with are not the neighbours of a closed form.
-    if not due and (scatter_matrices is None or step):
+    """Searches neighbours again, if this step is due for it."""
+    refresh_every, step = setup.config.refresh_every, state.progress.step
+    fit_progress, scatter_matrices = state.progress, setup.held_out.scatter_matrices
+    vectors_move = "projection" in setup.names or {"shrinkage", "emphasis"} & {
+        *setup.names
+    }
+    is_due = vectors_move and refresh_every is not None and step % refresh_every == 0
+    # The given neighbours are not those of a projection in closed form.
+    if not is_due and (scatter_matrices is None or step):
         return state, problems
     problems = _refresh_problems(setup, problems, state.learned)
     rows = {
-        "refreshed_restart": np.array([numbers.restart]),
-        "refreshed_step": np.array([numbers.step]),
+        "refreshed_restart": np.array([fit_progress.restart]),
+        "refreshed_step": np.array([fit_progress.step]),
     }
     state = state._replace(
-        progress=numbers._replace(edge_capacities=tuple(edge_capacities(problems[-1]))),
+        progress=fit_progress._replace(
+            edge_capacities=tuple(edge_capacities(problems[-1]))
+        ),
         learned_at_refresh=state.learned,
         history=_append_history(state.history, rows),
     )
@@ -361,9 +383,9 @@ def _refresh_if_due(setup, state, problems) -> tuple[FitState, FoldProblems]:
 
 
 def _evaluate_held_out(setup, state, problems) -> FitState:
-    """Ranks the held-out queries and keeps the best."""
-    numbers = state.progress
-    value = held_out_precision(
+    """Evaluates the held-out queries, and keeps the best parameters so far."""
+    fit_progress = state.progress
+    precision = held_out_precision(
         state.learned,
         setup.start,
         setup.held_out._replace(problem=problems[-1]),
@@ -371,24 +393,28 @@ def _evaluate_held_out(setup, state, problems) -> FitState:
         chain=setup.evaluation_chain,
     )
     rows = {
-        "evaluated_restart": np.array([numbers.restart]),
-        "evaluated_step": np.array([numbers.step]),
-        "held_out": np.array([value]),
+        "evaluated_restart": np.array([fit_progress.restart]),
+        "evaluated_step": np.array([fit_progress.step]),
+        "held_out": np.array([precision]),
     }
-    gain = value > numbers.restart_best
-    numbers = numbers._replace(
-        restart_best=max(value, numbers.restart_best),
-        evaluations_without_gain=0 if gain else numbers.evaluations_without_gain + 1,
-        num_solves=numbers.num_solves + setup.held_out.table.rows.shape[0],
+    improved = precision > fit_progress.restart_best
+    fit_progress = fit_progress._replace(
+        restart_best=max(precision, fit_progress.restart_best),
+        evaluations_without_gain=0
+        if improved
+        else fit_progress.evaluations_without_gain + 1,
+        num_solves=fit_progress.num_solves + setup.held_out.table.rows.shape[0],
     )
     best = state.best
-    if value > numbers.best:
+    if precision > fit_progress.best:
         best = state.learned
-        numbers = numbers._replace(
-            best=value, best_step=numbers.step, best_restart=numbers.restart
+        fit_progress = fit_progress._replace(
+            best=precision,
+            best_step=fit_progress.step,
+            best_restart=fit_progress.restart,
         )
     return state._replace(
-        progress=numbers, best=best, history=_append_history(state.history, rows)
+        progress=fit_progress, best=best, history=_append_history(state.history, rows)
     )
 
 
@@ -400,29 +426,34 @@ def held_out_precision(
     batch: int,
     chain: ScoringChain,
 ) -> float:
-    """Mean average precision of the real rankings of all queries of a part.
+    """Mean average precision of the rankings of all queries of a fold.
 
     Args:
-        learned: Unconstrained numbers of what is learned.
-        start: The numbers of all parameters.
+        learned: Unconstrained values of the learned parameters.
+        start: Unconstrained values of all parameters.
         fold: The collection, and the queries.
         batch: Most queries that are scored at once.
-        chain: What scoring is compiled for.
+        chain: Static arguments of scoring.
+
+    Returns:
+        Mean average precision, in [0, 1].
     """
-    count = fold.table.rows.shape[0]
-    batch = min(batch, count)
-    chosen = np.pad(np.arange(count), (0, -count % batch), constant_values=-1)
+    num_queries = fold.table.rows.shape[0]
+    batch = min(batch, num_queries)
+    query_rows = np.pad(
+        np.arange(num_queries), (0, -num_queries % batch), constant_values=-1
+    )
     scores: list[Array] = [
         score_batch(
             learned,
             start,
             fold,
-            jnp.asarray(each, jnp.int32),
+            jnp.asarray(rows, jnp.int32),
             chain=chain,
         )
-        for each in chosen.reshape(-1, batch)
+        for rows in query_rows.reshape(-1, batch)
     ]
-    rankings = rank(jnp.concatenate(scores, axis=1)[:, :count])
+    rankings = rank(jnp.concatenate(scores, axis=1)[:, :num_queries])
     report = evaluate(
         np.asarray(rankings), relevance_lists(fold.table), num_images=chain.num_images
     )
@@ -430,20 +461,20 @@ def held_out_precision(
 
 
 class FitResult(NamedTuple):
-    """What learning found.
+    """Learned parameters, and the history of the fit.
 
     Attributes:
         parameters: The best on the held-out queries, the start among them.
-        history: Arrays by name. One entry a step: `restart`, `step`, `loss`,
-            `gradient_norm`, `learning_rate` and each learned parameter (of the
-            projection how far it went, |P - P_0| / |P_0|), all before the step. One an
-            evaluation: `evaluated_restart`, `evaluated_step`, `held_out` (mean average
-            precision). One a search for neighbours: `refreshed_restart`,
-            `refreshed_step`.
-        best_step: Steps after which they were best; 0 is the start.
-        stop_reason: How the start that gave them ended.
-        num_solves: Right-hand sides that were solved: two for every query of a step,
-            there and back, and one for every query of an evaluation.
+        history: Arrays by name. One entry per step: `restart`, `step`, `loss`,
+            `gradient_norm`, `learning_rate` and each learned parameter (for the
+            projection its distance from the start, |P - P_0| / |P_0|), all before the
+            step. One per evaluation: `evaluated_restart`, `evaluated_step`, `held_out`
+            (mean average precision). One per search of neighbours:
+            `refreshed_restart`, `refreshed_step`.
+        best_step: Number of steps before the best evaluation; 0 is the start.
+        stop_reason: Why the restart of the best parameters ended.
+        num_solves: Number of solved right-hand sides: two per query of a step, forward
+            and backward, and one per query of an evaluation.
     """
 
     parameters: Parameters
@@ -465,60 +496,59 @@ def fit(
     progress: Callable[[str, int, int], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> FitResult:
-    """Learns parameters by gradient through graph, solve and pooling.
+    """Learns parameters by gradient descent through graph, solve and pooling.
 
-    Adam moves the unconstrained numbers, on batches of training queries, and every few
-    steps the held-out queries are ranked and evaluated. What is best there is given
-    back, so it is never worse there than the start. With the same seed it is the same,
-    also after it was interrupted and goes on from its checkpoint.
+    Adam updates the unconstrained values on batches of training queries, and every few
+    steps the held-out queries are ranked and evaluated. The best parameters on them are
+    returned, so they are never worse there than the start. The same seed gives the same
+    result, also for a fit that was interrupted and continued from its checkpoint.
 
-    Where the start has `shrinkage`, the projection is in closed form, of labels; see
-    `replace_shrinkage_by_projection`. A projection made of an object's own images says
-    nothing about others, so training objects are in `config.folds` parts that take
-    turns, evaluation by
-    evaluation: a part's queries see the projection that is made of the others' labels,
-    with neighbours to match. The held-out queries see that of all training labels. What
-    is given back is that of all labels, training and held out, at the numbers found.
+    Where the start has `shrinkage`, the projection is computed in closed form from
+    labels; see `replace_shrinkage_by_projection`. A projection computed from an
+    object's own images says nothing about other objects. So the training objects are
+    split into `config.folds` folds, which are used in rotation, evaluation by
+    evaluation: the queries of a fold use the projection computed from the labels of the
+    other folds, with its neighbours. The held-out queries use that of all training
+    labels. The result uses that of all labels, training and held out.
 
     Args:
         problem: The collection.
-        training: Queries to learn from.
-        held_out: Queries to choose by, of other objects.
-        start: Parameters to start from; parts that are not learned stay.
-        learned: Parts that are learned.
+        training: Training queries.
+        held_out: Held-out queries, of other objects, on which the best is chosen.
+        start: Parameters to start from; those that are not learned stay.
+        learned: Names of the parameters that are learned.
         config: Settings; for `shrinkage` the dimensions, too.
-        objective: What is made smaller; None is the one that the settings name.
-        progress: Is told what is done, how far it is, and of how many steps.
-        checkpoint: File to write after every evaluation, and to go on from if it is
-            there; None for none.
+        objective: Loss that is minimised; None is the one that the settings name.
+        progress: Called with the task, the number of steps done, and of how many.
+        checkpoint: File that is written after every evaluation, and that a fit
+            continues from if it exists; None for none.
 
     Returns:
-        The best parameters and how they were found. Where a loss or a gradient is not
-        finite, a loss explodes or a parameter runs to the end of its range, learning
-        stops with a warning, and `stop_reason` is "diverged".
+        The best parameters and the history. Where a loss or a gradient is not finite, a
+        loss explodes or a parameter reaches the end of its range, the fit stops with a
+        warning, and `stop_reason` is "diverged".
 
     Raises:
-        ValueError: If a part that is to be learned is not there, labels contradict the
-            collection, no query asks anything, an object is in both halves, a
-            parameter is outside its range, or `shrinkage` is there and a query has no
-            object or fewer than two objects, each of two images or more, are to learn
-            from.
-            `CheckpointError`, one of them, if the checkpoint is that of another
-            learning.
+        ValueError: If a learned parameter is None in the start, labels contradict the
+            collection, no query is usable, an object is in both halves, a parameter is
+            outside its range, or `shrinkage` is given and a query has no object, or
+            fewer than two training objects have two images or more.
+            `CheckpointError`, a subclass, if the checkpoint is that of another fit.
         OSError: If the checkpoint can't be read or written.
     """
     names = tuple(learned)
-    missing = [name for name in names if name not in present_parts(start)]
+    missing = [name for name in names if name not in present_parameters(start)]
     if missing or not names:
         raise ValueError(
             f"learned must name parts that are there, "
-            f"{tuple(present_parts(start))}, got "
+            f"{tuple(present_parameters(start))}, got "
             f"{names}."
         )
-    both = sorted(set(training.objects) & set(held_out.objects))
-    if both:
+    shared_objects = sorted(set(training.objects) & set(held_out.objects))
+    if shared_objects:
         raise ValueError(
-            f"held_out must be of other objects than training, got {both[0]!r} in both."
+            "held_out must be of other objects than training, got "
+            f"{shared_objects[0]!r} in both."
         )
     setup = _prepare_fit(
         problem, training, held_out, start, names=names, config=config, loss=objective
@@ -532,8 +562,8 @@ def fit(
         if checkpoint is not None:
             save_state(checkpoint, state, fingerprint=setup.fingerprint)
         if progress is not None:
-            numbers = state.progress
-            done = numbers.restart * config.steps + numbers.step
+            fit_progress = state.progress
+            done = fit_progress.restart * config.steps + fit_progress.step
             progress("learning", done, config.restarts * config.steps)
     labels = images_of_objects(training, held_out)
     return _collect_result(start, setup, state, problem, labels)
@@ -542,27 +572,27 @@ def fit(
 def _prepare_fit(
     problem, training, held_out, start, *, names, config, loss
 ) -> FitSetup:
-    """Checks everything and makes it ready for compiled code."""
+    """Validates the arguments of `fit`, and prepares them for compiled code."""
     raw = unconstrain(start)
     tables = [
         make_query_table(name, labelled, problem)
         for name, labelled in (("training", training), ("held_out", held_out))
     ]
     if start.projection is not None and "projection" not in names:
-        # What does not move is done once.
+        # A fixed projection is applied once.
         problem, tables = _apply_projection(problem, tables, start.projection)
         raw = raw._replace(projection=None)
-    ids = np.asarray(problem.image_ids)
+    image_ids = np.asarray(problem.image_ids)
     chain = ScoringChain(
         query_k=min(config.query_k, problem.edges.num_nodes),
         max_steps=config.max_steps,
         rtol=config.rtol,
-        num_images=int(ids[-1]) + 1,
-        max_regions=int(np.bincount(ids).max()),
+        num_images=int(image_ids[-1]) + 1,
+        max_regions=int(np.bincount(image_ids).max()),
         dim=config.dim,
     )
     step_settings = StepSettings(
-        # What steps do not depend on asks for no other program.
+        # Settings that steps do not depend on: no other program is compiled for them.
         config=dataclasses.replace(
             config,
             refresh_every=None,
@@ -577,23 +607,30 @@ def _prepare_fit(
         max_positives=int(np.asarray(tables[0].positives).sum(1).max()),
     )
     if start.shrinkage is None:
-        parts = (QueryFold(problem, tables[0], None),)
-        last = QueryFold(problem, tables[1], None)
+        training_folds = (QueryFold(problem, tables[0], None),)
+        held_out_fold = QueryFold(problem, tables[1], None)
     else:
-        parts, last = split_into_folds(problem, training, tables, config=config)
-    named = (list(names), getattr(step_settings.objective, "__name__", ""))
-    content = fingerprint_fit(config, named, raw, parts, last)
+        training_folds, held_out_fold = split_into_folds(
+            problem, training, tables, config=config
+        )
+    names_and_objective = (
+        list(names),
+        getattr(step_settings.objective, "__name__", ""),
+    )
+    fingerprint = fingerprint_fit(
+        config, names_and_objective, raw, training_folds, held_out_fold
+    )
     return FitSetup(
         start=raw,
         names=names,
         config=config,
-        training=parts,
-        held_out=last,
+        training=training_folds,
+        held_out=held_out_fold,
         step_settings=step_settings,
         evaluation_chain=chain._replace(
             max_steps=config.search_steps or config.max_steps
         ),
-        fingerprint=content,
+        fingerprint=fingerprint,
     )
 
 
@@ -620,13 +657,19 @@ def _collect_result(
     problem: LearningProblem,
     labels: Mapping[str, Int[np.ndarray, " _"]],
 ) -> FitResult:
-    numbers, found = state.progress, start
-    # The maps there and back round: what did not move is given as it came.
-    if numbers.best_step or numbers.best_restart:
-        made = present_parts(constrain(setup.start._replace(**state.best)))
-        found = start._replace(**{name: made[name] for name in setup.names})
-    if found.shrinkage is not None:
-        measured = scatter_matrices(problem, tuple(labels.values()))
-        found = replace_shrinkage_by_projection(found, measured, dim=setup.config.dim)
-    ended: StopReason = numbers.ended[numbers.best_restart]  # pyright: ignore[reportAssignmentType] - JSON keeps no Literal.
-    return FitResult(found, state.history, numbers.best_step, ended, numbers.num_solves)
+    fit_progress, best = state.progress, start
+    # The maps to unconstrained values and back round: an unchanged start is kept as is.
+    if fit_progress.best_step or fit_progress.best_restart:
+        constrained = present_parameters(constrain(setup.start._replace(**state.best)))
+        best = start._replace(**{name: constrained[name] for name in setup.names})
+    if best.shrinkage is not None:
+        scatter = scatter_matrices(problem, tuple(labels.values()))
+        best = replace_shrinkage_by_projection(best, scatter, dim=setup.config.dim)
+    stop_reason: StopReason = fit_progress.ended[fit_progress.best_restart]  # pyright: ignore[reportAssignmentType] - JSON keeps no Literal.
+    return FitResult(
+        best,
+        state.history,
+        fit_progress.best_step,
+        stop_reason,
+        fit_progress.num_solves,
+    )

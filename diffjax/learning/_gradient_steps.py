@@ -14,16 +14,16 @@ from ._config import FitConfig
 from ._labels import QueryTable, select_queries
 from ._learned_whitening import ScatterMatrices, replace_shrinkage_by_projection
 from ._objectives import Objective
-from ._parameters import Parameters, at_range_end, constrain, present_parts
+from ._parameters import Parameters, at_range_end, constrain, present_parameters
 from ._problem import LearningProblem
 from ._score_images import score_images
 
-# Unconstrained numbers of the parameters that are learned, by name.
+# Unconstrained values of the learned parameters, by name.
 LearnedArrays = dict[str, Array]
 
 
 class ScoringChain(NamedTuple):
-    """What the program that scores images is compiled for.
+    """Static arguments of the program that scores images.
 
     Attributes:
         query_k: Neighbours of each query region.
@@ -43,12 +43,12 @@ class ScoringChain(NamedTuple):
 
 
 class StepSettings(NamedTuple):
-    """What the program of steps is compiled for.
+    """Static arguments of the program that runs gradient steps.
 
     Attributes:
         config: Settings, as far as steps depend on them.
-        chain: What scoring is compiled for.
-        objective: What is made smaller.
+        chain: Static arguments of scoring.
+        objective: Loss that is minimised.
         max_positives: Most positives of any query.
     """
 
@@ -59,13 +59,13 @@ class StepSettings(NamedTuple):
 
 
 class QueryFold(NamedTuple):
-    """What a step or an evaluation looks at.
+    """Fold of queries, with the collection that they search.
 
     Attributes:
         problem: The collection.
         table: Queries.
-        scatter_matrices: What a projection in closed form is made of; None if there is
-            none.
+        scatter_matrices: Scatter matrices for a projection in closed form; None without
+            such a projection.
     """
 
     problem: LearningProblem
@@ -74,11 +74,11 @@ class QueryFold(NamedTuple):
 
 
 class StepCarry(NamedTuple):
-    """What one step hands to the next.
+    """State that one gradient step passes to the next.
 
     Attributes:
-        step: Number of the step that comes.
-        learned: The numbers that move.
+        step: Number of the next step.
+        learned: Unconstrained values of the learned parameters.
         optimizer: State of the optimiser.
     """
 
@@ -88,17 +88,17 @@ class StepCarry(NamedTuple):
 
 
 class StepTrace(NamedTuple):
-    """What is noted of each step; values are those at which its loss was taken.
+    """Record of gradient steps, one entry per step; values are those before the step.
 
     Attributes:
-        loss: The loss of its batch.
+        loss: Loss of the batch.
         gradient_norm: Length of the gradient before it is clipped.
-        learning_rate: Rate.
-        values: Constrained values of what is learned; of the projection how far it is
-            from its start, |P - P_0| / |P_0|.
+        learning_rate: Learning rate.
+        values: Constrained values of the learned parameters; for the projection its
+            distance from the start, |P - P_0| / |P_0|.
         batch: Queries of the batch, by their rows in the table.
-        finite: Whether the gradient of each parameter was finite.
-        at_range_end: Whether each parameter was at an end of its range afterwards.
+        finite: Whether the gradient of each parameter is finite.
+        at_range_end: Whether each parameter is at an end of its range after the step.
     """
 
     loss: Float[Array | np.ndarray, " t"]
@@ -111,7 +111,7 @@ class StepTrace(NamedTuple):
 
 
 def learning_rate_schedule(config: FitConfig) -> optax.Schedule:
-    """The learning rate of every step: up in a line, down in a cosine."""
+    """Learning rate by step: a linear warmup, then a cosine decay."""
     rise = round(config.warmup * config.steps)
     return optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (rise + 1),
@@ -122,13 +122,13 @@ def learning_rate_schedule(config: FitConfig) -> optax.Schedule:
 
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
-    """Adam on clipped gradients, with a rate of its own for the projection."""
+    """Adam on clipped gradients, with a separate learning rate for the projection."""
 
     def slow_projection(updates, _):
         ratio = config.projection_rate / config.learning_rate
         return {
-            name: each * ratio if name == "projection" else each
-            for name, each in updates.items()
+            name: update * ratio if name == "projection" else update
+            for name, update in updates.items()
         }
 
     return optax.chain(
@@ -141,12 +141,12 @@ def optimizer(config: FitConfig) -> optax.GradientTransformation:
 def resolve_parameters(
     raw: Parameters, scatter_matrices: ScatterMatrices | None, *, dim: int | None
 ) -> Parameters:
-    """Maps unconstrained numbers to parameters that images are scored with."""
-    made = constrain(raw)
+    """Maps unconstrained values to the parameters that score images."""
+    constrained = constrain(raw)
     return (
-        made
+        constrained
         if scatter_matrices is None
-        else replace_shrinkage_by_projection(made, scatter_matrices, dim=dim)
+        else replace_shrinkage_by_projection(constrained, scatter_matrices, dim=dim)
     )
 
 
@@ -159,50 +159,52 @@ def run_steps(
     *,
     step_settings: StepSettings,
 ) -> tuple[StepCarry, StepTrace]:
-    """Runs the steps from one evaluation to the next.
+    """Runs the gradient steps from one evaluation to the next.
 
     Args:
-        carry: Where learning stands.
-        key: Of the batches; a step's batch depends on it and its number only.
-        start: Unconstrained numbers to start from, also of what is not learned.
-        fold: The collection, and the queries to learn from.
-        step_settings: What the program is compiled for.
+        carry: State before the first step.
+        key: Key of the batches; a step's batch depends only on it and its number.
+        start: Unconstrained values of all parameters at the start.
+        fold: The collection, and the training queries.
+        step_settings: Static arguments of the program.
 
     Returns:
-        Where learning stands then, and what was noted of each step.
+        State after the last step, and the record of the steps.
     """
     config = step_settings.config
-    adam, rate = optimizer(config), learning_rate_schedule(config)
-    # Of a part some places may be left over: they are drawn last and teach nothing.
-    left_over = (fold.table.rows < 0).all(1)
-    count = left_over.shape[0]
+    adam, rate_at = optimizer(config), learning_rate_schedule(config)
+    # Padding rows of a fold are drawn last and add nothing to the loss.
+    is_padding = (fold.table.rows < 0).all(1)
+    count = is_padding.shape[0]
 
     def step(carry, _):
         number = carry.step
-        drawn = jax.random.permutation(jax.random.fold_in(key, number), count)
-        drawn = drawn[jnp.argsort(left_over[drawn], stable=True)]
-        chosen = drawn[: min(config.batch, count)].astype(jnp.int32)
-        loss, slope = jax.value_and_grad(_loss)(
-            carry.learned, start, fold, chosen, step_settings=step_settings
+        query_order = jax.random.permutation(jax.random.fold_in(key, number), count)
+        query_order = query_order[jnp.argsort(is_padding[query_order], stable=True)]
+        query_rows = query_order[: min(config.batch, count)].astype(jnp.int32)
+        loss, gradients = jax.value_and_grad(_loss)(
+            carry.learned, start, fold, query_rows, step_settings=step_settings
         )
-        # Integer counts meet floating-point decay rates in there.
+        # optax combines integer counts with floating-point decay rates.
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = adam.update(slope, carry.optimizer, carry.learned)
-            moved: Any = optax.apply_updates(carry.learned, updates)
-            now = jnp.asarray(rate(number))
-        finite = {name: jnp.isfinite(each).all() for name, each in slope.items()}
-        after = StepCarry(number + 1, moved, state)
-        ends = at_range_end(start._replace(**after.learned))
+            updates, state = adam.update(gradients, carry.optimizer, carry.learned)
+            updated: Any = optax.apply_updates(carry.learned, updates)
+            learning_rate = jnp.asarray(rate_at(number))
+        finite = {
+            name: jnp.isfinite(gradient).all() for name, gradient in gradients.items()
+        }
+        next_carry = StepCarry(number + 1, updated, state)
+        end_flags = at_range_end(start._replace(**next_carry.learned))
         trace = StepTrace(
             loss=loss,
-            gradient_norm=_gradient_norm(slope),
-            learning_rate=now,
+            gradient_norm=_gradient_norm(gradients),
+            learning_rate=learning_rate,
             values=_traced_values(carry.learned, start),
-            batch=chosen,
+            batch=query_rows,
             finite=finite,
-            at_range_end={name: ends[name] for name in carry.learned},
+            at_range_end={name: end_flags[name] for name in carry.learned},
         )
-        return after, trace
+        return next_carry, trace
 
     return jax.lax.scan(step, carry, length=config.evaluate_every)
 
@@ -212,18 +214,18 @@ def score_batch(
     learned: LearnedArrays,
     start: Parameters,
     fold: QueryFold,
-    chosen: Int[Array, " b"],
+    query_rows: Int[Array, " b"],
     *,
     chain: ScoringChain,
 ) -> Float[Array, "m b"]:
     """Scores all images for some queries of a table.
 
     Args:
-        learned: Unconstrained numbers of what is learned.
-        start: The numbers of all parameters, for what is not learned.
+        learned: Unconstrained values of the learned parameters.
+        start: Unconstrained values of all parameters.
         fold: The collection, and queries.
-        chosen: Rows of their table, -1 for none.
-        chain: What the program is compiled for.
+        query_rows: Rows of the table, -1 for padding.
+        chain: Static arguments of the program.
 
     Returns:
         Image scores, one column per query.
@@ -233,40 +235,44 @@ def score_batch(
     return score_images(
         resolve_parameters(start._replace(**learned), fold.scatter_matrices, dim=dim),
         fold.problem,
-        select_queries(fold.table, chosen),
-        num_queries=chosen.shape[0],
+        select_queries(fold.table, query_rows),
+        num_queries=query_rows.shape[0],
         **settings,
     )
 
 
-def _loss(learned, start, fold, chosen, *, step_settings):
-    """The objective of a batch, and what draws the projection to its start."""
-    scores = score_batch(learned, start, fold, chosen, chain=step_settings.chain)
+def _loss(learned, start, fold, query_rows, *, step_settings):
+    """Loss of a batch, with the decay of the projection towards its start."""
+    scores = score_batch(learned, start, fold, query_rows, chain=step_settings.chain)
     table = fold.table
     loss = step_settings.objective(
         scores,
-        table.positives[chosen].T,
-        table.used[chosen].T,
+        table.positives[query_rows].T,
+        table.used[query_rows].T,
         max_positives=step_settings.max_positives,
     )
     if "projection" in learned and step_settings.config.projection_decay:
-        away = jnp.sum((learned["projection"] - start.projection) ** 2)
-        loss += step_settings.config.projection_decay * away.astype(loss.dtype)
+        squared_distance = jnp.sum((learned["projection"] - start.projection) ** 2)
+        loss += step_settings.config.projection_decay * squared_distance.astype(
+            loss.dtype
+        )
     return loss
 
 
-def _gradient_norm(slope: LearnedArrays) -> Array:
-    return jnp.sqrt(sum((jnp.sum(each**2) for each in slope.values()), jnp.zeros(())))
+def _gradient_norm(gradients: LearnedArrays) -> Array:
+    return jnp.sqrt(
+        sum((jnp.sum(gradient**2) for gradient in gradients.values()), jnp.zeros(()))
+    )
 
 
 def _traced_values(learned: LearnedArrays, start: Parameters) -> dict[str, Array]:
-    """What the history notes of the parameters that are learned."""
-    made = present_parts(constrain(start._replace(**learned)))
-    values = {name: made[name] for name in learned if name != "projection"}
+    """Values of the learned parameters, as the history records them."""
+    constrained = present_parameters(constrain(start._replace(**learned)))
+    values = {name: constrained[name] for name in learned if name != "projection"}
     if "projection" in learned:
-        origin = present_parts(start)["projection"]
-        away = jnp.linalg.norm(learned["projection"] - origin)
-        values["projection"] = away / jnp.linalg.norm(origin)
+        origin = present_parameters(start)["projection"]
+        distance = jnp.linalg.norm(learned["projection"] - origin)
+        values["projection"] = distance / jnp.linalg.norm(origin)
     return values
 
 
@@ -275,11 +281,11 @@ _EXPLOSION_FACTOR = 10.0
 
 
 class Divergence(NamedTuple):
-    """What went wrong.
+    """Divergence of a fit.
 
     Attributes:
-        step: In which of the steps that were looked at.
-        reason: What it was, naming the parameter.
+        step: Number of the step among those of the trace.
+        reason: Reason, naming the parameter.
     """
 
     step: int
@@ -287,27 +293,29 @@ class Divergence(NamedTuple):
 
 
 def find_divergence(trace: StepTrace, *, first_loss: float) -> Divergence | None:
-    """Looks for the first step that can not be gone on from.
+    """Finds the first step after which a fit can't continue.
 
     Args:
-        trace: What was noted of some steps, on the host.
-        first_loss: Loss of the first step of all.
+        trace: Record of steps, on the host.
+        first_loss: Loss of the first step of the fit.
 
     Returns:
-        What was found, None if nothing.
+        The divergence; None if there is none.
     """
     bound = _EXPLOSION_FACTOR * max(abs(first_loss), 1.0)
     for step, loss in enumerate(trace.loss):
-        bad = [name for name, finite in trace.finite.items() if not finite[step]]
-        ends = [name for name, flags in trace.at_range_end.items() if flags[step]]
-        if bad:
-            return Divergence(step, f"the gradient of {', '.join(bad)} is not finite")
+        not_finite = [name for name, finite in trace.finite.items() if not finite[step]]
+        at_end = [name for name, flags in trace.at_range_end.items() if flags[step]]
+        if not_finite:
+            return Divergence(
+                step, f"the gradient of {', '.join(not_finite)} is not finite"
+            )
         if not np.isfinite(loss):
             return Divergence(step, f"the loss of {', '.join(trace.finite)} is {loss}")
         if loss > bound:
             return Divergence(
                 step, f"the loss exploded from {first_loss:.3g} to {loss}"
             )
-        if ends:
-            return Divergence(step, f"{', '.join(ends)} ran to the end of its range")
+        if at_end:
+            return Divergence(step, f"{', '.join(at_end)} ran to the end of its range")
     return None

@@ -15,13 +15,13 @@ from ._problem import LearningProblem, QueryDescriptors
 
 
 class LabelledQueries(NamedTuple):
-    """Queries and what is right for them.
+    """Queries with relevance labels.
 
     Attributes:
-        queries: Their regions.
-        positives: Right images of each query.
+        queries: Regions of the queries.
+        positives: Relevant images of each query.
         used: Images that count for each query: not junk, not its own picture.
-        objects: What each query shows; empty where that is not known.
+        objects: Name of the object that each query shows; empty if not known.
     """
 
     queries: QueryDescriptors
@@ -31,14 +31,14 @@ class LabelledQueries(NamedTuple):
 
 
 class QueryTable(NamedTuple):
-    """The queries that ask something, made ready to be drawn from.
+    """Table of usable queries, which have a positive and a negative image.
 
     Attributes:
         vectors: For every view the regions of all queries.
-        rows: Which of them are a query's, -1 in places that are left over.
-        positives: Right images, one row per query.
+        rows: Rows of a query's regions in `vectors`, -1 in padding.
+        positives: Relevant images, one row per query.
         used: Images that count, one row per query.
-        numbers: Which queries they are among those that were given.
+        numbers: Number of each query among those that were given.
     """
 
     vectors: tuple[Float[Array, "r _"], ...]
@@ -49,11 +49,11 @@ class QueryTable(NamedTuple):
 
 
 class RelevanceLists(NamedTuple):
-    """Right and ignored images per query, as `evaluate` takes them.
+    """Relevant and ignored images per query, as `evaluate` takes them.
 
     Attributes:
-        positives: Right answers.
-        junk: Answers that do not count.
+        positives: Relevant images.
+        junk: Images that do not count.
     """
 
     positives: Sequence[Int[np.ndarray, " _"]]
@@ -63,12 +63,15 @@ class RelevanceLists(NamedTuple):
 def make_query_table(
     name: str, labelled: LabelledQueries, problem: LearningProblem
 ) -> QueryTable:
-    """Checks labelled queries and leaves out those that ask nothing.
+    """Makes the table of usable queries, and validates labels against the collection.
 
     Args:
-        name: What the caller calls them.
-        labelled: The queries, concrete.
+        name: Name of the argument, for errors.
+        labelled: Labelled queries, concrete.
         problem: The collection.
+
+    Returns:
+        The queries that have a positive and a negative image.
 
     Raises:
         ValueError: If shapes contradict the collection, or no query has both a positive
@@ -76,131 +79,143 @@ def make_query_table(
     """
     ids = np.asarray(labelled.queries.query_ids)
     positives, used = np.asarray(labelled.positives), np.asarray(labelled.used)
-    count = positives.shape[1]
-    images = int(np.asarray(problem.image_ids)[-1]) + 1
+    num_queries = positives.shape[1]
+    num_images = int(np.asarray(problem.image_ids)[-1]) + 1
     check_ids(f"{name}.query_ids", ids, rows=labelled.queries.vectors[0].shape[0])
-    if ids.size and ids[-1] + 1 != count:
+    if ids.size and ids[-1] + 1 != num_queries:
         raise ValueError(
             f"{name}.positives must have one column per query, {ids[-1] + 1}, got "
-            f"{count}."
+            f"{num_queries}."
         )
-    if positives.shape != (images, count) or used.shape != positives.shape:
+    if positives.shape != (num_images, num_queries) or used.shape != positives.shape:
         raise ValueError(
-            f"{name} must have positives and used of shape [{images}, {count}], the "
-            f"images of the collection, got {list(positives.shape)} and "
-            f"{list(used.shape)}: are the labels those of another index?"
+            f"{name} must have positives and used of shape [{num_images}, "
+            f"{num_queries}], the images of the collection, got "
+            f"{list(positives.shape)} and {list(used.shape)}: are the labels those of "
+            "another index?"
         )
-    if labelled.objects and len(labelled.objects) != count:
+    if labelled.objects and len(labelled.objects) != num_queries:
         raise ValueError(
-            f"{name}.objects must be one per query, {count}, got "
+            f"{name}.objects must be one per query, {num_queries}, got "
             f"{len(labelled.objects)}."
         )
-    right = positives & used
-    numbers = np.flatnonzero(right.any(0) & (~right & used).any(0))
-    if not numbers.size:
+    relevant = positives & used
+    query_numbers = np.flatnonzero(relevant.any(0) & (~relevant & used).any(0))
+    if not query_numbers.size:
         raise ValueError(
             f"{name} must have a query with a positive and a negative image, got none "
-            f"among {count}."
+            f"among {num_queries}."
         )
-    starts, ends = np.searchsorted(ids, numbers), np.searchsorted(ids, numbers + 1)
+    starts, ends = (
+        np.searchsorted(ids, query_numbers),
+        np.searchsorted(ids, query_numbers + 1),
+    )
     slots = np.arange((ends - starts).max())
     rows = starts[:, None] + slots
     rows = np.where(rows < ends[:, None], rows, -1)
     return QueryTable(
-        vectors=tuple(jnp.asarray(each) for each in labelled.queries.vectors),
+        vectors=tuple(
+            jnp.asarray(view_vectors) for view_vectors in labelled.queries.vectors
+        ),
         rows=jnp.asarray(rows, jnp.int32),
-        positives=jnp.asarray(right[:, numbers].T),
-        used=jnp.asarray(used[:, numbers].T),
-        numbers=jnp.asarray(numbers, jnp.int32),
+        positives=jnp.asarray(relevant[:, query_numbers].T),
+        used=jnp.asarray(used[:, query_numbers].T),
+        numbers=jnp.asarray(query_numbers, jnp.int32),
     )
 
 
 def images_of_objects(*labelled: LabelledQueries) -> dict[str, Int[np.ndarray, " _"]]:
-    """Lists the images that show an object, if they are two or more.
+    """Images of each object that is shown by two images or more.
 
     Args:
-        labelled: Queries with objects; several are put together.
+        labelled: Labelled queries with objects; several are joined.
 
     Returns:
-        By the object's name, sorted, the images that are right for any of its queries.
+        By the object's name, sorted, the numbers of the images that are relevant for
+        any of its queries.
     """
-    shown: dict[str, np.ndarray] = {}
-    for each in labelled:
-        positives = np.asarray(each.positives)
-        for query, name in enumerate(each.objects):
-            shown[name] = (
-                shown.get(name, np.zeros(len(positives), bool)) | (positives[:, query])
+    relevance: dict[str, np.ndarray] = {}
+    for labels in labelled:
+        positives = np.asarray(labels.positives)
+        for query, name in enumerate(labels.objects):
+            relevance[name] = (
+                relevance.get(name, np.zeros(len(positives), bool))
+                | (positives[:, query])
             )
-    images = {name: np.flatnonzero(shown[name]) for name in sorted(shown)}
-    return {name: each for name, each in images.items() if each.size > 1}
+    images = {name: np.flatnonzero(relevance[name]) for name in sorted(relevance)}
+    return {name: numbers for name, numbers in images.items() if numbers.size > 1}
 
 
 def split_query_table(
     table: QueryTable, fold_ids: Int[np.ndarray, " q"]
 ) -> tuple[QueryTable, ...]:
-    """Splits the queries of a table; all parts have one shape.
+    """Splits the queries of a table into folds of one shape.
 
     Args:
         table: The table.
-        fold_ids: Part of every query, from 0 upwards, each with one at least.
+        fold_ids: Fold of every query, from 0 upwards; no fold is empty.
 
     Returns:
-        The parts. Places that are left over ask nothing and have no positive.
+        The folds. Padding rows have no region and no positive.
     """
     size = int(np.bincount(fold_ids).max())
 
-    def part(number):
-        own = np.flatnonzero(fold_ids == number)
-        chosen = np.pad(own, (0, size - own.size))
-        real = jnp.arange(size)[:, None] < own.size
+    def select_fold(fold_number):
+        fold_rows = np.flatnonzero(fold_ids == fold_number)
+        padded_rows = np.pad(fold_rows, (0, size - fold_rows.size))
+        is_query = jnp.arange(size)[:, None] < fold_rows.size
         return table._replace(
-            rows=jnp.where(real, table.rows[chosen], -1),
-            positives=table.positives[chosen] & real,
-            used=table.used[chosen] & real,
-            numbers=table.numbers[chosen],
+            rows=jnp.where(is_query, table.rows[padded_rows], -1),
+            positives=table.positives[padded_rows] & is_query,
+            used=table.used[padded_rows] & is_query,
+            numbers=table.numbers[padded_rows],
         )
 
-    return tuple(part(number) for number in range(int(fold_ids.max()) + 1))
+    return tuple(
+        select_fold(fold_number) for fold_number in range(int(fold_ids.max()) + 1)
+    )
 
 
-def select_queries(table: QueryTable, chosen: Int[Array, " b"]) -> QueryDescriptors:
-    """Takes some queries out of a table, in a shape that depends on their number only.
+def select_queries(table: QueryTable, query_rows: Int[Array, " b"]) -> QueryDescriptors:
+    """Selects queries of a table, in a shape that depends on their number only.
 
     Args:
         table: The table.
-        chosen: Rows of it; -1 is no query, and gets a column of zeros.
+        query_rows: Rows of the table; -1 is padding, and gets a column of zeros.
 
     Returns:
-        Their regions. Rows that are left over belong to a query past the last.
+        Regions of the queries. Padding rows belong to a query past the last.
     """
-    count = chosen.shape[0]
-    rows = table.rows[jnp.maximum(chosen, 0)]
-    rows = jnp.where(chosen[:, None] >= 0, rows, -1)
-    owner = jnp.arange(count, dtype=jnp.int32)[:, None]
-    ids = jnp.where(rows >= 0, owner, count).reshape(-1)
-    there = jnp.maximum(rows, 0).reshape(-1)
-    return QueryDescriptors(tuple(each[there] for each in table.vectors), ids)
+    count = query_rows.shape[0]
+    rows = table.rows[jnp.maximum(query_rows, 0)]
+    rows = jnp.where(query_rows[:, None] >= 0, rows, -1)
+    columns = jnp.arange(count, dtype=jnp.int32)[:, None]
+    ids = jnp.where(rows >= 0, columns, count).reshape(-1)
+    row_indices = jnp.maximum(rows, 0).reshape(-1)
+    return QueryDescriptors(
+        tuple(vectors[row_indices] for vectors in table.vectors), ids
+    )
 
 
 def relevance_lists(table: QueryTable) -> RelevanceLists:
-    """Lists what is right and what is ignored for every query of a table."""
+    """Lists the relevant and the ignored images for every query of a table."""
     return RelevanceLists(
         [np.flatnonzero(row) for row in np.asarray(table.positives)],
         [np.flatnonzero(~row) for row in np.asarray(table.used)],
     )
 
 
-# Of the objects to learn on, those that choose and stop are one in so many.
+# One in so many of the objects to learn on is held out, to choose and to stop.
 _HELD_OUT_ONE_IN = 4
 
 
 class QuerySplit(NamedTuple):
-    """Which queries learn, which choose and which test; each is in one part.
+    """Split of queries into training, held-out and test queries, without overlap.
 
     Attributes:
-        train: Queries whose loss has a gradient.
-        held_out: Queries that tell when to stop and which settings are best.
-        test: Queries that nothing is chosen on.
+        train: Queries whose loss is minimised.
+        held_out: Queries on which the stopping step and the settings are chosen.
+        test: Queries on which nothing is chosen.
     """
 
     train: Bool[np.ndarray, " q"]
@@ -215,15 +230,15 @@ def split_by_object(
 
     Two queries for one object are not independent: one in training and one in the test
     would show how well an object is remembered, not how well others are found. So all
-    queries of an object are in one part. The rule, for split i of 0, 1, 2, ...: the
+    queries of an object are in one subset. The rule, for split i of 0, 1, 2, ...: the
     sorted list of different objects is put in the order of
-    `np.random.default_rng(seed + i).permutation`. The first half of it, the smaller
-    where the number is odd, is to learn on, the rest is the test. Of that first half a
-    quarter, rounded down but at least one, its first ones, are held out; the others
-    train. Pictures of the database are not split: all are searched in every part.
+    `np.random.default_rng(seed + i).permutation`. Its first half, the smaller if the
+    number is odd, is to learn on, the rest is the test. The first quarter of that half,
+    rounded down but at least one object, is held out; the others train. Pictures of the
+    database are not split: all are searched for every subset.
 
     Args:
-        objects: What each query shows.
+        objects: Name of the object that each query shows.
         splits: Number of splits, at least 1.
         seed: Seed of the first split; the others follow it.
 
@@ -236,46 +251,49 @@ def split_by_object(
 
     Example:
         >>> (split,) = split_by_object(["a", "a", "b", "c", "d"], splits=1)
-        >>> [int(part.sum()) for part in split]
+        >>> [int(mask.sum()) for mask in split]
         [2, 1, 2]
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}.")
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
-    names, number = np.unique(np.asarray(objects, dtype=object), return_inverse=True)
+    names, object_of_query = np.unique(
+        np.asarray(objects, dtype=object), return_inverse=True
+    )
     if names.size < 2 * 2:
         raise ValueError(
             "objects must be at least 4 different ones, 2 to learn on (1 of them held "
             f"out) and 2 to test on, got {names.size}: {', '.join(map(str, names))}."
         )
-    learning = names.size // 2
-    held_out = max(1, learning // _HELD_OUT_ONE_IN)
-    made = []
+    num_learning = names.size // 2
+    num_held_out = max(1, num_learning // _HELD_OUT_ONE_IN)
+    query_splits = []
     for i in range(splits):
         order = np.random.default_rng(seed + i).permutation(names.size)
-        place = np.argsort(order)[number.reshape(-1)]
-        made.append(
+        object_position = np.argsort(order)[object_of_query.reshape(-1)]
+        query_splits.append(
             QuerySplit(
-                train=(place >= held_out) & (place < learning),
-                held_out=place < held_out,
-                test=place >= learning,
+                train=(object_position >= num_held_out)
+                & (object_position < num_learning),
+                held_out=object_position < num_held_out,
+                test=object_position >= num_learning,
             )
         )
-    return tuple(made)
+    return tuple(query_splits)
 
 
 def hold_out_objects(
     objects: Sequence[str], *, seed: int = 0
 ) -> Bool[np.ndarray, " q"]:
-    """Draws a quarter of the objects, rounded down but at least one, to stop by.
+    """Draws the held-out objects: a quarter of all, rounded down but at least one.
 
     Args:
-        objects: What each query shows.
-        seed: Of the draw from the sorted list of different objects.
+        objects: Name of the object that each query shows.
+        seed: Seed of the draw from the sorted list of different objects.
 
     Returns:
-        Which queries are held out.
+        Mask of the held-out queries.
 
     Raises:
         ValueError: If there are fewer than two different objects.
@@ -287,26 +305,26 @@ def hold_out_objects(
             f"{len(names)}."
         )
     drawn = np.random.default_rng(seed).permutation(len(names))
-    away = {names[i] for i in drawn[: max(1, len(names) // _HELD_OUT_ONE_IN)]}
-    return np.array([name in away for name in objects])
+    held_out = {names[i] for i in drawn[: max(1, len(names) // _HELD_OUT_ONE_IN)]}
+    return np.array([name in held_out for name in objects])
 
 
 def average_over_splits(
     precision: Sequence[Float[np.ndarray, " q"]], splits: Sequence[QuerySplit]
 ) -> Float[np.ndarray, " q"]:
-    """Takes for each query the mean over the splits in which it was tested.
+    """Averages the precision of each query over the splits in which it was tested.
 
-    A query is tested in about half of the splits, so what comes out is not of
-    independent numbers: give it to `evaluation.paired_bootstrap` with the objects as
-    `groups`, once, not once per split.
+    A query is tested in about half of the splits, so the results are not independent:
+    give them to `evaluation.paired_bootstrap` with the objects as `groups`, once, not
+    once per split.
 
     Args:
-        precision: Per split the average precision of all queries; what it holds for
-            queries that were not tested is not looked at.
+        precision: Per split the average precision of all queries; values of queries
+            that were not tested are ignored.
         splits: The splits.
 
     Returns:
-        One number per query; NaN where it was never tested, or is NaN wherever it was.
+        One number per query; NaN if it was never tested, or only with NaN.
 
     Raises:
         ValueError: If there is not one array per split, with one number per query.
@@ -324,25 +342,25 @@ def average_over_splits(
                 f"{values.shape} for a split of {split.test.shape}."
             )
     values = np.stack(precision)
-    counted = np.stack([split.test for split in splits]) & ~np.isnan(values)
-    number = counted.sum(0)
-    total = np.where(counted, values, 0).sum(0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    is_tested = np.stack([split.test for split in splits]) & ~np.isnan(values)
+    num_tested = is_tested.sum(0)
+    total = np.where(is_tested, values, 0).sum(0)
+    return np.where(num_tested > 0, total / np.maximum(num_tested, 1), np.nan)
 
 
 NeighborLists = Int[np.ndarray | Array, "m _"]
 
 
 class MinedLabels(NamedTuple):
-    """Images as queries, with what is taken for their right answers.
+    """Labels mined without annotation, for images as queries.
 
     Attributes:
-        query_images: Which images of the database are the queries, ascending.
-        positives: Right answers of each query.
-        used: Images that count: not the query itself, nothing uncertain.
-        objects: What stands in for the object of each query: the name of the set of
-            images that it reaches from positive to positive. Queries of one set share
-            answers; see `split_by_object`.
+        query_images: Numbers of the query images in the database, ascending.
+        positives: Mined positives of each query.
+        used: Images that count: not the query itself, no uncertain ones.
+        objects: Substitute for the object of each query: the name of the connected
+            component of its positives. Queries of one component share answers; see
+            `split_by_object`.
     """
 
     query_images: Int[np.ndarray, " q"]
@@ -358,7 +376,7 @@ def mine_positives(
     max_queries: int | None = None,
     seed: int = 0,
 ) -> MinedLabels:
-    """Takes for positives the images that independent views agree on.
+    """Mines positives: pairs of images on which independent views agree.
 
     The protocol. A view is a way to find neighbours: descriptors of another network, of
     another scale of the pictures, of another crop. Errors of one view are its own, so a
@@ -397,20 +415,23 @@ def mine_positives(
     tables = [_without_self(np.asarray(view), i) for i, view in enumerate(views)]
     _check_views(tables, k, max_queries)
     m = len(tables[0])
-    agreed = None
+    agreement = None
     listed = scipy.sparse.csr_array((m, m), dtype=bool)
     for table in tables:
-        near = _listing_matrix(table[:, :k], m)
-        mutual = near.multiply(near.T)
-        agreed = mutual if agreed is None else agreed.multiply(mutual)
-        whole = _listing_matrix(table, m)
-        listed = listed + whole + whole.T
-    agreed = scipy.sparse.csr_array(agreed, dtype=bool)
-    agreed.eliminate_zeros()
+        nearest = _listing_matrix(table[:, :k], m)
+        mutual = nearest.multiply(nearest.T)
+        agreement = mutual if agreement is None else agreement.multiply(mutual)
+        listing = _listing_matrix(table, m)
+        listed = listed + listing + listing.T
+    agreement = scipy.sparse.csr_array(agreement, dtype=bool)
+    agreement.eliminate_zeros()
     listed = scipy.sparse.csr_array(listed, dtype=bool)
-    # All but the image itself and what is listed is a negative.
-    found, negative = np.diff(agreed.indptr), m - 1 - np.diff(listed.indptr)
-    queries = np.flatnonzero((found > 0) & (negative > 0))
+    # All images but the query itself and the listed ones are negatives.
+    num_positives, num_negatives = (
+        np.diff(agreement.indptr),
+        m - 1 - np.diff(listed.indptr),
+    )
+    queries = np.flatnonzero((num_positives > 0) & (num_negatives > 0))
     if queries.size == 0:
         raise ValueError(
             f"views must agree on a pair of images, got none within k = {k} that "
@@ -419,29 +440,31 @@ def mine_positives(
     if max_queries is not None and queries.size > max_queries:
         rng = np.random.default_rng(seed)
         queries = np.sort(rng.choice(queries, max_queries, replace=False))
-    positives = agreed[queries].toarray().T
+    positives = agreement[queries].toarray().T
     used = positives | ~listed[queries].toarray().T
     used[queries, np.arange(queries.size)] = False
-    _, component = connected_components(agreed, directed=False)
+    _, component = connected_components(agreement, directed=False)
     objects = tuple(f"set {number}" for number in component[queries])
     return MinedLabels(queries, positives, used, objects)
 
 
 def _without_self(table: NeighborLists, view: int) -> Int[np.ndarray, "m _"]:
-    """A list with each image taken out of its own row, the others moved up."""
+    """Removes each image from its own neighbour list, and moves the others up."""
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.integer):
         raise ValueError(
             f"views must be matrices of image numbers, got {table.dtype} "
             f"{list(table.shape)} for view {view}."
         )
-    own = table == np.arange(len(table))[:, None]
+    is_self = table == np.arange(len(table))[:, None]
     # A stable sort by "is it empty" keeps the order of the others.
-    kept = np.where(own, -1, table)
-    return np.take_along_axis(kept, np.argsort(kept < 0, axis=1, kind="stable"), axis=1)
+    others = np.where(is_self, -1, table)
+    return np.take_along_axis(
+        others, np.argsort(others < 0, axis=1, kind="stable"), axis=1
+    )
 
 
 def _check_views(tables: list[np.ndarray], k: int, max_queries: int | None) -> None:
-    """Refuses views that are none or do not belong together."""
+    """Refuses views that are no neighbour lists, or not of the same images."""
     if len(tables) < 2:
         raise ValueError(f"views must be at least 2, got {len(tables)}.")
     if k < 1:
@@ -456,29 +479,29 @@ def _check_views(tables: list[np.ndarray], k: int, max_queries: int | None) -> N
                 f"{view}."
             )
         if table.size and not -1 <= table.min() <= table.max() < m:
-            wrong = table[(table < -1) | (table >= m)][0]
+            invalid_number = table[(table < -1) | (table >= m)][0]
             raise ValueError(
-                f"views must hold image numbers, 0 to {m - 1}, or -1, got {wrong} in "
-                f"view {view}."
+                f"views must hold image numbers, 0 to {m - 1}, or -1, got "
+                f"{invalid_number} in view {view}."
             )
         rows = np.sort(table, axis=1)
-        twice = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)
-        if twice.any():
-            image, place = np.argwhere(twice)[0]
+        is_repeated = (rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)
+        if is_repeated.any():
+            image, column = np.argwhere(is_repeated)[0]
             raise ValueError(
-                f"views must list an image once, got {rows[image, place]} twice for "
+                f"views must list an image once, got {rows[image, column]} twice for "
                 f"image {image} in view {view}."
             )
-        for other in range(view):
-            if np.array_equal(table, tables[other]):
+        for earlier_view in range(view):
+            if np.array_equal(table, tables[earlier_view]):
                 raise ValueError(
-                    f"views must be independent, got the same lists for views {other} "
-                    f"and {view}."
+                    "views must be independent, got the same lists for views "
+                    f"{earlier_view} and {view}."
                 )
 
 
 def _listing_matrix(table: Int[np.ndarray, "m _"], m: int) -> scipy.sparse.csr_array:
-    """Who lists whom, a matrix of m x m with only the entries that are there."""
-    row, place = np.nonzero(table >= 0)
-    where = (row, table[row, place])
-    return scipy.sparse.csr_array((np.ones(row.size, bool), where), shape=(m, m))
+    """Sparse m x m matrix of neighbour lists: True where row i lists image j."""
+    row, column = np.nonzero(table >= 0)
+    coordinates = (row, table[row, column])
+    return scipy.sparse.csr_array((np.ones(row.size, bool), coordinates), shape=(m, m))

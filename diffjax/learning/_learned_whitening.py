@@ -16,8 +16,8 @@ from diffjax.regions import global_descriptors
 from ._parameters import Parameters, check_parameters
 from ._problem import LearningProblem
 
-# Kinds of differences that a projection is to shrink, in the order of
-# `scatter_matrices`; the first two ask for labels.
+# Differences that a projection is to shrink, in the order of `scatter_matrices`; the
+# first two need labels.
 SCATTER_KINDS = (
     "regions of an object",
     "images of an object",
@@ -29,11 +29,12 @@ _EIGENVALUE_TOLERANCE = 1e-7
 
 
 class ScatterMatrices(NamedTuple):
-    """How vectors differ, as covariances of trace d.
+    """Scatter matrices of vectors, within groups and between images, of trace d.
 
     Attributes:
-        within: Differences to shrink, s of them: see `scatter_matrices`.
-        between: Differences to keep.
+        within: Scatters of the differences to shrink, s of them: see
+            `scatter_matrices`.
+        between: Scatter of the differences to preserve.
     """
 
     within: Float[Array, "s d d"]
@@ -43,17 +44,17 @@ class ScatterMatrices(NamedTuple):
 def scatter_matrices(
     problem: LearningProblem, objects: Sequence[Int[np.ndarray, " _"]] = ()
 ) -> ScatterMatrices:
-    """Measures how the vectors of a collection differ, within what is the same and all.
+    """Scatter matrices of the vectors of a collection, within and between groups.
 
-    With labels there are four kinds of differences to shrink, in this order: of the
-    regions of images of one object from their mean; of the global descriptors of these
-    images from theirs; of the regions of one image from theirs; and the identity, which
-    keeps the mixture from being singular, and stands for a kind in which nothing
-    differs. Without labels there are the last two only.
-    The differences to keep are those of all images' global descriptors from their mean.
+    With labels there are four scatters to shrink, in this order: of the regions of an
+    object's images about their mean; of the global descriptors of these images about
+    theirs; of the regions of an image about theirs; and the identity, which makes the
+    mixture regular, and replaces a scatter of zero. Without labels there are the last
+    two only. The scatter to preserve is that of all global descriptors about their
+    mean.
 
     Args:
-        problem: The collection, of one description of d dimensions.
+        problem: The collection, with one view of d dimensions.
         objects: For every object the numbers of the images that show it.
 
     Returns:
@@ -72,48 +73,52 @@ def scatter_matrices(
     check_ids("image_ids", ids, rows=len(vectors))
     count, dim = int(ids[-1]) + 1, vectors.shape[1]
     summed = global_descriptors(vectors, ids, num_images=count)
-    whole, regions = (np.asarray(each, np.float64) for each in (summed, vectors))
-    images = [np.unique(np.asarray(each, int)) for each in objects]
-    for number, each in enumerate(images):
-        if each.size < 2 or each[0] < 0 or each[-1] >= count:
+    image_vectors = np.asarray(summed, np.float64)
+    regions = np.asarray(vectors, np.float64)
+    object_images = [np.unique(np.asarray(images, int)) for images in objects]
+    for number, images in enumerate(object_images):
+        if images.size < 2 or images[0] < 0 or images[-1] >= count:
             raise ValueError(
                 f"objects[{number}] must be two images or more of 0..{count - 1}, got "
-                f"{each.tolist()}."
+                f"{images.tolist()}."
             )
     ends = np.searchsorted(ids, np.arange(count + 1))
     spans = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
-    kinds = []
-    if images:
-        of_objects = [np.concatenate([spans[i] for i in each]) for each in images]
-        kinds += [_group_scatter(regions, of_objects), _group_scatter(whole, images)]
-    kinds.append(_group_scatter(regions, spans))
-    between = _group_scatter(whole, [np.arange(count)])
+    scatters = []
+    if object_images:
+        object_regions = [
+            np.concatenate([spans[i] for i in images]) for images in object_images
+        ]
+        scatters.append(_group_scatter(regions, object_regions))
+        scatters.append(_group_scatter(image_vectors, object_images))
+    scatters.append(_group_scatter(regions, spans))
+    between = _group_scatter(image_vectors, [np.arange(count)])
     if between is None:
         raise ValueError("vectors must differ between images, got equal ones.")
     eye = np.eye(dim)
-    within = [*(eye if each is None else each for each in kinds), eye]
-    kind = problem.views[0].vectors.dtype
+    within = [*(eye if scatter is None else scatter for scatter in scatters), eye]
+    dtype = problem.views[0].vectors.dtype
     return ScatterMatrices(
-        jnp.asarray(np.stack(within), kind), jnp.asarray(between, kind)
+        jnp.asarray(np.stack(within), dtype), jnp.asarray(between, dtype)
     )
 
 
 def replace_shrinkage_by_projection(
     parameters: Parameters, scatter_matrices: ScatterMatrices, *, dim: int | None = None
 ) -> Parameters:
-    r"""Puts a projection in the place of `shrinkage` and `emphasis`; differentiable.
+    r"""Replaces `shrinkage` and `emphasis` by their projection in closed form.
 
-    With W = sum_j s_j W_j over the differences to shrink, s being `shrinkage`, W = L L'
+    With W = sum_j s_j W_j over the scatters to shrink, s being `shrinkage`, W = L L'
     and the eigenvalues v_1 >= v_2 >= ... and eigenvectors u_1, u_2, ... of L^-1 B L^-T,
     row i of the projection is (v_i / v_1)^e u_i' L^-1, e being `emphasis`. At e = 0
     this is supervised whitening with its covariance of matched pairs shrunken to
     several targets; above it directions in which nothing but noise differs count less.
-    All is scaled to sum of squares p. Derivatives are those of x -> P x / |P x|, in
-    which directions of equal v may turn.
+    The projection is scaled to sum of squares p. It is differentiable; derivatives are
+    those of x -> P x / |P x|, in which directions of equal v may turn.
 
     Args:
-        parameters: With `shrinkage`; without `emphasis` e is 0.
-        scatter_matrices: As many kinds of differences as `shrinkage` has weights.
+        parameters: Parameters with `shrinkage`; without `emphasis` e is 0.
+        scatter_matrices: As many scatters to shrink as `shrinkage` has weights.
         dim: Dimensions p it projects to, 1 to d; None is d. A Python number.
 
     Returns:
@@ -132,7 +137,7 @@ def replace_shrinkage_by_projection(
     check_parameters(parameters)
     weights = parameters.shrinkage
     if weights is None or parameters.projection is not None:
-        raise ValueError("whiten needs shrinkage in parameters, and no projection.")
+        raise ValueError("parameters must have shrinkage and no projection.")
     kinds, size, _ = scatter_matrices.within.shape
     if weights.shape[0] != kinds:
         raise ValueError(
@@ -150,21 +155,23 @@ def replace_shrinkage_by_projection(
 
 
 def _closed_form_projection(scatter_matrices, weights, emphasis, *, dim):
-    kind = scatter_matrices.within.dtype
-    weights, emphasis = weights.astype(kind), emphasis.astype(kind)
+    dtype = scatter_matrices.within.dtype
+    weights, emphasis = weights.astype(dtype), emphasis.astype(dtype)
     within = jnp.tensordot(weights, scatter_matrices.within, 1, precision="highest")
     root = jnp.linalg.cholesky(within)
 
-    def left(matrix):
+    def apply_inverse_root(matrix):
         return jax.scipy.linalg.solve_triangular(root, matrix, lower=True)
 
-    middle = left(left(scatter_matrices.between).T)
-    values, vectors = _safe_eigh((middle + middle.T) / 2)
+    whitened_between = apply_inverse_root(
+        apply_inverse_root(scatter_matrices.between).T
+    )
+    values, vectors = _safe_eigh((whitened_between + whitened_between.T) / 2)
     values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
     rows = jax.scipy.linalg.solve_triangular(root.T, vectors, lower=False).T
     # Rounding makes zeros negative, of which there is no power.
-    share = jnp.maximum(values / values[0], jnp.finfo(kind).eps)
-    rows *= (share**emphasis)[:, None]
+    ratio = jnp.maximum(values / values[0], jnp.finfo(dtype).eps)
+    rows *= (ratio**emphasis)[:, None]
     # Lengths are made 1 after it: this scale only keeps entries those of an identity.
     return rows * jnp.sqrt(dim / jnp.sum(rows**2))
 
@@ -180,25 +187,25 @@ def _safe_eigh_jvp(primals, tangents):
     # The library's rule divides by differences of eigenvalues, some of which are 0
     # where vectors span less than all dimensions. Vectors of equal values may turn
     # among themselves without changing a similarity: their turn is taken to be 0.
-    (matrix,), (change,) = primals, tangents
+    (matrix,), (tangent,) = primals, tangents
     values, vectors = _safe_eigh(matrix)
     product = functools.partial(jnp.matmul, precision="highest")
-    inner: Array = product(product(vectors.T, change), vectors)
+    inner: Array = product(product(vectors.T, tangent), vectors)
     gap = values[None, :] - values[:, None]
     equal = jnp.abs(gap) <= _EIGENVALUE_TOLERANCE * jnp.max(jnp.abs(values))
-    turn = inner / (gap + equal.astype(gap.dtype)) * (~equal).astype(gap.dtype)
-    return (values, vectors), (jnp.diagonal(inner), product(vectors, turn))
+    rotation = inner / (gap + equal.astype(gap.dtype)) * (~equal).astype(gap.dtype)
+    return (values, vectors), (jnp.diagonal(inner), product(vectors, rotation))
 
 
 def _group_scatter(
     vectors: Float[np.ndarray, "n d"], groups: Sequence[Int[np.ndarray, " _"]]
 ) -> Float[np.ndarray, "d d"] | None:
-    """Sums (x - m)(x - m)' over groups, m their means; trace d; None if all is 0."""
+    """Scatter of vectors about the means of their groups, of trace d; None if 0."""
     dim = vectors.shape[1]
     total = np.zeros((dim, dim))
     for group in groups:
-        away = vectors[group] - vectors[group].mean(0)
-        total += away.T @ away
+        differences = vectors[group] - vectors[group].mean(0)
+        total += differences.T @ differences
     trace = total.trace()
     # Means of equal vectors differ from them by rounding.
     if trace <= np.finfo(np.float32).eps ** 2 * len(vectors):

@@ -19,14 +19,13 @@ from diffjax.types import Scalar
 
 
 class MaskedScores(NamedTuple):
-    """What an objective looks at, one row per query.
+    """Masked, standardised scores with their labels, one row per query.
 
     Attributes:
         scores: Standardised scores; 0 for images that are not used.
-        positive: Right answers among the images that are used.
-        negative: The others among them.
-        counted: Queries that have both and are wanted; the rows of the others are
-            empty.
+        positive: Positives among the images that are used.
+        negative: Negatives among the images that are used.
+        counted: Queries that count and have both; the masks of others are empty.
     """
 
     scores: Float[Array, "q m"]
@@ -41,11 +40,11 @@ def mask_scores(
     used: Bool[Array, "m q"],
     queries_used: Bool[Array, " q"] | None,
 ) -> MaskedScores:
-    """Takes out what does not count and standardises what is left, query by query.
+    """Masks the images that do not count, and standardises scores query by query.
 
     Args:
         scores: Image scores, one column per query.
-        positives: Right answers.
+        positives: Relevant images.
         used: Images that count.
         queries_used: Queries that count; None if all do.
 
@@ -64,7 +63,7 @@ def mask_scores(
 def standardize_scores(
     scores: Float[Array, " m"], used: Bool[Array, " m"]
 ) -> Float[Array, " m"]:
-    r"""Takes scores to mean 0 and variance 1 over the images that are used.
+    r"""Standardises scores to mean 0 and variance 1 over the images that are used.
 
     z_i = (s_i - mean) / sqrt(mean of (s - mean)^2). Scores of a diffusion are tiny, and
     smaller for one query than for another; z is the same for a s + b, a > 0, whatever a
@@ -80,26 +79,26 @@ def standardize_scores(
         z; 0 for images that are not used, and for all, with gradient 0, where all
         scores are the same. NaN among the scores that are used makes all of them NaN.
     """
-    kept = jnp.where(used, scores, jnp.zeros_like(scores))
+    used_scores = jnp.where(used, scores, jnp.zeros_like(scores))
     low = jnp.min(scores, where=used, initial=jnp.inf)
     high = jnp.max(scores, where=used, initial=-jnp.inf)
     low = jax.lax.stop_gradient(jnp.where(low <= high, low, 0))
     spread = jax.lax.stop_gradient(jnp.where(high > low, high - low, 1))
-    scaled = jnp.where(used, (kept - low) / spread, jnp.zeros_like(kept))
+    scaled = jnp.where(used, (used_scores - low) / spread, jnp.zeros_like(used_scores))
     count = jnp.maximum(jnp.sum(used, dtype=scores.dtype), 1)
     centred = scaled - jnp.sum(scaled) / count
     centred = jnp.where(used, centred, jnp.zeros_like(centred))
     variance = jnp.sum(centred**2) / count
     # Exactly 0 where all scores are the same: they are then all 0 above. NaN is not.
-    flat = variance == 0
-    deviation = jnp.sqrt(jnp.where(flat, jnp.ones_like(variance), variance))
-    return jnp.where(flat, jnp.zeros_like(centred), centred / deviation)
+    is_flat = variance == 0
+    deviation = jnp.sqrt(jnp.where(is_flat, jnp.ones_like(variance), variance))
+    return jnp.where(is_flat, jnp.zeros_like(centred), centred / deviation)
 
 
 def check_objective_arguments(
     scores: Any, positives: Any, used: Any, queries_used: Any, max_positives: int | None
 ) -> int:
-    """Refuses what does not fit together; returns how many positives to allow for."""
+    """Validates the arguments of an objective; returns the number of positive slots."""
     check_matrix("scores", scores)
     check_not_downcast("scores", scores)
     m, q = scores.shape
@@ -122,37 +121,41 @@ def check_objective_arguments(
     counts = np.sum(np.asarray(positives) & np.asarray(used), axis=0)
     if queries_used is not None and is_concrete(queries_used):
         counts = counts * np.asarray(queries_used)
-    most = int(counts.max(initial=1))
-    if max_positives is not None and max_positives < most:
-        raise ValueError(f"max_positives must be at least {most}, got {max_positives}.")
-    return min(most if max_positives is None else max_positives, m)
+    num_slots = int(counts.max(initial=1))
+    if max_positives is not None and max_positives < num_slots:
+        raise ValueError(
+            f"max_positives must be at least {num_slots}, got {max_positives}."
+        )
+    return min(num_slots if max_positives is None else max_positives, m)
 
 
 def positive_slots(
-    positive: Bool[Array, " m"], *, most: int
+    positive: Bool[Array, " m"], *, num_slots: int
 ) -> tuple[Int[Array, " p"], Bool[Array, " p"]]:
-    """Where the positives are, in `most` slots, and which slots are filled."""
-    slots = jnp.nonzero(positive, size=most, fill_value=0)[0]
-    return slots, jnp.arange(most) < jnp.sum(positive)
+    """Positions of the positives in `num_slots` slots, and the mask of filled slots."""
+    slots = jnp.nonzero(positive, size=num_slots, fill_value=0)[0]
+    return slots, jnp.arange(num_slots) < jnp.sum(positive)
 
 
 def count_at_least_one(mask: Bool[Array, " m"], dtype: Any) -> Float[Array, ""]:
-    """The number of images in a mask, 1 for none: those have weight 0 anyway."""
+    """Number of images in a mask, 1 for an empty one, whose sums are 0 anyway."""
     return jnp.maximum(jnp.sum(mask, dtype=dtype), 1)
 
 
 def mean_over_queries(
-    per_query: Float[Array, " q"], masked_scores: MaskedScores, *, most: int
+    per_query: Float[Array, " q"], masked_scores: MaskedScores, *, num_slots: int
 ) -> Float[Array, ""]:
-    """The mean over the queries that count; 0 if there is none."""
-    # Positives that were left out for want of slots must not go unseen.
-    fits = jnp.sum(masked_scores.positive, axis=1) <= most
-    known = jnp.where(fits, per_query, jnp.full_like(per_query, jnp.nan))
-    total = jnp.sum(jnp.where(masked_scores.counted, known, jnp.zeros_like(known)))
+    """Mean over the queries that count; 0 if there is none."""
+    # A query with more positives than slots makes the mean NaN.
+    fits = jnp.sum(masked_scores.positive, axis=1) <= num_slots
+    valid_losses = jnp.where(fits, per_query, jnp.full_like(per_query, jnp.nan))
+    total = jnp.sum(
+        jnp.where(masked_scores.counted, valid_losses, jnp.zeros_like(valid_losses))
+    )
     return total / count_at_least_one(masked_scores.counted, per_query.dtype)
 
 
-_HINGE_BLOCK = 128  # Positives, and negatives, that are compared at a time.
+_HINGE_BLOCK = 128  # Positives, and negatives, compared at a time.
 
 
 def listwise_softmax(
@@ -171,7 +174,7 @@ def listwise_softmax(
 
     Args:
         scores: See `Objective`, as for what follows.
-        positives: Right answers.
+        positives: Relevant images.
         used: Images that count.
         queries_used: Queries that count.
         max_positives: Most positives of any query; no cost depends on it.
@@ -185,12 +188,14 @@ def listwise_softmax(
     References:
         `rax.softmax_loss`, https://github.com/google/rax; read as code.
     """
-    most = check_objective_arguments(
+    num_slots = check_objective_arguments(
         scores, positives, used, queries_used, max_positives
     )
     masks = jnp.asarray(positives), jnp.asarray(used)
-    wanted = None if queries_used is None else jnp.asarray(queries_used)
-    return _rax_loss(scores, *masks, wanted, loss=_rax_softmax_loss, most=most)
+    query_mask = None if queries_used is None else jnp.asarray(queries_used)
+    return _rax_loss(
+        scores, *masks, query_mask, loss=_rax_softmax_loss, num_slots=num_slots
+    )
 
 
 def pairwise_hinge(
@@ -206,12 +211,12 @@ def pairwise_hinge(
     With z the standardised scores, P the positives and N the negatives of a query, the
     loss is 1/(|P| |N|) sum_{i in P, j in N} max(0, 1 - (z_i - z_j)).
 
-    The library's loss compares all images with all: it is given a block of positives
-    and a block of negatives at a time, so that nothing is m x m.
+    The loss of rax compares all images with all: it gets a block of positives and a
+    block of negatives at a time, so that no array is m x m.
 
     Args:
         scores: See `Objective`, as for what follows.
-        positives: Right answers.
+        positives: Relevant images.
         used: Images that count.
         queries_used: Queries that count.
         max_positives: Most positives of any query.
@@ -225,15 +230,17 @@ def pairwise_hinge(
     References:
         `rax.pairwise_hinge_loss`, https://github.com/google/rax; read as code.
     """
-    most = check_objective_arguments(
+    num_slots = check_objective_arguments(
         scores, positives, used, queries_used, max_positives
     )
     masks = jnp.asarray(positives), jnp.asarray(used)
-    wanted = None if queries_used is None else jnp.asarray(queries_used)
-    return _rax_loss(scores, *masks, wanted, loss=_rax_hinge_loss, most=most)
+    query_mask = None if queries_used is None else jnp.asarray(queries_used)
+    return _rax_loss(
+        scores, *masks, query_mask, loss=_rax_hinge_loss, num_slots=num_slots
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "most"))
+@functools.partial(jax.jit, static_argnames=("loss", "num_slots"))
 def _rax_loss(
     scores: Array,
     positives: Array,
@@ -241,22 +248,24 @@ def _rax_loss(
     queries_used: Array | None,
     *,
     loss: Callable[..., Array],
-    most: int,
+    num_slots: int,
 ) -> Array:
     masked_scores = mask_scores(scores, positives, used, queries_used)
     # The library mixes types and ranks freely.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        per_query = jax.vmap(functools.partial(loss, most=most))(
+        per_query = jax.vmap(functools.partial(loss, num_slots=num_slots))(
             masked_scores.scores, masked_scores.positive, masked_scores.negative
         )
-    return mean_over_queries(per_query.astype(scores.dtype), masked_scores, most=most)
+    return mean_over_queries(
+        per_query.astype(scores.dtype), masked_scores, num_slots=num_slots
+    )
 
 
-def _rax_softmax_loss(z, positive, negative, *, most):
-    del most
+def _rax_softmax_loss(z, positive, negative, *, num_slots):
+    del num_slots
     import rax  # noqa: PLC0415  # Only these two losses need it.
 
-    # Of an empty list it is not a number, in the value alone, which is not counted.
+    # The loss of an empty list is NaN, in the value alone, which is not counted.
     return rax.softmax_loss(
         z,
         positive.astype(z.dtype) / count_at_least_one(positive, z.dtype),
@@ -265,47 +274,54 @@ def _rax_softmax_loss(z, positive, negative, *, most):
     )
 
 
-def _rax_hinge_loss(z, positive, negative, *, most):
+def _rax_hinge_loss(z, positive, negative, *, num_slots):
     import rax  # noqa: PLC0415  # Only these two losses need it.
 
-    slots, filled = positive_slots(positive, most=most)
-    width = min(most, _HINGE_BLOCK)
+    slots, filled = positive_slots(positive, num_slots=num_slots)
+    width = min(num_slots, _HINGE_BLOCK)
     labels = jnp.repeat(jnp.asarray([1, 0], z.dtype), width)
 
-    def cut(values):
+    def split_into_blocks(values):
         blocks = -(-values.size // width)
         return jnp.pad(values, (0, blocks * width - values.size)).reshape(-1, width)
 
-    def against(right, wrong):
+    def block_loss(positive_block, negative_block):
         return rax.pairwise_hinge_loss(
-            jnp.concatenate([right[0], wrong[0]]),
+            jnp.concatenate([positive_block[0], negative_block[0]]),
             labels,
-            where=jnp.concatenate([right[1], wrong[1]]),
+            where=jnp.concatenate([positive_block[1], negative_block[1]]),
             reduce_fn=jnp.sum,
         )
 
-    def row(right):
-        # Nothing of a block is kept for its derivative.
-        pairs = jax.checkpoint(functools.partial(against, right))
-        return jnp.sum(jax.lax.map(pairs, (cut(z), cut(negative))))
+    def positive_block_loss(positive_block):
+        # Checkpointed: no intermediate array of a block is stored for the gradient.
+        pairs = jax.checkpoint(functools.partial(block_loss, positive_block))
+        return jnp.sum(
+            jax.lax.map(pairs, (split_into_blocks(z), split_into_blocks(negative)))
+        )
 
-    total = jnp.sum(jax.lax.map(row, (cut(z[slots]), cut(filled))))
+    total = jnp.sum(
+        jax.lax.map(
+            positive_block_loss,
+            (split_into_blocks(z[slots]), split_into_blocks(filled)),
+        )
+    )
     return total / (
         count_at_least_one(positive, z.dtype) * count_at_least_one(negative, z.dtype)
     )
 
 
-_NUMBERS_AT_ONCE = 2**22  # Of one intermediate array, so 16 MiB in float32.
+_MAX_BLOCK_NUMBERS = 2**22  # Of one intermediate array, so 16 MiB in float32.
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss of image scores, lower where positives come first.
+    """Loss of image scores, lower where positives rank first.
 
-    All of them standardise the scores of each query over the images that are used, so
-    that neither the size of the scores nor their offset matters, and take the mean over
-    the queries that count: those that are used and have a positive and a negative.
-    Where none does the loss is 0, and so is its gradient.
+    Objectives standardise the scores of each query over the images that are used, so
+    that neither scale nor offset of the scores matters, and average over the queries
+    that count: those that are used and have a positive and a negative. Without any the
+    loss and its gradient are 0.
     """
 
     def __call__(
@@ -321,16 +337,16 @@ class Objective(Protocol):
 
         Args:
             scores: Image scores, one column per query, higher is better.
-            positives: Right answers of each query.
+            positives: Relevant images of each query.
             used: Images that count for each query: not junk, no padding, not the query
-                itself. What is not used is no positive either.
+                itself. An image that is not used is no positive either.
             queries_used: Queries that count, padding of a batch does not; None for all.
-            max_positives: Most positives that any query has, a bound on time and
-                memory. None counts them where they have values and else allows for m.
+            max_positives: Most positives of any query, a bound on time and memory. None
+                counts concrete ones, and allows for m if they are traced.
 
         Returns:
-            The loss; not a number where a query that counts has more positives than
-            `max_positives`, or a score that is not a number.
+            The loss; NaN where a query that counts has more positives than
+            `max_positives`, or a score is NaN.
         """
         ...
 
@@ -344,7 +360,7 @@ def smooth_average_precision(
     max_positives: int | None = None,
     temperature: Scalar = 0.01,
 ) -> Float[Array, ""]:
-    r"""Computes 1 - AP with ranks made smooth by a sigmoid.
+    r"""Computes 1 - AP with ranks smoothed by a sigmoid (Smooth-AP).
 
     With z the standardised scores, P the positives and N the negatives of a query,
 
@@ -360,7 +376,7 @@ def smooth_average_precision(
 
     Args:
         scores: See `Objective`, as for what follows.
-        positives: Right answers.
+        positives: Relevant images.
         used: Images that count.
         queries_used: Queries that count.
         max_positives: Most positives of any query.
@@ -390,7 +406,7 @@ def smooth_average_precision(
         0.5
     """
     check_in_range("temperature", temperature, low=0, high=float("inf"))
-    most = check_objective_arguments(
+    num_slots = check_objective_arguments(
         scores, positives, used, queries_used, max_positives
     )
     return _smooth_average_precision(
@@ -399,11 +415,11 @@ def smooth_average_precision(
         jnp.asarray(used),
         None if queries_used is None else jnp.asarray(queries_used),
         jnp.asarray(temperature, scores.dtype),
-        most=most,
+        num_slots=num_slots,
     )
 
 
-@functools.partial(jax.jit, static_argnames="most")
+@functools.partial(jax.jit, static_argnames="num_slots")
 def _smooth_average_precision(
     scores: Array,
     positives: Array,
@@ -411,32 +427,34 @@ def _smooth_average_precision(
     queries_used: Array | None,
     temperature: Array,
     *,
-    most: int,
+    num_slots: int,
 ) -> Array:
     masked_scores = mask_scores(scores, positives, used, queries_used)
     queries, images = masked_scores.scores.shape
-    block = max(1, min(_NUMBERS_AT_ONCE // max(queries * images, 1), most))
+    block = max(1, min(_MAX_BLOCK_NUMBERS // max(queries * images, 1), num_slots))
 
     def precision(z, positive, negative):
-        def at(image):
-            above = jax.nn.sigmoid((z - z[image]) / temperature)
-            # Its own 1/2 is taken out, and its own rank counts as 1.
-            others = positive & (jnp.arange(images) != image)
-            right = 1 + jnp.sum(above, where=others)
-            return right / (right + jnp.sum(above, where=negative))
+        def precision_at(image):
+            soft_comparison = jax.nn.sigmoid((z - z[image]) / temperature)
+            # Without the image itself, whose rank is the 1.
+            other_positives = positive & (jnp.arange(images) != image)
+            positive_rank = 1 + jnp.sum(soft_comparison, where=other_positives)
+            return positive_rank / (
+                positive_rank + jnp.sum(soft_comparison, where=negative)
+            )
 
-        slots, filled = positive_slots(positive, most=most)
-        # Nothing of a block is kept for its derivative.
-        values = jax.lax.map(jax.checkpoint(at), slots, batch_size=block)
+        slots, filled = positive_slots(positive, num_slots=num_slots)
+        # Checkpointed: no intermediate array of a block is stored for the gradient.
+        values = jax.lax.map(jax.checkpoint(precision_at), slots, batch_size=block)
         return jnp.sum(values, where=filled) / count_at_least_one(positive, z.dtype)
 
-    smooth = jax.vmap(precision)(
+    precisions = jax.vmap(precision)(
         masked_scores.scores, masked_scores.positive, masked_scores.negative
     )
-    return mean_over_queries(1 - smooth, masked_scores, most=most)
+    return mean_over_queries(1 - precisions, masked_scores, num_slots=num_slots)
 
 
-# By the names that settings and commands use.
+# Objectives by the names that settings and commands use.
 OBJECTIVES: Mapping[str, Objective] = {
     "smooth-ap": smooth_average_precision,
     "softmax": listwise_softmax,

@@ -18,22 +18,22 @@ from jaxtyping import Array, Bool, Float
 from diffjax._arguments import check_not_downcast, is_concrete
 from diffjax._io import write_atomically
 
-# Logarithms and log-odds are kept in +-_END: beyond, a number of single precision is 0,
-# 1 or infinite, which no range contains. exp(13.8) is just below a million.
+# Logarithms and log-odds are clipped to +-_MAX_LOGIT: beyond, a number of single
+# precision is 0, 1 or infinite, which no range contains. exp(13.8) is below a million.
 _MAX_LOGIT = 13.8
 _MAX_ARTANH = _MAX_LOGIT / 2
 _MIN_POSITIVE, _MAX_POSITIVE = 1e-6, 1e6
-# What is shares of a whole.
+# Parameters that are positive and sum to 1.
 _SIMPLEX_PARAMETERS = "mixture", "shrinkage"
 # Rounding in a sum of weights that are to make 1.
 _SUM_TOLERANCE = 1e-5
 
 
 class Parameters(NamedTuple):
-    """The settings of a diffusion as a pytree; None is a part that is not there.
+    """Parameters of a diffusion as a pytree; optional ones may be None.
 
     Attributes:
-        alpha: How far scores spread over the graph, in (0, 1).
+        alpha: Share of a score that each step passes on to neighbours, in (0, 1).
         gamma: Exponent of the graph's kernel, above 0.
         lam: Regularisation of generalised max pooling, above 0.
         query_gamma: Exponent of the query's kernel, above 0; None is `gamma`.
@@ -44,11 +44,11 @@ class Parameters(NamedTuple):
         projection: P of x -> P x / |P x|, on database and query vectors; None leaves
             them as they are.
         mixture: Weights of several graphs, above 0, of sum 1; None where there is one.
-        shrinkage: Weights of the kinds of differences that a projection in closed form
+        shrinkage: Weights of the scatter matrices that a projection in closed form
             shrinks, above 0, of sum 1; None is no such projection. See
             `replace_shrinkage_by_projection`.
-        emphasis: Exponent that tells how much more its first directions count, above 0;
-            None is 0.
+        emphasis: Exponent that emphasises the leading directions of that projection,
+            above 0; None is 0.
     """
 
     alpha: Float[Array, ""]
@@ -81,29 +81,29 @@ def parameters(
     kinds: int = 4,
     emphasis: float = 0.1,
 ) -> Parameters:
-    """Makes parameters to start from: the paper's, with the parts that are named.
+    """Initial parameters: the paper's values, and the optional ones that are named.
 
     Args:
-        names: Parts that are there; alpha, gamma and lam are in any case.
-        alpha: Its start.
-        gamma: Its start.
-        lam: Its start.
-        query_gamma: Its start; None is `gamma`.
-        bias: Its start.
+        names: Parameters that are not None; alpha, gamma and lam never are.
+        alpha: Initial value.
+        gamma: Initial value.
+        lam: Initial value.
+        query_gamma: Initial value; None is `gamma`.
+        bias: Initial value.
         scales: Number of scales, whose weights start at 1.
         dim: Dimensions d of the vectors; the projection starts at identity.
         rank: Dimensions p it projects to, the first of d; None is all.
-        graphs: Number of graphs, of equal weight at the start.
-        kinds: Kinds of differences to shrink, of equal weight at the start; see
+        graphs: Number of graphs, whose weights start equal.
+        kinds: Number of scatter matrices to shrink, whose weights start equal; see
             `scatter_matrices`.
-        emphasis: Its start.
+        emphasis: Initial value.
 
     Returns:
         Parameters in JAX's floating-point type, of double precision if that is on.
 
     Raises:
-        ValueError: If a name is unknown, a size that a part needs is missing or not
-            above 0, `rank` is above `dim`, or a start is outside its range.
+        ValueError: If a name is unknown, a size that a parameter needs is missing or
+            below 1, `rank` is above `dim`, or a value is outside its range.
     """
     for name in names:
         if name not in PARAMETER_NAMES:
@@ -114,35 +114,37 @@ def parameters(
         "mixture": ("graphs", graphs),
         "shrinkage": ("kinds", kinds),
     }
-    for part, (name, size) in sizes.items():
-        if part in names and (size is None or size < 1):
-            raise ValueError(f"{name} must be at least 1 with {part}, got {size}.")
+    for parameter, (name, size) in sizes.items():
+        if parameter in names and (size is None or size < 1):
+            raise ValueError(f"{name} must be at least 1 with {parameter}, got {size}.")
     if "projection" in names and rank is not None and not 1 <= rank <= (dim or 0):
         raise ValueError(f"rank must be in 1..{dim} (dim), got {rank}.")
-    # Sizes that a part needs are there by now, so that 1 only stands for parts unused.
-    count = graphs or 1
-    starts = {
+    # Sizes that are needed are given by now: 1 only stands for unused parameters.
+    num_graphs = graphs or 1
+    start_values = {
         "query_gamma": gamma if query_gamma is None else query_gamma,
         "bias": bias,
         "scale_weights": np.ones(scales or 1),
         "projection": np.eye(rank or dim or 1, dim),
-        "mixture": np.full(count, 1 / count),
+        "mixture": np.full(num_graphs, 1 / num_graphs),
         "shrinkage": np.full(kinds, 1 / max(kinds, 1)),
         "emphasis": emphasis,
     }
-    chosen = {name: start for name, start in starts.items() if name in names}
+    chosen = {name: start for name, start in start_values.items() if name in names}
     chosen |= {"alpha": alpha, "gamma": gamma, "lam": lam}
-    kind = jnp.result_type(float)
-    made = Parameters(**{name: jnp.asarray(x, kind) for name, x in chosen.items()})
-    check_parameters(made)
-    return made
+    dtype = jnp.result_type(float)
+    start_parameters = Parameters(
+        **{name: jnp.asarray(x, dtype) for name, x in chosen.items()}
+    )
+    check_parameters(start_parameters)
+    return start_parameters
 
 
 def check_parameters(parameters: Parameters) -> None:
     """Refuses concrete parameters that are outside their ranges.
 
     Args:
-        parameters: The parameters; what is traced passes.
+        parameters: The parameters; traced ones pass.
 
     Raises:
         ValueError: With the parameter, the rule and the value.
@@ -160,7 +162,7 @@ def check_parameters(parameters: Parameters) -> None:
     if parameters.emphasis is not None and parameters.shrinkage is None:
         raise ValueError("emphasis must be None without shrinkage.")
     ranks = {"scale_weights": 1, "mixture": 1, "shrinkage": 1, "projection": 2}
-    for name, value in present_parts(parameters).items():
+    for name, value in present_parameters(parameters).items():
         if jnp.ndim(value) != ranks.get(name, 0):
             raise ValueError(
                 f"{name} must have {ranks.get(name, 0)} dimensions, got "
@@ -168,17 +170,17 @@ def check_parameters(parameters: Parameters) -> None:
             )
         if not is_concrete(value):
             continue
-        rule, holds = rules[name]
+        rule, is_valid = rules[name]
         host = np.asarray(value)
-        bad = host[~holds(host)]
-        if bad.size:
-            raise ValueError(f"{name} must be {rule}, got {bad[0]}.")
+        violations = host[~is_valid(host)]
+        if violations.size:
+            raise ValueError(f"{name} must be {rule}, got {violations[0]}.")
         if name in _SIMPLEX_PARAMETERS and abs(host.sum() - 1) > _SUM_TOLERANCE:
             raise ValueError(f"{name} must sum to 1, got {host.sum()}.")
 
 
 def unconstrain(parameters: Parameters) -> Parameters:
-    r"""Maps parameters to numbers that may be anything, for a method of gradients.
+    r"""Maps parameters to unconstrained values, for gradient descent.
 
     alpha to log(alpha / (1 - alpha)), bias to artanh, all others above 0 to their
     logarithm; the projection stays.
@@ -187,7 +189,7 @@ def unconstrain(parameters: Parameters) -> Parameters:
         parameters: Parameters in their ranges.
 
     Returns:
-        The numbers, in the same places.
+        The unconstrained values, in the same fields.
 
     Raises:
         ValueError: If a parameter is outside its range.
@@ -198,21 +200,21 @@ def unconstrain(parameters: Parameters) -> Parameters:
         "bias": jnp.arctanh,
         "projection": lambda x: x,
     }
-    return _map_parts(maps, jnp.log, parameters)
+    return _map_parameters(maps, jnp.log, parameters)
 
 
 def constrain(raw: Parameters) -> Parameters:
-    r"""Maps any finite numbers to parameters strictly inside their ranges.
+    r"""Maps unconstrained values to parameters strictly inside their ranges.
 
     The inverse of `unconstrain`, to 1e-6: sigmoid, tanh, exp, and softmax for mixture
-    and shrinkage, kept off the ends that single precision would round to. At an end the
-    derivative is 0; see `at_range_end`.
+    and shrinkage, clipped off the ends that single precision would round to. At an end
+    the derivative is 0; see `at_range_end`.
 
     Args:
-        raw: Any numbers; what is not a number stays so.
+        raw: Unconstrained values; NaN stays NaN.
 
     Returns:
-        The parameters, in the same places.
+        The parameters, in the same fields.
     """
     maps = {
         "alpha": lambda x: jax.nn.sigmoid(jnp.clip(x, -_MAX_LOGIT, _MAX_LOGIT)),
@@ -220,38 +222,38 @@ def constrain(raw: Parameters) -> Parameters:
         "projection": lambda x: x,
         **dict.fromkeys(_SIMPLEX_PARAMETERS, _bounded_softmax),
     }
-    return _map_parts(
+    return _map_parameters(
         maps, lambda x: jnp.exp(jnp.clip(x, -_MAX_LOGIT, _MAX_LOGIT)), raw
     )
 
 
 def at_range_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
-    """Tells which parameters have run to an end of their range, where they stay.
+    """Flags of parameters at an end of their range, where the gradient is 0.
 
     Args:
-        raw: Numbers as `unconstrain` gives them.
+        raw: Unconstrained values.
 
     Returns:
-        A flag for each parameter that is there; the projection has no end, and at an
-        end of a mixture something is left out, which is a good answer.
+        A flag per parameter that is not None. It is False for the projection, which has
+        no end, and for mixture and shrinkage, which may well leave something out.
     """
 
-    def never(x):
+    def no_end(x):
         return jnp.zeros_like(x, bool, shape=())
 
     maps = {
         "bias": lambda x: jnp.abs(x) >= _MAX_ARTANH,
-        "projection": never,
-        **dict.fromkeys(_SIMPLEX_PARAMETERS, never),
+        "projection": no_end,
+        **dict.fromkeys(_SIMPLEX_PARAMETERS, no_end),
     }
-    flags = _map_parts(maps, lambda x: jnp.any(jnp.abs(x) >= _MAX_LOGIT), raw)
-    return present_parts(flags)
+    flags = _map_parameters(maps, lambda x: jnp.any(jnp.abs(x) >= _MAX_LOGIT), raw)
+    return present_parameters(flags)
 
 
-def present_parts(parameters: Parameters) -> dict[str, Array]:
-    """The parts that are there, by name."""
-    parts = parameters._asdict()
-    return {name: part for name, part in parts.items() if part is not None}
+def present_parameters(parameters: Parameters) -> dict[str, Array]:
+    """Parameters that are not None, by name."""
+    values = parameters._asdict()
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _bounded_softmax(x: Array) -> Array:
@@ -259,15 +261,15 @@ def _bounded_softmax(x: Array) -> Array:
     return jax.nn.softmax(jnp.maximum(x - jnp.max(x), -_MAX_LOGIT))
 
 
-def _map_parts(
+def _map_parameters(
     maps: dict[str, Callable[[Array], Array]],
     otherwise: Callable[[Array], Array],
     parameters: Parameters,
 ) -> Parameters:
-    """Applies to each part that is there the map of its name."""
+    """Applies to each parameter that is not None the map of its name."""
     mapped = {
         name: maps.get(name, otherwise)(value)
-        for name, value in present_parts(parameters).items()
+        for name, value in present_parameters(parameters).items()
     }
     return Parameters(**mapped)
 
@@ -277,17 +279,17 @@ _LEARN_AGAIN = "learn them again with `diffjax learn`"
 
 
 class ParametersFileError(ValueError):
-    """A file of parameters that can't be used; the message says what to do."""
+    """Error of a parameters file that can't be used, with the remedy."""
 
 
 class StoredParameters(NamedTuple):
-    """What a file of parameters holds.
+    """Contents of a parameters file.
 
     Attributes:
         parameters: The parameters.
         fingerprint: Fingerprint of the index they were learned on.
-        notes: What was said of how they were learned.
-        diffjax: Version of the program that wrote them.
+        notes: Notes on how they were learned, as given to `save_parameters`.
+        diffjax: Version of diffjax that wrote the file.
     """
 
     parameters: Parameters
@@ -303,7 +305,7 @@ def save_parameters(
     fingerprint: str,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes parameters into one safetensors file, whole or not at all.
+    """Writes parameters to a safetensors file, atomically.
 
     Beside the arrays it holds one text of JSON: format and version, the fingerprint of
     the index, the notes, this program's version, and a hash of all that and the arrays.
@@ -313,7 +315,7 @@ def save_parameters(
         path: The file; an old one is replaced, and left as it is if the new one can't
             be written.
         parameters: Parameters in their ranges.
-        fingerprint: Of the index they were learned on; see `Index.fingerprint`.
+        fingerprint: Fingerprint of the index; see `Index.fingerprint`.
         notes: Settings, scores, seeds: anything that JSON can hold.
 
     Raises:
@@ -347,14 +349,14 @@ def save_parameters(
 def load_parameters(
     path: str | os.PathLike[str], *, fingerprint: str | None = None
 ) -> StoredParameters:
-    """Reads parameters that `save_parameters` wrote.
+    """Reads parameters from a file that `save_parameters` wrote.
 
     Args:
         path: The file.
-        fingerprint: Of the index they are to be used on; None does not ask.
+        fingerprint: Fingerprint of the index they are used on; None skips the check.
 
     Returns:
-        The parameters and what was stored beside them.
+        The parameters, with fingerprint, notes and version.
 
     Raises:
         ParametersFileError: If it is no file of parameters, damaged, of another
@@ -400,18 +402,18 @@ def load_parameters(
 
 
 def _read_header(path: pathlib.Path, text: str) -> dict[str, Any]:
-    """What a file says of itself, if it is of this version."""
+    """Reads the header of a parameters file, and checks its version."""
     try:
         header = json.loads(text)
-        kind, number = header["format"], header["version"]
+        file_format, file_version = header["format"], header["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ParametersFileError(
             f"{path} is damaged ({error!r}): {_LEARN_AGAIN}."
         ) from error
-    if (kind, number) != (_FORMAT, _VERSION):
+    if (file_format, file_version) != (_FORMAT, _VERSION):
         raise ParametersFileError(
-            f"{path} is version {number} of {kind!r}, this program reads version "
-            f"{_VERSION} of {_FORMAT!r}: {_LEARN_AGAIN}."
+            f"{path} is version {file_version} of {file_format!r}, this program reads "
+            f"version {_VERSION} of {_FORMAT!r}: {_LEARN_AGAIN}."
         )
     return header
 
@@ -419,7 +421,7 @@ def _read_header(path: pathlib.Path, text: str) -> dict[str, Any]:
 def _parameters_from_arrays(
     path: pathlib.Path, arrays: dict[str, np.ndarray]
 ) -> Parameters:
-    """The arrays as parameters; their hash fits, so this program or none wrote them."""
+    """Parameters from arrays whose hash fits, so that diffjax wrote them."""
     for array in arrays.values():
         check_not_downcast(str(path), array)
     if unknown := set(arrays) - set(PARAMETER_NAMES):
@@ -428,19 +430,19 @@ def _parameters_from_arrays(
             f"know: {_LEARN_AGAIN}."
         )
     try:
-        made = Parameters(
+        parameters = Parameters(
             **{name: jnp.asarray(array) for name, array in arrays.items()}
         )
-        check_parameters(made)
+        check_parameters(parameters)
     except (TypeError, ValueError) as error:
         raise ParametersFileError(
             f"{path} is damaged ({error}): {_LEARN_AGAIN}."
         ) from error
-    return made
+    return parameters
 
 
 def _digest(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """A hash of the header and of names, types, shapes and bytes of the arrays."""
+    """Hash of the header and of names, types, shapes and bytes of the arrays."""
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):

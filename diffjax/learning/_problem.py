@@ -1,4 +1,4 @@
-"""What parameters are learned on: vectors, the edges between them, and queries."""
+"""Learning problem: vectors of a collection, their neighbour graphs, query vectors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,22 +14,22 @@ from diffjax.types import Graph
 
 from ._parameters import Parameters
 
-# Below any similarity less any bias: such a pair is no edge, whatever is learned.
+# Below any similarity less any bias: such a pair is no edge, for all parameters.
 NO_EDGE = -2.0
-# Places kept free for edges, so that new neighbours need no new program.
+# Spare edge slots, so that other neighbours need no new program.
 _SPARE_FACTOR = 1.1
 
-# Of each description its own dimensions.
+# Each view has its own dimensions.
 Vectors = Float[Array | np.ndarray, "n _"]
 
 
 class DescriptorView(NamedTuple):
-    """One description of the regions and the graph it gives.
+    """View of the regions: one kind of descriptors, and their neighbour graph.
 
     Attributes:
         vectors: Unit vectors, one row per region.
         edges: Mutual neighbours in the compressed form, with similarities x_i'x_j as
-            weights. Places that are kept free are pairs of the last node with itself.
+            weights. Spare slots are pairs of the last node with itself.
     """
 
     vectors: Float[Array, "n _"]
@@ -37,15 +37,17 @@ class DescriptorView(NamedTuple):
 
 
 class LearningProblem(NamedTuple):
-    """A collection whose diffusion is learned; see `problem`.
+    """Collection with the neighbour graphs on which parameters are learned.
+
+    See `problem`.
 
     Attributes:
-        views: One or several descriptions of the same regions, each with its graph.
+        views: One or several views of the same regions, each with its graph.
         image_ids: Image of every region.
         scales: Scale of every region, from 0 upwards, if its weight is learned.
-        edges: Edges of all graphs; only their places count.
-        union_positions: For every graph where its edges are among those of all; None
-            for one.
+        edges: Union of the edges of all graphs; weights have no meaning.
+        union_positions: For every graph the positions of its edges in the union; None
+            for one graph.
     """
 
     views: tuple[DescriptorView, ...]
@@ -56,7 +58,7 @@ class LearningProblem(NamedTuple):
 
 
 class QueryDescriptors(NamedTuple):
-    """Regions of queries.
+    """Region vectors of queries.
 
     Attributes:
         vectors: For every view the unit vectors of the queries' regions.
@@ -75,37 +77,37 @@ def problem(
     scales: Int[Array | np.ndarray, " n"] | None = None,
     method: NeighborMethod = "exact",
 ) -> LearningProblem:
-    """Finds the neighbours of a collection, once for every description and k.
+    """Builds the learning problem of a collection: its views and neighbour graphs.
 
     Args:
-        vectors: Region vectors, scaled to unit length here; or several descriptions of
-            the same regions.
+        vectors: Region vectors, scaled to unit length here; or several kinds of
+            descriptors of the same regions, one per view.
         image_ids: Image of every region, from 0 upwards; None if each is an image.
-        k: Neighbours of each region, itself counted; or one number for each graph.
-            Where one of the two is single, all graphs share it.
+        k: Neighbours of each region, itself included; or one number per graph. A single
+            `vectors` or `k` is shared by all graphs.
         scales: Scale of every region, from 0 upwards, to learn `scale_weights`.
-        method: How neighbours are searched; see `knn`.
+        method: Method of the neighbour search; see `knn`.
 
     Returns:
-        The collection with its graphs. Negative similarities are edges here: a negative
-        bias would make them so.
+        The collection with its graphs. Negative similarities are edges, too: with a
+        negative bias they have a weight.
 
     Raises:
         ValueError: If numbers of graphs or of regions differ, `k` is outside 1..n, a
-            vector is zero or not finite, or ids or scales are not as they must be.
+            vector is zero or not finite, or ids or scales are invalid.
     """
-    several = list(vectors) if isinstance(vectors, Sequence) else [vectors]
+    descriptions = list(vectors) if isinstance(vectors, Sequence) else [vectors]
     ks = [k] if isinstance(k, int) else list(k)
-    graphs = max(len(several), len(ks))
-    if not several or not ks or {len(several), len(ks)} - {1, graphs}:
+    num_graphs = max(len(descriptions), len(ks))
+    if not descriptions or not ks or {len(descriptions), len(ks)} - {1, num_graphs}:
         raise ValueError(
-            f"k must be one number or one for each of {len(several)} descriptions, got "
-            f"{len(ks)}."
+            "k must be one number or one for each of "
+            f"{len(descriptions)} descriptions, got {len(ks)}."
         )
     units = []
-    for each in several:
-        check_vectors("vectors", each)
-        units.append(l2_normalize(jnp.asarray(each)))
+    for description in descriptions:
+        check_vectors("vectors", description)
+        units.append(l2_normalize(jnp.asarray(description)))
     n = units[0].shape[0]
     counts = {unit.shape[0] for unit in units}
     if len(counts) > 1:
@@ -115,19 +117,19 @@ def problem(
         )
     ids = np.arange(n) if image_ids is None else np.asarray(image_ids)
     check_ids("image_ids", ids, rows=n)
-    units = units if len(units) == graphs else units * graphs
-    ks = ks if len(ks) == graphs else ks * graphs
-    found = [
-        _mutual_neighbors(u, each, method=method)
-        for u, each in zip(units, ks, strict=True)
+    units = units if len(units) == num_graphs else units * num_graphs
+    ks = ks if len(ks) == num_graphs else ks * num_graphs
+    edges_by_view = [
+        _mutual_neighbors(unit, view_k, method=method)
+        for unit, view_k in zip(units, ks, strict=True)
     ]
-    made = _assemble_problem(
+    assembled = _assemble_problem(
         units,
-        found,
+        edges_by_view,
         image_ids=np.asarray(ids, np.int32),
         scales=None if scales is None else _check_scales(scales, rows=n),
     )
-    return _with_similarities(made)
+    return _fill_similarities(assembled)
 
 
 def refresh_neighbors(
@@ -137,79 +139,79 @@ def refresh_neighbors(
     k: int | Sequence[int],
     method: NeighborMethod = "exact",
 ) -> LearningProblem:
-    """Finds neighbours anew, of the vectors as the projection moves them.
+    """Searches the neighbours of projected vectors, and rebuilds the graphs.
 
-    Done on the host, between steps of learning: neighbours are a discrete choice.
+    Runs on the host, between gradient steps: neighbours are a discrete choice.
 
     Args:
         problem: The collection, concrete.
-        parameters: Where the projection is taken from.
-        k: Neighbours of each region, or one number for each graph.
-        method: How neighbours are searched; see `knn`.
+        parameters: Parameters with the projection.
+        k: Neighbours of each region, or one number per graph.
+        method: Method of the neighbour search; see `knn`.
 
     Returns:
-        The collection with the graphs of the new neighbours, with as many places for
-        edges as before where they suffice, so that no program is compiled anew.
+        The collection with the graphs of the new neighbours. The number of edge slots
+        stays as it was if it suffices, so that no other program is compiled.
 
     Raises:
-        ValueError: If `k` is outside 1..n, or as many graphs have not as many k.
+        ValueError: If `k` is outside 1..n, or is not one number per graph.
     """
-    graphs = len(problem.views)
-    ks = [k] * graphs if isinstance(k, int) else list(k)
-    if len(ks) != graphs:
-        raise ValueError(f"k must be one number or {graphs}, got {len(ks)}.")
+    num_graphs = len(problem.views)
+    ks = [k] * num_graphs if isinstance(k, int) else list(k)
+    if len(ks) != num_graphs:
+        raise ValueError(f"k must be one number or {num_graphs}, got {len(ks)}.")
     units = [view.vectors for view in problem.views]
-    found = [
+    edges_by_view = [
         _mutual_neighbors(
-            project_vectors(unit, parameters.projection), each, method=method
+            project_vectors(unit, parameters.projection), view_k, method=method
         )
-        for unit, each in zip(units, ks, strict=True)
+        for unit, view_k in zip(units, ks, strict=True)
     ]
-    made = _assemble_problem(
-        units, found, image_ids=problem.image_ids, scales=problem.scales
+    assembled = _assemble_problem(
+        units, edges_by_view, image_ids=problem.image_ids, scales=problem.scales
     )
     sizes = [
-        had if needed <= had else int(needed * _SPARE_FACTOR)
-        for needed, had in zip(
-            edge_capacities(made), edge_capacities(problem), strict=True
+        capacity if needed <= capacity else int(needed * _SPARE_FACTOR)
+        for needed, capacity in zip(
+            edge_capacities(assembled), edge_capacities(problem), strict=True
         )
     ]
-    return _with_similarities(with_edge_capacities(made, sizes))
+    return _fill_similarities(with_edge_capacities(assembled, sizes))
 
 
 def edge_capacities(problem: LearningProblem) -> list[int]:
-    """Counts the places for edges, of each graph and of all together."""
-    each = [view.edges for view in problem.views]
-    return [edges.indices.shape[0] for edges in (*each, problem.edges)]
+    """Numbers of edge slots: of each graph, and of the union."""
+    view_edges = [view.edges for view in problem.views]
+    return [edges.indices.shape[0] for edges in (*view_edges, problem.edges)]
 
 
 def with_edge_capacities(
     problem: LearningProblem, sizes: Sequence[int]
 ) -> LearningProblem:
-    """Keeps more places free for edges: what is computed stays the same.
+    """Adds spare edge slots, which change no result.
 
     Args:
         problem: The collection.
-        sizes: As `edge_capacities` counts them, as many as there are or more.
+        sizes: Numbers of slots, in the order of `edge_capacities`, none smaller.
 
     Returns:
-        The collection with so many places.
+        The collection with so many slots.
     """
-    *each, total = sizes
+    *view_sizes, union_size = sizes
     views = tuple(
         view._replace(edges=_pad_edges(view.edges, size))
-        for view, size in zip(problem.views, each, strict=True)
+        for view, size in zip(problem.views, view_sizes, strict=True)
     )
     if problem.union_positions is None:
         return problem._replace(views=views, edges=views[0].edges)
     union_positions = tuple(
-        # What adds weight 0 may add it anywhere.
+        # A spare slot adds weight 0, wherever it adds it.
         jnp.asarray(np.pad(np.asarray(slot), (0, size - slot.shape[0])))
-        for slot, size in zip(problem.union_positions, each, strict=True)
+        for slot, size in zip(problem.union_positions, view_sizes, strict=True)
     )
     return problem._replace(
         views=views,
-        edges=_pad_edges(problem.edges, total),
+        edges=_pad_edges(problem.edges, union_size),
         union_positions=union_positions,
     )
 
@@ -224,7 +226,7 @@ def project_vectors(
         projection: P, or None.
 
     Returns:
-        The moved vectors; a zero vector stays zero.
+        The projected vectors; a zero vector stays zero.
     """
     vectors = jnp.asarray(vectors)
     if projection is None:
@@ -238,29 +240,29 @@ def project_vectors(
 
 
 def edges_with_similarities(edges: Graph, vectors: Float[Array, "n _"]) -> Graph:
-    """Computes similarities on the edges; on free places one that is no edge.
+    """Computes the similarities of edges; spare slots get one that is no edge.
 
     Args:
         edges: Edges of a view.
-        vectors: Its vectors, or what they were moved to.
+        vectors: Vectors of the view, projected or not.
 
     Returns:
         The edges with similarities x_i'x_j as weights.
     """
-    found = edge_similarities(edges, vectors)
-    free = edges.rows == edges.indices
-    no_edge = jnp.full_like(found.weights, NO_EDGE)
-    return found._replace(weights=jnp.where(free, no_edge, found.weights))
+    weighted = edge_similarities(edges, vectors)
+    is_padding = edges.rows == edges.indices
+    no_edge = jnp.full_like(weighted.weights, NO_EDGE)
+    return weighted._replace(weights=jnp.where(is_padding, no_edge, weighted.weights))
 
 
 def _mutual_neighbors(vectors: Array, k: int, *, method: NeighborMethod) -> Graph:
-    """Mutual neighbours of any similarity; that k is in 1..n is for `knn` to check."""
-    # All pairs are above the bias, so that all are kept.
+    """Graph of mutual neighbours of any similarity; `knn` checks that k is in 1..n."""
+    # All pairs are above the bias, so that all become edges.
     return compress(affinity(knn(vectors, k, method=method), bias=NO_EDGE))
 
 
-def _with_similarities(problem: LearningProblem) -> LearningProblem:
-    """Computes the similarities of all views, when shapes are final."""
+def _fill_similarities(problem: LearningProblem) -> LearningProblem:
+    """Computes the similarities of the edges of all views."""
     views = tuple(
         view._replace(edges=edges_with_similarities(view.edges, view.vectors))
         for view in problem.views
@@ -270,7 +272,7 @@ def _with_similarities(problem: LearningProblem) -> LearningProblem:
 
 
 def _assemble_problem(units, edges, *, image_ids, scales) -> LearningProblem:
-    """A problem of these graphs, and of the union of their edges."""
+    """Learning problem of these graphs, with the union of their edges."""
     views = tuple(DescriptorView(u, e) for u, e in zip(units, edges, strict=True))
     if len(views) == 1:
         return LearningProblem(views, image_ids, scales, edges[0], None)
@@ -280,34 +282,34 @@ def _assemble_problem(units, edges, *, image_ids, scales) -> LearningProblem:
         + np.asarray(e.indices, np.int64)
         for e in edges
     ]
-    every = np.unique(np.concatenate(keys))
-    counts = np.bincount(every // n, minlength=n)
+    union_keys = np.unique(np.concatenate(keys))
+    counts = np.bincount(union_keys // n, minlength=n)
     union = Graph(
-        indices=jnp.asarray((every % n).astype(np.int32)),
-        weights=jnp.zeros(every.size, edges[0].weights.dtype),
+        indices=jnp.asarray((union_keys % n).astype(np.int32)),
+        weights=jnp.zeros(union_keys.size, edges[0].weights.dtype),
         starts=jnp.asarray(np.r_[0, np.cumsum(counts)].astype(np.int32)),
     )
     union_positions = tuple(
-        jnp.asarray(np.searchsorted(every, key).astype(np.int32)) for key in keys
+        jnp.asarray(np.searchsorted(union_keys, key).astype(np.int32)) for key in keys
     )
     return LearningProblem(views, image_ids, scales, union, union_positions)
 
 
 def _pad_edges(edges: Graph, size: int) -> Graph:
-    """Adds places that are no edges: the last node with itself."""
-    free = size - edges.indices.shape[0]
-    if edges.starts is None or free == 0:
+    """Adds spare slots, which are no edges: the last node with itself."""
+    num_padding = size - edges.indices.shape[0]
+    if edges.starts is None or num_padding == 0:
         return edges
     last = edges.num_nodes - 1
-    # On the host: shapes that are new every time would be compiled every time.
+    # On the host, as JAX would compile a program for every new shape.
     starts = np.array(edges.starts)
-    starts[-1] += free
+    starts[-1] += num_padding
     return Graph(
         indices=jnp.asarray(
-            np.pad(np.asarray(edges.indices), (0, free), constant_values=last)
+            np.pad(np.asarray(edges.indices), (0, num_padding), constant_values=last)
         ),
         weights=jnp.asarray(
-            np.pad(np.asarray(edges.weights), (0, free), constant_values=NO_EDGE)
+            np.pad(np.asarray(edges.weights), (0, num_padding), constant_values=NO_EDGE)
         ),
         starts=jnp.asarray(starts),
     )

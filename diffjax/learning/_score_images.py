@@ -1,4 +1,4 @@
-"""Image scores from parameters: the whole search as one differentiable function."""
+"""Image scores as a differentiable function of parameters: the search under jit."""
 
 import functools
 
@@ -49,10 +49,10 @@ def score_images(
     the normalised A and f = (I - alpha S)^-1 y. The score of an image is the sum over
     its regions of w_i c_i f_i, w being the weights of generalised max pooling and c
     those of the regions' scales. Several graphs share one Gram matrix there, sum_g m_g
-    Phi_g Phi_g'. With parts that are not there this is the plain search.
+    Phi_g Phi_g'. Without optional parameters this is the plain search.
 
     Args:
-        parameters: What is differentiated.
+        parameters: Parameters, with respect to which scores are differentiable.
         problem: The collection.
         queries: Regions of the queries; a row whose id is `num_queries` or above is
             padding.
@@ -70,41 +70,50 @@ def score_images(
     Raises:
         ValueError: If a parameter is outside its range or does not fit the problem, the
             queries have not one description per graph, `query_k` is outside 1..n, ids
-            are not as they must be, or a count is missing under jit.
+            are invalid, or a count is missing under jit.
 
     References:
         Iscen et al., CVPR 2017, eq. 1 to 14, https://arxiv.org/abs/1611.05113, for the
-        chain at the paper's parameters. The other parts are ours.
+        chain at the paper's parameters. The optional parameters are ours.
     """
     check_parameters(parameters)
     if parameters.shrinkage is not None:
         raise ValueError(
-            "shrinkage must have become a projection: give what whiten returns."
+            "shrinkage must be replaced by a projection first: see "
+            "replace_shrinkage_by_projection."
         )
     _check_compatible(parameters, problem, queries)
     n = problem.views[0].vectors.shape[0]
     if not 1 <= query_k <= n:
         raise ValueError(f"query_k must be in 1..{n} (n), got {query_k}.")
-    images = problem.image_ids
-    many = count_ids("image_ids", images, count=num_images, count_name="num_images")
-    most = max_rows_per_id(
-        "image_ids", images, most=max_regions, most_name="max_regions"
+    image_ids = problem.image_ids
+    image_count = count_ids(
+        "image_ids", image_ids, count=num_images, count_name="num_images"
+    )
+    region_count = max_rows_per_id(
+        "image_ids", image_ids, limit=max_regions, limit_name="max_regions"
     )
     return _score_images(
         parameters,
         problem,
         queries,
         query_k=query_k,
-        solving=(max_steps, rtol),
-        num_images=many,
+        solver_limits=(max_steps, rtol),
+        num_images=image_count,
         num_queries=_count_queries(queries, num_queries),
-        max_regions=most,
+        max_regions=region_count,
     )
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("query_k", "solving", "num_images", "num_queries", "max_regions"),
+    static_argnames=(
+        "query_k",
+        "solver_limits",
+        "num_images",
+        "num_queries",
+        "max_regions",
+    ),
 )
 def _score_images(
     parameters,
@@ -112,7 +121,7 @@ def _score_images(
     queries,
     *,
     query_k,
-    solving,
+    solver_limits,
     num_images,
     num_queries,
     max_regions,
@@ -134,8 +143,8 @@ def _score_images(
         max_regions=max_regions,
     )
     if parameters.scale_weights is not None:
-        own = parameters.scale_weights[problem.scales]
-        weights *= own.astype(weights.dtype)
+        scale_factors = parameters.scale_weights[problem.scales]
+        weights *= scale_factors.astype(weights.dtype)
     collection = Collection(
         vectors=vectors[0],
         graph=normalize(_mix_affinities(problem, graphs, mixture)),
@@ -143,7 +152,7 @@ def _score_images(
         num_images=num_images,
         weights=weights,
     )
-    max_steps, rtol = solving
+    max_steps, rtol = solver_limits
     config = SearchConfig(query_k=query_k, max_steps=max_steps, rtol=rtol)
     y = jnp.zeros((vectors[0].shape[0], num_queries), vectors[0].dtype)
     for weight, moved, regions in zip(mixture, vectors, queries.vectors, strict=True):
@@ -164,25 +173,25 @@ def _score_images(
 def _edge_similarities(
     view: DescriptorView, moved: Array, parameters: Parameters
 ) -> Graph:
-    """Similarities on the edges; those that are stored where nothing moved."""
+    """Similarities of the edges; the stored ones without a projection."""
     if parameters.projection is None:
         return view.edges
     return edges_with_similarities(view.edges, moved)
 
 
 def _graph_weights(parameters: Parameters, vectors: list[Array]) -> list[Array]:
-    """Weights of the graphs, equal ones where they are not learned."""
-    count, kind = len(vectors), vectors[0].dtype
+    """Weights of the graphs, equal without `mixture`."""
+    count, dtype = len(vectors), vectors[0].dtype
     weights = parameters.mixture
     if weights is None:
-        weights = jnp.full(count, 1 / count, kind)
-    return list(weights.astype(kind))
+        weights = jnp.full(count, 1 / count, dtype)
+    return list(weights.astype(dtype))
 
 
 def _mix_affinities(
     problem: LearningProblem, graphs: list[Graph], mixture: list[Array]
 ) -> Graph:
-    """Adds up the affinities of several graphs on the edges of all."""
+    """Weighted sum of the affinities of several graphs, on the union of their edges."""
     if problem.union_positions is None:
         return graphs[0]
     total = jnp.zeros_like(problem.edges.weights)
@@ -194,7 +203,7 @@ def _mix_affinities(
 
 
 def _concatenate_scaled(vectors: list[Array], mixture: list[Array]) -> Array:
-    """Vectors whose inner products are the mixture of those of all graphs."""
+    """Concatenated vectors whose inner products are the mixture of all graphs'."""
     if len(vectors) == 1:
         return vectors[0]
     scaled = [jnp.sqrt(m) * v for m, v in zip(mixture, vectors, strict=True)]
@@ -202,7 +211,7 @@ def _concatenate_scaled(vectors: list[Array], mixture: list[Array]) -> Array:
 
 
 def _count_queries(queries: QueryDescriptors, count: int | None) -> int:
-    """The number of queries; rows past the last are padding and may stand anywhere."""
+    """Number of queries; rows with a larger id are padding and may be anywhere."""
     ids = queries.query_ids
     if not is_concrete(ids):
         return count_ids("query_ids", ids, count=count, count_name="num_queries")
@@ -222,16 +231,16 @@ def _check_compatible(
             f"queries must have one description per graph, {graphs}, got "
             f"{len(queries.vectors)}."
         )
-    for asked, view in zip(queries.vectors, problem.views, strict=True):
-        if asked.shape[1] != view.vectors.shape[1]:
+    for query_vectors, view in zip(queries.vectors, problem.views, strict=True):
+        if query_vectors.shape[1] != view.vectors.shape[1]:
             raise ValueError(
                 f"queries must have the collection's {view.vectors.shape[1]} "
-                f"dimensions, got {asked.shape[1]}."
+                f"dimensions, got {query_vectors.shape[1]}."
             )
         projection = parameters.projection
-        if projection is not None and projection.shape[1] != asked.shape[1]:
+        if projection is not None and projection.shape[1] != query_vectors.shape[1]:
             raise ValueError(
-                f"projection must take {asked.shape[1]} dimensions, got one of "
+                f"projection must take {query_vectors.shape[1]} dimensions, got one of "
                 f"{projection.shape[1]}."
             )
     mixture, weights = parameters.mixture, parameters.scale_weights

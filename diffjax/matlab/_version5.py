@@ -151,15 +151,15 @@ def _read_matrix(elements: _Elements) -> _Variable:
         raise ValueError(f"a matrix has shape {shape}")
     name = elements.text()
     if kind in _NUMERIC_CLASSES:
-        value = _array(elements, shape, int(flags[0]), _NUMERIC_CLASSES[kind])
+        value = _read_array(elements, shape, int(flags[0]), _NUMERIC_CLASSES[kind])
     elif kind == _SPARSE:
-        value = _sparse(elements, shape, int(flags[0]))
+        value = _read_sparse(elements, shape, int(flags[0]))
     else:
         value = _READERS_BY_CLASS.get(kind, _refuse_unknown_class)(elements, shape)
     return _Variable(name, value)
 
 
-def _array(
+def _read_array(
     elements: _Elements, shape: tuple[int, ...], flags: int, kind: str
 ) -> Shaped[np.ndarray, "..."]:
     """Array of numbers, which may be stored in a smaller type than their class."""
@@ -170,11 +170,11 @@ def _array(
     return values.reshape(shape, order="F")
 
 
-def _sparse(
+def _read_sparse(
     elements: _Elements, shape: tuple[int, ...], flags: int
 ) -> scipy.sparse.csc_array:
     rows, starts = elements.numbers(), elements.numbers()
-    values = _array(elements, (-1,), flags, "double")
+    values = _read_array(elements, (-1,), flags, "double")
     # More entries may be allocated than are used.
     count = int(starts[-1])
     matrix = scipy.sparse.csc_array(
@@ -184,15 +184,15 @@ def _sparse(
     return matrix
 
 
-def _cell(elements: _Elements, shape: tuple[int, ...]) -> list[Any]:
-    count = _checked_count(elements, shape, 1)
+def _read_cell(elements: _Elements, shape: tuple[int, ...]) -> list[Any]:
+    count = _check_count(elements, shape, 1)
     grid = np.empty(count, object)
     for position in range(count):
         grid[position] = elements.matrix()
     return simplify_cells(flatten_to_matrix(grid.reshape(shape, order="F")).tolist())
 
 
-def _struct(elements: _Elements, shape: tuple[int, ...]) -> Any:
+def _read_struct(elements: _Elements, shape: tuple[int, ...]) -> Any:
     width = int(elements.numbers()[0])
     names = elements.text()
     if width < 1:
@@ -201,21 +201,21 @@ def _struct(elements: _Elements, shape: tuple[int, ...]) -> Any:
         names[start : start + width].split("\0")[0]
         for start in range(0, len(names), width)
     ]
-    count = _checked_count(elements, shape, len(fields))
+    count = _check_count(elements, shape, len(fields))
     return simplify_structs(
         [{f: elements.matrix() for f in fields} for _ in range(count)]
     )
 
 
-def _object(elements: _Elements, _: tuple[int, ...]) -> OpaqueValue:
+def _read_object(elements: _Elements, _: tuple[int, ...]) -> OpaqueValue:
     return OpaqueValue(elements.text())
 
 
-def _function(_: _Elements, __: tuple[int, ...]) -> OpaqueValue:
+def _read_function_handle(_: _Elements, __: tuple[int, ...]) -> OpaqueValue:
     return OpaqueValue("function_handle")
 
 
-def _char(elements: _Elements, shape: tuple[int, ...]) -> str | list[str]:
+def _read_char(elements: _Elements, shape: tuple[int, ...]) -> str | list[str]:
     characters = elements.text()
     if shape[0] <= 1:
         return characters
@@ -230,15 +230,15 @@ def _refuse_unknown_class(*_: object) -> None:
 
 
 _READERS_BY_CLASS = {
-    _CELL: _cell,
-    _STRUCT: _struct,
-    _OBJECT: _object,
-    _CHAR: _char,
-    _FUNCTION: _function,
+    _CELL: _read_cell,
+    _STRUCT: _read_struct,
+    _OBJECT: _read_object,
+    _CHAR: _read_char,
+    _FUNCTION: _read_function_handle,
 }
 
 
-def _checked_count(elements: _Elements, shape: tuple[int, ...], fields: int) -> int:
+def _check_count(elements: _Elements, shape: tuple[int, ...], fields: int) -> int:
     """Number of cells or structs, each value of which takes at least a tag."""
     count = math.prod(shape)
     if count > 1 and count * max(fields, 1) * _TAG > elements.num_bytes:

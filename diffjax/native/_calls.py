@@ -47,7 +47,7 @@ def has_csr_kernel(
     starts: Int[Array, " starts"] | None,
     x: Float[Array, "a b"],
 ) -> bool:
-    """Checks whether native kernels take these arrays; every choice of path asks here.
+    """Whether native kernels support these arrays; decides between kernel and JAX.
 
     Kernels exist for processors only. The caller must choose by device, which is known
     when a program is lowered.

@@ -1,4 +1,4 @@
-"""Library of native kernels: found, checked and registered once per process."""
+"""Library of native kernels: loaded, validated and registered once per process."""
 
 import ctypes
 import functools

@@ -256,7 +256,7 @@ def _insert_query(
     query: Float[np.ndarray, " d"],
     similarities: Float[np.ndarray, " m"],
 ) -> tuple[_NeighborSets, Bool[np.ndarray, " m+1"]]:
-    """Inserts a query into the lists, and tells which rows of V it can change."""
+    """Inserts a query into the lists; returns the mask of rows of V that may change."""
     sets, m = database.sets, len(similarities)
     width = sets.neighbor_lists.shape[1]
     neighbor_lists = sets.neighbor_lists.copy()

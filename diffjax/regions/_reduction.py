@@ -107,7 +107,7 @@ def reduce_regions(
     check_ids("image_ids", ids, rows=rows)
     count = count_ids("image_ids", ids, count=num_images, count_name="num_images")
     most_regions = max_rows_per_id(
-        "image_ids", ids, most=max_regions, most_name="max_regions"
+        "image_ids", ids, limit=max_regions, limit_name="max_regions"
     )
     means, is_kept = _reduce_regions(
         vectors,
@@ -141,7 +141,7 @@ def _reduce_regions(
     num_images,
     max_regions,
 ):
-    """Computes unit means, [m g, d], zero where dropped, and which are kept, [m g]."""
+    """Computes unit means, [m g, d], zero if dropped, and the mask of used ones."""
     rows, dimensions = vectors.shape
     if rows == 0 or num_images == 0:
         size = num_images * components

@@ -327,7 +327,7 @@ def make_whitening(
 
 
 class _PrincipalDirections(NamedTuple):
-    """Principal directions that are kept, with their variances.
+    """Principal directions of a whitening, with their variances.
 
     Attributes:
         running_covariance: Running covariance of the vectors.
@@ -385,11 +385,11 @@ def _check_pair_rows(
             f"{name} must be row numbers from 0 to {rows - 1}, got "
             f"{host[outside[0]].tolist()} in row {outside[0]}."
         )
-    same = np.flatnonzero(host[:, 0] == host[:, 1])
-    if same.size:
+    self_pairs = np.flatnonzero(host[:, 0] == host[:, 1])
+    if self_pairs.size:
         raise ValueError(
-            f"{name} must pair different vectors, got {host[same[0]].tolist()} in row "
-            f"{same[0]}."
+            f"{name} must pair different vectors, got "
+            f"{host[self_pairs[0]].tolist()} in row {self_pairs[0]}."
         )
 
 

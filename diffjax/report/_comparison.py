@@ -87,10 +87,10 @@ def make_thumbnail(
 ) -> Thumbnail:
     """JPEG thumbnail of an RGB picture, at most as large as the picture."""
     width, height = picture.size
-    small = picture.copy()
-    small.thumbnail((max_width, max_height), PIL.Image.Resampling.LANCZOS)
+    thumbnail = picture.copy()
+    thumbnail.thumbnail((max_width, max_height), PIL.Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    small.save(file, "JPEG", quality=75, optimize=True)
+    thumbnail.save(file, "JPEG", quality=75, optimize=True)
     data = file.getvalue()
     digest = hashlib.sha256(data + f"{width}x{height}".encode()).hexdigest()
     uri = "data:image/jpeg;base64," + base64.b64encode(data).decode()

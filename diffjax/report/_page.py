@@ -62,7 +62,7 @@ def table_html(table: Table) -> str:
     )
 
 
-def _comparison_section(
+def _comparison_html(
     comparison: Comparison, sprites: dict[str, Thumbnail], *, heading: str
 ) -> str:
     """HTML of a query beside its rankings; adds its pictures to `sprites`."""
@@ -72,13 +72,13 @@ def _comparison_section(
     sprites.setdefault(thumbnail.key, thumbnail)
     name = html.escape(comparison.name)
     label = "Query" if comparison.box is None else "Query, the object in the box:"
-    picture = _picture(thumbnail, f"{label} {comparison.name}", comparison.box)
+    picture = _picture_html(thumbnail, f"{label} {comparison.name}", comparison.box)
     is_single = len(comparison.rankings) == 1
     longest = max((len(r.answers) for r in comparison.rankings), default=0)
     columns = max(1, min(longest, 5 if is_single else 10))
     best = max((r.ap for r in comparison.rankings if r.ap is not None), default=None)
     rankings = "".join(
-        _ranking(ranking, sprites, is_best=not is_single and ranking.ap == best)
+        _ranking_html(ranking, sprites, is_best=not is_single and ranking.ap == best)
         for ranking in comparison.rankings
     )
     css_class = "rankings single" if is_single else "rankings"
@@ -93,7 +93,9 @@ def _comparison_section(
 """
 
 
-def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) -> str:
+def _ranking_html(
+    ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool
+) -> str:
     """HTML of one method: its name, average precision and answers."""
     badge = ""
     if ranking.ap is not None:
@@ -104,7 +106,7 @@ def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) 
         count = f"{sum(map(bool, judgements))} of {len(judgements)} shown are right"
         badge += f' <span class="right-count">{count}</span>'
     answers = "".join(
-        _answer(answer, sprites, rank=rank)
+        _answer_html(answer, sprites, rank=rank)
         for rank, answer in enumerate(ranking.answers, start=1)
     )
     return f"""<article>
@@ -115,7 +117,7 @@ def _ranking(ranking: Ranking, sprites: dict[str, Thumbnail], *, is_best: bool) 
 """
 
 
-def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, rank: int) -> str:
+def _answer_html(answer: Answer, sprites: dict[str, Thumbnail], *, rank: int) -> str:
     """HTML of one picture with its frame, mark, rank, score and note."""
     thumbnail = make_thumbnail(to_rgb(answer.picture), max_width=240, max_height=160)
     sprites.setdefault(thumbnail.key, thumbnail)
@@ -124,7 +126,7 @@ def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, rank: int) -> str:
         False: ("wrong", "✗", "wrong: "),
         None: ("unknown", "", ""),
     }[None if answer.correct is None else bool(answer.correct)]
-    picture = _picture(thumbnail, prefix + answer.name, answer.box)
+    picture = _picture_html(thumbnail, prefix + answer.name, answer.box)
     badge = f'<b class="mark" aria-hidden="true">{mark}</b>' if mark else ""
     note = f'<bdi class="note">{html.escape(answer.note)}</bdi>' if answer.note else ""
     return (
@@ -135,7 +137,7 @@ def _answer(answer: Answer, sprites: dict[str, Thumbnail], *, rank: int) -> str:
     )
 
 
-def _picture(thumbnail: Thumbnail, text: str, box: Sequence[float] | None) -> str:
+def _picture_html(thumbnail: Thumbnail, text: str, box: Sequence[float] | None) -> str:
     """HTML of an embedded picture, in the original's coordinates, and a box in it."""
     text = html.escape(text)
     mark = ""
@@ -178,7 +180,7 @@ def write_page(
         raise ValueError("comparisons must hold at least one query, got none.")
     sprites: dict[str, Thumbnail] = {}
     queries = "".join(
-        _comparison_section(
+        _comparison_html(
             comparison,
             sprites,
             heading=f"Query {number}" if len(comparisons) > 1 else "Query",
@@ -186,19 +188,20 @@ def write_page(
         for number, comparison in enumerate(comparisons, start=1)
     )
     aspect = frame_aspect((sprite.width, sprite.height) for sprite in sprites.values())
+    tables = "".join(map(table_html, summary))
     body = f"""<svg class="sprites" aria-hidden="true"><defs>
-{"".join(map(_sprite, sprites.values()))}</defs></svg>
+{"".join(map(_sprite_html, sprites.values()))}</defs></svg>
 <main style="--aspect:{aspect:.3f}">
 <header>
 <h1>{html.escape(title)}</h1>
-{paragraphs(intro)}{"".join(map(table_html, summary))}{_legend(comparisons)}</header>
+{paragraphs(intro)}{tables}{_legend_html(comparisons)}</header>
 {queries}</main>
 """
     # Bytes of file names that are not UTF-8 become question marks.
     write_atomically(path, full_page(title, body).encode("utf-8", "replace"))
 
 
-def _sprite(thumbnail: Thumbnail) -> str:
+def _sprite_html(thumbnail: Thumbnail) -> str:
     """HTML of the one copy of a picture, which the page may show several times."""
     return (
         f'<image id="{thumbnail.key}" width="{thumbnail.width}" '
@@ -206,10 +209,10 @@ def _sprite(thumbnail: Thumbnail) -> str:
     )
 
 
-def _legend(comparisons: Sequence[Comparison]) -> str:
+def _legend_html(comparisons: Sequence[Comparison]) -> str:
     """HTML that explains the marks which the page uses, and no others."""
     entries = []
-    answers = list(_answers(comparisons))
+    answers = list(_all_answers(comparisons))
     if any(answer.correct for answer in answers):
         entries.append('<span class="right"><b class="mark">✓</b> right answer</span>')
     if any(answer.correct is not None and not answer.correct for answer in answers):
@@ -221,7 +224,7 @@ def _legend(comparisons: Sequence[Comparison]) -> str:
     return f'<p class="legend">{" ".join(entries)}</p>\n'
 
 
-def _answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
+def _all_answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
     """All answers of all queries and methods."""
     for comparison in comparisons:
         for ranking in comparison.rankings:

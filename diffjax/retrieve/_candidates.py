@@ -1,4 +1,4 @@
-"""Candidates of queries: the nodes where they start, of all vectors or of clusters."""
+"""Candidates of queries: their nearest nodes, among all vectors or in clusters."""
 
 import functools
 from typing import Any
@@ -34,7 +34,7 @@ def candidates(
     where: Bool[Array, " n"] | None = None,
     mesh: Mesh | None = None,
 ) -> Seeds:
-    """Finds where each query starts: its nearest nodes, weighted by similarity.
+    """Finds the candidates of each query: its nearest nodes, weighted by similarity.
 
     Args:
         collection: Arrays of the collection.
@@ -160,12 +160,14 @@ def _cluster_candidates(
         lists = [nearest[row] for row in np.flatnonzero(ids == query)]
         if not lists:
             continue
-        near = np.concatenate([nodes_of_region for nodes_of_region, _ in lists])
+        candidate_nodes = np.concatenate(
+            [nodes_of_region for nodes_of_region, _ in lists]
+        )
         terms = np.concatenate([similarities for _, similarities in lists]) - bias
         if config.rule == "paper":
             terms = np.maximum(terms, 0) ** gamma
         # Sums below 0 lose to the zeros of all other nodes.
-        distinct, inverse = np.unique(near, return_inverse=True)
+        distinct, inverse = np.unique(candidate_nodes, return_inverse=True)
         sums = np.bincount(inverse, terms).astype(rows.dtype)
         best = np.argsort(-sums, kind="stable")[:k]
         best = best[sums[best] > 0]

@@ -1,4 +1,4 @@
-"""Settings of a search, checked where they are made; importable without JAX."""
+"""Settings of a search, validated at construction; importable without JAX."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -103,14 +103,14 @@ class SearchConfig:
         if probes is None:
             probes = _PROBES if clustered else 0
         if local_nodes is None:
-            other_solve = (
+            uses_other_solve = (
                 offline
                 or self.shortlist is not None
                 or self.solver != "cg"
                 or self.keep_best
             )
-            large = n > LARGE_COLLECTION and not other_solve
-            local_nodes = max(_LOCAL_NODES, self.query_k) if large else 0
+            solves_locally = n > LARGE_COLLECTION and not uses_other_solve
+            local_nodes = max(_LOCAL_NODES, self.query_k) if solves_locally else 0
         return dataclasses.replace(self, probes=probes, local_nodes=local_nodes)
 
     def _check_local(self) -> None:

@@ -150,7 +150,7 @@ def solve(
     within: ShortlistedNodes | None = None,
     mesh: Mesh | None = None,
 ) -> Solution | LocalSolution:
-    """Solves (I - alpha S) f = y, in the way that the settings name.
+    """Solves (I - alpha S) f = y: on all nodes, locally, or by offline rows.
 
     Args:
         collection: Arrays of the collection.
@@ -193,11 +193,11 @@ def solve(
     step = max(_NUMBERS_AT_ONCE // max(n, 1), 1)
     if y.shape[1] <= step:
         return diffuse(graph, y, alpha=alpha, **solving)
-    parts = [
+    solutions = [
         diffuse(graph, y[:, first : first + step], alpha=alpha, **solving)
         for first in range(0, y.shape[1], step)
     ]
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=-1), *parts)
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=-1), *solutions)
 
 
 def _densify_seeds(seeds: Seeds, n: int) -> Array:
@@ -269,13 +269,13 @@ def _solve_shortlist(graph, values, nodes, alpha, *, solving, renormalize, max_d
     raw = graph._replace(
         weights=graph.weights * scale[graph.rows] * scale[graph.indices], degrees=None
     )
-    whole = raw if renormalize else graph
+    base_graph = raw if renormalize else graph
 
     def solve_query(query: tuple[Array, Array]) -> Solution:
         query_nodes, column = query
-        cut = truncate(whole, query_nodes, max_degree=max_degree)
-        cut = normalize(cut) if renormalize else cut
-        solution = diffuse(cut, column[:, None], alpha=alpha, **dict(solving))
+        subgraph = truncate(base_graph, query_nodes, max_degree=max_degree)
+        subgraph = normalize(subgraph) if renormalize else subgraph
+        solution = diffuse(subgraph, column[:, None], alpha=alpha, **dict(solving))
         return jax.tree.map(lambda array: array[..., 0], solution)
 
     query_bytes = slots * max(max_degree, 1) * (4 + graph.weights.dtype.itemsize)
@@ -374,11 +374,14 @@ def _pool_reached(
     inverse_order = order if inverse is None else np.asarray(inverse)
     weights = None if collection.weights is None else np.asarray(collection.weights)
     degrees = np.asarray(collection.graph.degrees)
-    every = jax.tree.map(np.asarray, solution)
-    reached = []
-    for query in range(len(every.nodes)):
-        is_node = every.nodes[query] >= 0
-        nodes, values = every.nodes[query][is_node], every.values[query][is_node]
+    solutions = jax.tree.map(np.asarray, solution)
+    images_of_query = []
+    for query in range(len(solutions.nodes)):
+        is_node = solutions.nodes[query] >= 0
+        nodes, values = (
+            solutions.nodes[query][is_node],
+            solutions.values[query][is_node],
+        )
         labels = np.unique(components.labels[nodes])
         connected = components.nodes_of(labels, limit=_MAX_COMPONENT_NODES)
         covered = nodes if connected is None else connected
@@ -389,7 +392,7 @@ def _pool_reached(
         regions = np.repeat(first - offsets, counts) + np.arange(counts.sum())
         members = inverse_order[regions]
         slots = np.minimum(np.searchsorted(nodes, members), max(len(nodes) - 1, 0))
-        background = every.background[query] * np.sqrt(degrees[members])
+        background = solutions.background[query] * np.sqrt(degrees[members])
         is_connected = np.isin(components.labels[members], labels)
         contributions = background * is_connected
         if len(nodes):
@@ -400,9 +403,9 @@ def _pool_reached(
         sums = np.zeros(0)
         if len(images):
             sums = np.add.reduceat(contributions.astype(np.float64), offsets)
-        scores = sums.astype(every.values.dtype)
-        reached.append(ReachedImages(images, scores, contributions, regions))
-    return reached
+        scores = sums.astype(solutions.values.dtype)
+        images_of_query.append(ReachedImages(images, scores, contributions, regions))
+    return images_of_query
 
 
 def rank_images(

@@ -232,8 +232,8 @@ def _layer_tensors(
 
 def _read_meta(network: dict[str, Any]) -> dict[str, Any]:
     """Reads the metadata of a network; old files have it beside the layers."""
-    old = {n: network[n] for n in ("classes", "normalization") if n in network}
-    meta = network.get("meta", old)
+    outer_fields = {n: network[n] for n in ("classes", "normalization") if n in network}
+    meta = network.get("meta", outer_fields)
     image = np.asarray(meta.get("normalization", {}).get("averageImage", []))
     if not image.size:
         return {"meta": meta}

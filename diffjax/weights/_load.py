@@ -152,15 +152,17 @@ def _fill_layer(
     *,
     source: str,
 ) -> None:
-    take = functools.partial(_take_tensor, tensors, source=source)
+    take_tensor = functools.partial(_take_tensor, tensors, source=source)
     rows, columns, inputs, outputs = layer.kernel.shape
-    kernel = take(names.kernel, (outputs, inputs, rows, columns)).transpose(2, 3, 1, 0)
+    kernel = take_tensor(names.kernel, (outputs, inputs, rows, columns)).transpose(
+        2, 3, 1, 0
+    )
     bias = np.zeros(outputs)
     if names.bias is not None:
-        bias = take(names.bias, (outputs,))
+        bias = take_tensor(names.bias, (outputs,))
     if names.batch_norm is not None:
         gain, offset, mean, variance = (
-            take(name, (outputs,)) for name in names.batch_norm_names()
+            take_tensor(name, (outputs,)) for name in names.batch_norm_names()
         )
         try:
             kernel, bias = fold_batch_norm(

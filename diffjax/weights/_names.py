@@ -70,7 +70,7 @@ class NameMap(NamedTuple):
         return tuple(n for source in self.layers.values() for n in source.names())
 
     def is_ignored(self, name: str) -> bool:
-        """Tells whether a tensor of this name is known and not needed."""
+        """Whether a tensor of this name is known and not needed."""
         return any(re.fullmatch(pattern, name) for pattern in self.ignored_patterns)
 
 
@@ -151,7 +151,7 @@ def _compare_names(
 
 
 def _describe_closest(nearest: _NameDifference) -> str:
-    """Describes what a file is or resembles most, if it resembles anything."""
+    """Names the architecture that a file fits or resembles most, if any."""
     known = f"{nearest.architecture} in the naming of {nearest.table.name}"
     if nearest.differences == 0:
         return known
@@ -162,8 +162,8 @@ def _describe_closest(nearest: _NameDifference) -> str:
 
 def _format_names(names: tuple[str, ...]) -> str:
     shown = ", ".join(names[:_MAX_SHOWN_NAMES]) or "nothing"
-    more = len(names) - _MAX_SHOWN_NAMES
-    return f"{shown} and {more} more" if more > 0 else shown
+    num_hidden = len(names) - _MAX_SHOWN_NAMES
+    return f"{shown} and {num_hidden} more" if num_hidden > 0 else shown
 
 
 @functools.cache

@@ -335,7 +335,7 @@ def _is_natural_number(value: object) -> TypeGuard[int]:
 
 
 def _are_natural_numbers(values: object) -> TypeGuard[tuple[int, ...]]:
-    """Tells whether `values` is a tuple of natural numbers, as a shape is."""
+    """Whether `values` is a tuple of natural numbers, as a shape is."""
     return isinstance(values, tuple) and all(
         _is_natural_number(value) for value in values
     )

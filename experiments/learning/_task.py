@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +26,13 @@ from diffjax.learning import (
 from diffjax.ranking import rank
 from diffjax.regions import fit_supervised_whitening, list_matching_pairs
 from experiments._collections import Collection
-
-T = TypeVar("T")
+from experiments._result_cache import ObjectCache
 
 _BATCH = 64  # Queries that are scored together, so that one program serves all.
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningTask:
+class LearningTask(ObjectCache):
     """Split of a benchmark to learn on.
 
     Attributes:
@@ -76,16 +73,6 @@ class LearningTask:
                 k=self.config.k,
             ),
         )
-
-    def compute_once(self, name: str, make: Callable[[], T]) -> T:
-        """Makes an object once per split and returns it again under its name."""
-        if name not in self._computed:
-            self._computed[name] = make()
-        return self._computed[name]
-
-    @functools.cached_property
-    def _computed(self) -> dict[str, Any]:
-        return {}
 
     def labelled(self, chosen: Bool[np.ndarray, " q"]) -> LabelledQueries:
         """Selects queries with their answers."""

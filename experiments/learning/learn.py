@@ -96,7 +96,7 @@ def _learn(name: str, number: int, task: LearningTask) -> dict[str, np.ndarray]:
 
     def compute():
         learned = LEARNING_METHODS[name](task)
-        scalars = [getattr(learned.parameters, part) for part in _PARAMETERS]
+        scalars = [getattr(learned.parameters, key) for key in _PARAMETERS]
         return {
             "precision": task.precision(learned.parameters, task.split.test),
             "solves": np.array(learned.solves),
@@ -121,8 +121,8 @@ def _median_parameters(results: list[dict[str, np.ndarray]]) -> str:
     """Describes the medians over splits of the parameters that vary."""
     scalars = np.stack([result["scalars"] for result in results])
     return ", ".join(
-        f"{part} {np.median(column):.3g}"
-        for part, column in zip(_PARAMETERS, scalars.T, strict=True)
+        f"{name} {np.median(column):.3g}"
+        for name, column in zip(_PARAMETERS, scalars.T, strict=True)
         if np.isfinite(column).all() and np.ptp(column) > 0
     )
 

@@ -3,13 +3,12 @@
 import pathlib
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from configs import figure3 as card
 from configs.figure3 import Figure3Config
 from diffjax.diffusion import SolverName, diffuse, query_vectors
-from diffjax.pooling import pool
+from experiments._batched_diffusion import diffuse_in_batches, pad_columns
 from experiments._benchmarks import load_benchmark
 from experiments._collections import Collection, Outcome
 from experiments._runner import Findings, make_recorded_run, run_from_command_line
@@ -127,32 +126,28 @@ def _solve(
         k=settings.search.query_k,
         gamma=settings.graph.gamma,
     )
-    solving = {"alpha": settings.search.alpha, "solver": solver, "max_steps": steps}
-
-    def solve(columns):
-        # rtol 0 takes all steps: queries that stop early would shorten the time.
-        return diffuse(index.graph, columns, rtol=0.0, **solving)
+    solver_settings = {
+        "alpha": settings.search.alpha,
+        # All steps are taken: queries that stop early would shorten the time.
+        "rtol": 0.0,
+        "solver": solver,
+        "max_steps": steps,
+    }
 
     def compute():
-        pooled, residual = [], 0.0
-        for start in range(0, y.shape[1], config.batch):
-            solution = solve(_pad(y[:, start : start + config.batch], config.batch))
-            scores = pool(solution.value, index.image_ids, weights=index.weights)
-            pooled.append(scores[:, : y.shape[1] - start])
-            residual = max(residual, float(solution.residual.max()))
-        outcome = collection.evaluate_answers(jnp.concatenate(pooled, axis=1))
+        scores, residual = diffuse_in_batches(
+            index, y, batch_size=config.batch, **solver_settings
+        )
+        outcome = collection.evaluate_answers(scores)
         return outcome._asdict() | {"residual": np.array(residual)}
 
     arrays = dict(collection.load_or_compute(name, settings.by_name(), compute))
     residual = float(arrays.pop("residual"))
-    first = _pad(y[:, : config.batch], config.batch)
-    (seconds,) = time_calls(lambda: solve(first).value)
+    first = pad_columns(y[:, : config.batch], config.batch)
+    (seconds,) = time_calls(
+        lambda: diffuse(index.graph, first, **solver_settings).value
+    )
     return _Run(Outcome(**arrays), residual, seconds / config.batch)
-
-
-def _pad(columns, count: int):
-    """Appends columns of zeros, so that one program serves all batches."""
-    return jnp.pad(columns, ((0, 0), (0, count - columns.shape[1])))
 
 
 run = make_recorded_run("figure3", measure)

@@ -1,25 +1,22 @@
 """Solvers side by side: `python -m experiments solvers scenes`."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from configs import solvers as card
 from configs.solvers import SolversConfig
 from diffjax.diffusion import SolverName, diffuse, query_vectors
 from diffjax.graph import affinity, normalize, truncate
-from diffjax.pooling import pool
 from diffjax.report import append_record, make_record
+from experiments._batched_diffusion import diffuse_in_batches
 from experiments._collections import Collection, load_collection
 from experiments._runner import run_from_command_line
 
 _ITERATED: tuple[SolverName, ...] = ("cg", "iterate")
 _TOP = 100  # First regions that are compared with the dense solution's.
-_BATCH = 64  # Queries that are solved together.
 
 
 def run(
@@ -95,17 +92,20 @@ def _agreement(collection: Collection, config: SolversConfig) -> list[dict[str, 
 def _curve(collection: Collection, config: SolversConfig) -> list[dict[str, Any]]:
     """Measures mAP after some iterations of both methods."""
     y = _right_hand_sides(collection)
+    alpha = collection.index.config.search.alpha
     runs = {
-        (solver, steps): _solve_in_batches(collection, y, solver, steps)
+        (solver, steps): diffuse_in_batches(
+            collection.index, y, alpha=alpha, solver=solver, max_steps=steps
+        )
         for solver in _ITERATED
         for steps in config.steps
     }
     end = _ITERATED[0], config.steps[-1]
-    baseline = "{}, {} steps".format(*end), runs[end].precision
+    baseline = "{}, {} steps".format(*end), collection.precision(runs[end].scores)
     return [
         collection.make_entry(
             f"{solver}, {steps} steps",
-            run.precision,
+            run.scores,
             against=[] if (solver, steps) == end else [baseline],
             solver=solver,
             steps=steps,
@@ -113,36 +113,6 @@ def _curve(collection: Collection, config: SolversConfig) -> list[dict[str, Any]
         )
         for (solver, steps), run in runs.items()
     ]
-
-
-class _SolverRun(NamedTuple):
-    """Quality of a solver's answers after some iterations.
-
-    Attributes:
-        precision: Average precision of every query.
-        residual: Largest relative residual.
-    """
-
-    precision: Float[np.ndarray, " q"]
-    residual: float
-
-
-def _solve_in_batches(
-    collection: Collection, y: jax.Array, solver: SolverName, steps: int
-) -> _SolverRun:
-    index = collection.index
-    scores, residual = [], 0.0
-    for start in range(0, y.shape[1], _BATCH):
-        solution = diffuse(
-            index.graph,
-            y[:, start : start + _BATCH],
-            alpha=index.config.search.alpha,
-            solver=solver,
-            max_steps=steps,
-        )
-        scores.append(pool(solution.value, index.image_ids, weights=index.weights))
-        residual = max(residual, float(solution.residual.max()))
-    return _SolverRun(collection.precision(jnp.concatenate(scores, axis=1)), residual)
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ def measure(
     return Findings(collection, results)
 
 
-def _result(what: str, unit: str, ours: float, paper: str) -> Result:
-    return {"what": what, "unit": unit, "paper": paper, "ours": float(ours)}
+def _result(name: str, unit: str, ours: float, paper: str) -> Result:
+    return {"what": name, "unit": unit, "paper": paper, "ours": float(ours)}
 
 
 def _mean(precision: Float[np.ndarray, " q"]) -> float:
@@ -272,10 +272,10 @@ def _iterations(
         end = means[-1] if end is None else end
         differs = np.abs(np.array(means) - end) > _LEVEL
         position = int(np.flatnonzero(differs).max(initial=-1)) + 1
-        what = f"{name} until mAP is level"
+        quantity = f"{name} until mAP is level"
         if position == len(numbers):
-            what, position = f"{what} (it is not at {numbers[-1]})", -1
-        yield _result(what, "iterations", numbers[position], paper)
+            quantity, position = f"{quantity} (it is not at {numbers[-1]})", -1
+        yield _result(quantity, "iterations", numbers[position], paper)
 
 
 run = make_recorded_run("text", measure)

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +14,7 @@ from diffjax.diffusion import diffuse, diffuse_conventional, query_vectors
 from diffjax.index import IndexConfig
 from diffjax.pooling import pool
 from diffjax.report import append_record, make_record
+from experiments._batched_diffusion import diffuse_in_batches
 from experiments._collections import Collection, load_collection
 from experiments._entries import Baseline
 from experiments._runner import run_from_command_line
@@ -22,7 +22,6 @@ from experiments._timing import time_calls
 
 _REFERENCE = "the paper's queries on the whole graph"
 _TIMED = 8  # Queries that are timed together.
-_BATCH = 64  # Queries that are solved together.
 
 
 def run(
@@ -87,24 +86,15 @@ def _queries(
     """Searches by query vectors without truncation, and by inserted queries."""
     index, ids = collection.index, collection.query_ids
     settings = index.config
-    n = len(index.image_ids)
-
-    def pooled(value):
-        return pool(value, index.image_ids, weights=index.weights)
-
-    batches = []
-    for regions_and_ids in _query_batches(collection):
-        y = query_vectors(
-            index.vectors,
-            *regions_and_ids,
-            k=settings.search.query_k,
-            gamma=settings.graph.gamma,
-            keep=n,
-        )
-        batches.append(
-            pooled(diffuse(index.graph, y, alpha=settings.search.alpha).value)
-        )
-    scores = jnp.concatenate(batches, axis=1)
+    y = query_vectors(
+        index.vectors,
+        collection.regions,
+        ids,
+        k=settings.search.query_k,
+        gamma=settings.graph.gamma,
+        keep=len(index.image_ids),
+    )
+    scores, _ = diffuse_in_batches(index, y, alpha=settings.search.alpha)
     yield collection.make_entry("k per region, all of y kept", scores, against=against)
     count = min(config.inserted, collection.num_queries)
     is_first = ids < count
@@ -118,17 +108,9 @@ def _queries(
     )
     yield collection.first_queries(count).make_entry(
         f"inserted queries, the first {count}",
-        pooled(solution.value),
+        pool(solution.value, index.image_ids, weights=index.weights),
         against=[(name, precision[:count]) for name, precision in against],
     )
-
-
-def _query_batches(collection: Collection) -> Iterator[tuple[jax.Array, np.ndarray]]:
-    """Splits regions and ids of the queries into batches."""
-    ids = collection.query_ids
-    for start in range(0, collection.num_queries, _BATCH):
-        is_in_batch = (ids >= start) & (ids < start + _BATCH)
-        yield collection.regions[is_in_batch], ids[is_in_batch] - start
 
 
 def _searches(

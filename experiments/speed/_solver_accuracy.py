@@ -169,23 +169,26 @@ def _vary_eigenvectors(
     problem: SyntheticGraph, config: BenchmarkConfig
 ) -> Iterator[_SolverSetting]:
     """Lists conjugate gradient with eigenvectors, then eigenvectors alone."""
-    bases: dict[int, tuple[SpectralBasis, float]] = {}
+    bases: dict[int, SpectralBasis] = {}
+    costs: dict[int, dict[str, Any]] = {}
     for rank in config.curve_ranks:
         start = time.perf_counter()
         basis = jax.block_until_ready(leading_eigenvectors(problem.graph, rank))
-        bases[rank] = basis, time.perf_counter() - start
-    for rank, (basis, seconds) in bases.items():
-        needs = {"seconds": seconds, "size": sum(each.nbytes for each in basis)}
+        seconds = time.perf_counter() - start
+        bases[rank] = basis
+        costs[rank] = {
+            "seconds": seconds,
+            "size": sum(array.nbytes for array in basis),
+        }
+    for rank, basis in bases.items():
         for steps in config.curve_steps_beside:
             call = _make_solve(problem, config, steps, basis=basis)
             name = f"CG + {rank} eigenvectors"
-            yield _SolverSetting(name, steps, call, **needs)
-    for rank, (basis, seconds) in bases.items():
-        needs = {"seconds": seconds, "size": sum(each.nbytes for each in basis)}
+            yield _SolverSetting(name, steps, call, **costs[rank])
+    for rank, basis in bases.items():
         alone = functools.partial(spectral_scores, basis, alpha=config.alpha)
-        yield _SolverSetting(
-            "fast spectral ranking", rank, _solve_from_seeds(problem, alone), **needs
-        )
+        call = _solve_from_seeds(problem, alone)
+        yield _SolverSetting("fast spectral ranking", rank, call, **costs[rank])
 
 
 def _solve_from_seeds(

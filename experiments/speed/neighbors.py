@@ -4,17 +4,16 @@ import importlib.metadata
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from configs import neighbors as card
 from configs.neighbors import NeighborsConfig
-from diffjax.diffusion import diffuse, query_vectors
+from diffjax.diffusion import query_vectors
 from diffjax.graph import affinity, compress, knn, normalize, recall
-from diffjax.pooling import pool
 from diffjax.progress import progress_bars
 from diffjax.report import append_record, make_record
 from diffjax.types import Neighbors
+from experiments._batched_diffusion import diffuse_in_batches
 from experiments._collections import Collection, load_collection
 from experiments._runner import run_from_command_line
 from experiments._timing import call_in_new_process
@@ -22,7 +21,6 @@ from experiments._timing import call_in_new_process
 from ._neighbor_searches import measure_neighbor_search
 
 _PYNNDESCENT = "pynndescent"
-_BATCH = 64  # Queries that are solved together.
 
 
 def run(
@@ -107,30 +105,22 @@ def _compare_graphs(
 
 def _diffuse(collection: Collection, lists: Neighbors) -> Float[Array, "m q"]:
     """Scores all images for all queries on the graph of the lists."""
-    index, ids = collection.index, collection.query_ids
-    settings = index.config
-    graph = normalize(compress(affinity(lists, gamma=settings.graph.gamma)))
-    k = min(settings.search.query_k, len(index.image_ids))
-    batches = []
-    for start in range(0, collection.num_queries, _BATCH):
-        is_in_batch = (ids >= start) & (ids < start + _BATCH)
-        y = query_vectors(
-            index.vectors,
-            collection.regions[is_in_batch],
-            ids[is_in_batch] - start,
-            k=k,
-            gamma=settings.graph.gamma,
-        )
-        solution = diffuse(
-            graph,
-            y,
-            alpha=settings.search.alpha,
-            rtol=settings.search.rtol,
-            max_steps=settings.search.max_steps,
-        )
-        scores = pool(solution.value, index.image_ids, weights=index.weights)
-        batches.append(scores)
-    return jnp.concatenate(batches, axis=1)
+    index, settings = collection.index, collection.index.config
+    y = query_vectors(
+        index.vectors,
+        collection.regions,
+        collection.query_ids,
+        k=min(settings.search.query_k, len(index.image_ids)),
+        gamma=settings.graph.gamma,
+    )
+    return diffuse_in_batches(
+        index,
+        y,
+        graph=normalize(compress(affinity(lists, gamma=settings.graph.gamma))),
+        alpha=settings.search.alpha,
+        rtol=settings.search.rtol,
+        max_steps=settings.search.max_steps,
+    ).scores
 
 
 def _pynndescent_version() -> str | None:

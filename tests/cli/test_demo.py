@@ -24,19 +24,23 @@ def workdir(tmp_path_factory):
 
 
 def test_five_methods_answer_and_a_second_run_repeats_them_from_what_is_there(workdir):
-    told: list[str] = []
-    first = run_demo(workdir, config=SMALL, progress=lambda *step: told.append(step[0]))
-    assert {"composing scenes", "describing pictures"} <= set(told)
+    progress_names: list[str] = []
+    first = run_demo(
+        workdir, config=SMALL, progress=lambda *step: progress_names.append(step[0])
+    )
+    assert {"composing scenes", "describing pictures"} <= set(progress_names)
     results = first.record["results"]
     assert len(results) == 5
     for result in results:
         assert 0 <= result["low"] <= result["mean_ap"] <= result["high"] <= 1
     assert len(first.comparisons) == 2
     assert [len(r.answers) for r in first.comparisons[0].rankings] == [4, 4]
-    told.clear()
-    again = run_demo(workdir, config=SMALL, progress=lambda *step: told.append(step[0]))
+    progress_names.clear()
+    again = run_demo(
+        workdir, config=SMALL, progress=lambda *step: progress_names.append(step[0])
+    )
     assert again.record["results"] == results
-    assert not {"composing scenes", "describing pictures"} & set(told)
+    assert not {"composing scenes", "describing pictures"} & set(progress_names)
 
     page = workdir / "page.html"
     write_demo_page(page, first)

@@ -45,14 +45,14 @@ def run(monkeypatch, *words):
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer|.*residual")
-def test_what_is_learned_is_searched_with(home, tmp_path, monkeypatch, capsys):
+def test_learned_parameters_are_used_by_search(home, tmp_path, monkeypatch, capsys):
     out = tmp_path / "params.safetensors"
     labels = home / "labels.csv"
     words = home / "index", "--queries", labels, "--out", out, "--steps", 20
     assert run(monkeypatch, "learn", *words) == 0
-    told = capsys.readouterr().out
-    assert "held out: thing " in told
-    assert "which were chosen there" in told
+    output = capsys.readouterr().out
+    assert "held out: thing " in output
+    assert "which were chosen there" in output
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     index = Index.open(home / "index")
     stored = load_parameters(out, fingerprint=index.fingerprint)
@@ -92,17 +92,19 @@ def test_a_whitening_that_is_no_better_than_the_index_is_not_kept(
     ended = FitResult(whitened, {"held_out": np.array([held_out])}, 5, "steps", 1)
     monkeypatch.setattr("diffjax.cli._learn.fit", lambda *_, **__: ended)
     index, truth = Index.open(home / "index"), read_labels(home / "labels.csv")
-    found = learn_from_labels(
+    got = learn_from_labels(
         index,
         truth,
         learned=("alpha", "shrinkage", "emphasis"),
         config=FitConfig(k=20, query_k=10),
     )
-    assert 0 < found.precision_before <= 1
-    assert found.precision_after == (held_out if kept else found.precision_before)
-    own = found.fit_result.parameters
-    assert (own.projection is not None) == kept
-    assert float(own.alpha) == pytest.approx(0.5 if kept else index.config.search.alpha)
+    assert 0 < got.precision_before <= 1
+    assert got.precision_after == (held_out if kept else got.precision_before)
+    learned_parameters = got.fit_result.parameters
+    assert (learned_parameters.projection is not None) == kept
+    assert float(learned_parameters.alpha) == pytest.approx(
+        0.5 if kept else index.config.search.alpha
+    )
 
 
 def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, capsys):
@@ -126,10 +128,10 @@ def test_parameters_of_another_index_are_refused(home, tmp_path, monkeypatch, ca
 def test_the_labels_are_split_by_object_and_the_row_itself_does_not_count(home):
     index, truth = Index.open(home / "index"), read_labels(home / "labels.csv")
     config = FitConfig(steps=2, evaluate_every=2, batch=2, k=20, query_k=10)
-    found = learn_from_labels(index, truth, config=config)
-    assert len(found.held_out) == 1
-    assert 0 <= found.precision_before <= found.precision_after <= 1
-    assert found.fit_result.num_solves > 0
+    got = learn_from_labels(index, truth, config=config)
+    assert len(got.held_out) == 1
+    assert 0 <= got.precision_before <= got.precision_after <= 1
+    assert got.fit_result.num_solves > 0
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_commas_or_spaces_divide_a_box(run, photographs, photograph_index, box):
     assert json.loads(out)["box"] == [10.0, 10.0, 150.0, 150.0]
 
 
-def test_a_folder_of_pictures_is_told_from_the_index_beside_it(run, tmp_path):
+def test_a_folder_of_pictures_is_distinguished_from_the_index_beside_it(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine.diffjax").mkdir()
     code, _, err = run("search", tmp_path / "mine", "a.png")
@@ -89,9 +89,7 @@ def test_a_folder_of_pictures_is_told_from_the_index_beside_it(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")  # Few pictures here.
-def test_index_says_what_was_made_and_lists_what_was_skipped(
-    run, photographs, tmp_path
-):
+def test_index_prints_the_new_index_and_lists_skipped_files(run, photographs, tmp_path):
     (folder := tmp_path / "mine").mkdir()
     for number in range(3):
         source = photographs / "coffee" / f"{number}.png"
@@ -121,13 +119,13 @@ def test_search_prints_a_table_or_json(run, photographs, photograph_index):
     assert len(out.splitlines()) == 4
     code, out, err = run("search", photograph_index, picture, "--top", 2, "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert [answer["rank"] for answer in told["answers"]] == [1, 2]
-    assert told["answers"][0]["picture"] == "rocket/1.png"
-    assert told["answers"][0]["box"] == [x0, y0, x1, y1]
+    printed = json.loads(out)
+    assert [answer["rank"] for answer in printed["answers"]] == [1, 2]
+    assert printed["answers"][0]["picture"] == "rocket/1.png"
+    assert printed["answers"][0]["box"] == [x0, y0, x1, y1]
 
 
-def test_search_says_where_the_seconds_went(run, photographs, photograph_index):
+def test_search_prints_seconds_by_step(run, photographs, photograph_index):
     asked = "search", photograph_index, photographs / "rocket" / "1.png", "--top", 2
     code, out, err = run(*asked, "--timing")
     assert (code, err) == (0, "")
@@ -138,8 +136,8 @@ def test_search_says_where_the_seconds_went(run, photographs, photograph_index):
     assert heading.split(None, 2)[:2] == ["step", "seconds"]
     assert [row.split("  ")[0] for row in rows] == named
     code, out, _ = run(*asked, "--json", "--timing")
-    told = json.loads(out)["timing"]
-    assert [step["name"] for step in told] == named
+    printed = json.loads(out)["timing"]
+    assert [step["name"] for step in printed] == named
     assert "timing" not in json.loads(run(*asked, "--json")[1])
 
 
@@ -157,7 +155,7 @@ def test_search_writes_a_page(run, photographs, photograph_index, tmp_path):
     assert "rocket/1.png" in text
 
 
-def test_info_says_what_is_in_an_index(run, photograph_index):
+def test_info_prints_the_contents_of_an_index(run, photograph_index):
     code, out, _ = run("info", photograph_index)
     assert code == 0
     assert "images" in out
@@ -189,11 +187,11 @@ def test_info_says_what_is_in_an_index(run, photograph_index):
     ],
     ids=lambda value: "-".join(value[-2:]) if isinstance(value, tuple) else "",
 )
-def test_what_is_wrong_is_said_in_one_line(
+def test_errors_are_printed_in_one_line(
     run, photographs, photograph_index, arguments, code, complaint
 ):
-    places = {"index": photograph_index, "picture": photographs / "coffee" / "0.png"}
-    got, out, err = run(*(a.format(**places) for a in arguments))
+    paths = {"index": photograph_index, "picture": photographs / "coffee" / "0.png"}
+    got, out, err = run(*(a.format(**paths) for a in arguments))
     assert got == code
     assert out == ""
     assert err.startswith("error: ")
@@ -284,7 +282,7 @@ def test_an_unknown_data_set_lists_those_that_are_known(run):
     assert "got 'oxford6k'" in err
 
 
-def test_what_can_not_be_fetched_says_what_to_put_where(run, monkeypatch, tmp_path):
+def test_fetch_names_files_to_place_by_hand(run, monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFJAX_OFFLINE", "1")
     code, out, err = run("fetch", "instre-siamac", "--out", "sets")
     assert (code, out, err.count("\n")) == (1, "", 1)
@@ -326,9 +324,7 @@ def test_answers_are_printed_although_their_page_fails(
     assert err == "error: coffee/0.png: No such file or directory\n"
 
 
-def test_a_place_that_can_not_be_written_is_said_in_one_line(
-    run, photographs, tmp_path
-):
+def test_an_unwritable_path_is_an_error_of_one_line(run, photographs, tmp_path):
     (tmp_path / "file").touch()
     code, _, err = run("index", photographs, "--out", "file/index", *SMALL_FLAGS)
     assert code == 1
@@ -401,7 +397,7 @@ def test_a_reader_that_goes_away_is_no_error_to_speak_of(program, photograph_ind
     assert process.wait() == 1
 
 
-def test_the_program_is_quiet_and_quick_to_say_help(program):
+def test_help_is_fast_and_imports_no_heavy_module(program):
     ended = program.run("--help")
     assert ended.code == 0
     assert ended.err == ""

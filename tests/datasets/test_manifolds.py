@@ -21,7 +21,7 @@ def distances(points, others):
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 20), st.integers(0, 2**32))
-def test_there_are_as_many_points_as_requested(count, clutter, seed):
+def test_number_of_points_is_the_requested_one(count, clutter, seed):
     toy = toy_manifolds(points_per_manifold=count, clutter=clutter, seed=seed)
     assert toy.points.shape == (3 * count + clutter, 2)
     assert toy.points.dtype == toy.queries.dtype == np.float32

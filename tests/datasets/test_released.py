@@ -99,8 +99,8 @@ def test_counts_of_another_ground_truth_are_refused_with_both_numbers(path, cont
         check_descriptor_counts(released, num_images=4, num_queries=55)
 
 
-def swap(cell, place, matrix):
-    cell[place] = matrix
+def swap(cell, position, matrix):
+    cell[position] = matrix
 
 
 HALF = np.full((DIM, 1), 0.5, np.float32)  # Of length sqrt(8) / 2 = 1.414.

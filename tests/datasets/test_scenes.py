@@ -74,8 +74,8 @@ def test_a_collection_has_the_configured_pictures(composed):
 def test_positives_are_the_database_pictures_that_show_the_query(composed):
     for query, positives in zip(composed.queries, composed.positives, strict=True):
         expected = [
-            place
-            for place, scene in enumerate(composed.database)
+            position
+            for position, scene in enumerate(composed.database)
             if scene.object == query.object
         ]
         assert positives.tolist() == expected

@@ -123,7 +123,7 @@ def test_a_zero_query_gets_zero_scores(graph, y):
         assert got.converged.all()
 
 
-def test_no_query_is_allowed(graph):
+def test_zero_queries_are_accepted(graph):
     got = diffuse(graph, jnp.zeros((graph.num_nodes, 0)))
     assert got.value.shape == (graph.num_nodes, 0)
 

@@ -190,7 +190,7 @@ def test_a_zero_query_has_the_solution_0(graph, y, solver, kind):
     assert got.residual[1] == 0
 
 
-def test_no_query_is_allowed(graph, y):
+def test_zero_queries_are_accepted(graph, y):
     guess = make_guess(graph, y[:, :0], "both")
     assert diffuse(graph, y[:, :0], **guess).value.shape == (graph.num_nodes, 0)
 

@@ -61,8 +61,8 @@ def right_hand_sides(n: int) -> np.ndarray:
     return y
 
 
-def all_scores(found, graph: Graph) -> np.ndarray:
-    return np.asarray(densify(found, graph))
+def all_scores(got, graph: Graph) -> np.ndarray:
+    return np.asarray(densify(got, graph))
 
 
 def conjugate(a, b, x, steps):
@@ -114,44 +114,44 @@ def solve_by_loops(
 )
 def test_nodes_and_scores_are_those_of_loops(graph64, size):
     steps: dict[str, Any] = {"steps_per_expansion": 3, "max_steps": 5}
-    found = diffuse_local(
+    got = diffuse_local(
         graph64, NODES, VALUES, size=size, alpha=ALPHA, rtol=1e-12, **steps
     )
     s, y = dense(graph64), right_hand_sides(graph64.num_nodes)
     root = np.sqrt(np.asarray(graph64.degrees))
     capacity = min(size, graph64.num_nodes)
-    assert found.nodes.shape == found.values.shape == (2, capacity)
+    assert got.nodes.shape == got.values.shape == (2, capacity)
     for query in range(2):
         members, x = solve_by_loops(s, y[:, query], size=size, num_seeds=4, **steps)
-        nodes = np.asarray(found.nodes[query])
+        nodes = np.asarray(got.nodes[query])
         assert nodes[nodes >= 0].tolist() == members
         assert (nodes[len(members) :] == -1).all()
         error = y[:, query] - (x - ALPHA * s @ x)
         expected = np.linalg.norm(error) / np.linalg.norm(y[:, query])
-        np.testing.assert_allclose(found.residual[query], expected, rtol=1e-9)
+        np.testing.assert_allclose(got.residual[query], expected, rtol=1e-9)
         # The projection of the missing scores on the leading eigenvector.
         background = root @ error / (1 - ALPHA) / (root @ root)
-        scores = all_scores(found, graph64)[:, query]
+        scores = all_scores(got, graph64)[:, query]
         np.testing.assert_allclose(scores, x + background * root, atol=1e-10)
 
 
 def test_the_unreached_mass_is_exact(graph64):
-    found = diffuse_local(graph64, NODES, VALUES, size=11, alpha=ALPHA)
+    got = diffuse_local(graph64, NODES, VALUES, size=11, alpha=ALPHA)
     s, y = dense(graph64), right_hand_sides(graph64.num_nodes)
     exact = np.linalg.solve(np.eye(len(s)) - ALPHA * s, y)
     root = np.sqrt(np.asarray(graph64.degrees))
-    background = root @ root * np.asarray(found.background)
+    background = root @ root * np.asarray(got.background)
     np.testing.assert_allclose(
-        found.unreached_mass, background / (root @ exact), atol=1e-12
+        got.unreached_mass, background / (root @ exact), atol=1e-12
     )
-    assert (np.asarray(found.unreached_mass) > 0.01).all()
+    assert (np.asarray(got.unreached_mass) > 0.01).all()
     # With the background no mass is lost: it only lies at other nodes.
-    scores = all_scores(found, graph64)
+    scores = all_scores(got, graph64)
     np.testing.assert_allclose(root @ scores, root @ exact, rtol=1e-12)
     # No other multiple of the eigenvector brings them nearer to the exact scores.
     error = scores - exact
     np.testing.assert_allclose(root @ error, 0, atol=1e-12)
-    without = error - root[:, None] * np.asarray(found.background)
+    without = error - root[:, None] * np.asarray(got.background)
     assert (np.linalg.norm(error, axis=0) < np.linalg.norm(without, axis=0)).all()
 
 
@@ -162,13 +162,13 @@ def test_with_all_nodes_it_is_diffuse(collection, form):
     graph, n = form(normalize(affinity(knn(vectors, 40)))), len(vectors)
     y = jnp.asarray(right_hand_sides(n), jnp.float32)
     expected = diffuse(graph, y, alpha=ALPHA, rtol=1e-6, max_steps=200)
-    found = diffuse_local(
+    got = diffuse_local(
         graph, NODES, VALUES.astype(np.float32), size=2 * n, alpha=ALPHA, max_steps=200
     )
-    assert (np.asarray(found.unreached_mass) < 1e-4).all()
-    scores = all_scores(found, graph)
+    assert (np.asarray(got.unreached_mass) < 1e-4).all()
+    scores = all_scores(got, graph)
     np.testing.assert_allclose(scores, expected.value, atol=1e-5 * scores.max())
-    assert found.nodes.shape == (2, n)
+    assert got.nodes.shape == (2, n)
 
 
 @kernel_by_default
@@ -209,13 +209,13 @@ def test_nodes_of_other_components_cost_nothing(collection, form):
     values = VALUES.astype(np.float32)
     small, large = (form(normalize(g)) for g in (raw, copied))
     run = functools.partial(diffuse_local, size=SIZE, alpha=ALPHA, max_degree=8)
-    expected, found = run(small, NODES, values), run(large, NODES, values)
+    expected, got = run(small, NODES, values), run(large, NODES, values)
     # The copies are not connected with the queries, so they have no score either.
     for name in expected._fields:
         np.testing.assert_allclose(
-            getattr(found, name), getattr(expected, name), rtol=1e-6, err_msg=name
+            getattr(got, name), getattr(expected, name), rtol=1e-6, err_msg=name
         )
-    scores = np.asarray(densify(found, large))
+    scores = np.asarray(densify(got, large))
     assert (scores[:n] > 0).any()
     assert (scores[n:] == 0).all()
 
@@ -248,7 +248,7 @@ def test_derivatives_are_those_of_finite_differences(graph64):
 
     def total(at):
         weights = graph64.weights * (1 + at[0] * change)
-        found = diffuse_local(
+        got = diffuse_local(
             graph64._replace(weights=weights),
             NODES,
             jnp.asarray(VALUES) * jnp.stack([1 + at[1], 1 - at[1]])[:, None],
@@ -258,7 +258,7 @@ def test_derivatives_are_those_of_finite_differences(graph64):
             max_steps=300,
             max_degree=8,
         )
-        return jnp.sum(jnp.sin(factors[found.nodes] * found.values))
+        return jnp.sum(jnp.sin(factors[got.nodes] * got.values))
 
     origin, value = jnp.zeros(3), jax.jit(total)
     gradient = jax.jit(jax.grad(total))(origin)
@@ -312,17 +312,17 @@ def test_zero_empty_tiny_and_nan_right_hand_sides(graph):
     np.testing.assert_allclose(tiny.values, 1e-30 * np.asarray(usual.values), 1e-4)
     broken = VALUES.copy()
     broken[1, 0] = np.nan
-    found = run(broken)
-    np.testing.assert_array_equal(found.values[0], usual.values[0])
-    assert np.isnan(np.asarray(found.values)[1][np.asarray(found.nodes)[1] >= 0]).all()
-    assert not found.converged[1]
+    got = run(broken)
+    np.testing.assert_array_equal(got.values[0], usual.values[0])
+    assert np.isnan(np.asarray(got.values)[1][np.asarray(got.nodes)[1] >= 0]).all()
+    assert not got.converged[1]
     # The value of a padding entry does not count.
     broken = VALUES.copy()
     broken[0, 3] = np.inf
     np.testing.assert_array_equal(run(broken).values, usual.values)
 
 
-def test_no_query_is_allowed(graph):
+def test_zero_queries_are_accepted(graph):
     values = jnp.zeros((0, 4), jnp.float32)
     assert diffuse_local(graph, NODES[:0], values, size=SIZE).nodes.shape == (0, SIZE)
 
@@ -331,15 +331,15 @@ def test_a_node_without_edges_keeps_its_value(form):
     lists = np.array([[1, -1], [0, -1], [-1, -1]], np.int32)
     weights = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
     graph = form(normalize(Graph(jnp.asarray(lists), jnp.asarray(weights))))
-    found = diffuse_local(
+    got = diffuse_local(
         graph, np.array([[2]], np.int32), np.array([[0.5]], np.float32), size=3
     )
-    assert np.asarray(found.nodes).tolist() == [[2, -1, -1]]
-    assert np.asarray(found.values).tolist() == [[0.5, 0, 0]]
-    assert found.unreached_mass[0] == found.residual[0] == 0
-    assert found.converged[0]
+    assert np.asarray(got.nodes).tolist() == [[2, -1, -1]]
+    assert np.asarray(got.values).tolist() == [[0.5, 0, 0]]
+    assert got.unreached_mass[0] == got.residual[0] == 0
+    assert got.converged[0]
     # It has no neighbours, so no other node has its background.
-    assert densify(found, graph)[:, 0].tolist() == [0, 0, 0.5]
+    assert densify(got, graph)[:, 0].tolist() == [0, 0, 0.5]
 
     def total(weights):
         padded = normalize(Graph(jnp.asarray(lists), weights))
@@ -355,26 +355,26 @@ def test_a_graph_without_edges(form):
     lists = jnp.full((3, 2), -1, jnp.int32)
     graph = form(normalize(Graph(lists, jnp.zeros((3, 2)))))
     nodes, values = np.array([[1, -1]], np.int32), np.array([[0.5, 0]], np.float32)
-    found = diffuse_local(graph, nodes, values, size=2)
-    assert np.asarray(found.nodes).tolist() == [[1, -1]]
-    assert np.asarray(found.values).tolist() == [[0.5, 0]]
+    got = diffuse_local(graph, nodes, values, size=2)
+    assert np.asarray(got.nodes).tolist() == [[1, -1]]
+    assert np.asarray(got.values).tolist() == [[0.5, 0]]
 
 
 def test_the_residual_is_the_true_one(graph):
     """Also near alpha 1, where the recurrence of conjugate gradient drifts away."""
     settings = {"alpha": 0.9999, "max_steps": 300, "size": SIZE}
-    found = diffuse_local(graph, NODES, VALUES.astype(np.float32), **settings)
+    got = diffuse_local(graph, NODES, VALUES.astype(np.float32), **settings)
     local = np.zeros((graph.num_nodes, 2))
     root = np.sqrt(np.asarray(graph.degrees, np.float64))
     for query in range(2):
-        nodes = np.asarray(found.nodes[query])
+        nodes = np.asarray(got.nodes[query])
         nodes = nodes[nodes >= 0]
-        values = np.asarray(found.values[query], np.float64)[: len(nodes)]
-        local[nodes, query] = values - float(found.background[query]) * root[nodes]
+        values = np.asarray(got.values[query], np.float64)[: len(nodes)]
+        local[nodes, query] = values - float(got.background[query]) * root[nodes]
     y = right_hand_sides(graph.num_nodes)
     error = y - (local - 0.9999 * dense(graph) @ local)
     exact = np.linalg.norm(error, axis=0) / np.linalg.norm(y, axis=0)
-    np.testing.assert_allclose(found.residual, exact, rtol=0.5, atol=1e-5)
+    np.testing.assert_allclose(got.residual, exact, rtol=0.5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("unchecked")

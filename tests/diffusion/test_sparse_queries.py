@@ -83,27 +83,27 @@ def test_rows_wider_than_max_degree_give_nan_and_no_wrong_score(graph):
 
 
 def test_sizes_beyond_n_reach_all_nodes(graph):
-    found = diffuse_local(graph, NODES, VALUES, size=10**10, max_steps=60)
-    assert found.nodes.shape == (2, graph.num_nodes)
+    got = diffuse_local(graph, NODES, VALUES, size=10**10, max_steps=60)
+    assert got.nodes.shape == (2, graph.num_nodes)
     # A query may have more columns than the graph has nodes.
     nodes = np.full((1, 2 * graph.num_nodes), -1, np.int32)
     nodes[0, 5] = 3
     values = (nodes >= 0).astype(np.float32)
-    found = diffuse_local(graph, nodes, values, size=nodes.size)
-    assert found.nodes.shape == nodes.shape
-    assert found.nodes[0, 0] == 3
+    got = diffuse_local(graph, nodes, values, size=nodes.size)
+    assert got.nodes.shape == nodes.shape
+    assert got.nodes[0, 0] == 3
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_densify_refuses_a_graph_that_is_not_normalised(graph):
-    found = local(graph, NODES, VALUES)
+    got = local(graph, NODES, VALUES)
     with pytest.raises(ValueError, match="graph must be normalised"):
-        densify(found, graph._replace(degrees=None))
+        densify(got, graph._replace(degrees=None))
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_known_degree_sums_are_used_and_checked(graph):
-    found = local(graph, NODES, VALUES)
+    got = local(graph, NODES, VALUES)
     # The components of the queries are the nodes with a score.
     root = np.sqrt(np.asarray(graph.degrees))
     exact = np.zeros((graph.num_nodes, 2), np.float32)
@@ -114,7 +114,7 @@ def test_known_degree_sums_are_used_and_checked(graph):
     known = jax.jit(local)(graph, NODES, VALUES, degree_sums=degree_sums)
     for name in ("nodes", "values", "background", "unreached_mass"):
         np.testing.assert_allclose(
-            getattr(known, name), getattr(found, name), rtol=1e-4, atol=1e-6
+            getattr(known, name), getattr(got, name), rtol=1e-4, atol=1e-6
         )
     with pytest.raises(
         ValueError, match=r"degree_sums must have one entry per query, 2, got \[1\]"
@@ -135,7 +135,7 @@ def test_known_degree_sums_are_used_and_checked(graph):
 
 
 def test_a_graph_with_replaced_arrays_is_checked_again(graph):
-    found = local(graph, NODES, VALUES)
+    got = local(graph, NODES, VALUES)
     ones = graph._replace(degrees=jnp.ones_like(graph.degrees))
     with pytest.raises(ValueError, match="whole as normalize returns it"):
         local(ones, NODES, VALUES)
@@ -146,4 +146,4 @@ def test_a_graph_with_replaced_arrays_is_checked_again(graph):
         with pytest.raises(ValueError, match=complaint):
             local(graph._replace(indices=indices), NODES, VALUES)
     again = local(graph, NODES, VALUES)
-    np.testing.assert_array_equal(again.values, found.values)
+    np.testing.assert_array_equal(again.values, got.values)

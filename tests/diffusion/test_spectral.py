@@ -56,18 +56,18 @@ def truncated(graph, y, alpha, rank):
     "rank", [5, 86, *(pytest.param(r, marks=pytest.mark.full) for r in (1, 12))]
 )
 def test_eigenvectors_are_those_of_the_dense_matrix(graph, rank):
-    found = leading_eigenvectors(graph, rank, tol=1e-9, max_rounds=200)
+    got = leading_eigenvectors(graph, rank, tol=1e-9, max_rounds=200)
     dense = graph.to_scipy().toarray()
     values = np.linalg.eigvalsh(dense)[::-1][:rank]
-    np.testing.assert_allclose(found.values, values, atol=1e-12)
-    inner = found.vectors.T @ found.vectors
+    np.testing.assert_allclose(got.values, values, atol=1e-12)
+    inner = got.vectors.T @ got.vectors
     np.testing.assert_allclose(inner, np.eye(rank), atol=1e-12)
-    error = dense @ np.asarray(found.vectors) - found.vectors * found.values[None, :]
+    error = dense @ np.asarray(got.vectors) - got.vectors * got.values[None, :]
     # Smaller residuals are rounding.
     np.testing.assert_allclose(
-        found.residual, np.linalg.norm(error, axis=0), rtol=1e-4, atol=1e-14
+        got.residual, np.linalg.norm(error, axis=0), rtol=1e-4, atol=1e-14
     )
-    assert (found.residual < 1e-9).all()
+    assert (got.residual < 1e-9).all()
 
 
 def test_every_component_has_its_eigenvalue_1(graph):
@@ -77,14 +77,14 @@ def test_every_component_has_its_eigenvalue_1(graph):
     linked = int((sizes > 1).sum())
     assert linked > 1
     assert count > linked, "the graph must also have nodes without edges"
-    found = leading_eigenvectors(graph, linked + 1, tol=1e-6, max_rounds=100)
-    np.testing.assert_allclose(found.values[:linked], 1, atol=1e-12)
-    assert found.values[linked] < 1 - 1e-3
+    got = leading_eigenvectors(graph, linked + 1, tol=1e-6, max_rounds=100)
+    np.testing.assert_allclose(got.values[:linked], 1, atol=1e-12)
+    assert got.values[linked] < 1 - 1e-3
     roots = np.sqrt(np.asarray(graph.degrees))[:, None] * (
         labels[:, None] == np.flatnonzero(sizes > 1)
     )
     roots /= np.linalg.norm(roots, axis=0)
-    leading = np.asarray(found.vectors[:, :linked])
+    leading = np.asarray(got.vectors[:, :linked])
     np.testing.assert_allclose(leading @ (leading.T @ roots), roots, atol=1e-6)
     # Fewer columns than components are eigenvectors as well.
     few = leading_eigenvectors(graph, linked - 1)
@@ -93,9 +93,9 @@ def test_every_component_has_its_eigenvalue_1(graph):
 
 def test_a_graph_without_edges_has_eigenvalues_of_0(x64):
     empty = Graph(jnp.full((7, 2), -1), jnp.zeros((7, 2)), degrees=jnp.zeros(7))
-    found = leading_eigenvectors(empty, 3)
-    np.testing.assert_array_equal(found.values, 0)
-    np.testing.assert_array_equal(found.residual, 0)
+    got = leading_eigenvectors(empty, 3)
+    np.testing.assert_array_equal(got.values, 0)
+    np.testing.assert_array_equal(got.residual, 0)
     one = Graph(jnp.full((1, 1), -1), jnp.zeros((1, 1)), degrees=jnp.zeros(1))
     np.testing.assert_allclose(abs(leading_eigenvectors(one, 1).vectors), 1)
 
@@ -136,14 +136,14 @@ def test_the_filter_is_a_polynomial_of_s_that_is_1_at_1(graph):
 
 def test_single_precision_and_the_same_seed(collection):
     graph = normalize(compress(affinity(knn(collection.vectors.astype("f4"), 5))))
-    found = leading_eigenvectors(graph, 8)
-    assert found.vectors.dtype == jnp.float32
+    got = leading_eigenvectors(graph, 8)
+    assert got.vectors.dtype == jnp.float32
     values = np.linalg.eigvalsh(graph.to_scipy().toarray().astype(float))[::-1][:8]
     # Symmetric: an error of the vectors counts squared.
-    np.testing.assert_allclose(found.values, values, atol=1e-5)
-    assert found.values.max() <= 1
+    np.testing.assert_allclose(got.values, values, atol=1e-5)
+    assert got.values.max() <= 1
     again = leading_eigenvectors(graph, 8)
-    np.testing.assert_array_equal(found.vectors, again.vectors)
+    np.testing.assert_array_equal(got.vectors, again.vectors)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_an_exit_without_error_shuts_down(group):
         (OSError("no such file"), False),
     ],
 )
-def test_the_loss_of_a_process_is_told_from_other_errors(error, loss):
+def test_a_lost_process_is_distinguished_from_other_errors(error, loss):
     assert is_process_loss(error) == loss
 
 

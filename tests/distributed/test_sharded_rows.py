@@ -42,8 +42,8 @@ def test_every_row_belongs_to_one_process():
         rows = []
         for process in range(3):
             positions = _sharded_rows._contiguous_positions(owners, process)
-            part = _sharded_rows._rows_of_devices(n, positions, num_devices=4)
-            rows += range(n)[part]
+            rows_of_device = _sharded_rows._rows_of_devices(n, positions, num_devices=4)
+            rows += range(n)[rows_of_device]
         assert rows == list(range(n))
 
 

@@ -23,8 +23,8 @@ from diffjax.ranking import rank
 FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
-def walked_average_precision(ranking, positives, junk=()):
-    """Walks down the list and adds up the area under precision over recall."""
+def average_precision_by_loop(ranking, positives, junk=()):
+    """Average precision as the area under precision over recall, rank by rank."""
     positives, junk = set(positives), set(junk)
     rank = num_found = 0
     area, precision = 0.0, 1.0
@@ -40,7 +40,7 @@ def walked_average_precision(ranking, positives, junk=()):
 
 
 class Benchmark:
-    """A benchmark of relevance labels alone."""
+    """Benchmark of relevance labels alone."""
 
     def __init__(self, positives, junk=None):
         self.positives = positives
@@ -49,7 +49,7 @@ class Benchmark:
 
 @st.composite
 def cases(draw):
-    """A ranking of up to 12 images with positives and junk among up to 14."""
+    """Rankings of up to 12 images with positives and junk among up to 14."""
     size = draw(st.integers(1, 12))
     ranking = draw(st.permutations(range(size)))
     kinds = draw(st.lists(st.sampled_from("pj-"), min_size=size + 2, max_size=size + 2))
@@ -58,14 +58,14 @@ def cases(draw):
     return ranking, positives or [size], [i for i in junk if i != size]
 
 
-def test_positives_at_ranks_0_2_and_5_give_what_the_formula_says():
+def test_agrees_with_the_formula_for_positives_at_ranks_0_2_and_5():
     # j/p_j and (j+1)/(p_j+1): (1 + 1/1)/2, (1/2 + 2/3)/2, (2/5 + 3/6)/2.
     expected = (1 + (1 / 2 + 2 / 3) / 2 + (2 / 5 + 3 / 6) / 2) / 3
     assert average_precision(np.arange(6), [0, 2, 5]) == pytest.approx(expected)
     assert round(expected, 6) == 0.677778  # As the benchmark's own program prints.
 
 
-def test_junk_is_taken_out_before_ranks_are_counted():
+def test_junk_is_removed_before_ranks_are_counted():
     # Junk at 1, 8, 9 and 30 moves the positives up by 0, 1, 1, 3 and 3.
     with_junk = average_precision(np.arange(40), [0, 2, 6, 10, 20], [1, 8, 9, 30])
     assert with_junk == average_precision(np.arange(36), [0, 1, 5, 7, 17])
@@ -76,10 +76,10 @@ def test_junk_is_taken_out_before_ranks_are_counted():
 
 @FEW_EXAMPLES
 @given(cases())
-def test_agrees_with_walking_down_the_list(case):
+def test_agrees_with_the_area_under_precision_over_recall(case):
     ranking, positives, junk = case
     got = average_precision(np.array(ranking), positives, junk)
-    assert got == pytest.approx(walked_average_precision(ranking, positives, junk))
+    assert got == pytest.approx(average_precision_by_loop(ranking, positives, junk))
     assert 0 <= got <= 1
 
 
@@ -88,7 +88,7 @@ def test_a_perfect_ranking_has_precision_1(positives):
     assert average_precision(np.arange(6), range(positives)) == pytest.approx(1)
 
 
-def test_the_mean_over_all_rankings_is_what_chance_gives():
+def test_mean_over_all_rankings_equals_the_chance_level():
     # The j-th positive (from 0) is at rank p in C(p, j) C(m-1-p, P-1-j) of the
     # C(m, P) equally likely choices of ranks, and adds ((j/p) + (j+1)/(p+1)) / 2 / P.
     m, positives = 6, 2
@@ -109,7 +109,7 @@ def test_the_mean_over_all_rankings_is_what_chance_gives():
 
 @FEW_EXAMPLES
 @given(cases(), st.randoms())
-def test_the_position_of_junk_never_matters(case, random):
+def test_positions_of_junk_do_not_change_the_precision(case, random):
     ranking, positives, junk = case
     moved = [image for image in ranking if image not in junk]
     for image in junk:
@@ -121,7 +121,7 @@ def test_the_position_of_junk_never_matters(case, random):
 
 @FEW_EXAMPLES
 @given(cases())
-def test_a_positive_that_moves_up_never_lowers_the_precision(case):
+def test_moving_a_positive_up_never_lowers_the_precision(case):
     ranking, positives, junk = case
     before = average_precision(np.array(ranking), positives, junk)
     for upper, lower in itertools.pairwise(range(len(ranking))):
@@ -132,7 +132,7 @@ def test_a_positive_that_moves_up_never_lowers_the_precision(case):
             assert after >= before - 1e-12
 
 
-def test_a_positive_that_is_not_ranked_adds_nothing():
+def test_unranked_positives_add_nothing():
     # One of two is found, at rank 0: (1 + 1)/2 / 2.
     assert average_precision(np.array([4, 0]), [4, 9]) == pytest.approx(1 / 2)
     assert average_precision(np.array([0, 1]), [9]) == 0
@@ -144,7 +144,7 @@ def test_an_image_named_twice_as_positive_counts_once():
     assert average_precision(np.arange(6), [0, 2, 2, 5, 0]) == once
 
 
-def test_all_junk_leaves_nothing_found():
+def test_rankings_of_junk_alone_have_precision_0():
     assert average_precision(np.arange(3), [7], [0, 1, 2]) == 0
 
 
@@ -152,14 +152,14 @@ def test_precision_without_positives_is_nan():
     assert math.isnan(average_precision(np.arange(3), [], [1]))
 
 
-def test_rankings_and_truths_of_any_kind_of_array_are_the_same():
+def test_lists_numpy_and_jax_arrays_give_equal_precision():
     ranking = [3, 1, 0, 2]
     expected = average_precision(np.array(ranking), [1, 2], [0])
     got = average_precision(jnp.array(ranking), np.array([2, 1]), np.array([0]))
     assert got == expected
 
 
-def test_the_mean_is_over_queries_that_have_positives():
+def test_mean_excludes_queries_without_positives():
     rankings = np.array([[0, 1, 0], [1, 0, 1], [2, 2, 2]])
     got = evaluate(rankings, Benchmark([[0], [], [2]], [[1], [0], []]))
     # Query 0 is perfect, query 1 asks nothing, query 2 is found last: (0/2 + 1/3)/2.
@@ -180,29 +180,29 @@ def test_queries_without_positives_are_counted_and_do_not_change_the_mean():
         assert got.mean_average_precision == alone.mean_average_precision
 
 
-def test_the_fields_of_a_report_keep_their_order():
+def test_report_fields_have_a_fixed_order():
     mean, per_query, without = evaluate(np.array([[0], [1]]), Benchmark([[0]]))
     assert mean == 1
     assert per_query.shape == (1,)
     assert without == 0
 
 
-def test_an_image_can_not_be_both_positive_and_junk():
+def test_rejects_images_that_are_positive_and_junk():
     with pytest.raises(ValueError, match="must be disjoint, got 2 in both"):
         average_precision(np.arange(3), [0, 2], [2])
 
 
-def test_an_image_can_not_be_ranked_twice():
+def test_rejects_images_ranked_twice():
     with pytest.raises(ValueError, match="ranking must hold every image once"):
         average_precision(np.array([0, 1, 1]), [0])
 
 
-def test_there_must_be_a_ranking_for_every_query():
+def test_rejects_another_number_of_rankings_than_queries():
     with pytest.raises(ValueError, match="one column per query, 2, got 3"):
         evaluate(np.zeros((1, 3), int), Benchmark([[0], [0]]))
 
 
-def test_a_benchmark_without_a_positive_is_refused():
+def test_rejects_benchmarks_without_positives():
     with pytest.raises(ValueError, match="a query with positives, got none"):
         evaluate(np.zeros((1, 2), int), Benchmark([[], []]))
 
@@ -221,13 +221,13 @@ def tied_cases(draw, *, largest=6):
     return np.array(scores, float), positives, junk
 
 
-def enumerated(scores, positives, junk):
-    """Mean over all orders of all images that put no lower score before a higher."""
+def precision_over_all_orders(scores, positives, junk):
+    """Mean average precision over all orders that agree with the scores."""
     areas = []
     for order in itertools.permutations(range(len(scores))):
         if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
-            kept = [image for image in order if image not in junk]
-            ranks = [p for p, image in enumerate(kept) if image in positives]
+            without_junk = [image for image in order if image not in junk]
+            ranks = [p for p, image in enumerate(without_junk) if image in positives]
             areas.append(
                 sum(
                     ((j / p if p else 1) + (j + 1) / (p + 1)) / 2
@@ -240,11 +240,11 @@ def enumerated(scores, positives, junk):
 
 @FEW_EXAMPLES
 @given(tied_cases())
-def test_agrees_with_all_orders_of_tied_images(case):
-    assert expected_precision(*case) == pytest.approx(enumerated(*case))
+def test_expected_precision_agrees_with_all_orders_of_ties(case):
+    assert expected_precision(*case) == pytest.approx(precision_over_all_orders(*case))
 
 
-def test_a_tie_behind_other_images_by_hand():
+def test_expected_precision_of_a_tie_behind_another_image_by_hand():
     # [0 | 1 2 3 | 4] with positives 0, 2: 0 adds 1. 2 is at rank 1, 2 or 3, and adds
     # (1/1 + 2/2)/2, (1/2 + 2/3)/2 or (1/3 + 2/4)/2, one as likely as another.
     second = ((1 / 1 + 2 / 2) + (1 / 2 + 2 / 3) + (1 / 3 + 2 / 4)) / 2 / 3
@@ -257,7 +257,7 @@ def test_a_tie_behind_other_images_by_hand():
     st.permutations(range(12)),
     st.lists(st.sampled_from("pj-"), min_size=12, max_size=12),
 )
-def test_without_ties_it_is_the_average_precision(ranking, kinds):
+def test_expected_precision_without_ties_is_the_average_precision(ranking, kinds):
     positives, junk = ([i for i, k in enumerate(kinds) if k == w] for w in "pj")
     scores = np.empty(12)
     scores[list(ranking)] = -np.arange(12.0)
@@ -268,7 +268,7 @@ def test_without_ties_it_is_the_average_precision(ranking, kinds):
 
 @FEW_EXAMPLES
 @given(tied_cases(largest=15), st.randoms())
-def test_the_order_of_the_database_never_matters(case, random):
+def test_expected_precision_does_not_depend_on_database_order(case, random):
     scores, positives, junk = case
     moved = list(range(scores.size))
     random.shuffle(moved)
@@ -279,7 +279,7 @@ def test_the_order_of_the_database_never_matters(case, random):
 
 @FEW_EXAMPLES
 @given(tied_cases(largest=15))
-def test_it_lies_between_the_luckiest_and_the_unluckiest_order(case):
+def test_expected_precision_lies_between_worst_and_best_order_of_ties(case):
     scores, positives, junk = case
     is_positive = np.isin(np.arange(scores.size), positives)
     luckiest = average_precision(np.lexsort((~is_positive, -scores)), positives, junk)
@@ -288,14 +288,14 @@ def test_it_lies_between_the_luckiest_and_the_unluckiest_order(case):
     assert unluckiest - 1e-12 <= got <= luckiest + 1e-12
 
 
-def test_images_outside_a_short_list_are_tied_below_it():
+def test_images_of_score_minus_infinity_are_tied_at_the_end():
     scores = np.array([2.0, -np.inf, 1, -np.inf])
     # 1 is third or fourth: ((1/2 + 2/3) + (1/3 + 2/4))/2/2, and 0 adds 1.
     expected = (1 + ((1 / 2 + 2 / 3) + (1 / 3 + 2 / 4)) / 4) / 2
     assert expected_precision(scores, [0, 1], []) == pytest.approx(expected)
 
 
-def test_scores_of_any_kind_of_array_are_the_same():
+def test_numpy_and_jax_scores_give_equal_expected_precision():
     scores = np.array([[0.5], [0.25], [0.5], [0]], np.float32)
     benchmark = Benchmark([np.array([0, 3])], [np.array([1])])
     got = evaluate_scores(jnp.asarray(scores), benchmark)
@@ -308,7 +308,7 @@ def test_expected_precision_without_positives_is_nan():
 
 
 @pytest.mark.parametrize("num_images", range(1, 8))
-def test_chance_is_all_images_tied(num_images):
+def test_chance_level_equals_precision_of_all_images_tied(num_images):
     for positives in range(1, num_images + 1):
         got = random_average_precision(positives, num_images)
         tied = expected_precision(np.zeros(num_images), range(positives), [])
@@ -322,7 +322,7 @@ def test_chance_is_all_images_tied(num_images):
 
 
 @pytest.mark.parametrize(("positives", "num_images"), [(1, 100), (7, 60), (50, 200)])
-def test_chance_agrees_with_shuffling(positives, num_images):
+def test_chance_level_agrees_with_shuffling(positives, num_images):
     rng = np.random.default_rng(3)
     drawn = [
         average_precision(rng.permutation(num_images), range(positives))
@@ -337,7 +337,7 @@ def test_tied_scores_have_precision_1_where_all_images_are_positive():
     assert expected_precision(np.zeros(9), range(9), []) == pytest.approx(1)
 
 
-def test_the_report_is_over_queries_that_have_positives():
+def test_report_of_scores_excludes_queries_without_positives():
     scores = np.array([[1.0, 2, 0], [1, 1, 0], [0, 0, 0]])
     got = evaluate_scores(scores, Benchmark([[0], [], [2]], [[], [0], [1]]))
     # Query 0: first or second, 1 or (0/1 + 1/2)/2. Query 2: the same, 1 being junk.
@@ -346,7 +346,7 @@ def test_the_report_is_over_queries_that_have_positives():
     assert got.num_without_positives == 1
 
 
-def test_the_report_without_ties_is_that_of_the_rankings():
+def test_report_of_scores_without_ties_equals_that_of_rankings():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(30, 4)).astype(np.float32)
     truth = Benchmark([rng.choice(30, 5, replace=False) for _ in range(4)])
@@ -356,7 +356,7 @@ def test_the_report_without_ties_is_that_of_the_rankings():
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_score_that_is_not_a_number_is_named():
+def test_error_names_the_image_whose_score_is_nan():
     scores = np.array([[0.0, 1], [1, np.nan], [2, 0]])
     with pytest.raises(ValueError, match=r"numbers, got NaN for image 1\."):
         expected_precision(scores[:, 1], [0], [])
@@ -364,19 +364,19 @@ def test_a_score_that_is_not_a_number_is_named():
         evaluate_scores(scores, Benchmark([[0], [0]]))
 
 
-def test_an_image_without_a_score_is_named():
+def test_error_names_labelled_images_without_a_score():
     with pytest.raises(ValueError, match=r"positives must be images .* 2, got 3\."):
         expected_precision(np.zeros(3), [3], [])
     with pytest.raises(ValueError, match=r"junk must be images .* got -1 \(query 0\)"):
         evaluate_scores(np.zeros((3, 1)), Benchmark([[0]], [[-1]]))
 
 
-def test_a_scored_image_can_not_be_both_positive_and_junk():
+def test_rejects_scored_images_that_are_positive_and_junk():
     with pytest.raises(ValueError, match=r"must be disjoint, got 1 in both\."):
         expected_precision(np.zeros(3), [0, 1], [1])
 
 
-def test_there_must_be_scores_for_every_query():
+def test_rejects_another_number_of_score_columns_than_queries():
     with pytest.raises(ValueError, match="scores must have one column per query, 2"):
         evaluate_scores(np.zeros((3, 1)), Benchmark([[0], [0]]))
     with pytest.raises(ValueError, match="a query with positives, got none"):
@@ -384,6 +384,6 @@ def test_there_must_be_scores_for_every_query():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rankings_are_no_scores():
+def test_rejects_rankings_in_place_of_scores():
     with pytest.raises(ValueError, match=r"int64 \[3, 1\]: `evaluate` takes rankings"):
         evaluate_scores(np.arange(3)[:, None], Benchmark([[0]]))

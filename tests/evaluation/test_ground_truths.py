@@ -28,35 +28,35 @@ NAMES = [
 
 
 class Truth(NamedTuple):
-    """Right answers and junk of every query, by their place in the database."""
+    """Positives and junk of every query, by their positions in the database."""
 
     num_images: int
     positives: list[np.ndarray]
     junk: list[np.ndarray]
 
     def every(self, step: int) -> "Truth":
-        """Every so many queries alone."""
+        """Truth of every `step`-th query."""
         return Truth(self.num_images, self.positives[::step], self.junk[::step])
 
 
 class _Plain(pickle.Unpickler):
-    """Reads lists, dictionaries, numbers and text, and nothing that could run."""
+    """Unpickler of lists, dictionaries, numbers and text; nothing can run."""
 
     def find_class(self, module_name, global_name):
         raise pickle.UnpicklingError(f"names {module_name}.{global_name}")
 
 
 def read_revisited(folder, name):
-    """The lists of a revisited set: images, queries and what is right."""
+    """Lists of a revisited set: images, queries and positives."""
     stored = (folder / f"gnd_{name}.pkl").read_bytes()
     return _Plain(io.BytesIO(stored)).load()
 
 
 def classic(folder, name):
-    """Oxford and Paris: good and ok are right, the queries are in the database."""
+    """Oxford or Paris: good and ok are positive; queries are in the database."""
     (revisited,) = (new for new, old in REVISITED.items() if old == name)
     lists = read_revisited(folder, revisited)
-    places = {n: i for i, n in enumerate([*lists["imlist"], *lists["qimlist"]])}
+    positions = {n: i for i, n in enumerate([*lists["imlist"], *lists["qimlist"]])}
 
     def read(query, *kinds):
         names = [
@@ -64,12 +64,12 @@ def classic(folder, name):
             for kind in kinds
             for name in query.with_name(f"{query.name}_{kind}.txt").read_text().split()
         ]
-        return np.unique([places[name] for name in names]).astype(np.int64)
+        return np.unique([positions[name] for name in names]).astype(np.int64)
 
     files = sorted((folder / name).glob("*_query.txt"))
     queries = [file.with_name(file.name.removesuffix("_query.txt")) for file in files]
     return Truth(
-        len(places),
+        len(positions),
         [read(query, "good", "ok") for query in queries],
         [read(query, "junk") for query in queries],
     )
@@ -89,7 +89,7 @@ def revisited(folder, name, setup):
 
 
 def instre(folder):
-    """INSTRE: ok is right, counted from 1; nothing is junk."""
+    """INSTRE: ok is positive, counted from 1; nothing is junk."""
     stored = scipy.io.loadmat(folder / "gnd_instre.mat", squeeze_me=True)
     positives = [np.asarray(one, np.int64) - 1 for one in stored["gnd"]["ok"]]
     return Truth(
@@ -108,19 +108,19 @@ def truth(request, shared_data):
     return revisited(folder, name, setup) if setup else classic(folder, name)
 
 
-def some(truth: Truth) -> Truth:
-    """A few dozen queries: whole rankings of all of INSTRE are no quick thing."""
+def few_queries(truth: Truth) -> Truth:
+    """Few dozen queries: complete rankings of all of INSTRE take long."""
     return truth.every(max(1, len(truth.positives) // 50))
 
 
 def perfect(num_images, positives, junk):
-    """Junk and right answers in turn, then everything else."""
+    """Perfect ranking: junk and positives in turn, then all other images."""
     front = np.concatenate([junk[::2], positives, junk[1::2]])
     return np.concatenate([front, np.setdiff1d(np.arange(num_images), front)])
 
 
 def test_perfect_rankings_reach_1(truth):
-    given = some(truth)
+    given = few_queries(truth)
     rankings = np.stack(
         [
             perfect(truth.num_images, *lists)
@@ -143,8 +143,8 @@ def by_chance(truth: Truth) -> np.ndarray:
     )
 
 
-def test_random_rankings_reach_what_chance_gives(truth):
-    given, rng = some(truth), np.random.default_rng(0)
+def test_random_rankings_reach_the_chance_level(truth):
+    given, rng = few_queries(truth), np.random.default_rng(0)
     drawn = []
     for _ in range(4):
         orders = [rng.permutation(truth.num_images) for _ in given.positives]
@@ -158,14 +158,14 @@ def test_random_rankings_reach_what_chance_gives(truth):
     assert error < 0.2 * np.nanmean(by_chance(given))
 
 
-def test_scores_that_say_nothing_reach_what_chance_gives(truth):
-    given = some(truth)
+def test_constant_scores_reach_the_chance_level(truth):
+    given = few_queries(truth)
     scores = np.zeros((truth.num_images, len(given.positives)), np.float32)
     got = evaluate_scores(scores, given)
     np.testing.assert_allclose(got.average_precision, by_chance(given), rtol=1e-9)
 
 
-def test_two_queries_of_revisited_oxford_have_nothing_easy(shared_data):
+def test_two_queries_of_revisited_oxford_have_no_easy_positives(shared_data):
     truth = revisited(shared_data / "ground_truth", "roxford5k", "easy")
     scores = np.zeros((truth.num_images, len(truth.positives)), np.float32)
     report = evaluate_scores(scores, truth)

@@ -15,11 +15,11 @@ from diffjax.evaluation._significance import paired_test
 
 @pytest.fixture
 def values() -> np.ndarray:
-    """400 numbers between 0 and 1, such as average precisions are."""
+    """Values between 0 and 1, 400 of them, as average precisions are."""
     return np.random.default_rng(5).beta(2, 2, size=400)
 
 
-def test_two_values_give_the_three_means_that_can_be_drawn():
+def test_interval_of_two_values_has_the_three_possible_means():
     # Of 0 and 1 with replacement: 0, 1/2 and 1 with chances 1/4, 1/2 and 1/4. The
     # middle 40 % lie within the half, the middle 60 % reach both ends.
     pair = np.array([0.0, 1.0])
@@ -27,7 +27,7 @@ def test_two_values_give_the_three_means_that_can_be_drawn():
     assert bootstrap_interval(pair, level=0.6) == (0.5, 0.0, 1.0)
 
 
-def test_a_group_is_drawn_whole_and_weighs_as_many_as_it_has():
+def test_groups_are_drawn_whole_and_weighted_by_their_size():
     # Groups {0, 0, 0} and {1}: drawn twice the first gives 0, both 1/4, twice the
     # second 1; the mean over queries is 1/4.
     got = bootstrap_interval(np.array([0.0, 0, 0, 1]), groups="aaab", level=0.4)
@@ -47,8 +47,8 @@ def test_agrees_with_the_normal_interval_on_many_values(values, level):
     assert got.high == pytest.approx(values.mean() + reach, abs=0.1 * error)
 
 
-def covered(draw, *, grouped, trials=300):
-    """How often the interval of `draw(rng)`'s values, of mean 0, holds 0."""
+def coverage(draw, *, grouped, trials=300):
+    """Coverage: share of intervals that hold 0, the true mean of `draw(rng)`."""
     hits = 0
     for trial in range(trials):
         values, groups = draw(np.random.default_rng(trial))
@@ -59,26 +59,26 @@ def covered(draw, *, grouped, trials=300):
     return hits / trials
 
 
-def test_the_interval_covers_the_true_mean_as_often_as_it_says():
-    rate = covered(lambda rng: (rng.normal(size=50), None), grouped=False)
+def test_interval_covers_the_true_mean_at_the_stated_rate():
+    rate = coverage(lambda rng: (rng.normal(size=50), None), grouped=False)
     # 300 trials of chance 0.9 scatter by 0.017; the method itself is 0.01 short at 50.
     assert rate == pytest.approx(0.89, abs=3 * 0.017)
 
 
-def test_queries_for_one_object_need_to_be_drawn_together():
+def test_intervals_without_groups_are_too_short_for_correlated_queries():
     def draw(rng):
         objects = np.repeat(np.arange(40), 5)
         return rng.normal(size=40)[objects] + 0.3 * rng.normal(
             size=200
         ), objects.tolist()
 
-    assert covered(draw, grouped=True) == pytest.approx(0.89, abs=3 * 0.017)
+    assert coverage(draw, grouped=True) == pytest.approx(0.89, abs=3 * 0.017)
     # Taken for independent, 200 values look 5 times as many as they are: the interval
     # is 2.2 times too short and covers about P(|z| < 1.64 / 2.2) = 0.55.
-    assert covered(draw, grouped=False) < 0.7
+    assert coverage(draw, grouped=False) < 0.7
 
 
-def test_copies_in_a_group_count_as_the_one_that_they_are(values):
+def test_copies_in_a_group_count_as_one_value(values):
     once = bootstrap_interval(values)
     copies, objects = np.repeat(values, 4), np.repeat(np.arange(len(values)), 4)
     together = bootstrap_interval(copies, groups=objects.tolist())
@@ -89,7 +89,7 @@ def test_copies_in_a_group_count_as_the_one_that_they_are(values):
     assert width == pytest.approx(2, rel=0.1)
 
 
-def test_groups_of_one_are_no_groups(values):
+def test_groups_of_one_value_equal_no_groups(values):
     names = [f"object {i}" for i in range(len(values))]
     assert bootstrap_interval(values, groups=names) == bootstrap_interval(values)
 
@@ -98,7 +98,7 @@ def test_groups_of_one_are_no_groups(values):
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3)), min_size=1, max_size=12),
 )
-def test_the_ends_lie_among_the_values_and_a_higher_level_reaches_further(drawn):
+def test_interval_lies_within_the_values_and_widens_with_the_level(drawn):
     values, groups = np.array([v for v, _ in drawn]), [g for _, g in drawn]
     wide, narrow = (
         bootstrap_interval(values, groups=groups, level=level, resamples=100)
@@ -108,17 +108,17 @@ def test_the_ends_lie_among_the_values_and_a_higher_level_reaches_further(drawn)
     assert (np.diff(ends) >= -1e-12).all()
 
 
-def test_the_interval_moves_and_stretches_with_the_values(values):
+def test_interval_shifts_and_scales_with_the_values(values):
     got = bootstrap_interval(3 - 2 * values)
     mean, low, high = bootstrap_interval(values)
     np.testing.assert_allclose(got, [3 - 2 * mean, 3 - 2 * high, 3 - 2 * low])
 
 
-def test_one_value_has_nowhere_to_go():
+def test_interval_of_one_value_has_width_zero():
     assert bootstrap_interval(np.array([0.5])) == (0.5, 0.5, 0.5)
 
 
-def test_what_is_not_a_number_is_left_out_with_its_group(values):
+def test_nan_values_and_groups_of_nan_alone_are_ignored(values):
     holes = np.insert(values, [0, 7, 400], np.nan)
     objects = np.repeat(np.arange(100), 4)
     expected = bootstrap_interval(values, groups=objects.tolist())
@@ -128,16 +128,16 @@ def test_what_is_not_a_number_is_left_out_with_its_group(values):
     assert bootstrap_interval(holes) == bootstrap_interval(values)
 
 
-def test_a_seed_gives_one_interval_and_another_seed_another(values):
+def test_equal_seeds_give_equal_intervals_and_others_do_not(values):
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
 
 
-def test_two_methods_alike_differ_by_nothing(values):
+def test_equal_methods_have_a_difference_of_zero(values):
     assert paired_bootstrap(values, values) == (0, 0, 0)
 
 
-def test_pairs_show_a_difference_that_two_intervals_hide(values):
+def test_paired_interval_separates_methods_whose_intervals_overlap(values):
     better = values + 0.02 * np.random.default_rng(1).uniform(size=len(values))
     gain = paired_bootstrap(better, values)
     # The gain is 0.01 on average and never negative, far below the spread of values.
@@ -146,16 +146,16 @@ def test_pairs_show_a_difference_that_two_intervals_hide(values):
     assert bootstrap_interval(better).low < bootstrap_interval(values).high
 
 
-def test_a_pair_with_a_hole_is_left_out(values):
+def test_pairs_with_a_nan_are_ignored(values):
     first, second = values.copy(), values[::-1].copy()
     first[3], second[9] = np.nan, np.nan
-    kept = np.delete(np.arange(len(values)), [3, 9])
+    complete = np.delete(np.arange(len(values)), [3, 9])
     assert paired_bootstrap(first, second) == paired_bootstrap(
-        values[kept], values[::-1][kept]
+        values[complete], values[::-1][complete]
     )
 
 
-def test_a_paired_interval_draws_groups_together(values):
+def test_paired_bootstrap_equals_the_bootstrap_of_differences(values):
     groups = np.repeat(np.arange(100), 4).tolist()
     assert paired_bootstrap(
         values, values[::-1], groups=groups, level=0.8, resamples=50, seed=2
@@ -174,13 +174,13 @@ def test_a_paired_interval_draws_groups_together(values):
         ({"groups": [0, 1]}, "groups must have one entry per value, 400, got 2"),
     ],
 )
-def test_rejects_bad_arguments(values, bad, complaint):
+def test_rejects_invalid_settings(values, bad, complaint):
     with pytest.raises(ValueError, match=complaint):
         bootstrap_interval(values, **bad)
 
 
 @pytest.mark.parametrize("nothing", [np.zeros(0), np.full(2, np.nan)])
-def test_rejects_values_without_a_number(nothing):
+def test_rejects_values_that_are_all_nan(nothing):
     with pytest.raises(ValueError, match="values must hold a number, got none"):
         bootstrap_interval(nothing)
 
@@ -195,8 +195,8 @@ def test_rejects_pairs_of_unequal_length(values):
 FEW_EXAMPLES = settings(deadline=None, max_examples=40)
 
 
-def counted(gains, groups):
-    """The p value from writing down every choice of signs, in whole numbers."""
+def exact_p_value(gains, groups):
+    """P value from all sign flips of whole numbers, enumerated."""
     sums = [sum(gains[i] for i in range(len(gains)) if groups[i] == g) for g in groups]
     sums = list(dict(zip(groups, sums, strict=True)).values())
     totals = [
@@ -210,26 +210,26 @@ def counted(gains, groups):
 @given(
     st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 6)), min_size=1, max_size=12)
 )
-def test_agrees_with_writing_down_every_choice_of_signs(drawn):
+def test_paired_test_agrees_with_all_sign_flips_enumerated(drawn):
     gains, groups = [g for g, _ in drawn], [g for _, g in drawn]
     # Tenths are not exact: sums that are equal must be seen as equal all the same.
     values = np.array(gains) / 10 + 0.3
     got = paired_test(values, np.full(len(gains), 0.3), groups=groups)
-    assert got == counted(gains, groups)
+    assert got == exact_p_value(gains, groups)
 
 
-def test_three_of_three_better_is_one_of_eight_either_way():
+def test_three_gains_of_three_have_p_of_a_quarter():
     got = paired_test(np.array([0.5, 0.6, 0.7]), np.array([0.4, 0.4, 0.4]))
     assert got == 2 / 2**3
 
 
-def test_without_groups_and_all_gains_alike_it_is_the_sign_test():
+def test_equal_gains_without_groups_give_the_sign_test():
     # 9 better, 1 worse: as far are 9 or 10 alike, C(10, 1) + C(10, 0), either way.
     gains = np.array([0.1] * 9 + [-0.1])
     assert paired_test(gains, np.zeros(10)) == 2 * (10 + 1) / 2**10
 
 
-def test_thirteen_groups_are_counted_and_fourteen_are_drawn():
+def test_thirteen_groups_are_enumerated_and_fourteen_are_sampled():
     better = np.full(14, 0.1)
     assert paired_test(better[:13], np.zeros(13)) == 2 / 2**13
     got = paired_test(better, np.zeros(14))
@@ -240,7 +240,7 @@ def test_thirteen_groups_are_counted_and_fourteen_are_drawn():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 0.6])
-def test_drawing_agrees_with_counting(shift):
+def test_sampled_p_value_agrees_with_the_exact_one(shift):
     gains = np.random.default_rng(2).normal(shift, size=11)
     exact = paired_test(gains, np.zeros(11), resamples=2**11)
     drawn = paired_test(gains, np.zeros(11), resamples=2**11 - 1)
@@ -249,21 +249,21 @@ def test_drawing_agrees_with_counting(shift):
     assert drawn == pytest.approx(exact, abs=4 * error + 1 / 2**11)
 
 
-def test_drawing_never_gives_0():
+def test_sampled_p_value_is_never_0():
     # Sure to be seen: of 2^40 choices 2 are as far, and none is drawn.
     got = paired_test(np.ones(40), np.zeros(40), resamples=99)
     assert got == 1 / 100
 
 
-def draws_of_p(*, grouped, num_groups, trials=400, resamples=10_000):
-    """P values of methods that are alike, 3 queries per object with a common part."""
-    found = []
+def simulated_p_values(*, grouped, num_groups, trials=400, resamples=10_000):
+    """P values of equal methods, 3 queries per object with a common part."""
+    p_values = []
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         objects = np.repeat(np.arange(num_groups), 3)
         common = rng.normal(size=num_groups)[objects]
         gains = common + 0.3 * rng.normal(size=objects.size)
-        found.append(
+        p_values.append(
             paired_test(
                 gains,
                 np.zeros(objects.size),
@@ -272,39 +272,41 @@ def draws_of_p(*, grouped, num_groups, trials=400, resamples=10_000):
                 seed=trial,
             )
         )
-    return np.array(found)
+    return np.array(p_values)
 
 
 @pytest.mark.parametrize(
     ("num_groups", "resamples"), [(9, 10_000), (20, 499)], ids=["counted", "drawn"]
 )
-def test_the_p_value_of_methods_alike_is_uniform(num_groups, resamples):
-    p = np.sort(draws_of_p(grouped=True, num_groups=num_groups, resamples=resamples))
+def test_p_value_is_uniform_for_equal_methods(num_groups, resamples):
+    p = np.sort(
+        simulated_p_values(grouped=True, num_groups=num_groups, resamples=resamples)
+    )
     # Kolmogorov and Smirnov: the largest distance passes 1.63 / sqrt(n) 1 time in 100;
     # p moves in steps of 2 / 2^9, or of 1 / 500.
     distance = np.abs(p - (np.arange(p.size) + 0.5) / p.size).max()
     assert distance < 1.63 / math.sqrt(p.size) + 1 / 2**8
 
 
-def test_queries_for_one_object_need_to_change_sign_together():
+def test_tests_without_groups_reject_too_often_for_correlated_queries():
     # Taken apart, 3 queries that say the same look like 3 witnesses: a difference of
     # 1.65 standard errors instead of 1 passes for one at 10 %.
-    together = draws_of_p(grouped=True, num_groups=12, trials=200)
-    apart = draws_of_p(grouped=False, num_groups=12, trials=200, resamples=499)
+    together = simulated_p_values(grouped=True, num_groups=12, trials=200)
+    apart = simulated_p_values(grouped=False, num_groups=12, trials=200, resamples=499)
     assert np.mean(together <= 0.1) < 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200)
     assert np.mean(apart <= 0.1) > 0.2
 
 
 @FEW_EXAMPLES
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.sampled_from([-3.0, 0.5]))
-def test_neither_direction_nor_scale_matters(gains, factor):
+def test_p_value_does_not_depend_on_direction_or_scale(gains, factor):
     gains = np.round(gains, 3)
     once = paired_test(gains, np.zeros(gains.size))
     assert paired_test(np.zeros(gains.size), gains) == once
     assert paired_test(factor * gains, np.zeros(gains.size)) == once
 
 
-def test_more_gain_never_makes_it_less_sure():
+def test_p_value_never_rises_with_the_gain():
     gains = np.random.default_rng(0).normal(size=10)
     gains -= gains.mean()
     p = [paired_test(gains + shift, np.zeros(10)) for shift in np.linspace(0, 2, 9)]
@@ -314,22 +316,24 @@ def test_more_gain_never_makes_it_less_sure():
 
 
 @pytest.mark.parametrize("queries", [5, 50, 2000])
-def test_methods_that_do_the_same_do_not_differ(queries):
+def test_identical_results_have_p_value_1(queries):
     same = np.random.default_rng(0).uniform(size=queries)
     assert paired_test(same, same.copy(), resamples=200) == 1
 
 
-def test_a_pair_with_a_hole_is_left_out_with_its_group():
+def test_paired_test_ignores_pairs_with_a_nan():
     rng = np.random.default_rng(4)
     first, second = rng.uniform(size=(2, 30))
     groups = [i // 3 for i in range(30)]
-    kept = [*range(1, 6), *range(9, 30)]  # Less 0, and all of group 2.
-    expected = paired_test(first[kept], second[kept], groups=[groups[i] for i in kept])
+    complete = [*range(1, 6), *range(9, 30)]  # Less 0, and all of group 2.
+    expected = paired_test(
+        first[complete], second[complete], groups=[groups[i] for i in complete]
+    )
     first[[0, 6, 7]], second[8] = np.nan, np.nan
     assert paired_test(first, second, groups=groups) == expected
 
 
-def test_a_seed_gives_one_answer_and_another_seed_another():
+def test_equal_seeds_give_equal_p_values_and_others_do_not():
     gains = np.random.default_rng(0).normal(0.1, size=40)
     p = [paired_test(gains, np.zeros(40), seed=seed) for seed in (3, 3, 4)]
     assert p[0] == p[1] != p[2]
@@ -342,12 +346,12 @@ def test_a_seed_gives_one_answer_and_another_seed_another():
         ({"groups": [0, 1]}, "groups must have one entry per value, 3, got 2"),
     ],
 )
-def test_rejects_bad_arguments_of_the_paired_test(bad, complaint):
+def test_paired_test_rejects_invalid_settings(bad, complaint):
     with pytest.raises(ValueError, match=complaint):
         paired_test(np.ones(3), np.zeros(3), **bad)
 
 
-def test_rejects_pairs_without_a_number():
+def test_paired_test_rejects_pairs_that_all_hold_a_nan():
     with pytest.raises(ValueError, match="values must hold a number, got none"):
         paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
 

@@ -20,9 +20,9 @@ def test_timings_are_interleaved_after_a_round_that_is_not_counted():
     times = time_interleaved(calls, rounds=2)
     assert calls_made == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert [len(seconds) for seconds in times.values()] == [2, 2]
-    found = compare_times("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
-    assert (found["least"], found["times_faster"], found["largest"]) == (2, 3, 5)
-    assert (found["seconds"], found["seconds_against"]) == (2, 6)
+    got = compare_times("c", {"a": [4.0, 6, 10], "b": [2.0, 2, 2]}, than="a", by="b")
+    assert (got["least"], got["times_faster"], got["largest"]) == (2, 3, 5)
+    assert (got["seconds"], got["seconds_against"]) == (2, 6)
 
 
 def test_the_least_of_the_counted_times_is_given(monkeypatch):
@@ -42,8 +42,8 @@ def test_synthetic_graphs_have_exact_answers_to_their_queries(config):
     assert y.shape == (600, 2)
     assert ((y > 0).sum(0) == config.query_k).all()
     np.testing.assert_allclose(y[problem.nodes[1], 1], problem.values[1])
-    there = np.asarray(problem.layout.unpermute(y))
-    exact = np.linalg.solve(problem.matrix.toarray().astype(float), there)
+    y_in_vector_order = np.asarray(problem.layout.unpermute(y))
+    exact = np.linalg.solve(problem.matrix.toarray().astype(float), y_in_vector_order)
     exact = exact[np.asarray(problem.layout.order)]
     assert problem.overlap(1, exact[:, 1]) == 1
     assert problem.overlap(1, -exact[:, 1]) < 0.5
@@ -58,8 +58,8 @@ def test_every_claim_has_its_ratio(config, tmp_path):
     assert read_records(tmp_path / "benchmark_curves.jsonl") == [curves]
     claims, points = record["results"], curves["results"]
     assert len({(r["claim"], r["against"]) for r in claims}) == len(claims) == 14
-    for found in claims:
-        assert 0 < found["least"] <= found["times_faster"] <= found["largest"]
+    for got in claims:
+        assert 0 < got["least"] <= got["times_faster"] <= got["largest"]
     assert {point["graph"] for point in points} == set(GRAPH_KINDS)
     before = {
         p["solver"] for p in points if p["offline_seconds"] > 0 < p["offline_bytes"]

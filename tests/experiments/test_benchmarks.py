@@ -21,9 +21,9 @@ def oxford(shared_data, tmp_path_factory):
     """Empty files in place of all pictures of Oxford5k, and two distractors."""
     tmp_path = tmp_path_factory.mktemp("oxford")
     names = read_revisited_names(shared_data / "ground_truth" / "gnd_roxford5k.pkl")
-    for folder, own in (("jpg", names), ("others", ("a", "b"))):
+    for folder, pictures in (("jpg", names), ("others", ("a", "b"))):
         (tmp_path / folder).mkdir()
-        for name in own:
+        for name in pictures:
             (tmp_path / folder / f"{name}.jpg").touch()
     return tmp_path
 
@@ -35,13 +35,13 @@ def test_each_revisited_protocol_has_the_answers_of_its_reader(shared_data, oxfo
     )
     for name in names:
         setup = Setup(benchmark=name, data=shared_data, pictures=oxford / "jpg")
-        found = find_benchmark(setup, oxford)
-        assert found.name == name
-        assert (len(found.database), len(found.queries)) == (4993, 70)
-        own = getattr(truth, name.rpartition("-")[2])
-        for got, wanted in zip(found.positives, own.positives, strict=True):
+        benchmark = find_benchmark(setup, oxford)
+        assert benchmark.name == name
+        assert (len(benchmark.database), len(benchmark.queries)) == (4993, 70)
+        protocol = getattr(truth, name.rpartition("-")[2])
+        for got, wanted in zip(benchmark.positives, protocol.positives, strict=True):
             np.testing.assert_array_equal(got, wanted)
-        for got, wanted in zip(found.junk, own.junk, strict=True):
+        for got, wanted in zip(benchmark.junk, protocol.junk, strict=True):
             np.testing.assert_array_equal(got, wanted)
 
 
@@ -52,9 +52,9 @@ def test_distractors_come_after_the_database(shared_data, oxford):
         pictures=oxford / "jpg",
         distractors=oxford / "others",
     )
-    found = find_benchmark(setup, oxford)
-    assert (found.name, len(found.database)) == ("oxford105k", 5065)
-    assert [path.stem for path in found.database[-2:]] == ["a", "b"]
+    got = find_benchmark(setup, oxford)
+    assert (got.name, len(got.database)) == ("oxford105k", 5065)
+    assert [path.stem for path in got.database[-2:]] == ["a", "b"]
     listed = oxford / "others" / "list.txt"
     listed.write_text("b.jpg\n")
     setup = Setup(
@@ -110,15 +110,15 @@ def test_released_descriptors_are_searched_as_they_are(released):
     assert [p.tolist() for p in collection.truth.positives] == [[0, 3], [5]]
     assert [j.tolist() for j in collection.truth.junk] == [[1], []]
     # The global descriptors are those of the release, not sums of its regions.
-    own = np.hstack(parts["glob"]["V"]).T @ np.hstack(parts["glob"]["Q"])
+    expected = np.hstack(parts["glob"]["V"]).T @ np.hstack(parts["glob"]["Q"])
     scores = METHODS["R-MAC"].score(collection)
-    np.testing.assert_allclose(scores, own, atol=1e-5)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_descriptors_of_another_data_set_are_refused(released):
     folder, parts = released
     one_less = {
-        part: {"V": parts[part]["V"][:5], "Q": parts[part]["Q"]} for part in parts
+        kind: {"V": sides["V"][:5], "Q": sides["Q"]} for kind, sides in parts.items()
     }
     write_5(folder / "other.mat", one_less)
     setup = Setup(**released_setup(folder, descriptors=folder / "other.mat"))
@@ -130,8 +130,8 @@ def released_graph(path, regions, k):
     """The k nearest of every region and minus the products, as the authors' file."""
     products = regions @ regions.T
     order = np.argsort(-products, axis=1)[:, :k]
-    found = np.take_along_axis(products, order, axis=1)
-    write_5(path, {"knn_": (order + 1.0).T, "s_": -found.T})
+    best_products = np.take_along_axis(products, order, axis=1)
+    write_5(path, {"knn_": (order + 1.0).T, "s_": -best_products.T})
 
 
 def test_a_released_graph_replaces_the_search_for_neighbors(released, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_released_graph_replaces_the_search_for_neighbors(released, monkeypatc
     regions = np.hstack(parts["reg"]["V"]).T
     released_graph(folder / "knn.mat", regions, 6)
     without = load_benchmark(Setup(**released_setup(folder)), folder)
-    own = METHODS["regional diffusion"].score(without, k=6, query_k=3)
+    expected = METHODS["regional diffusion"].score(without, k=6, query_k=3)
 
     def refuse(*_, **__):
         raise AssertionError("searched again")
@@ -148,8 +148,8 @@ def test_a_released_graph_replaces_the_search_for_neighbors(released, monkeypatc
     setup = Setup(**released_setup(folder, graph=folder / "knn.mat"))
     collection = load_benchmark(setup, folder)
     assert collection.facts["graph"] == "released"
-    found = METHODS["regional diffusion"].score(collection, k=6, query_k=3)
-    np.testing.assert_allclose(found, own, rtol=1e-5)
+    got = METHODS["regional diffusion"].score(collection, k=6, query_k=3)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
     with pytest.raises(ValueError, match=r"k must be at most the 6 neighbours"):
         METHODS["regional diffusion"].score(collection, k=7, query_k=3)
 

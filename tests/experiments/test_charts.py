@@ -130,9 +130,9 @@ def test_lines_and_levels_differ_by_more_than_colour(axes):
 @pytest.mark.parametrize("log_x", [False, True])
 def test_labels_are_beside_their_points_and_overlap_nothing(axes, log_x):
     # Two lines that meet: six of the labels are where the lines are close.
-    places = (2, 5, 10, 20, 50, 100)
-    rising = Line("a", places, (48, 54, 60, 67, 74, 80), labels=list("abcdef"))
-    steep = Line("b", places, (60, 70, 77, 80, 80, 80), labels=list("ghijkl"))
+    x = (2, 5, 10, 20, 50, 100)
+    rising = Line("a", x, (48, 54, 60, 67, 74, 80), labels=list("abcdef"))
+    steep = Line("b", x, (60, 70, 77, 80, 80, 80), labels=list("ghijkl"))
     drawn = axes(Chart("t", "x", "y", [rising, steep], log_x=log_x))
     boxes = [text.get_window_extent() for text in drawn.texts]
     assert [text.get_text() for text in drawn.texts] == list("abcdefghijkl")
@@ -146,8 +146,8 @@ def test_labels_are_beside_their_points_and_overlap_nothing(axes, log_x):
 
 
 def test_logarithmic_axis_has_the_values_that_were_tried_as_ticks(axes):
-    places = (5, 10, 20, 50, 1000, 1001)
-    line = Line("a", places, range(6))
+    x = (5, 10, 20, 50, 1000, 1001)
+    line = Line("a", x, range(6))
     drawn = axes(Chart("t", "x", "y", [line], log_x=True))
     assert drawn.get_xscale() == "log"
     # 1,001 has no room beside 1,000.

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cold-start")
-    made = cold_start.run(card.quick(), folder, records=folder / "records")
-    assert read_records(folder / "records" / "cold_start.jsonl") == [made]
-    return made
+    recorded = cold_start.run(card.quick(), folder, records=folder / "records")
+    assert read_records(folder / "records" / "cold_start.jsonl") == [recorded]
+    return recorded
 
 
 def test_every_process_is_recorded(record):

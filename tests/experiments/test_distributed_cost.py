@@ -25,7 +25,7 @@ def recorded(tmp_path_factory, request):
     return distributed_cost.run(config, folder, records=folder), folder
 
 
-def test_compiled_programs_send_and_take_what_the_arithmetic_says(recorded):
+def test_compiled_bytes_agree_with_the_arithmetic(recorded):
     rows = [row for row in recorded[0]["results"] if "step" in row]
     devices = recorded[0]["settings"]["devices"]
     assert {row["devices"] for row in rows} == set(devices)
@@ -65,10 +65,10 @@ def test_bytes_are_read_from_the_text_of_a_program():
         "  %all-reduce.12 = (f32[3]{0}, bf16[2,5]{1,0}, pred[4]{0}) all-reduce-start("
         '%a), channel_id=3, metadata={op_name="jit(f)/while/body/sum" id=1}'
     )
-    found = _COLLECTIVE.search(line)
-    assert found
-    assert found["kind"] == "all-reduce"
-    assert found["name"] == "jit(f)/while/body/sum"
-    sizes = [_shape_bytes(*shape) for shape in _SHAPE.findall(found["shapes"])]
+    got = _COLLECTIVE.search(line)
+    assert got
+    assert got["kind"] == "all-reduce"
+    assert got["name"] == "jit(f)/while/body/sum"
+    sizes = [_shape_bytes(*shape) for shape in _SHAPE.findall(got["shapes"])]
     assert sizes == [12, 20, 4]
     assert not re.search(_COLLECTIVE, line.replace("all-reduce-start", "fusion"))

@@ -40,15 +40,15 @@ def config(collection, tmp_path) -> SearchConfig:
 
 def test_files_give_the_answers_of_arrays(config, collection):
     distributed_search.run(config)
-    found = np.load(config.out)
+    got = np.load(config.out)
     x = jnp.asarray(collection.vectors, jnp.float32)
     z = jnp.asarray(collection.queries, jnp.float32)
     graph = normalize(affinity(knn(x, 9)))
     f = diffuse(graph, query_vectors(x, z, collection.query_ids, k=9))
     scores, images = jax.lax.top_k(pool(f.value, collection.image_ids).T, 4)
-    np.testing.assert_array_equal(found["images"], images)
-    np.testing.assert_allclose(found["scores"], scores, rtol=2e-5)
-    np.testing.assert_array_equal(found["num_steps"], f.num_steps)
+    np.testing.assert_array_equal(got["images"], images)
+    np.testing.assert_allclose(got["scores"], scores, rtol=2e-5)
+    np.testing.assert_array_equal(got["num_steps"], f.num_steps)
 
 
 def test_rows_are_numbered_one_file_after_the_other():

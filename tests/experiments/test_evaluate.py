@@ -72,22 +72,22 @@ def test_a_record_gets_every_query_and_the_settings_of_the_descriptor(
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.* is more than")
 def test_quick_grocery_reads_classes_from_folders(tmp_path):
-    made = compose_scenes(tmp_path / "scenes", config=few_scenes())
-    for part, shown in ("train", made.database), ("test", made.queries):
-        source = made.folder / ("database" if part == "train" else "queries")
+    scenes = compose_scenes(tmp_path / "scenes", config=few_scenes())
+    for side, shown in ("train", scenes.database), ("test", scenes.queries):
+        source = scenes.folder / ("database" if side == "train" else "queries")
         for scene in shown:
-            target = tmp_path / "data" / part / str(scene.object)
+            target = tmp_path / "data" / side / str(scene.object)
             target.mkdir(parents=True, exist_ok=True)
             (target / scene.name).write_bytes((source / scene.name).read_bytes())
     config = few_resamples(EvaluateConfig(GroceryData(tmp_path / "data")))
     record = run(config, tmp_path / "work", records=tmp_path / "records")
     assert [result["method"] for result in record["results"]] == METHODS
-    assert record["settings"]["images"] == len(made.database)
+    assert record["settings"]["images"] == len(scenes.database)
 
 
 def test_a_picture_that_cannot_be_read_is_refused_since_answers_are_positions(tmp_path):
-    for part in "train", "test":
-        folder = tmp_path / part / "a"
+    for side in "train", "test":
+        folder = tmp_path / side / "a"
         folder.mkdir(parents=True)
         pixels = np.random.default_rng(0).integers(
             255, size=(64, 64, 3), dtype=np.uint8

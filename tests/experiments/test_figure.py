@@ -55,8 +55,8 @@ def test_each_answer_has_a_frame_of_the_colour_of_its_correctness(draw):
     lower = figure.shape[0] // 2
     for color, expected in ((GREEN, (2, 1)), (RED, (1, 2))):
         # A frame's upper and lower edge are the longest runs of its colour.
-        found = where(figure, color)
-        rows = found[:lower], found[lower:]
+        got = where(figure, color)
+        rows = got[:lower], got[lower:]
         tops = [row[np.argmax(row.sum(1))] for row in rows]
         assert tuple(map(count_runs, tops)) == expected
 

@@ -39,15 +39,15 @@ def points_and_graph(config):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def finished_run(tmp_path_factory):
     """Folder and record of a run."""
     folder = tmp_path_factory.mktemp("figure1")
     return folder, run(QUICK, folder, records=folder)
 
 
 @pytest.fixture(scope="module")
-def picture(made):
-    with PIL.Image.open(made[0] / "figure1.png") as drawn:
+def picture(finished_run):
+    with PIL.Image.open(finished_run[0] / "figure1.png") as drawn:
         drawn.load()
         assert drawn.format == "PNG"
         return np.asarray(drawn.convert("RGB")).astype(int)
@@ -60,18 +60,18 @@ def where(picture, color):
 
 def spots(picture, color, *, least):
     """Counts the connected areas of a colour, of `least` pixels or more."""
-    found = where(picture, color)
-    areas = np.zeros(found.shape, np.int32)
-    scipy.ndimage.label(found, output=areas)
+    got = where(picture, color)
+    areas = np.zeros(got.shape, np.int32)
+    scipy.ndimage.label(got, output=areas)
     return int(np.sum(np.bincount(areas.ravel())[1:] >= least))
 
 
 def test_nearest_points_and_their_similarities_are_those_of_a_loop():
     rng = np.random.default_rng(0)
-    points, places = (rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 4))
-    got = nearest_points(points, places, 3, bandwidth=0.7)
-    for place, indices, values in zip(places, *map(np.asarray, got), strict=True):
-        squares = [float(np.sum((place - point) ** 2)) for point in points]
+    points, centres = (rng.normal(size=(n, 2)).astype(np.float32) for n in (9, 4))
+    got = nearest_points(points, centres, 3, bandwidth=0.7)
+    for centre, indices, values in zip(centres, *map(np.asarray, got), strict=True):
+        squares = [float(np.sum((centre - point) ** 2)) for point in points]
         expected = sorted(range(9), key=squares.__getitem__)[:3]
         assert indices.tolist() == expected
         similar = [np.exp(-squares[i] / (2 * 0.7**2)) for i in expected]
@@ -122,13 +122,13 @@ def test_average_precision_by_distance_is_that_of_the_nearest_query():
 def test_scores_fall_along_the_manifold():
     toy, graph = points_and_graph(QUICK)
     scores = search_plane(toy, graph, 1, config=QUICK).scores
-    own = toy.labels == 0
+    on_manifold = toy.labels == 0
     # Seen from the origin, the first arm winds from 0 to 1.4 pi.
     around, query = (
         np.mod(np.arctan2(at[..., 1], at[..., 0]), 2 * np.pi)
         for at in (toy.points, toy.queries[0])
     )
-    for side in own & (around > query), own & (around < query):
+    for side in on_manifold & (around > query), on_manifold & (around < query):
         away = np.abs(around - query)[side]
         ranks = [scipy.stats.rankdata(values) for values in (away, scores[side])]
         assert np.corrcoef(ranks)[0, 1] < -0.97
@@ -163,8 +163,8 @@ def test_contours_follow_the_manifolds_of_the_queries(count):
     assert average_precision(np.argsort(-read), np.flatnonzero(wanted)) > 0.99
 
 
-def test_a_run_leaves_a_figure_and_a_record(made, picture):
-    folder, record = made
+def test_a_run_leaves_a_figure_and_a_record(finished_run, picture):
+    folder, record = finished_run
     assert {path.name for path in folder.iterdir()} == {"figure1.jsonl", "figure1.png"}
     assert read_records(folder / "figure1.jsonl") == [record]
     assert picture.shape == (808, 1600, 3)
@@ -201,17 +201,19 @@ def test_three_queries_colour_more_of_the_plane_than_one(picture):
     assert 2 < three / one < 4
 
 
-def test_nothing_is_drawn_up_to_the_edge(picture):
+def test_drawing_leaves_a_margin(picture):
     for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
         assert (edge == 255).all()
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(made, tmp_path):
-    first = (made[0] / "figure1.png").read_bytes()
+def test_the_same_settings_give_the_same_bytes_and_another_seed_others(
+    finished_run, tmp_path
+):
+    first = (finished_run[0] / "figure1.png").read_bytes()
     assert b"atplotlib" not in first
     record = run(QUICK, tmp_path, records=tmp_path / "again")
     assert (tmp_path / "again" / "figure1.png").read_bytes() == first
-    assert record["results"] == made[1]["results"]
+    assert record["results"] == finished_run[1]["results"]
     run(change(seed=1), tmp_path, records=tmp_path / "other")
     assert (tmp_path / "other" / "figure1.png").read_bytes() != first
 

@@ -75,8 +75,8 @@ def test_the_defaults_have_the_precision_of_an_index(task):
         type(index.config).of(k=task.config.k, query_k=task.config.fit.query_k)
     )
     expected = task.collection.precision(task.collection.scores(same_settings))
-    found = task.precision(parameters(), everything)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    got = task.precision(parameters(), everything)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_tested_objects_are_in_no_other_part(task):
@@ -90,7 +90,7 @@ def test_tested_objects_are_in_no_other_part(task):
 
 def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
     truth = task.collection.truth
-    own = task.fit_supervised_projection(task.is_training, shrinkage=0.1)
+    projection = task.fit_supervised_projection(task.is_training, shrinkage=0.1)
     known = np.concatenate(task.images_of(task.is_training))
     # Other answers to the queries of the test part change nothing.
     positives = tuple(
@@ -109,7 +109,7 @@ def test_the_closed_form_sees_no_picture_of_an_object_that_is_tested(task):
         task.config,
     )
     np.testing.assert_array_equal(
-        other.fit_supervised_projection(task.is_training, shrinkage=0.1), own
+        other.fit_supervised_projection(task.is_training, shrinkage=0.1), projection
     )
     np.testing.assert_array_equal(
         np.concatenate(other.images_of(task.is_training)), known
@@ -133,8 +133,8 @@ def test_every_method_is_compared_on_all_objects(workdir, tmp_path):
     assert ways["supervised whitening"]["differences"][0]["against"] == "defaults"
     whole = whitening_card.quick()
     assert whole.rank == whole.dim
-    kept = learn_whitening.run(whole, workdir, records=tmp_path / "whole")
-    assert [result["method"] for result in kept["results"]] == list(whole.ways)
+    full_record = learn_whitening.run(whole, workdir, records=tmp_path / "whole")
+    assert [result["method"] for result in full_record["results"]] == list(whole.ways)
     again = learn.run(card.quick(), workdir, records=tmp_path / "again")
     assert again["results"] == record["results"]
 
@@ -144,8 +144,8 @@ def test_every_method_runs(described_task):
     task = described_task
     learned = {name: way(task) for name, way in LEARNING_METHODS.items()}
     assert learned["mixed whitening, random"].solves > 0
-    for name, found in learned.items():
-        precision = task.precision(found.parameters, task.split.test)
+    for name, got in learned.items():
+        precision = task.precision(got.parameters, task.split.test)
         assert np.isfinite(precision[task.split.test]).all(), name
         assert np.isnan(precision[~task.split.test]).all(), name
 

@@ -58,12 +58,12 @@ def mutant(before, after, moved_to=None, file="diffjax/sums.py", function="total
 
 
 def test_computations_are_mutated_and_no_texts_or_type_checks():
-    found = {
+    got = {
         (s.function, s.text, after)
         for s in statements(ast.parse(SOURCE))
         for _, after in mutations(s)
     }
-    assert found == MUTANTS
+    assert got == MUTANTS
 
 
 @pytest.mark.parametrize(("function", "before", "after"), sorted(MUTANTS))

@@ -20,23 +20,23 @@ from experiments.speed._neighbor_searches import (
 def test_quick_leaves_a_record_of_every_search(tmp_path):
     config = neighbors.quick()
     record = experiment.run(config, tmp_path / "work", records=tmp_path / "records")
-    assert [found["method"] for found in record["results"]] == list(config.searches)
+    assert [got["method"] for got in record["results"]] == list(config.searches)
     assert record["results"][0]["recall"] == 1.0
-    for found in record["results"]:
-        assert found["recall"] > 0.9
-        assert found["seconds"] > 0
-        assert 50 < found["largest_memory_mib"] < 2_000
+    for got in record["results"]:
+        assert got["recall"] > 0.9
+        assert got["seconds"] > 0
+        assert 50 < got["largest_memory_mib"] < 2_000
     assert read_records(tmp_path / "records" / "neighbors.jsonl") == [record]
 
 
 def test_memory_is_that_of_the_search_alone():
     ballast = np.ones(2**26)  # 512 MiB in this process, not in the new one.
-    found = experiment.call_in_new_process(
+    got = experiment.call_in_new_process(
         measure_neighbor_search, "exact", 50, dim=4, k=3, sample=9, seed=0
     )
-    assert found["recall"] == 1
-    assert found["seconds"] > 0
-    assert 50 < found["largest_memory_mib"] < ballast.nbytes / 2**20
+    assert got["recall"] == 1
+    assert got["seconds"] > 0
+    assert 50 < got["largest_memory_mib"] < ballast.nbytes / 2**20
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than the")  # Few vectors here.
@@ -58,7 +58,6 @@ def test_both_graphs_are_evaluated_on_a_benchmark(collection, tmp_path, monkeypa
     regions = index.prepare(collection.queries.astype(np.float32))
     given = Collection(index, regions, collection.query_ids, truth)
     monkeypatch.setattr(experiment, "load_collection", lambda *_: given)
-    monkeypatch.setattr(experiment, "_BATCH", 3)
     config = dataclasses.replace(neighbors.full(), searches=())
     record = experiment.run(config, tmp_path, records=tmp_path)
     exact, near = record["results"]

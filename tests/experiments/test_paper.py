@@ -192,15 +192,15 @@ def test_whitening_is_fitted_elsewhere_and_dimensions_stay(workdir, monkeypatch)
         return fit_pca_whitening(vectors, dim=dim)
 
     monkeypatch.setattr(departures, "fit_pca_whitening", note)
-    made = dict(departures._collections(config, workdir))
+    changed = dict(departures._collections(config, workdir))
     raw = load_benchmark(dataclasses.replace(config, dim=None), workdir)
     (used,) = fitted
-    own = np.asarray(raw.index.vectors)
-    assert used.shape != own.shape or not np.allclose(used, own)
-    dims = {each.index.vectors.shape[1] for each in made.values()}
+    unwhitened = np.asarray(raw.index.vectors)
+    assert used.shape != unwhitened.shape or not np.allclose(used, unwhitened)
+    dims = {c.index.vectors.shape[1] for c in changed.values()}
     assert dims == {config.dim}
-    for each in made.values():
-        lengths = np.linalg.norm(each.regions, axis=1)
+    for collection in changed.values():
+        lengths = np.linalg.norm(collection.regions, axis=1)
         np.testing.assert_allclose(lengths, 1, rtol=1e-5)
 
 
@@ -225,10 +225,10 @@ def test_recall_looks_at_a_hundred_images():
     )
     index: Any = types.SimpleNamespace(num_images=m)
     nothing = jnp.zeros((1, 2))
-    made = _collections.Collection(index, nothing, np.zeros(1, int), truth)
-    found = made.evaluate_answers(-jnp.arange(m, dtype=jnp.float32)[:, None])
-    assert found.recall_at_100.tolist() == [0.5]
-    assert found.precision_at_10.tolist() == [0.1]
+    collection = _collections.Collection(index, nothing, np.zeros(1, int), truth)
+    got = collection.evaluate_answers(-jnp.arange(m, dtype=jnp.float32)[:, None])
+    assert got.recall_at_100.tolist() == [0.5]
+    assert got.precision_at_10.tolist() == [0.1]
 
 
 @pytest.mark.full
@@ -238,9 +238,9 @@ def test_scores_of_means_are_those_of_an_index_of_them(workdir):
     settings = {"components": 3, "k": 10, "query_k": 10}
     index = _methods.index_of_means(collection, **settings)
     m = collection.index.num_images
-    found = index.search(collection.regions, collection.query_ids, top=m)
-    expected = np.zeros((len(found.images), m))
-    np.put_along_axis(expected, np.asarray(found.images), np.asarray(found.scores), 1)
+    got = index.search(collection.regions, collection.query_ids, top=m)
+    expected = np.zeros((len(got.images), m))
+    np.put_along_axis(expected, np.asarray(got.images), np.asarray(got.scores), 1)
     scores = _methods.score_by_mixture_diffusion(collection, **settings)
     np.testing.assert_allclose(scores, expected.T, rtol=1e-5, atol=1e-9)
 
@@ -248,11 +248,11 @@ def test_scores_of_means_are_those_of_an_index_of_them(workdir):
 @pytest.mark.full
 def test_a_descriptor_of_other_settings_has_an_index_of_its_own(workdir):
     config = importlib.import_module("configs.departures").quick()
-    own = load_benchmark(config, workdir)
+    whitened = load_benchmark(config, workdir)
     raw = load_benchmark(dataclasses.replace(config, dim=None), workdir)
     again = load_benchmark(config, workdir)
     assert raw.index.vectors.shape[1] == 1280
-    assert own.digest == again.digest != raw.digest
+    assert whitened.digest == again.digest != raw.digest
 
 
 def test_the_page_of_figure_7_shows_ranks_gained(workdir, tmp_path):
@@ -289,31 +289,31 @@ def test_the_text_has_a_value_for_each_of_the_papers(workdir, tmp_path):
 def test_junk_is_left_out_of_the_ranks(workdir):
     config = importlib.import_module("configs.figure7").quick()
     collection = load_benchmark(config, workdir)
-    own = collection.truth.positives[0]
-    rest = np.setdiff1d(np.arange(collection.index.num_images), own)
+    positives = collection.truth.positives[0]
+    rest = np.setdiff1d(np.arange(collection.index.num_images), positives)
     junk = (rest, *collection.truth.junk[1:])
     truth = collection.truth._replace(junk=junk)
     without = dataclasses.replace(collection, truth=truth)
-    found = measure_gains(without, k=20, global_k=5, global_query_k=3)
+    got = measure_gains(without, k=20, global_k=5, global_query_k=3)
     # All wrong answers of the first query are junk: its positives alone are left.
-    for ranks in found.ranks[found.query == 0].T:
-        assert sorted(ranks) == list(range(len(own)))
-    assert (found.precision[found.query == 0] == 1).all()
+    for ranks in got.ranks[got.query == 0].T:
+        assert sorted(ranks) == list(range(len(positives)))
+    assert (got.precision[got.query == 0] == 1).all()
 
 
 def test_gains_have_the_precision_of_counted_ranks(workdir):
     config = importlib.import_module("configs.figure7").quick()
     collection = load_benchmark(config, workdir)
-    found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
+    got = measure_gains(collection, k=20, global_k=5, global_query_k=3)
     positives = [list(p) for p in collection.truth.positives]
-    assert found.image.tolist() == [image for own in positives for image in own]
+    assert got.image.tolist() == [image for images in positives for image in images]
     # Precision of the last positive is their number over its rank.
-    for query, own in enumerate(positives):
-        rows = found.query == query
-        worst = found.ranks[rows].max(0)
-        last = np.argmax(found.ranks[rows], 0)
-        precision = found.precision[rows][last, [0, 1]]
-        np.testing.assert_allclose(precision, len(own) / (worst + 1))
+    for query, images in enumerate(positives):
+        rows = got.query == query
+        worst = got.ranks[rows].max(0)
+        last = np.argmax(got.ranks[rows], 0)
+        precision = got.precision[rows][last, [0, 1]]
+        np.testing.assert_allclose(precision, len(images) / (worst + 1))
 
 
 def test_gains_are_of_the_two_methods_at_their_own_settings(workdir, monkeypatch):
@@ -326,14 +326,14 @@ def test_gains_are_of_the_two_methods_at_their_own_settings(workdir, monkeypatch
         return _methods.method_scores(name, collection, **settings)
 
     monkeypatch.setattr(_gains, "method_scores", note)
-    found = measure_gains(collection, k=20, global_k=5, global_query_k=3)
+    got = measure_gains(collection, k=20, global_k=5, global_query_k=3)
     assert asked == {
         "global diffusion": {"k": 5, "query_k": 3},
         "regional diffusion": {"k": 20, "query_k": 20},
     }
-    for place, (name, settings) in enumerate(asked.items()):
-        own = _methods.method_outcome(name, collection, **settings).precision
-        np.testing.assert_array_equal(found.average_precision[:, place], own)
+    for column, (name, settings) in enumerate(asked.items()):
+        expected = _methods.method_outcome(name, collection, **settings).precision
+        np.testing.assert_array_equal(got.average_precision[:, column], expected)
 
 
 def test_intervals_of_an_entry_are_over_objects(workdir):
@@ -344,8 +344,8 @@ def test_intervals_of_an_entry_are_over_objects(workdir):
     of_two = dataclasses.replace(
         collection, truth=collection.truth._replace(objects=two)
     )
-    each = np.linspace(0, 1, count)
-    outcome = _collections.Outcome(each, each, each, each)
+    measure = np.linspace(0, 1, count)
+    outcome = _collections.Outcome(measure, measure, measure, measure)
     entry = of_two.make_entry("R-match", outcome)
     grouped = bootstrap_interval(outcome.precision, groups=two, seed=0)
     alone = bootstrap_interval(outcome.precision, seed=0)
@@ -359,12 +359,12 @@ def test_precision_and_recall_of_first_answers_are_counts(workdir):
     m, q = collection.index.num_images, collection.num_queries
     # The images in the order of their numbers, for every query.
     falling = jnp.broadcast_to(-jnp.arange(m, dtype=jnp.float32)[:, None], (m, q))
-    found = collection.evaluate_answers(falling)
-    for query, own in enumerate(collection.truth.positives):
-        looked_at = min(10, 1 + max(own))
-        right = sum(image < looked_at for image in own)
-        assert found.precision_at_10[query] == pytest.approx(right / looked_at)
-        assert found.recall_at_100[query] == 1  # There are fewer images than a hundred.
+    got = collection.evaluate_answers(falling)
+    for query, positives in enumerate(collection.truth.positives):
+        cutoff = min(10, 1 + max(positives))
+        num_right = sum(image < cutoff for image in positives)
+        assert got.precision_at_10[query] == pytest.approx(num_right / cutoff)
+        assert got.recall_at_100[query] == 1  # There are fewer images than a hundred.
 
 
 @pytest.mark.full
@@ -381,10 +381,10 @@ def test_ties_have_the_precision_of_random_ranks(workdir):
     collection = load_benchmark(config, workdir)
     m, q = collection.index.num_images, collection.num_queries
     nothing = collection.evaluate_answers(jnp.zeros((m, q)))
-    for own, chance in zip(
+    for positives, chance in zip(
         collection.truth.positives, nothing.expected_precision, strict=True
     ):
-        expected = random_average_precision(len(own), m)
+        expected = random_average_precision(len(positives), m)
         assert chance == pytest.approx(expected, rel=1e-9)
     assert (nothing.precision != nothing.expected_precision).any()
 
@@ -399,7 +399,7 @@ def test_ties_have_the_precision_of_random_ranks(workdir):
     ],
     ids=["folder", "oxford5k", "distractors", "truth"],
 )
-def test_errors_of_missing_benchmarks_say_what_to_put_where(
+def test_errors_of_missing_benchmarks_name_files_and_folders(
     changes, message, tmp_path, shared_data
 ):
     config = importlib.import_module("configs.table1").quick()

@@ -67,7 +67,7 @@ def test_every_experiment_has_a_card():
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_a_card_says_what_is_run_and_has_full_and_quick_settings(name):
+def test_cards_have_a_docstring_and_full_and_quick_settings(name):
     card = importlib.import_module(f"configs.{name}")
     text = card.__doc__ or ""
     for heading in ("Paper", "Data:", "Cost:", "Command:"):
@@ -140,8 +140,8 @@ def test_records_of_quick_runs_and_own_pictures_are_kept_apart(
     assert quick == tmp_path / "experiments-quick" / "records"
     assert quick.is_dir()
     assert f"recorded in {quick}" in capsys.readouterr().out
-    own = command("--benchmark", "folder", "--pictures", "photos")
-    assert own["records"] == pathlib.Path("records")
+    folders = command("--benchmark", "folder", "--pictures", "photos")
+    assert folders["records"] == pathlib.Path("records")
 
 
 def test_an_error_ends_the_program_with_its_message(command):
@@ -205,9 +205,9 @@ def test_every_experiment_runs_quickly_from_the_command_line(
     before = set(folder.glob("*"))
     repository = {path: path.stat().st_mtime for path in _runner.RECORDS.iterdir()}
     module.main()
-    made = set(folder.glob("*")) - before
-    assert {path.suffix for path in made} & {".jsonl", ".png"}
-    for path in made:
+    new_paths = set(folder.glob("*")) - before
+    assert {path.suffix for path in new_paths} & {".jsonl", ".png"}
+    for path in new_paths:
         if path.suffix == ".jsonl":
             (record,) = read_records(path)
             for entry in record["results"]:
@@ -251,6 +251,6 @@ def test_a_clone_uses_the_kernels_of_the_installed_package(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    imported, found = done.stdout.splitlines()
+    imported, got = done.stdout.splitlines()
     assert pathlib.Path(imported).parent == clone / "diffjax" / "native"
-    assert pathlib.Path(found) == installed
+    assert pathlib.Path(got) == installed

@@ -32,15 +32,15 @@ def test_phases_follow_each_other_and_the_last_leaves_an_index(tmp_path):
     for number, role in enumerate(("vectors", "similarities", "graph_starts")):
         assert role in roles[number]
         assert all(role not in earlier for earlier in roles[:number])
-    found = measure_queries(vectors, index, queries=3, steps=50, seed=0)
+    got = measure_queries(vectors, index, queries=3, steps=50, seed=0)
     opened = Index.open(index, mmap=True)
-    assert found["stored_edges"] == opened.store.arrays["graph_columns"].size
-    assert found["recall"] == opened.recall
-    assert found["recall"] > 0.8
-    assert found["overlap"] > 0.5
-    assert 0.8 < found["edge_recall"] <= 1
-    assert 0 < found["query_seconds"] <= found["slowest_query_seconds"]
-    assert found["whole_graph_residual"] < 1e-3
+    assert got["stored_edges"] == opened.store.arrays["graph_columns"].size
+    assert got["recall"] == opened.recall
+    assert got["recall"] > 0.8
+    assert got["overlap"] > 0.5
+    assert 0.8 < got["edge_recall"] <= 1
+    assert 0 < got["query_seconds"] <= got["slowest_query_seconds"]
+    assert got["whole_graph_residual"] < 1e-3
 
 
 def test_edges_that_are_missing_are_counted(collection):
@@ -51,13 +51,14 @@ def test_edges_that_are_missing_are_counted(collection):
     matrix = graph.to_scipy().tocoo()
     rows, columns = matrix.coords
     # Without the edges between even and odd nodes.
-    kept = (rows + columns) % 2 == 0
+    is_stored = (rows + columns) % 2 == 0
     few = Graph.from_scipy(
         scipy.sparse.csr_array(
-            (matrix.data[kept], (rows[kept], columns[kept])), shape=matrix.shape
+            (matrix.data[is_stored], (rows[is_stored], columns[is_stored])),
+            shape=matrix.shape,
         )
     )
-    np.testing.assert_allclose(edge_recall(vectors, few, **every), kept.mean())
+    np.testing.assert_allclose(edge_recall(vectors, few, **every), is_stored.mean())
     # Lists that hold more than the mutual ones are not asked for.
     longer = compress(affinity(knn(vectors, 20)))
     assert edge_recall(vectors, longer, **every) == 1
@@ -83,8 +84,8 @@ def test_slopes_are_those_of_power_laws():
         for n in config.sizes
     ]
     slopes = {
-        each["cost"]: each["slope_in_log_log"]
-        for each in scale._slopes(config, phases, asked)
+        entry["cost"]: entry["slope_in_log_log"]
+        for entry in scale._slopes(config, phases, asked)
     }
     for phase, power in powers.items():
         np.testing.assert_allclose(slopes[f"seconds, {phase}"], power, atol=1e-9)
@@ -101,16 +102,16 @@ def test_quick_leaves_a_record_and_charts(tmp_path):
     config = card.quick()
     record = scale.run(config, tmp_path / "work", records=tmp_path)
     assert read_records(tmp_path / "scale.jsonl") == [record]
-    phases = [each for each in record["results"] if "phase" in each]
-    assert [each["phase"] for each in phases] == 2 * list(BUILD_PHASES)
+    phases = [entry for entry in record["results"] if "phase" in entry]
+    assert [entry["phase"] for entry in phases] == 2 * list(BUILD_PHASES)
     assert len(measurement_tables(record["results"])) == 3
     # Disk is given back.
     assert not list((tmp_path / "work").iterdir())
     for name in "memory", "seconds":
         assert (tmp_path / f"scale_{name}.svg").is_file()
     sizes = {
-        each["cost"]: each["slope_in_log_log"]
-        for each in record["results"]
-        if "cost" in each
+        entry["cost"]: entry["slope_in_log_log"]
+        for entry in record["results"]
+        if "cost" in entry
     }
     assert 0.8 < sizes["bytes on the disk"] < 1.1

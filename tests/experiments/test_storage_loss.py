@@ -41,8 +41,8 @@ def test_every_storage_is_compared_with_whole_vectors(described, tmp_path, monke
     record = storage_loss.run(config, tmp_path, records=tmp_path)
     path = tmp_path / "storage_loss_scenes-small.jsonl"
     assert read_records(path) == [record]
-    results = {each["method"]: each for each in record["results"]}
-    sizes = [each["vector_bytes"] for each in record["results"]]
+    results = {entry["method"]: entry for entry in record["results"]}
+    sizes = [entry["vector_bytes"] for entry in record["results"]]
     assert sizes == [48, 24, 6, 3, 48, 24]
     whole = results["whole vectors"]
     assert "differences" not in whole

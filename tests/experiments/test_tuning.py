@@ -15,7 +15,7 @@ def test_halves_are_of_objects_and_of_equal_size():
     sides = {name: set() for name in OBJECTS}
     for name, side in zip(OBJECTS, second.tolist(), strict=True):
         sides[name].add(side)
-    assert all(len(found) == 1 for found in sides.values())
+    assert all(len(got) == 1 for got in sides.values())
     assert second.sum() == 15
     assert (halve_objects(OBJECTS, seed=0) == second).all()
     assert (halve_objects(OBJECTS, seed=1) != second).any()
@@ -47,15 +47,15 @@ def tune(precision, second):
 def test_each_half_is_tested_at_the_best_settings_for_the_other():
     second = np.array([False, False, True, True])
     precision = np.array([[1.0, 1.0, 0.0, 0.1], [0.3, 0.2, 0.9, 0.8]])
-    found = tune(precision, second)
+    got = tune(precision, second)
     # The first settings are best for the first half: they answer the second half.
-    assert found.chosen == ({"k": 1}, {"k": 0})
-    assert found.settings_text == "k 1; k 0"
-    assert found.tried == 2
+    assert got.chosen == ({"k": 1}, {"k": 0})
+    assert got.settings_text == "k 1; k 0"
+    assert got.tried == 2
     expected = np.array([0.3, 0.2, 0.0, 0.1])
-    for values, offset in zip(found.outcome, (0, 10, 20, 30), strict=True):
+    for values, offset in zip(got.outcome, (0, 10, 20, 30), strict=True):
         np.testing.assert_array_equal(values, expected + offset)
-    np.testing.assert_array_equal(found.untuned_precision, precision[0])
+    np.testing.assert_array_equal(got.untuned_precision, precision[0])
 
 
 def test_settings_are_chosen_by_the_mean_and_not_the_median():
@@ -71,14 +71,14 @@ def test_choosing_among_random_settings_gains_nothing():
     gains = []
     for _ in range(50):
         precision = draw.uniform(size=(12, 400))
-        found = tune(precision, second).outcome.precision
-        gains.append(found.mean() - precision.mean())
+        got = tune(precision, second).outcome.precision
+        gains.append(got.mean() - precision.mean())
     assert abs(np.mean(gains)) < 3 * np.std(gains) / np.sqrt(50)
 
 
 def test_queries_without_positives_are_left_out_and_the_first_of_equals_is_chosen():
     second = np.array([False, False, True, True])
     precision = np.array([[0.5, np.nan, 0.5, 0.5], [0.5, np.nan, 0.5, 0.5]])
-    found = tune(precision, second)
-    assert found.chosen == ({"k": 0},)
-    np.testing.assert_array_equal(np.isnan(found.outcome.precision), [0, 1, 0, 0])
+    got = tune(precision, second)
+    assert got.chosen == ({"k": 0},)
+    np.testing.assert_array_equal(np.isnan(got.outcome.precision), [0, 1, 0, 0])

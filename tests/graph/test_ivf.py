@@ -58,33 +58,33 @@ def searched(vectors, count, k, **settings):
 @pytest.mark.parametrize("count", [1, 7, 40, 500])
 def test_clusters_are_a_partition_and_none_is_large(count):
     vectors = draw(500)
-    found = clustered(vectors, count)
-    np.testing.assert_array_equal(np.sort(found.order), np.arange(500))
-    sizes = np.diff(found.starts)
-    assert (found.starts[0], found.starts[-1]) == (0, 500)
+    got = clustered(vectors, count)
+    np.testing.assert_array_equal(np.sort(got.order), np.arange(500))
+    sizes = np.diff(got.starts)
+    assert (got.starts[0], got.starts[-1]) == (0, 500)
     assert sizes.min() >= 1
-    assert found.largest == sizes.max() <= max(np.ceil(2 * 500 / count), 2)
-    for start, stop in zip(found.starts[:-1], found.starts[1:], strict=True):
-        assert (np.diff(found.order[start:stop]) > 0).all()
-    np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, rtol=1e-5)
+    assert got.largest == sizes.max() <= max(np.ceil(2 * 500 / count), 2)
+    for start, stop in zip(got.starts[:-1], got.starts[1:], strict=True):
+        assert (np.diff(got.order[start:stop]) > 0).all()
+    np.testing.assert_allclose(np.linalg.norm(got.centroids, axis=1), 1, rtol=1e-5)
 
 
 def test_members_are_near_their_centroid_and_clusters_near_the_next():
     vectors = draw(1000)
-    found = clustered(vectors, 40)
-    ordered = vectors[found.order]
-    centroids = np.repeat(found.centroids, np.diff(found.starts), axis=0)
+    got = clustered(vectors, 40)
+    ordered = vectors[got.order]
+    centroids = np.repeat(got.centroids, np.diff(got.starts), axis=0)
     similarity = np.einsum("nd,nd->n", ordered, centroids).mean()
     assert similarity > 0.7
-    assert similarity > 3 * (ordered @ found.centroids.T).mean()
-    to_next = np.einsum("cd,cd->c", found.centroids[1:], found.centroids[:-1])
-    assert to_next.mean() > 2 * (found.centroids @ found.centroids.T).mean()
+    assert similarity > 3 * (ordered @ got.centroids.T).mean()
+    to_next = np.einsum("cd,cd->c", got.centroids[1:], got.centroids[:-1])
+    assert to_next.mean() > 2 * (got.centroids @ got.centroids.T).mean()
 
 
 def test_equal_vectors_are_halved_until_clusters_are_small():
-    found = clustered(np.ones((400, 4), np.float32), 8)
-    np.testing.assert_array_equal(np.sort(found.order), np.arange(400))
-    assert found.largest <= 100
+    got = clustered(np.ones((400, 4), np.float32), 8)
+    np.testing.assert_array_equal(np.sort(got.order), np.arange(400))
+    assert got.largest <= 100
 
 
 @pytest.mark.parametrize(
@@ -134,26 +134,26 @@ def test_compares_no_more_pairs_than_its_probes_allow(monkeypatch):
         return faiss_knn(queries, candidates, *settings)
 
     vectors = draw(2000)
-    found = clustered(vectors, 80)
+    got = clustered(vectors, 80)
     monkeypatch.setattr(faiss, "knn", count)
-    list(search_clusters(vectors[found.order], found, 10, probes=5))
-    mean = 2000 / len(found.centroids)
-    assert sum(pairs) <= 2000 * (5 * mean + found.largest)
+    list(search_clusters(vectors[got.order], got, 10, probes=5))
+    mean = 2000 / len(got.centroids)
+    assert sum(pairs) <= 2000 * (5 * mean + got.largest)
 
 
 def test_refinement_finds_more_and_loses_no_neighbour():
     vectors = draw(2000)
-    found = clustered(vectors, 80)
-    ordered = vectors[found.order]
+    got = clustered(vectors, 80)
+    ordered = vectors[got.order]
     products = ordered @ ordered.T
     tenth = -np.sort(-products, axis=1)[:, 9:10]
-    drafts = list(search_clusters(ordered, found, 10, probes=8))
+    drafts = list(search_clusters(ordered, got, 10, probes=8))
     lists = np.concatenate([draft.indices for draft in drafts])
     before = np.concatenate([draft.similarities for draft in drafts])
     shares = [(before >= tenth - 1e-6).mean()]
     for max_candidates in (1, 100, 400):
         refined = list(
-            refine_neighbors(ordered, found, lists, max_candidates=max_candidates)
+            refine_neighbors(ordered, got, lists, max_candidates=max_candidates)
         )
         after = np.concatenate([cluster.similarities for cluster in refined])
         assert (after >= before - 1e-6).all()
@@ -169,9 +169,9 @@ def test_refinement_compares_no_more_than_max_candidates(monkeypatch):
     sizes = []
     faiss_knn = faiss.knn
     vectors = draw(2000)
-    found = clustered(vectors, 80)
-    ordered = vectors[found.order]
-    drafts = list(search_clusters(ordered, found, 5, probes=2))
+    got = clustered(vectors, 80)
+    ordered = vectors[got.order]
+    drafts = list(search_clusters(ordered, got, 5, probes=2))
     lists = np.concatenate([draft.indices for draft in drafts])
 
     def count(queries, candidates, *settings):
@@ -179,17 +179,17 @@ def test_refinement_compares_no_more_than_max_candidates(monkeypatch):
         return faiss_knn(queries, candidates, *settings)
 
     monkeypatch.setattr(faiss, "knn", count)
-    list(refine_neighbors(ordered, found, lists, max_candidates=200))
-    assert len(sizes) == len(found.centroids)
+    list(refine_neighbors(ordered, got, lists, max_candidates=200))
+    assert len(sizes) == len(got.centroids)
     assert all(sizes)
 
 
 def test_can_start_at_any_cluster():
     vectors = draw(600)
-    found = clustered(vectors, 12)
-    ordered = vectors[found.order]
-    whole = list(search_clusters(ordered, found, 5, probes=3))
-    rest = list(search_clusters(ordered, found, 5, probes=3, first=4))
+    got = clustered(vectors, 12)
+    ordered = vectors[got.order]
+    whole = list(search_clusters(ordered, got, 5, probes=3))
+    rest = list(search_clusters(ordered, got, 5, probes=3, first=4))
     for one, other in zip(whole[4:], rest, strict=True):
         assert one.start == other.start
         np.testing.assert_array_equal(one.indices, other.indices)

@@ -46,19 +46,24 @@ def test_padding_becomes_a_node_without_edges(graph):
     nodes = np.array([-1, 5, 0, -1, 17, 33])
     got = truncate(graph, nodes)
     is_node = nodes >= 0
-    kept = nodes[is_node]
+    original_nodes = nodes[is_node]
     assert not dense(got)[~is_node].any()
     np.testing.assert_array_equal(
-        dense(got)[np.ix_(is_node, is_node)], dense(graph)[np.ix_(kept, kept)]
+        dense(got)[np.ix_(is_node, is_node)],
+        dense(graph)[np.ix_(original_nodes, original_nodes)],
     )
 
 
 def test_early_and_late_truncation_differ_by_the_lost_degrees(graph, nodes):
     early = dense(normalize(truncate(graph, nodes)))
     late = dense(truncate(normalize(graph), nodes))
-    kept = np.ix_(nodes, nodes)
-    np.testing.assert_allclose(early, oracle.normalized(dense(graph)[kept]), rtol=1e-12)
-    np.testing.assert_allclose(late, oracle.normalized(dense(graph))[kept], rtol=1e-12)
+    original_nodes = np.ix_(nodes, nodes)
+    np.testing.assert_allclose(
+        early, oracle.normalized(dense(graph)[original_nodes]), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        late, oracle.normalized(dense(graph))[original_nodes], rtol=1e-12
+    )
     assert np.abs(early - late).max() > 0.1
     # The late truncation loses the weight of edges to other nodes.
     assert (late <= early + 1e-12).all()

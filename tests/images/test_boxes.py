@@ -12,10 +12,10 @@ def write(path, text):
 def test_boxes_are_gathered_by_picture_in_order(tmp_path):
     text = "Picture,X0,y0,x1,y1\na/b.jpg,0,0,10,20\n\nc.jpg, 1,2,13.5,14\n"
     text += "a/b.jpg,5,6,17,18\n"
-    found = read_boxes_csv(write(tmp_path / "r.csv", text))
-    assert list(found) == ["a/b.jpg", "c.jpg"]
-    np.testing.assert_array_equal(found["a/b.jpg"], [[0, 0, 10, 20], [5, 6, 17, 18]])
-    np.testing.assert_array_equal(found["c.jpg"], [[1, 2, 13.5, 14]])
+    got = read_boxes_csv(write(tmp_path / "r.csv", text))
+    assert list(got) == ["a/b.jpg", "c.jpg"]
+    np.testing.assert_array_equal(got["a/b.jpg"], [[0, 0, 10, 20], [5, 6, 17, 18]])
+    np.testing.assert_array_equal(got["c.jpg"], [[1, 2, 13.5, 14]])
 
 
 def test_names_with_commas_and_a_byte_order_mark_are_read(tmp_path):

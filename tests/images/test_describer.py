@@ -94,15 +94,15 @@ def gem(p):
 )
 def test_regions_are_those_of_the_grid(picture, maps, settings, pool):
     config = dataclasses.replace(CONFIG, **settings)
-    found = Describer(config)((batch(picture),), (None,))
+    got = Describer(config)((batch(picture),), (None,))
     grid = rmac_grid(*maps.shape[:2], scales=config.grid)
-    assert found.counts.tolist() == [len(grid)]
+    assert got.counts.tolist() == [len(grid)]
     expected = [pooled(maps, box, pool) for box in grid]
-    vectors = np.asarray(found.vectors)[0]
+    vectors = np.asarray(got.vectors)[0]
     np.testing.assert_allclose(vectors[: len(grid)], expected, atol=2e-5)
     np.testing.assert_array_equal(vectors[len(grid) :], 0)
     fractions = grid[:, [1, 0, 3, 2]] * 16 / np.array([picture.shape[1::-1] * 2])
-    np.testing.assert_allclose(found.boxes[0, : len(grid)], fractions, rtol=1e-6)
+    np.testing.assert_allclose(got.boxes[0, : len(grid)], fractions, rtol=1e-6)
 
 
 def test_another_gem_power_compiles_nothing(picture, compiled):
@@ -125,20 +125,20 @@ def test_given_regions_are_pooled_over_the_cells_that_they_touch(picture, maps):
         ],
         np.float32,
     )
-    found = Describer(CONFIG)((batch(picture),), (boxes,))
-    assert found.counts.tolist() == [2]
-    np.testing.assert_array_equal(found.boxes[0, :2], boxes)
+    got = Describer(CONFIG)((batch(picture),), (boxes,))
+    assert got.counts.tolist() == [2]
+    np.testing.assert_array_equal(got.boxes[0, :2], boxes)
     rows, columns, _ = maps.shape
     cells = [(0, 0, rows, columns // 2), (0, 0, 1, 1)]
     expected = [pooled(maps, box, lambda cells: cells.max(0)) for box in cells]
-    np.testing.assert_allclose(np.asarray(found.vectors)[0, :2], expected, atol=2e-5)
+    np.testing.assert_allclose(np.asarray(got.vectors)[0, :2], expected, atol=2e-5)
 
 
 def test_many_given_regions_get_more_slots(picture):
     boxes = np.tile(np.array([[0, 0, 1, 1]], np.float32), (40, 1))
-    found = Describer(CONFIG)((batch(picture, picture),), (boxes, None))
-    assert found.counts.tolist() == [40, len(rmac_grid(6, 6))]
-    vectors = np.asarray(found.vectors)
+    got = Describer(CONFIG)((batch(picture, picture),), (boxes, None))
+    assert got.counts.tolist() == [40, len(rmac_grid(6, 6))]
+    vectors = np.asarray(got.vectors)
     assert vectors.shape[1] == 48
     np.testing.assert_allclose(vectors[0, :40], vectors[1, :1].repeat(40, 0), atol=1e-6)
 
@@ -170,8 +170,8 @@ def test_an_exported_network_gives_the_same_vectors(
     assert len(loaded) == 1
     for _ in range(3):
         describe = Describer(CONFIG, export_folder=tmp_path)
-        found = describe((batch(picture),), (None,))
-        np.testing.assert_array_equal(found.vectors, wanted.vectors)
+        got = describe((batch(picture),), (None,))
+        np.testing.assert_array_equal(got.vectors, wanted.vectors)
         assert describe.weights == pretrained.fingerprint
         assert len(loaded) == 2
 
@@ -183,11 +183,11 @@ def test_the_whitening_of_the_weights_file_is_applied(picture, pretrained, monke
     whitened = pretrained._replace(whitenings={"end-to-end": whitening})
     monkeypatch.setattr(_describer, "_load_network", lambda _: whitened)
     config = dataclasses.replace(CONFIG, network_whitening="end-to-end")
-    found = np.asarray(Describer(config)((batch(picture),), (None,)).vectors)[0]
+    got = np.asarray(Describer(config)((batch(picture),), (None,)).vectors)[0]
     plain = np.asarray(Describer(CONFIG)((batch(picture),), (None,)).vectors)[0]
     count = len(rmac_grid(6, 6))
     expected = unit((plain[:count] - mean) @ projection)
-    np.testing.assert_allclose(found[:count], expected, atol=1e-5)
+    np.testing.assert_allclose(got[:count], expected, atol=1e-5)
 
 
 def test_gem_uses_the_power_of_the_weights_file(picture, pretrained, monkeypatch):
@@ -239,8 +239,8 @@ def test_scales_are_whitened_before_or_after_they_are_combined(
         combined = unit((sum(v**2.5 for v in plain) / 2) ** (1 / 2.5))
         expected = unit((combined - mean) @ projection)
     config = dataclasses.replace(CONFIG, scales=(1.0, 2 / 3), network_whitening=name)
-    found = Describer(config)((batch(picture), batch(small)), (full,))
-    np.testing.assert_allclose(np.asarray(found.vectors)[0, 0], expected, atol=2e-5)
+    got = Describer(config)((batch(picture), batch(small)), (full,))
+    np.testing.assert_allclose(np.asarray(got.vectors)[0, 0], expected, atol=2e-5)
 
 
 def test_a_whitening_of_another_map_is_refused(pretrained, monkeypatch):

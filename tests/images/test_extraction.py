@@ -388,10 +388,10 @@ def test_no_more_batches_run_than_asked():
     def describe(scales, regions):
         running.append(None)
         most.append(len(running))
-        found = Recorder()(scales, regions)
+        got = Recorder()(scales, regions)
         time.sleep(0.01)  # Long enough that others would be seen.
         running.pop()
-        return found
+        return got
 
     stream = describe_pictures(pictures, describe, sides=(PICTURE_SIDE,), batch_size=1)
     assert len(list(stream)) == 23

@@ -42,10 +42,10 @@ def test_pictures_are_found_at_all_depths_in_the_order_of_their_relative_names(
         path.write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    found = [p.relative_to(tmp_path).as_posix() for p in find_pictures(tmp_path)]
+    got = [p.relative_to(tmp_path).as_posix() for p in find_pictures(tmp_path)]
     # "-" is before "/" and "/" before letters.
     order = ["a-b.gif", "a/c.Jpeg", "a/z.JPG", "b.png", "broken.png", "ä.webp"]
-    assert found == order
+    assert got == order
 
 
 def test_a_hidden_folder_is_searched_when_named(tmp_path):
@@ -100,8 +100,8 @@ def test_a_box_is_in_pixels_of_the_upright_picture(tmp_path, pixels):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = save(tmp_path / "x.png", np.rot90(pixels, 1), exif=exif)
-    part = read_picture(path, box=(20, 2, WIDTH, 20))
-    np.testing.assert_array_equal(part, pixels[2:20, 20:])
+    crop = read_picture(path, box=(20, 2, WIDTH, 20))
+    np.testing.assert_array_equal(crop, pixels[2:20, 20:])
 
 
 def test_a_damaged_exif_block_does_not_hide_the_picture(tmp_path, pixels):
@@ -198,8 +198,8 @@ def test_a_jpeg_is_decoded_at_half_its_size_but_not_below_shrink_to(photograph):
 
 def test_a_box_is_cut_from_the_full_size_picture(photograph):
     box = (100, 50, 200, 90)
-    part = read_picture(photograph, box=box, shrink_to=100)
-    np.testing.assert_array_equal(part, read_picture(photograph)[50:90, 100:200])
+    crop = read_picture(photograph, box=box, shrink_to=100)
+    np.testing.assert_array_equal(crop, read_picture(photograph)[50:90, 100:200])
 
 
 def damage(kind, path, intact):
@@ -278,8 +278,8 @@ def test_a_box_outside_the_picture_is_refused(tmp_path, pixels, box):
 
 
 def test_fractions_of_a_box_are_rounded_outwards(pixels):
-    part = read_pixels(pixels, box=(3.7, 2.2, 15.1, 14.3))
-    np.testing.assert_array_equal(part, pixels[2:15, 3:16])
+    crop = read_pixels(pixels, box=(3.7, 2.2, 15.1, 14.3))
+    np.testing.assert_array_equal(crop, pixels[2:15, 3:16])
 
 
 @pytest.mark.parametrize("box", [(4, 5, 7, 8), (0.1, 0.2, 0.7, 0.9), (0, 0, 30, 7)])
@@ -294,8 +294,8 @@ def test_paths_pillow_images_and_arrays_give_the_same_picture(tmp_path, pixels):
     with Image.open(path) as image:
         for source in (pathlib.Path(path), str(path), image, pixels):
             np.testing.assert_array_equal(read_pixels(source), pixels)
-            part = read_pixels(source, box=box)
-            np.testing.assert_array_equal(part, pixels[2:20, 1:30])
+            crop = read_pixels(source, box=box)
+            np.testing.assert_array_equal(crop, pixels[2:20, 1:30])
 
 
 def test_a_damaged_pillow_image_is_a_picture_error(photograph, tmp_path):

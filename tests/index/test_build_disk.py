@@ -27,9 +27,9 @@ from diffjax.graph import (
 from diffjax.images import DescriptorConfig, IndexedPictures
 from diffjax.index import GraphConfig, Index, IndexConfig, IndexFileError, verify
 from diffjax.index import _build_disk as build_disk
-from diffjax.index import _prepare as prepare
+from diffjax.index import _prepare_vectors as prepare
 from diffjax.index import _store as store_module
-from diffjax.index._files import write_array
+from diffjax.index._array_files import write_array
 from diffjax.progress import no_progress
 from diffjax.types import Neighbors
 
@@ -117,9 +117,9 @@ MORE_KILLS = [
 def kill_builds(root, kills):
     """Kills a build at each of some moments; gives the folders that are left."""
     folders = {kill: root / str(number) for number, kill in enumerate(kills)}
-    here = pathlib.Path(__file__).parent
+    tests_folder = pathlib.Path(__file__).parent
     code = textwrap.dedent(_KILLED).format(
-        paths=[str(here), str(here.parent)],
+        paths=[str(tests_folder), str(tests_folder.parent)],
         kills=[(str(folder), *kill) for kill, folder in folders.items()],
     )
     programs = {
@@ -203,10 +203,10 @@ def test_a_build_that_is_stopped_continues_and_gives_the_same_bytes(
 def test_a_build_that_is_killed_at_any_moment_gives_the_same_bytes(
     built, tmp_path, seed
 ):
-    here = pathlib.Path(__file__).parent
+    paths = [str(path) for path in pathlib.Path(__file__).parents[:2]]
     folder = tmp_path / "index"
     code = (
-        f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}\n"
+        f"import sys; sys.path[:0] = {paths!r}\n"
         "from test_build_disk import build, build_disk\n"
         "build_disk._ROWS_PER_SYNC = 100\n"
         "print('ready', flush=True)\n"
@@ -258,7 +258,7 @@ def test_lists_that_are_not_all_there_are_searched_again(
 def test_exact_lists_continue_where_they_were(tmp_path, monkeypatch):
     config = SETTINGS.replace(method="exact")
     build(tmp_path / "whole", config)
-    monkeypatch.setattr(build_disk, "_EXACT_ROWS", 128)
+    monkeypatch.setattr(build_disk, "_EXACT_BLOCK_ROWS", 128)
     monkeypatch.setattr(build_disk, "_ROWS_PER_SYNC", 1)
     firsts = []
     search = build_disk._search_exactly
@@ -391,7 +391,7 @@ def test_a_damaged_index_is_built_again_to_the_same_bytes(tmp_path, storage, at_
 HASH = "0123456789abcdef"
 
 
-def test_what_killed_builds_left_is_taken_away(copy):
+def test_leftovers_of_killed_builds_are_removed(copy):
     before = file_hashes(copy)
     for name in (
         *(f"indices-{HASH}.npy", f"indices-{HASH}.npy.part"),

@@ -101,7 +101,7 @@ def test_all_methods_see_the_same_whitened_regions(given):
     np.testing.assert_allclose(result.scores, -np.sort(-last.T, axis=1), rtol=1e-4)
 
 
-def test_residuals_are_handed_on_and_warn_nobody(given):
+def test_residuals_are_returned_without_warnings(given):
     config = CONFIG.replace(dim=7, max_steps=1, alpha=0.99)
     index = Index.build(given.vectors, given.image_ids, config=config)
     asked = given.queries, given.query_ids

@@ -15,11 +15,11 @@ import pytest
 from photographs import DESCRIPTOR, SIDE, SMALL, SMALL_FLAGS
 from PIL import Image
 
-from diffjax.index import Index, IndexConfig, _extracted, index_folder
+from diffjax.index import Index, IndexConfig, _region_store, index_folder
 from diffjax.weights import efficientnet_lite0_path
 
 # Shards of two pictures, so that a build can be killed between them.
-SMALL_SHARDS = "import diffjax.index._extracted as e; e._PICTURES_PER_SHARD = 2"
+SMALL_SHARDS = "import diffjax.index._region_store as e; e._PICTURES_PER_SHARD = 2"
 FEW = "ignore:.* is more than"
 SMALL_FOLDER = {"config": SMALL, "descriptor": DESCRIPTOR}
 
@@ -38,8 +38,8 @@ def test_every_picture_finds_itself_first(photographs, photograph_index):
     assert index.pictures is not None
     assert index.num_images == 12
     pictures = [photographs / name for name in index.pictures.names]
-    found = index.search(*index.describe(pictures), top=3)
-    np.testing.assert_array_equal(found.images[:, 0], np.arange(12))
+    got = index.search(*index.describe(pictures), top=3)
+    np.testing.assert_array_equal(got.images[:, 0], np.arange(12))
 
 
 def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
@@ -49,8 +49,8 @@ def test_a_box_asks_for_what_it_shows(photographs, photograph_index):
     with Image.open(photographs / index.pictures.names[5]) as picture:
         canvas = Image.new("RGB", (400, 300), "grey")
         canvas.paste(picture.convert("RGB"), (200, 100))
-    found = index.search_picture(canvas, box=(200, 100, 360, 260), top=1)
-    assert found.images[0, 0] == 5
+    got = index.search_picture(canvas, box=(200, 100, 360, 260), top=1)
+    assert got.images[0, 0] == 5
 
 
 def test_the_same_folder_is_not_built_again(photographs, photograph_index, tmp_path):
@@ -122,13 +122,13 @@ def test_pictures_described_with_other_weights_are_described_anew(
     )
     assert ("describing pictures", 12, 12) in told
     assert made.pictures is not None
-    found = made.search_picture(picture, top=1)
-    assert made.pictures.names[int(found.images[0, 0])] == "coffee/0.png"
+    got = made.search_picture(picture, top=1)
+    assert made.pictures.names[int(got.images[0, 0])] == "coffee/0.png"
     moved = weights.rename(tmp_path / "moved.pth")
     with pytest.raises(OSError, match=r"own\.pth"):
         Index.open(path).describe([picture])
     again = Index.open(path).search_picture(picture, top=1, weights=moved)
-    np.testing.assert_array_equal(again.images, found.images)
+    np.testing.assert_array_equal(again.images, got.images)
 
 
 def test_other_settings_build_again_without_describing(
@@ -202,9 +202,9 @@ def test_one_single_picture_is_a_collection(photographs, tmp_path):
     folder.mkdir()
     shutil.copy(photographs / "rocket" / "0.png", folder)
     index = index_folder(folder, tmp_path / "index", **SMALL_FOLDER)
-    found = index.search_picture(folder / "0.png")
-    assert found.images.tolist() == [[0]]
-    assert np.isfinite(found.scores).all()
+    got = index.search_picture(folder / "0.png")
+    assert got.images.tolist() == [[0]]
+    assert np.isfinite(got.scores).all()
 
 
 @pytest.mark.filterwarnings(FEW)
@@ -263,7 +263,9 @@ def odd_folder(photographs, tmp_path):
 ODD = {"empty.png", "noise.jpg", "short.png", "point.png", "gone.jpg"}
 
 
-def test_what_is_no_picture_is_listed_and_skipped(odd_folder, photograph_index):
+def test_files_that_are_no_pictures_are_listed_and_skipped(
+    odd_folder, photograph_index
+):
     path = odd_folder.parent / "index"
     shutil.copytree(photograph_index, path)
     index = index_folder(odd_folder, path, **SMALL_FOLDER)
@@ -319,10 +321,10 @@ _BUILD = """
     import sys
     sys.path.insert(0, {tests!r})
     from photographs import DESCRIPTOR, SMALL
-    from diffjax.index import _extracted, index_folder
+    from diffjax.index import _region_store, index_folder
 
     # Shards of two pictures, so that a build can be killed between them.
-    _extracted._PICTURES_PER_SHARD = 2
+    _region_store._PICTURES_PER_SHARD = 2
     index_folder({folder!r}, {path!r}, config=SMALL, descriptor=DESCRIPTOR)
 """
 
@@ -357,7 +359,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     assert not (path / "index.json").exists()
     done = len(list(path.glob("extracted/*/regions-*")))
     assert done >= count
-    monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 2)
+    monkeypatch.setattr(_region_store, "_PICTURES_PER_SHARD", 2)
     told = []
     index_folder(
         photographs, path, **SMALL_FOLDER, progress=lambda *step: told.append(step)
@@ -368,7 +370,9 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.full
-def test_ctrl_c_says_a_line_and_keeps_what_was_done(program, photographs, tmp_path):
+def test_ctrl_c_prints_one_line_and_keeps_finished_pictures(
+    program, photographs, tmp_path
+):
     path = tmp_path / "index"
     command = ("index", photographs, "--out", path, *SMALL_FLAGS)
     process = program.start(*command, first=SMALL_SHARDS)
@@ -404,7 +408,7 @@ def test_an_interrupted_build_keeps_the_pictures_it_has_described(
     assert ("describing pictures", 0, 7) in told
 
 
-def test_what_killed_builds_left_half_written_is_removed(
+def test_partial_files_of_killed_builds_are_removed(
     photographs, photograph_index, tmp_path
 ):
     path = tmp_path / "index"
@@ -424,7 +428,7 @@ def test_what_killed_builds_left_half_written_is_removed(
 
 
 @pytest.mark.full
-def test_a_full_disk_says_a_line_and_keeps_the_old_index(
+def test_a_full_disk_prints_one_line_and_keeps_the_old_index(
     program, photographs, photograph_index, tmp_path
 ):
     path = tmp_path / "index"

@@ -337,7 +337,7 @@ def test_other_settings_of_the_index_are_those_of_its_searches(given, index):
     )
 
 
-def test_what_the_index_does_not_have_is_refused(given, index, offline_index):
+def test_rejects_settings_that_the_index_was_not_built_for(given, index, offline_index):
     def search(where, **settings):
         config = dataclasses.replace(CONFIG.search, **settings)
         return where.search(given.queries, top=ALL, config=config)
@@ -479,7 +479,7 @@ def test_a_solver_that_stops_too_early_warns_in_a_line_that_names_the_remedy(
         index.search(*asked, top=ALL, config=strict)
 
 
-def test_what_a_local_solve_loses_is_no_reason_to_warn_but_nan_is():
+def test_unreached_mass_does_not_warn_and_nan_does():
     warn, local = index_module._warn_of_residuals, SearchConfig(local_nodes=60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -493,7 +493,7 @@ def test_what_a_local_solve_loses_is_no_reason_to_warn_but_nan_is():
 # Presets.
 
 
-def test_presets_are_what_their_sources_say():
+def test_presets_agree_with_their_sources():
     paper, official, offline = (
         PRESETS[name] for name in ("paper", "official", "offline-late")
     )

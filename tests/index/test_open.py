@@ -160,7 +160,7 @@ def test_attributes_are_those_of_the_index_in_memory(index, mapped):
     assert mapped.recall == 1
 
 
-def test_an_index_says_that_it_is_mapped(given, mapped):
+def test_description_says_that_an_index_is_mapped(given, mapped):
     edges = mapped.graph.weights.size
     assert repr(mapped) == (
         f"Index(24 images, {len(given.vectors)} regions of 12 dimensions, {edges} "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffjax.index import Index, IndexConfig, plan
-from diffjax.index import _memory as memory_module
+from diffjax.index import _available_memory as memory_module
 from diffjax.index import _plan as plan_module
 
 GIB = 2**30
@@ -21,21 +21,21 @@ def slope(sizes, costs):
 def test_bytes_grow_with_the_number_of_vectors_and_no_faster(storage):
     sizes = [200_000, 600_000, 2_200_000, 20_000_000]
     plans = [plan(n, 128, config=IndexConfig.of(storage=storage)) for n in sizes]
-    assert slope(sizes, [found.written for found in plans]) < 1.01
+    assert slope(sizes, [got.written for got in plans]) < 1.01
     for number in range(4):
-        held = [found.phases[number].held for found in plans]
+        held = [got.phases[number].held for got in plans]
         assert slope(sizes, held) < 1.1
         assert held == sorted(held)
 
 
 def test_memory_is_less_than_the_vectors_and_lists_and_half_of_them():
-    found = plan(2_200_000, 128)
-    data = found.vectors + found.lists
-    assert (found.vectors, found.lists) == (2_200_000 * 512, 2_200_000 * 400)
-    for phase in found.phases:
+    got = plan(2_200_000, 128)
+    data = got.vectors + got.lists
+    assert (got.vectors, got.lists) == (2_200_000 * 512, 2_200_000 * 400)
+    for phase in got.phases:
         assert phase.held + phase.mapped < 1.5 * data
     # All of them are compared with a sample for recall, however they are stored.
-    assert found.phases[-1].mapped == found.vectors
+    assert got.phases[-1].mapped == got.vectors
 
 
 def test_says_what_each_phase_takes():
@@ -53,7 +53,7 @@ def test_says_when_there_may_be_more_edges_than_are_counted_by_default():
     assert line.startswith("at most 2,500,000,000 edges: 2^31 and more need jax_en")
 
 
-def test_the_plan_is_told_before_anything_is_done(tmp_path):
+def test_the_plan_is_reported_before_work_starts(tmp_path):
     told = []
     vectors = np.ones((4, 2), np.float32)
     vectors[2] = np.nan
@@ -63,7 +63,7 @@ def test_the_plan_is_told_before_anything_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("short", ["memory", "disk"])
-def test_what_cannot_fit_is_refused_before_anything_is_written(
+def test_a_plan_that_does_not_fit_is_refused_before_writing(
     tmp_path, monkeypatch, short
 ):
     vectors = np.ones((4, 2), np.float32)
@@ -78,7 +78,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "index").exists()
 
 
-def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatch):
+def test_without_known_limits_no_plan_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "available_memory", lambda: None)
     config = IndexConfig.of(k=4, query_k=4, pooling="sum")
     vectors = np.eye(4, dtype=np.float32)
@@ -88,9 +88,9 @@ def test_where_nobody_says_what_there_is_nothing_is_refused(tmp_path, monkeypatc
 def test_the_least_of_all_limits_counts(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable:    4194304 kB\n")
-    monkeypatch.setattr(memory_module, "_MEMINFO", meminfo)
-    monkeypatch.setattr(memory_module, "_GROUPS", tmp_path)
-    monkeypatch.setattr(memory_module, "_OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(memory_module, "_MEMINFO_FILE", meminfo)
+    monkeypatch.setattr(memory_module, "_CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(memory_module, "_PROCESS_CGROUPS", tmp_path / "none")
     assert memory_module.available_memory() == 4 * GIB
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("5\n")
@@ -109,10 +109,10 @@ def groups(tmp_path, monkeypatch):
     """An empty folder of control groups, of a process that is in /service/own."""
     own = tmp_path / "cgroup"
     own.write_text("4:cpu,memory:/service/own\n1:name=systemd:/\n0::/service/own\n")
-    monkeypatch.setattr(memory_module, "_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(memory_module, "_OWN_GROUPS", own)
-    monkeypatch.setattr(memory_module, "_of_system", lambda: 9 * GIB)
-    monkeypatch.setattr(memory_module, "_of_address_space", lambda: None)
+    monkeypatch.setattr(memory_module, "_CGROUP_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(memory_module, "_PROCESS_CGROUPS", own)
+    monkeypatch.setattr(memory_module, "_system_memory", lambda: 9 * GIB)
+    monkeypatch.setattr(memory_module, "_address_space_memory", lambda: None)
     return tmp_path / "groups"
 
 
@@ -154,7 +154,7 @@ def test_the_limits_of_a_process_are_those_of_its_group_and_above(
 
 
 def test_a_group_that_is_not_seen_here_leaves_the_uppermost(groups):
-    memory_module._OWN_GROUPS.write_text("0::/../elsewhere\n")
+    memory_module._PROCESS_CGROUPS.write_text("0::/../elsewhere\n")
     write_group(groups, max=4 * GIB, current=GIB)
     write_group(groups.parent / "elsewhere", max=GIB, current=0)
     assert memory_module.available_memory() == 3 * GIB
@@ -163,7 +163,8 @@ def test_a_group_that_is_not_seen_here_leaves_the_uppermost(groups):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the limit")
 def test_a_limit_of_the_address_space_is_seen():
     code = (
-        "import resource; from diffjax.index._memory import available_memory; "
+        "import resource; "
+        "from diffjax.index._available_memory import available_memory; "
         "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36)); "
         "resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34)); "
         "print(available_memory())"
@@ -211,6 +212,6 @@ def test_a_build_takes_no_more_than_was_planned(tmp_path, method):
     )
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    found = plan(n, dim, config=IndexConfig.of(**settings))
-    most = max(phase.held + phase.mapped for phase in found.phases)
+    got = plan(n, dim, config=IndexConfig.of(**settings))
+    most = max(phase.held + phase.mapped for phase in got.phases)
     assert int(re.findall(r"\d+", done.stdout)[-1]) < 1.2 * most

@@ -38,20 +38,20 @@ def copied(extracted, tmp_path):
 
 
 def test_regions_come_back_as_they_were_described(photographs, extracted):
-    found = read_folder_regions(extracted)
-    assert found.descriptor == DESCRIPTOR
-    assert found.folder == str(photographs)
-    assert len(found.names) == len(found.counts) == 12
-    assert found.skipped == {}
-    vectors, image_ids, boxes = found.load()
-    assert vectors.shape == (sum(found.counts), 1280)
-    assert image_ids.tolist() == np.repeat(np.arange(12), found.counts).tolist()
+    got = read_folder_regions(extracted)
+    assert got.descriptor == DESCRIPTOR
+    assert got.folder == str(photographs)
+    assert len(got.names) == len(got.counts) == 12
+    assert got.skipped == {}
+    vectors, image_ids, boxes = got.load()
+    assert vectors.shape == (sum(got.counts), 1280)
+    assert image_ids.tolist() == np.repeat(np.arange(12), got.counts).tolist()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     # The first region of each picture is all of it.
-    first = np.cumsum((0, *found.counts[:-1]))
+    first = np.cumsum((0, *got.counts[:-1]))
     np.testing.assert_array_equal(boxes[first], [[0, 0, 160, 160]] * 12)
     assert (boxes[:, :2] < boxes[:, 2:]).all()
-    for regions, count in zip(found.pictures(), found.counts, strict=True):
+    for regions, count in zip(got.pictures(), got.counts, strict=True):
         assert len(regions.vectors) == len(regions.boxes) == count
 
 
@@ -86,7 +86,7 @@ def test_only_a_new_picture_is_described(photographs, copied, tmp_path):
     assert read_folder_regions(copied) == regions
 
 
-def test_nothing_is_described_twice(photographs, copied):
+def test_pictures_are_described_once(photographs, copied):
     told = []
     extract_folder(
         photographs,
@@ -105,9 +105,9 @@ def test_an_index_made_of_them_answers_as_that_of_the_folder(
     index = Index.build(vectors, image_ids, config=SMALL, boxes=boxes)
     own = Index.open(photograph_index)
     regions = own.describe([photographs / "coffee" / "0.png"])
-    found, expected = index.search(*regions, top=5), own.search(*regions, top=5)
-    np.testing.assert_array_equal(found.images, expected.images)
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+    got, expected = index.search(*regions, top=5), own.search(*regions, top=5)
+    np.testing.assert_array_equal(got.images, expected.images)
+    np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-3)
     assert own.boxes is not None
     np.testing.assert_array_equal(boxes, own.boxes)
 
@@ -115,29 +115,29 @@ def test_an_index_made_of_them_answers_as_that_of_the_folder(
 def test_unreadable_pictures_are_listed(photographs, tmp_path):
     folder = shutil.copytree(photographs, tmp_path / "some")
     (folder / "bad.png").write_bytes(b"nonsense")
-    found = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR)
-    assert list(found.skipped) == ["bad.png"]
-    assert "bad.png" not in found.names
+    got = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR)
+    assert list(got.skipped) == ["bad.png"]
+    assert "bad.png" not in got.names
     with pytest.raises(ValueError, match=r"got 1 that can't, first bad\.png"):
         extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:.* is more than")
-def test_regions_of_ones_own_take_the_place_of_the_grid(photographs, tmp_path):
+def test_given_regions_replace_the_grid(photographs, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
     for name in ("a.png", "b.png"):
         shutil.copy(photographs / "coffee" / "0.png", folder / name)
     own = {"b.png": np.array([[0.0, 0, 80, 160], [80, 40, 160, 120]])}
-    found = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, regions=own)
-    assert found.counts[1] == 2
-    assert found.counts[0] > 2
-    *_, last = found.pictures()
+    got = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, regions=own)
+    assert got.counts[1] == 2
+    assert got.counts[0] > 2
+    *_, last = got.pictures()
     np.testing.assert_allclose(last.boxes, own["b.png"], rtol=1e-6)
     # The same bytes with other boxes are described anew.
     moved = {"b.png": own["b.png"][:1]}
     again = extract_folder(folder, tmp_path / "out", config=DESCRIPTOR, regions=moved)
-    assert again.counts == (found.counts[0], 1)
+    assert again.counts == (got.counts[0], 1)
     config = IndexConfig.of(k=2, query_k=2, pooling="sum")
     settings = {"config": config, "descriptor": DESCRIPTOR}
     index = index_folder(folder, tmp_path / "index", **settings, regions=moved)
@@ -158,17 +158,17 @@ def test_weights_that_were_changed_in_place_are_read_again(photographs, tmp_path
     shutil.copy(photographs / "coffee" / "0.png", few)
     config = dataclasses.replace(DESCRIPTOR, weights=str(weights))
     tensors = read_checkpoint(efficientnet_lite0_path()).tensors
-    found = []
+    got = []
     for gain in (1.0, 2.0):
         tensors["_bn1.weight"] = tensors["_bn1.weight"] * np.float32(gain)
         safetensors.numpy.save_file(tensors, weights)
-        found.append(extract_folder(few, tmp_path / "out", config=config))
-    first, second = (one.load().vectors for one in found)
-    assert found[0].weights != found[1].weights
+        got.append(extract_folder(few, tmp_path / "out", config=config))
+    first, second = (one.load().vectors for one in got)
+    assert got[0].weights != got[1].weights
     assert not np.allclose(first, second, atol=1e-3)
 
 
-def test_who_reads_leaves_a_writers_files_alone(copied):
+def test_a_reader_keeps_the_files_of_a_writer(copied):
     (folder,) = copied.glob("extracted/*")
     parts = [folder / "regions.123.part", folder / ".tmp1a2B3c"]
     for part in parts:
@@ -177,7 +177,7 @@ def test_who_reads_leaves_a_writers_files_alone(copied):
     assert all(part.exists() for part in parts)
 
 
-def test_what_was_lost_is_extracted_again(photographs, copied):
+def test_lost_vectors_are_extracted_again(photographs, copied):
     shutil.rmtree(copied / "extracted")
     with pytest.raises(ValueError, match="extract again"):
         read_folder_regions(copied)
@@ -212,7 +212,7 @@ def test_other_settings_lie_beside_each_other(photographs, copied, tmp_path):
         ),
     ],
 )
-def test_damage_is_said_in_a_line_that_says_what_to_do(copied, damage, complaint):
+def test_damaged_files_are_an_error_with_the_remedy(copied, damage, complaint):
     damage(copied)
     with pytest.raises(ValueError, match=complaint) as caught:
         read_folder_regions(copied)

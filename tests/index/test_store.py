@@ -90,7 +90,7 @@ def test_an_index_comes_back_with_the_same_answers(index, saved, given, mmap):
     verify(saved)
 
 
-def test_what_an_index_lacks_it_lacks_when_it_comes_back(given, tmp_path):
+def test_optional_arrays_stay_missing_after_loading(given, tmp_path):
     config = CONFIG.replace(pooling="sum")
     index = Index.build(given.vectors, given.image_ids, config=config)
     index.save(str(tmp_path / "deep" / "down"))
@@ -151,9 +151,7 @@ def test_a_save_that_fails_leaves_the_old_index(other, saved, monkeypatch, funct
 HASH = "0123456789abcdef"
 
 
-def test_what_killed_programs_and_earlier_versions_left_is_cleared_away(
-    other, tmp_path
-):
+def test_leftovers_of_killed_programs_and_earlier_versions_are_removed(other, tmp_path):
     left = (
         *(f"vectors-{HASH}.npy", f"vectors-{HASH}.npy.part", "index.json.7.part"),
         *("index.lock", f"lists-{HASH}.json", f"affinity-{HASH}.npy.part"),
@@ -304,9 +302,7 @@ UNSEEN_BY_VERIFY = ("has settings .*keep_best", "has settings .*colour")
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_index_is_refused_in_a_line_that_says_what_to_do(
-    saved, index, damage, message
-):
+def test_a_damaged_index_is_refused_with_the_remedy(saved, index, damage, message):
     damage(saved)
     for read in (Index.open, describe_file, verify):
         if read is verify and message in UNSEEN_BY_VERIFY:
@@ -354,7 +350,7 @@ def test_only_verify_sees_that_a_number_was_changed(saved, index, name):
         *("graph_columns", "graph_starts"),
     ],
 )
-def test_numbers_that_point_nowhere_are_seen_on_loading(saved, name):
+def test_indices_out_of_range_are_refused_on_loading(saved, name):
     flip(saved, name)
     message = rf"is damaged \({name} holds numbers that point nowhere\): build the inde"
     with pytest.raises(IndexFileError, match=message):
@@ -397,7 +393,7 @@ def test_missing_arrays_are_refused(saved, name):
 
 
 @pytest.mark.parametrize("place", ["nowhere", "file"])
-def test_where_there_is_no_index_it_says_so(tmp_path, place):
+def test_a_missing_index_is_an_error(tmp_path, place):
     (tmp_path / "file").touch()
     for read in (Index.open, describe_file, verify):
         with pytest.raises(IndexFileError, match=f"{place} holds no index"):
@@ -421,7 +417,7 @@ def test_an_index_in_double_precision_needs_it_to_be_opened(given, tmp_path):
 # What an index says about itself.
 
 
-def test_what_is_in_an_index_is_said_without_loading_it(saved):
+def test_contents_of_an_index_are_described_without_loading_it(saved):
     said = describe_file(str(saved))
     assert said["images"] == "24"
     assert said["regions"] == "86, 3.6 an image"
@@ -438,7 +434,7 @@ def test_what_is_in_an_index_is_said_without_loading_it(saved):
     assert "(float32)" in said["size"]
 
 
-def test_clusters_and_recall_are_said(given, tmp_path):
+def test_description_has_clusters_and_recall(given, tmp_path):
     config = CONFIG.replace(method="clusters", clusters=7, storage="float16")
     Index.build(given.vectors, config=config, path=tmp_path / "index")
     said = describe_file(tmp_path / "index")
@@ -449,7 +445,7 @@ def test_clusters_and_recall_are_said(given, tmp_path):
     assert said["dimensions"] == "12"
 
 
-def test_the_manifest_says_what_the_index_is_and_holds_no_time(index, saved):
+def test_manifest_describes_the_index_and_holds_no_time(index, saved):
     header = read_header(saved)
     assert header.keys() == {
         *("format", "version", "generation", "fingerprint", "arrays", "config"),

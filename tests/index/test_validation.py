@@ -41,7 +41,7 @@ BAD_VECTORS = {
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("spoil", "message"), BAD_VECTORS.values(), ids=BAD_VECTORS)
-def test_bad_vectors_are_refused_in_a_line_that_says_why(given, index, spoil, message):
+def test_rejects_invalid_vectors_with_the_reason(given, index, spoil, message):
     with pytest.raises(ValueError, match=f"^vectors {message}") as caught:
         Index.build(spoil(given.vectors), config=CONFIG)
     assert "\n" not in str(caught.value)
@@ -85,9 +85,7 @@ BAD_QUERY_IDS = {
 @pytest.mark.parametrize(
     ("spoil", "message"), BAD_QUERY_IDS.values(), ids=BAD_QUERY_IDS
 )
-def test_bad_query_ids_are_refused_in_a_line_that_says_why(
-    given, index, spoil, message
-):
+def test_rejects_invalid_query_ids_with_the_reason(given, index, spoil, message):
     with pytest.raises(ValueError, match=f"^query_ids .*{message}"):
         index.search(given.queries, spoil(given.query_ids))
 

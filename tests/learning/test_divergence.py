@@ -51,6 +51,6 @@ def test_finds_nothing_where_nothing_is_wrong():
     ],
 )
 def test_names_the_first_bad_step_and_what_it_was(changes, step, reason):
-    found = find_divergence(trace(**changes), first_loss=2.0)
-    assert (found.step if found else None) == step
-    assert reason in (found.reason if found else "")
+    got = find_divergence(trace(**changes), first_loss=2.0)
+    assert (got.step if got else None) == step
+    assert reason in (got.reason if got else "")

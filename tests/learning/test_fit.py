@@ -19,7 +19,7 @@ from diffjax.learning._config import FitConfig
 from diffjax.learning._fit import FitResult, fit
 from diffjax.learning._gradient_steps import optimizer
 from diffjax.learning._labels import LabelledQueries, RelevanceLists
-from diffjax.learning._parameters import parameters, present_parts
+from diffjax.learning._parameters import parameters, present_parameters
 from diffjax.learning._problem import LearningProblem, problem, with_edge_capacities
 from diffjax.learning._score_images import score_images
 from diffjax.ranking import rank
@@ -109,7 +109,7 @@ def learned(learned_and_traces) -> FitResult:
 def assert_same(one: FitResult, other: FitResult):
     for a, b in (
         (one.history, other.history),
-        (present_parts(one.parameters), present_parts(other.parameters)),
+        (present_parameters(one.parameters), present_parameters(other.parameters)),
     ):
         assert a.keys() == b.keys()
         for name in a:
@@ -208,7 +208,7 @@ def test_of_two_graphs_the_one_of_noise_loses_its_weight():
         config=CONFIG,
         objective=simple_objective,
     )
-    assert present_parts(result.parameters)["mixture"][1] > 0.9
+    assert present_parameters(result.parameters)["mixture"][1] > 0.9
 
 
 def test_the_same_seed_gives_the_same_and_compiles_nothing_anew(
@@ -296,7 +296,9 @@ def test_a_loss_that_is_nan_stops_the_fit_and_names_step_queries_and_parameters(
     np.testing.assert_array_equal(
         result.history["loss"][:-1], learned.history["loss"][:step]
     )
-    assert all(np.isfinite(x).all() for x in present_parts(result.parameters).values())
+    assert all(
+        np.isfinite(x).all() for x in present_parameters(result.parameters).values()
+    )
 
 
 def test_a_parameter_at_the_end_of_its_range_stops_the_fit(curved):
@@ -331,8 +333,8 @@ def test_a_projection_that_is_not_learned_is_applied_and_kept():
         made, training, held_out, start, config=config, objective=simple_objective
     )
     np.testing.assert_array_equal(
-        present_parts(result.parameters)["projection"],
-        present_parts(start)["projection"],
+        present_parameters(result.parameters)["projection"],
+        present_parameters(start)["projection"],
     )
     # It is applied beforehand, and comes to the same as the whole chain.
     rankings = rank(score_images(start, made, held_out.queries, query_k=5))

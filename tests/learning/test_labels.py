@@ -140,11 +140,11 @@ def test_splits_are_the_same_each_time_and_differ_among_themselves():
 
 
 @pytest.mark.parametrize(
-    ("objects", "found"),
+    ("objects", "complaint"),
     [([], "got 0"), (["a"] * 5, "got 1: a"), (list("abcab"), "got 3: a, b, c")],
 )
-def test_too_few_objects_to_nest_are_refused(objects, found):
-    with pytest.raises(ValueError, match=f"objects must be at least 4 .*{found}"):
+def test_too_few_objects_to_nest_are_refused(objects, complaint):
+    with pytest.raises(ValueError, match=f"objects must be at least 4 .*{complaint}"):
         split_by_object(objects)
 
 
@@ -180,7 +180,7 @@ def test_a_split_that_gives_a_query_no_number_is_left_out_for_it():
     np.testing.assert_allclose(got, [0.4, nan, nan, nan])
 
 
-def test_what_is_pooled_goes_into_an_interval_over_objects():
+def test_averages_over_splits_go_into_an_interval_over_objects():
     objects = [name for name in "abcdefgh" for _ in range(3)]
     splits = split_by_object(objects)
     base = np.linspace(0.2, 0.8, 24)
@@ -249,7 +249,7 @@ def pair_by_pair(views, k):
 
 @settings(max_examples=150, deadline=None)
 @given(cases())
-def test_is_what_the_protocol_says_pair_by_pair(case):
+def test_agrees_with_the_protocol_pair_by_pair(case):
     views, k = case
     positive, used = pair_by_pair(views, k)
     expected = np.flatnonzero(positive.any(0) & (used & ~positive).any(0))
@@ -281,7 +281,7 @@ def test_objects_that_both_views_see_are_found():
         assert set(np.flatnonzero(positives).tolist()) == expected[query]
 
 
-def test_what_one_view_alone_says_is_not_used():
+def test_neighbours_in_one_view_alone_are_not_used():
     got = mine_positives(rings(), k=2)
     column = got.query_images.tolist().index(5)
     # 4 by the first view alone, 6 by the second alone, 5 is the query itself.

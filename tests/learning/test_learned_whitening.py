@@ -25,7 +25,7 @@ from diffjax.learning import (
 )
 from diffjax.learning._fit import split_into_folds
 from diffjax.learning._labels import make_query_table
-from diffjax.learning._parameters import constrain, present_parts, unconstrain
+from diffjax.learning._parameters import constrain, present_parameters, unconstrain
 from diffjax.regions import (
     fit_supervised_whitening,
     global_descriptors,
@@ -60,7 +60,7 @@ def mean_square_of_pairs(vectors, labels):
 def test_scatters_are_differences_of_pairs(pictures):
     # Groups of one size: sums from the mean and sums over pairs have one ratio.
     regions, ids, owner = pictures
-    found = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
+    got = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
     whole = np.asarray(global_descriptors(jnp.asarray(regions), ids))
     expected = [
         mean_square_of_pairs(regions, owner[ids]),
@@ -68,11 +68,11 @@ def test_scatters_are_differences_of_pairs(pictures):
         mean_square_of_pairs(regions, ids),
         np.eye(6),
     ]
-    np.testing.assert_allclose(found.within, expected, atol=2e-5)
+    np.testing.assert_allclose(got.within, expected, atol=2e-5)
     everything = mean_square_of_pairs(whole, np.zeros(12, int))
-    np.testing.assert_allclose(found.between, everything, atol=2e-5)
+    np.testing.assert_allclose(got.between, everything, atol=2e-5)
     without = scatter_matrices(problem(regions, ids, k=4))
-    np.testing.assert_array_equal(without.within, found.within[2:])
+    np.testing.assert_array_equal(without.within, got.within[2:])
 
 
 def test_where_nothing_differs_the_identity_stands(pictures):
@@ -92,30 +92,30 @@ def test_one_kind_with_the_identity_is_supervised_whitening(pictures):
     mixed = parameters(("shrinkage",))._replace(
         shrinkage=jnp.asarray([1e-6, 0.75, 1e-6, 0.25])
     )
-    found = replace_shrinkage_by_projection(
+    got = replace_shrinkage_by_projection(
         mixed, scatter_matrices(own, of_objects(owner)), dim=3
     ).projection
-    assert found is not None
-    moved = unit_vectors(regions @ np.asarray(found).T)
+    assert got is not None
+    moved = unit_vectors(regions @ np.asarray(got).T)
     np.testing.assert_allclose(moved @ moved.T, expected @ expected.T, atol=2e-5)
 
 
-def test_what_is_shrunken_becomes_white_and_emphasis_weighs_its_rows(pictures):
+def test_shrunken_scatter_becomes_white_and_emphasis_weights_rows(pictures):
     regions, ids, owner = pictures
     measured = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
     start = parameters(PARTS, emphasis=0.5)
     within = np.asarray(measured.within).mean(0)
-    found = replace_shrinkage_by_projection(start, measured)
+    got = replace_shrinkage_by_projection(start, measured)
     even = replace_shrinkage_by_projection(start._replace(emphasis=None), measured)
-    assert (found.shrinkage, found.emphasis) == (None, None)
-    p, e = np.asarray(found.projection), np.asarray(even.projection)
+    assert (got.shrinkage, got.emphasis) == (None, None)
+    p, e = np.asarray(got.projection), np.asarray(even.projection)
     white = e @ within @ e.T
     np.testing.assert_allclose(white, white[0, 0] * np.eye(6), atol=1e-4)
     # In what was shrunken the rows' squares are shares of the eigenvalues, at e = 1/2.
     values = np.linalg.eigvals(np.linalg.inv(within) @ np.asarray(measured.between))
     shares = np.sort(values.real)[::-1] / values.real.max()
-    kept = np.diagonal(p @ within @ p.T)
-    np.testing.assert_allclose(kept / kept[0], shares, atol=1e-4)
+    variances = np.diagonal(p @ within @ p.T)
+    np.testing.assert_allclose(variances / variances[0], shares, atol=1e-4)
     np.testing.assert_allclose(np.sum(p**2), 6, rtol=1e-5)
 
 
@@ -176,10 +176,10 @@ def test_the_chain_from_a_whitening_to_scores_matches_finite_differences(picture
         return jnp.sum(scores * jnp.linspace(-1, 1, scores.size).reshape(scores.shape))
 
     value, slope = jax.jit(total), jax.jit(jax.grad(total))(raw)
-    for name, start in present_parts(raw).items():
+    for name, start in present_parameters(raw).items():
         to = jnp.cos(jnp.arange(start.size, dtype=start.dtype)).reshape(start.shape)
         ends = [value(raw._replace(**{name: start + t * to})) for t in (1e-6, -1e-6)]
-        along = jnp.sum(present_parts(slope)[name] * to)
+        along = jnp.sum(present_parameters(slope)[name] * to)
         assert abs(along) > 1e-6, name
         np.testing.assert_allclose(
             along, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, err_msg=name
@@ -254,15 +254,15 @@ def test_labels_of_other_objects_are_found_to_say_where_noise_is(noisy, tmp_path
     with pytest.raises(StoppedError):
         learn(noisy, checkpoint=tmp_path / "fit", progress=stop)
     went_on = learn(noisy, checkpoint=tmp_path / "fit")
-    found = learn(noisy)
-    kept = found.history["shrinkage"]
-    assert kept[-1, :2].sum() > 4 * kept[0, :2].sum()
-    assert found.history["held_out"].max() > found.history["held_out"][0]
-    np.testing.assert_array_equal(found.history["refreshed_step"], [0, 8, 16, 24])
-    for name, column in found.history.items():
+    got = learn(noisy)
+    shrinkage = got.history["shrinkage"]
+    assert shrinkage[-1, :2].sum() > 4 * shrinkage[0, :2].sum()
+    assert got.history["held_out"].max() > got.history["held_out"][0]
+    np.testing.assert_array_equal(got.history["refreshed_step"], [0, 8, 16, 24])
+    for name, column in got.history.items():
         np.testing.assert_array_equal(column, went_on.history[name], err_msg=name)
     # What is given back is the closed form of all labels, training and held out.
-    projection = found.parameters.projection
+    projection = got.parameters.projection
     assert projection is not None
     assert projection.shape == (6, 12)
     np.testing.assert_array_equal(projection, went_on.parameters.projection)
@@ -279,9 +279,9 @@ def test_rejects_what_can_not_be_whitened(noisy, pictures):
         replace_shrinkage_by_projection(start, measured)
     with pytest.raises(ValueError, match=r"dim must be in 1\.\.12, got 13"):
         replace_shrinkage_by_projection(parameters(PARTS, kinds=2), measured, dim=13)
-    with pytest.raises(ValueError, match="needs shrinkage in parameters"):
+    with pytest.raises(ValueError, match="must have shrinkage and no projection"):
         replace_shrinkage_by_projection(parameters(), measured)
-    with pytest.raises(ValueError, match="give what whiten returns"):
+    with pytest.raises(ValueError, match="replace_shrinkage_by_projection"):
         score_images(start, made, training.queries)
     with pytest.raises(ValueError, match="emphasis must be None without shrinkage"):
         parameters(("emphasis",))

@@ -113,7 +113,7 @@ def test_under_tracing_there_is_room_for_all_positives():
 @pytest.mark.parametrize("name", ["smooth-ap", "hinge"])
 def test_blocks_do_not_change_the_loss(name, monkeypatch):
     # Blocks of 2 and 3 of 5 positives, of another shape so that it compiles anew.
-    monkeypatch.setattr("diffjax.learning._objectives._NUMBERS_AT_ONCE", 3 * 11 * 2)
+    monkeypatch.setattr("diffjax.learning._objectives._MAX_BLOCK_NUMBERS", 3 * 11 * 2)
     monkeypatch.setattr("diffjax.learning._objectives._HINGE_BLOCK", 3)
     case = drawn(5, images=11, queries=3)
     objective = functools.partial(OBJECTIVES[name], max_positives=5)
@@ -202,7 +202,7 @@ def test_the_gradient_is_that_of_finite_differences(name, x64):
 
 
 @every
-def test_what_is_not_used_changes_nothing_whatever_it_holds(name):
+def test_masked_scores_do_not_change_the_loss(name):
     scores, positives, used = drawn(1)
     expected, gradient = step(name, scores, positives, used)
     for filling in (7.0, np.nan, np.inf):
@@ -255,7 +255,7 @@ def test_where_no_query_counts_loss_and_gradient_are_0(name, fault):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_no_queries_at_all_are_allowed():
+def test_zero_queries_are_accepted():
     empty = np.zeros((3, 0), bool)
     for objective in OBJECTIVES.values():
         assert objective(jnp.zeros((3, 0)), empty, empty) == 0

@@ -13,7 +13,7 @@ from diffjax.learning._parameters import (
     check_parameters,
     constrain,
     parameters,
-    present_parts,
+    present_parameters,
     unconstrain,
 )
 
@@ -39,7 +39,7 @@ def test_the_start_is_the_papers_and_its_parts_change_nothing():
     np.testing.assert_array_equal(made.shrinkage, 0.25)
 
 
-def test_what_is_not_named_is_not_there():
+def test_parameters_that_are_not_named_are_none():
     assert parameters()[3:] == (None,) * 7
     assert len(jax.tree.leaves(parameters(("bias",)))) == 4
 
@@ -53,11 +53,11 @@ def test_what_is_not_named_is_not_there():
     bias=st.floats(-1 + 2**-10, 1 - 2**-10, width=32),
     share=INSIDE,
 )
-def test_there_and_back_is_the_same(share, **values):
+def test_unconstrained_values_round_trip(share, **values):
     start = everything(**values, mixture=[share, 1 - share], scale_weights=[1, 2, 0.1])
-    back = present_parts(constrain(unconstrain(start)))
+    back = present_parameters(constrain(unconstrain(start)))
     assert set(back) == set(PARAMETER_NAMES)
-    for name, before in present_parts(start).items():
+    for name, before in present_parameters(start).items():
         # A logarithm of single precision is off by its last digit, so exp of it, too.
         np.testing.assert_allclose(
             back[name], before, rtol=3e-6, atol=1e-6, err_msg=name
@@ -80,7 +80,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
     raw = [jnp.asarray(x).reshape(y.shape) for x, y in zip(parts, leaves, strict=True)]
     made = constrain(jax.tree.unflatten(tree, raw))
     check_parameters(made)
-    parts = present_parts(made)
+    parts = present_parameters(made)
     assert 0 < parts["alpha"] < 1
     assert -1 < parts["bias"] < 1
     for name in set(parts) - {"bias", "projection"}:
@@ -89,7 +89,7 @@ def test_any_finite_numbers_give_parameters_strictly_in_range(numbers):
 
 def test_the_maps_are_those_of_the_docstring():
     start = everything(alpha=0.75, gamma=np.e, bias=0.5, mixture=[0.8, 0.2])
-    raw = present_parts(unconstrain(start))
+    raw = present_parameters(unconstrain(start))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
     close(raw["alpha"], np.log(0.75 / 0.25))
     close(raw["gamma"], 1)
@@ -97,11 +97,11 @@ def test_the_maps_are_those_of_the_docstring():
     close(-np.diff(raw["mixture"]), np.log(0.8 / 0.2))
 
 
-def test_what_is_no_number_stays_none():
+def test_missing_parameters_stay_none():
     assert jnp.isnan(constrain(everything(gamma=np.nan)).gamma)
 
 
-def test_a_parameter_that_ran_to_its_end_is_told():
+def test_parameters_at_the_end_of_their_range_are_reported():
     raw = unconstrain(everything())
     assert not any(at_range_end(raw).values())
     far = raw._replace(gamma=jnp.float32(-20), bias=jnp.float32(9))

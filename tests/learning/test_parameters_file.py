@@ -44,7 +44,7 @@ def rewrite(path, *, header=None, arrays=None):
     path.write_bytes(safetensors.numpy.save(old | (arrays or {}), metadata=metadata))
 
 
-def test_what_is_saved_is_loaded_bit_by_bit(everything, stored):
+def test_saved_parameters_are_loaded_bit_by_bit(everything, stored):
     got = load_parameters(stored, fingerprint="f" * 64)
     for one, other in zip(got.parameters, everything, strict=True):
         assert isinstance(one, jax.Array)
@@ -114,7 +114,7 @@ def test_another_version_is_refused_before_anything_else_is_looked_at(stored):
     ],
     ids=lambda change: "-".join(map(str, *change.values())),
 )
-def test_what_was_edited_is_refused(stored, change):
+def test_edited_files_are_refused(stored, change):
     if "arrays" in change:
         change = {"arrays": {k: np.asarray(v) for k, v in change["arrays"].items()}}
     rewrite(stored, **change)
@@ -174,7 +174,7 @@ def test_a_disk_that_is_full_leaves_the_old_file(stored, everything, monkeypatch
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
 
 
-def test_what_can_not_be_saved_is_named(tmp_path):
+def test_error_names_parameters_that_can_not_be_saved(tmp_path):
     path = tmp_path / "file"
     good = parameters()
     with pytest.raises(ValueError, match="fingerprint must name the index"):

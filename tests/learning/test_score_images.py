@@ -11,7 +11,7 @@ from diffjax.learning._parameters import (
     PARAMETER_NAMES,
     Parameters,
     parameters,
-    present_parts,
+    present_parameters,
     unconstrain,
 )
 from diffjax.learning._parameters import constrain as constrained
@@ -60,7 +60,7 @@ def some(names) -> Parameters:
 
 def dense_scores(values: Parameters, collection, *, ks, scales):
     """The chain from its formulas, dense, in NumPy."""
-    p = {name: np.asarray(x) for name, x in present_parts(values).items()}
+    p = {name: np.asarray(x) for name, x in present_parameters(values).items()}
     vectors, queries = collection.vectors, collection.queries
     if "projection" in p:
         vectors, queries = vectors @ p["projection"].T, queries @ p["projection"].T
@@ -77,13 +77,13 @@ def dense_scores(values: Parameters, collection, *, ks, scales):
         pairs = _mutual(collection.vectors, k)
         a += weight * pairs * kernel(vectors @ vectors.T, p["gamma"])
         for query in range(5):
-            own = np.zeros(len(vectors))
+            similarities = np.zeros(len(vectors))
             for z in queries[collection.query_ids == query]:
                 near = np.argsort(-(vectors @ z))[:6]
                 gamma = p.get("query_gamma", p["gamma"])
-                own[near] += kernel(vectors[near] @ z, gamma)
-            kept = np.argsort(-own)[:6]
-            y[kept, query] += weight * own[kept]
+                similarities[near] += kernel(vectors[near] @ z, gamma)
+            largest = np.argsort(-similarities)[:6]
+            y[largest, query] += weight * similarities[largest]
     f = oracle.diffusion(oracle.normalized(a), y, p["alpha"])
     weights = oracle.gmp_weights(vectors, collection.image_ids, p["lam"])
     if "scale_weights" in p:
@@ -121,17 +121,17 @@ def test_without_more_parts_it_is_the_search_of_an_index(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
     config = IndexConfig.of(k=6, query_k=6, max_steps=50)
     index = Index.build(vectors, collection.image_ids, config=config)
-    found = index.search(queries, collection.query_ids)
+    answers = index.search(queries, collection.query_ids)
     got = score_images(
         parameters(),
         problem(vectors, collection.image_ids, k=6),
         QueryDescriptors((queries,), collection.query_ids),
         query_k=6,
     )
-    places = np.asarray(found.images).T
+    order = np.asarray(answers.images).T
     np.testing.assert_allclose(
-        np.take_along_axis(np.asarray(got), places, axis=0),
-        np.asarray(found.scores).T,
+        np.take_along_axis(np.asarray(got), order, axis=0),
+        np.asarray(answers.scores).T,
         rtol=1e-5,
         atol=1e-5 * float(got.max()),
     )
@@ -167,11 +167,11 @@ def test_every_derivative_of_the_chain_matches_finite_differences(collection, sc
 
     value, slope = jax.jit(total), jax.jit(jax.grad(total))(raw)
     draw = np.random.default_rng(0)
-    for name, start in present_parts(raw).items():
+    for name, start in present_parameters(raw).items():
         to = jnp.asarray(draw.normal(size=start.shape))
         ends = [value(raw._replace(**{name: start + t * to})) for t in (1e-6, -1e-6)]
         np.testing.assert_allclose(
-            jnp.sum(present_parts(slope)[name] * to),
+            jnp.sum(present_parameters(slope)[name] * to),
             (ends[0] - ends[1]) / 2e-6,
             rtol=1e-5,
             err_msg=name,
@@ -208,10 +208,10 @@ def test_a_descent_step_lowers_and_an_ascent_step_raises(collection):
         return scores[3].sum() / scores.sum()
 
     here, slope = jax.value_and_grad(loss)(raw)
-    for name, one in present_parts(slope).items():
+    for name, one in present_parameters(slope).items():
         step = 1e-2 * jnp.sign(one)
         up, down = (
-            loss(raw._replace(**{name: present_parts(raw)[name] + s}))
+            loss(raw._replace(**{name: present_parameters(raw)[name] + s}))
             for s in (step, -step)
         )
         assert down < here < up, name

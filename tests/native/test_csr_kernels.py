@@ -81,7 +81,7 @@ def test_a_matrix_of_one_row(entries):
         np.testing.assert_array_equal(got, np.full((1, 3), 5 * sum(entries)))
 
 
-def test_no_columns_and_no_rows_are_allowed():
+def test_zero_columns_and_zero_rows_are_accepted():
     matrix = arguments(make_matrix(np.float32, 5))
     assert csr_product(*matrix, jnp.zeros((5, 0))).shape == (5, 0)
     empty = jnp.zeros(0), jnp.zeros(0, jnp.int32), jnp.zeros(1, jnp.int32)
@@ -179,11 +179,11 @@ def test_nodes_out_of_range_are_safe():
     assert np.isin(np.asarray(far.nodes), np.arange(-1, 50)).all()
     assert (np.asarray(known.nodes)[0, 3:] >= 0).any()
     for bad in (indices.at[0].set(-1), indices.at[:].set(2**30)):
-        found = solve_around((weights, bad, starts), [[1, 2, 3]])
-        assert np.isin(np.asarray(found.nodes), np.arange(-1, 50)).all()
+        got = solve_around((weights, bad, starts), [[1, 2, 3]])
+        assert np.isin(np.asarray(got.nodes), np.arange(-1, 50)).all()
     for bad in (starts.at[1].set(-(2**30)), starts.at[2].set(2**30)):
-        found = solve_around((weights, indices, bad), [[1, 2, 3]])
-        assert np.isin(np.asarray(found.nodes), np.arange(-1, 50)).all()
+        got = solve_around((weights, indices, bad), [[1, 2, 3]])
+        assert np.isin(np.asarray(got.nodes), np.arange(-1, 50)).all()
 
 
 @pytest.mark.usefixtures("unchecked")

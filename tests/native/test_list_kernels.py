@@ -56,16 +56,16 @@ def test_slots_out_of_range_are_safe():
 @pytest.mark.usefixtures("x64")
 def test_rows_are_sorted_and_have_the_smaller_number(starts):
     numbers = jnp.array([[0.1, 0.9, 0.0], [0.2, 0, 0], [0.3, 0.8, 1.0]], jnp.float64)
-    columns, found = lists_to_csr(
+    columns, got = lists_to_csr(
         LISTS, numbers, jnp.array([0, 2, 3, 4], starts), count=4, slots=SLOTS
     )
     assert columns.tolist() == [1, 2, 0, 0]
-    np.testing.assert_array_equal(found, [0.1, 0.8, 0.1, 0.8])
+    np.testing.assert_array_equal(got, [0.1, 0.8, 0.1, 0.8])
 
 
 @pytest.mark.parametrize("position", [(0, 0), (1, 0)])
 def test_nan_in_either_direction_is_kept(position):
     numbers = jnp.ones(LISTS.shape).at[position].set(jnp.nan)
     starts = jnp.array([0, 2, 3, 4])
-    _, found = lists_to_csr(LISTS, numbers, starts, count=4, slots=SLOTS)
-    np.testing.assert_array_equal(found, [np.nan, 1, np.nan, 1])
+    _, got = lists_to_csr(LISTS, numbers, starts, count=4, slots=SLOTS)
+    np.testing.assert_array_equal(got, [np.nan, 1, np.nan, 1])

@@ -55,8 +55,8 @@ def run(network, *pictures, canvas=(224, 256), padding="noise"):
     for image, picture in zip(images, pictures, strict=True):
         image[: picture.shape[0], : picture.shape[1]] = picture
     sizes = jnp.array([picture.shape[:2] for picture in pictures])
-    found = _maps_and_logits(network, jnp.asarray(images.astype(np.float32)), sizes)
-    return {name: np.asarray(values) for name, values in found.items()}
+    got = _maps_and_logits(network, jnp.asarray(images.astype(np.float32)), sizes)
+    return {name: np.asarray(values) for name, values in got.items()}
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +118,10 @@ def test_every_map_agrees_with_the_same_network_in_torch(network, twin):
     with torch.inference_mode():
         planes = torch.tensor(picture).permute(2, 0, 1)[None].float()
         expected = twin_maps(twin, planes)
-    found = run(network, picture, photograph("coffee", height=32, width=256))
-    assert set(expected) == set(found)
+    got = run(network, picture, photograph("coffee", height=32, width=256))
+    assert set(expected) == set(got)
     for name, (values,) in expected.items():
-        cells = found[name][0]
+        cells = got[name][0]
         if name != "logits":
             cells = cells[: values.shape[0], : values.shape[1]]
         scale = np.abs(values).max()
@@ -161,13 +161,13 @@ def test_a_padded_picture_gets_the_maps_it_gets_alone(network, coffee, alone, pa
 
 
 def test_the_logits_are_the_classifier_on_the_mean_of_the_real_cells(network, coffee):
-    found = run(network, coffee, coffee[:, :32])
+    got = run(network, coffee, coffee[:, :32])
     layer = network.classifier
     kernel, bias = np.asarray(layer.kernel[0, 0]), np.asarray(layer.bias[...])
     for row, columns in enumerate((3, 1)):
-        mean = found["head"][row, :2, :columns].astype(np.float64).mean((0, 1))
+        mean = got["head"][row, :2, :columns].astype(np.float64).mean((0, 1))
         expected = mean @ kernel + bias
-        np.testing.assert_allclose(found["logits"][row], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got["logits"][row], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_maps_of_a_picture_do_not_depend_on_its_batch_mates(network, coffee):
@@ -236,9 +236,9 @@ def test_random_weights_have_the_shapes_of_the_trained_ones(network):
 
 def test_the_fingerprint_starts_as_the_file_is_named():
     # The publisher put the first half of the hash's first bytes into the name.
-    found = efficientnet_lite0_fingerprint()
-    assert re.fullmatch("[0-9a-f]{64}", found)
-    assert f"-{found[:8]}.pth" in WEIGHTS
+    got = efficientnet_lite0_fingerprint()
+    assert re.fullmatch("[0-9a-f]{64}", got)
+    assert f"-{got[:8]}.pth" in WEIGHTS
 
 
 def test_loading_imports_neither_torch_nor_the_package(monkeypatch):

@@ -103,8 +103,8 @@ def test_depthwise_convolution_agrees_with_scipy(
         ]
     ).transpose(0, 2, 3, 1)
     run = transform(convolve, static_argnames="stride")
-    found = run(jnp.asarray(maps), jnp.asarray(kernel), stride=stride)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+    got = run(jnp.asarray(maps), jnp.asarray(kernel), stride=stride)
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -120,10 +120,10 @@ def test_full_convolution_is_a_sum_of_correlations(stride):
         ],
         axis=-1,
     )
-    found = same_padding_convolution(
+    got = same_padding_convolution(
         jnp.asarray(maps), jnp.asarray(kernel), stride=stride
     )
-    np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(got[0], expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_symmetric_convolution_has_as_many_zeros_before_as_after(
         axis=-1,
     )[::stride, ::stride, 0]
     run = transform(symmetric_padding_convolution, static_argnames="stride")
-    found = run(jnp.asarray(maps), jnp.asarray(kernel), stride=stride)
-    assert found.shape[1:3] == tuple(-(-side // stride) for side in sides)
-    np.testing.assert_allclose(found[0], expected, rtol=2e-5, atol=2e-5)
+    got = run(jnp.asarray(maps), jnp.asarray(kernel), stride=stride)
+    assert got.shape[1:3] == tuple(-(-side // stride) for side in sides)
+    np.testing.assert_allclose(got[0], expected, rtol=2e-5, atol=2e-5)
 
 
 def test_both_kinds_of_padding_agree_where_the_window_is_centred():
@@ -168,9 +168,9 @@ def test_both_kinds_of_padding_agree_where_the_window_is_centred():
         jnp.asarray(draw(3, 3, 2, 3)),
     )
     for stride in (1, 2):  # Odd sides: `SAME` needs an even number of zeros, too.
-        found = symmetric_padding_convolution(maps, kernel, stride=stride)
+        got = symmetric_padding_convolution(maps, kernel, stride=stride)
         expected = same_padding_convolution(maps, kernel, stride=stride)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_pointwise_convolution_equals_a_general_one_with_a_kernel_of_one_cell(
         jnp.asarray(draw(2, 4, 5, 6)),
         jnp.asarray(draw(1, 1, 6, 3)),
     )
-    found = pointwise_convolution(maps, kernel, stride=stride)
+    got = pointwise_convolution(maps, kernel, stride=stride)
     expected = general(maps, kernel, stride=stride)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("convolve", DEPTHWISE)
@@ -202,8 +202,8 @@ def test_a_unit_impulse_gives_the_kernel_rotated_by_180_degrees(convolve):
     impulse = jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1)
     kernel = jnp.asarray(draw(5, 5, 1, 1))
     run = jax.jit(convolve, static_argnames="stride")
-    found = run(impulse, kernel, stride=1)[0, 1:6, 1:6, 0]
-    np.testing.assert_array_equal(found, kernel[::-1, ::-1, 0, 0])
+    got = run(impulse, kernel, stride=1)[0, 1:6, 1:6, 0]
+    np.testing.assert_array_equal(got, kernel[::-1, ::-1, 0, 0])
 
 
 def test_channels_do_not_mix():
@@ -293,7 +293,7 @@ def test_a_layer_convolves_and_adds_the_bias():
 
 def test_folding_multiplies_the_kernel_and_moves_the_bias():
     # By hand: s = 3 / sqrt(3.75 + 0.25) = 1.5; bias 1.5 * (2 - 7) + 5 = -2.5.
-    found = fold_batch_norm(
+    got = fold_batch_norm(
         np.full((1, 1, 1, 1), 4.0),
         np.array([2.0]),
         gain=np.array([3.0]),
@@ -302,8 +302,8 @@ def test_folding_multiplies_the_kernel_and_moves_the_bias():
         variance=np.array([3.75]),
         epsilon=0.25,
     )
-    np.testing.assert_allclose(found.kernel, 6.0)
-    np.testing.assert_allclose(found.bias, -2.5)
+    np.testing.assert_allclose(got.kernel, 6.0)
+    np.testing.assert_allclose(got.bias, -2.5)
 
 
 @pytest.mark.parametrize("bias", [None, draw(4, seed=2)])
@@ -318,11 +318,11 @@ def test_a_folded_convolution_includes_the_batch_norm(bias):
     values = values * norm["gain"] + norm["offset"]
     folded = fold_batch_norm(kernel, bias, **norm)
     assert folded.kernel.dtype == folded.bias.dtype == np.float64
-    found = symmetric_padding_convolution(
+    got = symmetric_padding_convolution(
         jnp.asarray(maps), jnp.asarray(folded.kernel.astype(np.float32)), stride=1
     )
     np.testing.assert_allclose(
-        np.asarray(found) + folded.bias, values, rtol=1e-4, atol=1e-4
+        np.asarray(got) + folded.bias, values, rtol=1e-4, atol=1e-4
     )
 
 
@@ -376,8 +376,8 @@ def test_pooling_takes_the_largest_cell_of_each_complete_window(
         for y in rows
     ]
     run = transform(max_pool, static_argnames=("size", "stride", "padding"))
-    found = run(jnp.asarray(maps), size=size, stride=2, padding=padding)
-    np.testing.assert_array_equal(found, np.array(expected).transpose(2, 0, 1, 3))
+    got = run(jnp.asarray(maps), size=size, stride=2, padding=padding)
+    np.testing.assert_array_equal(got, np.array(expected).transpose(2, 0, 1, 3))
 
 
 def test_a_map_smaller_than_the_window_has_no_cells():
@@ -386,16 +386,16 @@ def test_a_map_smaller_than_the_window_has_no_cells():
 
 def test_the_gradient_of_a_pooling_goes_to_the_largest_cell():
     maps = jnp.asarray(draw(1, 4, 4, 1))
-    found = jax.grad(lambda maps: max_pool(maps, size=2, stride=2).sum())(maps)
+    got = jax.grad(lambda maps: max_pool(maps, size=2, stride=2).sum())(maps)
     largest = max_pool(maps, size=2, stride=2).repeat(2, 1).repeat(2, 2)
-    np.testing.assert_array_equal(found, maps == largest)
+    np.testing.assert_array_equal(got, maps == largest)
 
 
 def test_masking_keeps_real_cells_and_clears_even_nan():
     maps = np.full((3, 2, 3, 1), np.nan, np.float32)
     maps[:, :1, :2] = 7
     sizes = jnp.array([[1, 2], [0, 3], [2, 1]])
-    found = jax.jit(mask_padding)(jnp.asarray(maps), sizes)[..., 0]
-    np.testing.assert_array_equal(found[0], [[7, 7, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(found[1], 0)
-    np.testing.assert_array_equal(found[2], [[7, 0, 0], [np.nan, 0, 0]])
+    got = jax.jit(mask_padding)(jnp.asarray(maps), sizes)[..., 0]
+    np.testing.assert_array_equal(got[0], [[7, 7, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(got[1], 0)
+    np.testing.assert_array_equal(got[2], [[7, 0, 0], [np.nan, 0, 0]])

@@ -41,31 +41,31 @@ def images_of(*shape):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_follows_the_protocol(network):
-    made = outline(network)
-    assert isinstance(made, Network)
-    assert made.scaling == CUSTOM
+    outlined = outline(network)
+    assert isinstance(outlined, Network)
+    assert outlined.scaling == CUSTOM
     shapes = jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.float32)
     pairs = jax.ShapeDtypeStruct((2, 2), jnp.int32)
-    maps = jax.eval_shape(lambda n, *a: n(*a), made, shapes, pairs)
-    assert set(maps) == set(made.strides)
-    for name, stride in made.strides.items():
+    maps = jax.eval_shape(lambda n, *a: n(*a), outlined, shapes, pairs)
+    assert set(maps) == set(outlined.strides)
+    for name, stride in outlined.strides.items():
         assert maps[name].shape[:3] == (2, 96 // stride, 64 // stride)
-        cells = made.cells(name, np.array([[96, 64]]))
+        cells = outlined.cells(name, np.array([[96, 64]]))
         np.testing.assert_array_equal(cells, [[96 // stride, 64 // stride]])
     # Every weight has a name, and the deepest map is the last.
-    layers = made.layers().values()
-    assert len(jax.tree.leaves(nnx.state(made))) == 2 * len(layers)
-    assert list(made.strides.values())[-1] == max(made.strides.values())
+    layers = outlined.layers().values()
+    assert len(jax.tree.leaves(nnx.state(outlined))) == 2 * len(layers)
+    assert list(outlined.strides.values())[-1] == max(outlined.strides.values())
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_without_a_name_the_deepest_map_is_computed_and_a_batch_may_be_empty(network):
-    made, sizes = outline(network), jnp.zeros((0, 2), jnp.int32)
+    outlined, sizes = outline(network), jnp.zeros((0, 2), jnp.int32)
     images = images_of(0, 64, 32)
-    maps = jax.eval_shape(lambda n, i: forward(n, i, sizes), made, images)
-    deepest = list(made.strides)[-1]
+    maps = jax.eval_shape(lambda n, i: forward(n, i, sizes), outlined, images)
+    deepest = list(outlined.strides)[-1]
     assert list(maps) == [deepest]
-    stride = made.strides[deepest]
+    stride = outlined.strides[deepest]
     assert maps[deepest].shape[:3] == (0, 64 // stride, 32 // stride)
 
 
@@ -153,7 +153,7 @@ def test_a_second_call_or_other_weights_compile_nothing(monkeypatch):
         forward(small(), images[:2], sizes[:2])
 
 
-def test_what_the_named_maps_do_not_need_is_not_computed():
+def test_layers_after_the_named_maps_are_not_computed():
     def work(name):
         run = functools.partial(forward, names=(name,))
         sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)

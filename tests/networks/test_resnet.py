@@ -43,10 +43,10 @@ def planes_of(network, images):
     return torch.tensor(scaled, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
-def assert_maps_agree(found, expected):
+def assert_maps_agree(got, expected):
     for name, planes in zip(NAMES, expected, strict=True):
         values = planes.permute(0, 2, 3, 1).numpy()
-        real = found[name][:, : values.shape[1], : values.shape[2]]
+        real = got[name][:, : values.shape[1], : values.shape[2]]
         gap = np.abs(real - values).max() / np.abs(values).max()
         assert gap < 1e-4, (name, gap)
 
@@ -75,8 +75,8 @@ def test_the_whole_resnet50_agrees_with_the_one_in_torch():
     images = pixels(1, 64, 64, 3)
     with torch.inference_mode():
         expected = list(torch_twins.resnet_maps(twin, planes_of(network, images)))
-    found = forward(network, jnp.asarray(images), jnp.array([[64, 64]]), names=NAMES)
-    assert_maps_agree(found, expected)
+    got = forward(network, jnp.asarray(images), jnp.array([[64, 64]]), names=NAMES)
+    assert_maps_agree(got, expected)
 
 
 @jax.jit
@@ -98,9 +98,9 @@ def test_the_gradient_in_pixels_agrees_with_the_one_in_torch(network):
     last.square().sum().backward()
     # Of scaled planes: over std it is that of pixels.
     expected = planes.grad.permute(0, 2, 3, 1).numpy() / network.scaling.std
-    _, found = slopes(network, jnp.asarray(images), jnp.array([[33, 36]]))
+    _, got = slopes(network, jnp.asarray(images), jnp.array([[33, 36]]))
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(found[:, :33, :36], expected, rtol=0, atol=1e-4 * scale)
+    np.testing.assert_allclose(got[:, :33, :36], expected, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
         rows, columns = network.cells(name, np.asarray(sizes))[0]
         assert expected.shape[1:3] == (rows, columns), name
         scale = float(jnp.abs(expected).max())
-        found = np.array(padded[name])
+        got = np.array(padded[name])
         np.testing.assert_allclose(
-            found[:, :rows, :columns], expected, rtol=0, atol=1e-5 * scale, err_msg=name
+            got[:, :rows, :columns], expected, rtol=0, atol=1e-5 * scale, err_msg=name
         )
-        found[:, :rows, :columns] = 0
-        np.testing.assert_array_equal(found, 0, err_msg=name)
+        got[:, :rows, :columns] = 0
+        np.testing.assert_array_equal(got, 0, err_msg=name)
 
 
 @settings(deadline=None, max_examples=8)
@@ -130,13 +130,13 @@ def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
 def test_the_padding_has_no_influence(network, height, width):
     sizes, picture = jnp.array([[height, width]]), pixels(1, height, width, 3)
     zeros, noise = np.zeros((1, 64, 72, 3), np.float32), pixels(1, 64, 72, 3)[:, ::-1]
-    found = []
+    got = []
     for canvas in (zeros, noise.copy()):
         canvas[:, :height, :width] = picture
         images = jnp.asarray(canvas)
-        found.append(forward(network, images, sizes, names=NAMES))
+        got.append(forward(network, images, sizes, names=NAMES))
     for name in NAMES:
-        np.testing.assert_array_equal(found[0][name], found[1][name], err_msg=name)
+        np.testing.assert_array_equal(got[0][name], got[1][name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,9 @@ def test_every_map_agrees_with_the_same_network_in_torch(network):
             maps.permute(0, 2, 3, 1).numpy()
             for maps in torch_twins.vgg16_maps(twin, planes)
         ]
-    found = forward(network, jnp.asarray(canvas), jnp.array([[51, 37]]), names=NAMES)
+    got = forward(network, jnp.asarray(canvas), jnp.array([[51, 37]]), names=NAMES)
     for name, values in zip(NAMES, expected, strict=True):
-        real = found[name][:, : values.shape[1], : values.shape[2]]
+        real = got[name][:, : values.shape[1], : values.shape[2]]
         gap = np.abs(real - values).max() / np.abs(values).max()
         assert gap < 1e-4, (name, gap)
 
@@ -65,12 +65,12 @@ def test_a_padded_picture_gets_the_maps_it_gets_alone(network, height, width):
         rows, columns = network.cells(name, np.asarray(sizes))[0]
         assert expected.shape[1:3] == (rows, columns), name
         scale = float(jnp.abs(expected).max())
-        found = np.array(padded[name])
+        got = np.array(padded[name])
         np.testing.assert_allclose(
-            found[:, :rows, :columns], expected, rtol=0, atol=1e-5 * scale, err_msg=name
+            got[:, :rows, :columns], expected, rtol=0, atol=1e-5 * scale, err_msg=name
         )
-        found[:, :rows, :columns] = 0
-        np.testing.assert_array_equal(found, 0, err_msg=name)
+        got[:, :rows, :columns] = 0
+        np.testing.assert_array_equal(got, 0, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,10 @@ def test_maps_have_the_channels_of_configuration_d(network):
     maps = jax.eval_shape(lambda n, *a: n(*a), network, shape, sizes)
     depths = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
     assert len(maps) == 13 + 5
-    for name, found in maps.items():
+    for name, got in maps.items():
         side = 224 // VGG16.strides[name]
         block = int(name.removeprefix("conv").removeprefix("pool")[0])
-        assert found.shape == (2, side, side, depths[block]), name
+        assert got.shape == (2, side, side, depths[block]), name
 
 
 def test_layers_are_the_convolutions_by_name(network):
@@ -151,6 +151,6 @@ def test_a_custom_scaling_replaces_the_usual_one(network):
         255 * np.array(numbers, np.float32)[None, None, None] for numbers in (MEAN, STD)
     )
     moved = (images - 10) / 2 * std + mean
-    found = forward(custom, images, sizes, names=("conv1_1",))["conv1_1"]
+    got = forward(custom, images, sizes, names=("conv1_1",))["conv1_1"]
     expected = forward(network, moved, sizes, names=("conv1_1",))["conv1_1"]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-2)

@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import nearest_neighbors, r_match
 
@@ -9,20 +11,15 @@ SCORERS = [nearest_neighbors, r_match]
 EYE = jnp.asarray(np.eye(3, dtype=np.float32))
 
 
-def summed_and_scaled(vectors, ids):
-    """Global descriptors, image by image."""
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
-
-
 def global_scores(vectors, image_ids, queries, query_ids):
     return (
-        summed_and_scaled(vectors, image_ids) @ summed_and_scaled(queries, query_ids).T
+        global_descriptors(vectors, image_ids)
+        @ global_descriptors(queries, query_ids).T
     )
 
 
 def cross_matches(vectors, image_ids, queries, query_ids):
-    """For each query region the best similarity in the image, summed; all by loops."""
+    """R-match scores by loops: best similarities of query regions, summed."""
     scores = np.zeros((image_ids.max() + 1, query_ids.max() + 1))
     for image, query in np.ndindex(scores.shape):
         regions = vectors[image_ids == image]
@@ -46,16 +43,6 @@ def many(collection):
     )
 
 
-def on_device(collection, dtype):
-    """What the scorers take, vectors as JAX arrays of a dtype."""
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("case", "scorer"),
@@ -68,21 +55,21 @@ def on_device(collection, dtype):
 )
 def test_agrees_with_loops_over_images_and_regions(request, scorer, case):
     case = request.getfixturevalue(case)
-    got = scorer(*on_device(case, np.float64))
+    got = scorer(*scorer_arguments(case, np.float64))
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, ORACLES[scorer](*case), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_single_precision_is_close_to_the_loops(scorer, many):
-    got = scorer(*on_device(many, np.float32))
+    got = scorer(*scorer_arguments(many))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, ORACLES[scorer](*many), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_one_region_each_is_nearest_neighbours_of_the_vectors(collection, scorer):
+def test_single_regions_score_by_their_cosine(collection, scorer):
     vectors, queries = collection.vectors, collection.queries
     got = scorer(
         jnp.asarray(vectors),
@@ -104,16 +91,16 @@ def test_the_order_of_regions_within_an_image_does_not_matter(collection, scorer
         queries=collection.queries[shuffled_queries],
     )
     np.testing.assert_allclose(
-        scorer(*on_device(moved, np.float32)),
-        scorer(*on_device(collection, np.float32)),
+        scorer(*scorer_arguments(moved)),
+        scorer(*scorer_arguments(collection)),
         rtol=1e-5,
         atol=1e-6,
     )
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_a_query_gets_the_same_scores_alone_and_among_others(many, scorer):
-    vectors, ids, queries, query_ids = on_device(many, np.float32)
+def test_scores_of_a_query_do_not_depend_on_other_queries(many, scorer):
+    vectors, ids, queries, query_ids = scorer_arguments(many)
     together = np.asarray(scorer(vectors, ids, queries, query_ids))
     for query in (1, 2):
         regions = jnp.asarray(np.asarray(queries)[query_ids == query])
@@ -122,14 +109,14 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(many, scorer):
 
 
 def test_an_image_matches_itself_best(collection):
-    vectors, ids, _, _ = on_device(collection, np.float32)
+    vectors, ids, _, _ = scorer_arguments(collection)
     for scorer in SCORERS:
         scores = np.asarray(scorer(vectors, ids, vectors, ids))
         np.testing.assert_allclose(scores.diagonal(), scores.max(0), rtol=1e-6)
 
 
-def test_regions_that_an_image_adds_never_lower_its_match(collection):
-    vectors, ids, queries, query_ids = on_device(collection, np.float32)
+def test_added_regions_never_lower_r_match(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     # Image 0 with all its regions, and with copies of the first of them alone.
     assert (ids == 0).sum() > 1
     copies = np.where(ids == 0, 0, np.arange(len(ids)))
@@ -141,18 +128,18 @@ def test_regions_that_an_image_adds_never_lower_its_match(collection):
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_compiled_and_traced_ids_give_the_same(many, scorer):
-    arguments = on_device(many, np.float32)
+def test_traced_ids_under_jit_give_equal_scores(many, scorer):
+    arguments = scorer_arguments(many)
     expected = scorer(*arguments)
     traced = jax.jit(lambda *all_: scorer(*all_, num_images=24, num_queries=3))
     got = traced(*(jnp.asarray(a) for a in arguments))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
+def test_images_without_regions_rank_last_and_empty_queries_score_zero(
     collection,
 ):
-    arguments = on_device(collection, np.float32)
+    arguments = scorer_arguments(collection)
     counts = {"num_images": 25, "num_queries": 6}
     near, matched = (np.asarray(scorer(*arguments, **counts)) for scorer in SCORERS)
     assert near.shape == matched.shape == (25, 6)
@@ -163,18 +150,18 @@ def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_no_query_is_allowed(collection, scorer):
-    vectors, ids, _, _ = on_device(collection, np.float32)
+def test_zero_queries_give_empty_scores(collection, scorer):
+    vectors, ids, _, _ = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert scorer(vectors, ids, nothing, ids[:0]).shape == (24, 0)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("missing", ["num_images", "num_queries"])
-def test_traced_ids_need_the_counts(collection, scorer, missing):
+def test_traced_ids_need_counts_of_images_and_queries(collection, scorer, missing):
     counts = {"num_images": 24, "num_queries": 5}
     del counts[missing]
-    arguments = (jnp.asarray(a) for a in on_device(collection, np.float32))
+    arguments = (jnp.asarray(a) for a in scorer_arguments(collection))
     with pytest.raises(ValueError, match=f"{missing} must be given under jit"):
         jax.jit(lambda *all_: scorer(*all_, **counts))(*arguments)
 
@@ -208,7 +195,7 @@ def test_rejects_queries_of_another_dimension(scorer):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_double_precision_that_would_be_halved(scorer):
+def test_rejects_double_precision_without_x64(scorer):
     for where, name in [(0, "vectors"), (2, "queries")]:
         arguments = [EYE, np.arange(3), EYE, np.arange(3)]
         arguments[where] = np.eye(3)

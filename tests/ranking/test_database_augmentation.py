@@ -8,21 +8,15 @@ import pytest
 from finite_differences import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import global_descriptors, unit_rows
+from small_collection import scorer_arguments
 
 from diffjax.ranking import nearest_neighbors
 from diffjax.ranking._query_expansion import augment_descriptors, database_augmentation
 
 
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def descriptors(vectors, ids):
-    return unit(np.array([vectors[ids == i].sum(0) for i in np.unique(ids)]))
-
-
 def augmented_by_loops(database, *, k, power):
-    """Image by image, neighbour by neighbour."""
+    """Augmented descriptors by loops over images and neighbours."""
     rows = []
     for position, image in enumerate(database):
         others = [i for i in range(len(database)) if i != position]
@@ -30,17 +24,8 @@ def augmented_by_loops(database, *, k, power):
         row = image.copy()
         for i in sorted(others, key=lambda i: (-similarities[i], i))[:k]:
             row += max(similarities[i], 0.0) ** power * database[i]
-        rows.append(unit(row))
+        rows.append(unit_rows(row))
     return np.array(rows)
-
-
-def on_device(collection, dtype: type[np.floating] = np.float32):
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
 
 
 def in_plane(*degrees):
@@ -55,9 +40,9 @@ def in_plane(*degrees):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", [pytest.param(5, marks=pytest.mark.full), 1000])
 def test_agrees_with_loops_over_images_and_neighbours(collection, k):
-    arguments = on_device(collection, np.float64)
-    database = descriptors(collection.vectors, collection.image_ids)
-    queries = descriptors(collection.queries, collection.query_ids)
+    arguments = scorer_arguments(collection, np.float64)
+    database = global_descriptors(collection.vectors, collection.image_ids)
+    queries = global_descriptors(collection.queries, collection.query_ids)
     for power in 0.0, 0.5, 3.0:
         got = database_augmentation(*arguments, k=k, power=power)
         assert got.dtype == jnp.float64
@@ -65,23 +50,23 @@ def test_agrees_with_loops_over_images_and_neighbours(collection, k):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-14)
 
 
-def test_defaults_are_means_of_eleven(collection):
-    got = database_augmentation(*on_device(collection))
+def test_default_is_the_mean_of_an_image_and_ten_neighbours(collection):
+    got = database_augmentation(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
-    database = descriptors(collection.vectors, collection.image_ids)
-    queries = descriptors(collection.queries, collection.query_ids)
+    database = global_descriptors(collection.vectors, collection.image_ids)
+    queries = global_descriptors(collection.queries, collection.query_ids)
     expected = augmented_by_loops(database, k=10, power=0) @ queries.T
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_more_images_than_are_compared_at_a_time_agree_with_loops():
-    database = unit(np.random.default_rng(0).normal(size=(70, 3)))
+def test_several_blocks_of_images_agree_with_loops():
+    database = unit_rows(np.random.default_rng(0).normal(size=(70, 3)))
     got = augment_descriptors(jnp.asarray(database.astype(np.float32)))
     expected = augmented_by_loops(database, k=10, power=0)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_no_neighbours_give_nearest_neighbours():
+def test_k_0_equals_nearest_neighbours():
     images, queries = in_plane(70, -60, 5, 35, -62), in_plane(0, 20, None, 100)
     arguments = images, np.arange(5), queries, np.arange(5)
     np.testing.assert_allclose(
@@ -89,7 +74,7 @@ def test_no_neighbours_give_nearest_neighbours():
     )
 
 
-def test_an_image_that_nothing_resembles_stays_as_it_is_under_a_power():
+def test_images_without_similar_ones_do_not_move_under_a_power():
     database = in_plane(0, 120, 150)
     augmented = np.asarray(augment_descriptors(database, k=2, power=1.0))
     moved = np.abs(augmented - np.asarray(database))
@@ -97,7 +82,7 @@ def test_an_image_that_nothing_resembles_stays_as_it_is_under_a_power():
     assert moved[1:3].max(1).min() > 0.1
 
 
-def test_augmentation_finds_the_end_of_a_chain_that_nearest_neighbours_do_not():
+def test_augmentation_finds_the_image_at_the_end_of_a_chain():
     # From the query at 0 over 5 and 35 to 70 degrees; two strangers near -60. With one
     # neighbour, the image at 70 moves to 52.5; the strangers have each other.
     images, queries = in_plane(70, -60, 5, 35, -62), in_plane(0)
@@ -109,39 +94,39 @@ def test_augmentation_finds_the_end_of_a_chain_that_nearest_neighbours_do_not():
     np.testing.assert_allclose(got[0, 0], np.cos(np.radians(52.5)), rtol=1e-5)
 
 
-def test_an_image_never_counts_twice_also_among_duplicates():
+def test_an_image_counts_once_also_among_duplicates():
     # Of three equal vectors each has the other two, so nothing moves; the fourth has
     # two of them: (2, 0) and itself, of 80 degrees.
     database = in_plane(0, 0, 0, 80)
     got = np.asarray(augment_descriptors(database, k=2))
     database = np.asarray(database)
     np.testing.assert_allclose(got[:3], database[:3], atol=1e-6)
-    fourth = unit(np.array([2, 0]) + database[3])
+    fourth = unit_rows(np.array([2, 0]) + database[3])
     np.testing.assert_allclose(got[3], fourth, atol=1e-6)
 
 
-def test_of_equal_neighbours_the_first_counts():
+def test_equal_similarities_take_the_neighbour_of_lower_index():
     # The nearest of the vector at 0 is its twin; then come 60 and -60, exactly as far.
     database = np.array(in_plane(60, 0, 0, -60))
     database[3] = database[0] * [1, -1]
     for turned in database, database * np.array([1, -1], np.float32):
         got = np.asarray(augment_descriptors(jnp.asarray(turned), k=2))
-        np.testing.assert_allclose(got[1], unit([2, 0] + turned[0]), atol=1e-6)
+        np.testing.assert_allclose(got[1], unit_rows([2, 0] + turned[0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.0, 3.0])
-def test_an_image_without_direction_stays_zero_and_is_nobodys_neighbour(power):
+def test_zero_descriptors_stay_zero_and_are_never_neighbours(power):
     # By similarity, 0, the vectors of zeros would come before the one at 120 degrees.
     database = in_plane(None, 10, 120, 240)
     got = np.asarray(augment_descriptors(database, k=2, power=power))
     np.testing.assert_array_equal(got[[0, 4]], 0)
     rows = np.asarray(database, np.float64)[1:4]
-    expected = augmented_by_loops(unit(rows), k=2, power=power)
+    expected = augmented_by_loops(unit_rows(rows), k=2, power=power)
     np.testing.assert_allclose(got[1:4], expected, atol=1e-6)
 
 
 def test_images_and_queries_without_regions_score_zero(collection):
-    arguments = on_device(collection)
+    arguments = scorer_arguments(collection)
     got = database_augmentation(*arguments, num_images=26, num_queries=6)
     got = np.asarray(got)
     np.testing.assert_array_equal(got[24:], 0)
@@ -151,8 +136,8 @@ def test_images_and_queries_without_regions_score_zero(collection):
     )
 
 
-def test_no_query_no_image_and_one_image_are_allowed(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+def test_zero_queries_zero_images_and_one_image_are_accepted(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert database_augmentation(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert database_augmentation(nothing, ids[:0], queries, query_ids).shape == (0, 5)
@@ -161,7 +146,7 @@ def test_no_query_no_image_and_one_image_are_allowed(collection):
 
 
 @pytest.mark.full
-def test_eager_and_compiled_give_the_same():
+def test_eager_and_compiled_scores_agree():
     database = in_plane(70, -60, 5, 35)
     compiled = augment_descriptors(database, k=2, power=2.0)
     with jax.disable_jit():
@@ -169,16 +154,16 @@ def test_eager_and_compiled_give_the_same():
     np.testing.assert_allclose(eager, compiled, atol=2e-6)
 
 
-def test_compiled_and_traced_ids_give_the_same(collection):
-    arguments = on_device(collection)
+def test_traced_ids_under_jit_give_equal_scores(collection):
+    arguments = scorer_arguments(collection)
     expected = database_augmentation(*arguments)
     counted = functools.partial(database_augmentation, num_images=24, num_queries=5)
     got = jax.jit(counted)(*(jnp.asarray(a) for a in arguments))
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(database_augmentation(vectors, ids, queries, query_ids))
     # The others all are this one.
     regions = np.asarray(queries)[np.flatnonzero(query_ids == 1)]
@@ -190,9 +175,9 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 999), st.floats(0, 9))
-def test_lengths_are_one_and_the_order_of_images_does_not_matter(seed, power):
+def test_permuting_images_permutes_augmented_unit_vectors(seed, power):
     rng = np.random.default_rng(seed)
-    database = unit(rng.normal(size=(70, 3))).astype(np.float32)
+    database = unit_rows(rng.normal(size=(70, 3))).astype(np.float32)
 
     def augment(rows):
         return np.asarray(augment_descriptors(jnp.asarray(rows), k=10, power=power))
@@ -227,7 +212,7 @@ def test_gradients_are_finite_for_images_that_are_zero_or_at_a_right_angle():
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_bad_settings_and_bad_input():
+def test_rejects_invalid_settings_and_inputs():
     eye, ids = jnp.asarray(np.eye(3, dtype=np.float32)), np.arange(3)
     for call in (
         functools.partial(database_augmentation, eye, ids, eye, ids),

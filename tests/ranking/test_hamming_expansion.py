@@ -38,14 +38,14 @@ def chain():
 
     shown = [np.arange(low, low + 16) for low in (0, 8, 16)]
     shown += [np.arange(32 + 8 * i, 40 + 8 * i) for i in range(5)]
-    descriptors = np.concatenate([view(own) for own in shown]).astype(np.float32)
-    ids = np.repeat(np.arange(8), [len(own) for own in shown])
+    descriptors = np.concatenate([view(rows) for rows in shown]).astype(np.float32)
+    ids = np.repeat(np.arange(8), [len(rows) for rows in shown])
     learn = rng.normal(size=(3000, DIM)).astype(np.float32)
     index = HammingIndex.build(descriptors, ids, training=learn, config=CONFIG)
     return index, view(shown[0]).astype(np.float32), np.zeros(16, int)
 
 
-def test_finds_along_a_chain_what_the_query_itself_does_not_match(chain):
+def test_expansion_finds_an_image_linked_only_through_another(chain):
     before = np.asarray(chain[0].scores(*chain[1:]))[:, 0]
     after = np.asarray(hamming_query_expansion(*chain))[:, 0]
     assert before[2] == 0
@@ -55,43 +55,46 @@ def test_finds_along_a_chain_what_the_query_itself_does_not_match(chain):
     assert after[2] > 2 * after[3:].max()
 
 
-def reliable_images(index, mine, filed, scores, top, strict, min_matches):
-    """The best images with enough close matches, pair by pair."""
+def reliable_images(
+    index, query_features, database_features, scores, top, strict, min_matches
+):
+    """Reliable images: the best ones with enough close matches, pair by pair."""
     close = [0] * index.num_images
-    for word, signature in mine:
-        for other, image, theirs in filed:
-            h = int(np.bitwise_count(signature ^ theirs).sum())
-            close[image] += word == other and h <= strict * index.config.bits
+    for word, signature in query_features:
+        for other_word, image, other_signature in database_features:
+            distance = int(np.bitwise_count(signature ^ other_signature).sum())
+            is_close = distance <= strict * index.config.bits
+            close[image] += word == other_word and is_close
     best = sorted(range(index.num_images), key=lambda i: (-scores[i], i))[:top]
     return {image for image in best if close[image] >= min_matches}
 
 
-def words_taken(filed, reliable, own, room):
-    """Words of most reliable images, up to the first new one that has no room."""
-    having = {}
-    for word, image, _ in filed:
+def frequent_words(database_features, reliable, query_words, max_new_words):
+    """Words of most reliable images, until the limit of new ones is reached."""
+    images_of_word = {}
+    for word, image, _ in database_features:
         if image in reliable:
-            having.setdefault(word, set()).add(image)
-    taken = set()
-    for word in sorted(having, key=lambda w: (-len(having[w]), w)):
-        if word not in own:
-            if room == 0:
+            images_of_word.setdefault(word, set()).add(image)
+    words, num_new = set(), 0
+    for word in sorted(images_of_word, key=lambda w: (-len(images_of_word[w]), w)):
+        if word not in query_words:
+            if num_new == max_new_words:
                 break
-            room -= 1
-        taken.add(word)
-    return taken
+            num_new += 1
+        words.add(word)
+    return words
 
 
-def vote(signatures):
-    """Bits that most have; the first's where as many are for as against."""
+def majority_bits(signatures):
+    """Majority of each bit; that of the first signature where votes are equal."""
     bits = unpack_signatures(np.stack(signatures))
     votes = bits.sum(0) * 2 - len(bits)
     return np.where(votes == 0, bits[0], votes > 0)
 
 
-def oracle(index, queries, query_ids, *, top, strict, min_matches, new_words):
-    """The docstring's steps one by one, for queries that all have features."""
-    filed = [
+def scores_by_steps(index, queries, query_ids, *, top, strict, min_matches, new_words):
+    """Expanded scores by the docstring's steps; all queries must have features."""
+    database_features = [
         (word, int(index.inverted.images[i]), index.inverted.signatures[i])
         for word in range(index.config.num_words)
         for i in range(*index.inverted.starts[word : word + 2])
@@ -99,19 +102,26 @@ def oracle(index, queries, query_ids, *, top, strict, min_matches, new_words):
     columns = []
     for query in range(query_ids.max() + 1):
         features = index.quantize(queries[query_ids == query])
-        mine = list(zip(features.words, features.signatures, strict=True))
+        query_features = list(zip(features.words, features.signatures, strict=True))
         scores = index.score_matches(features, index.match(features))
-        reliable = reliable_images(index, mine, filed, scores, top, strict, min_matches)
+        reliable = reliable_images(
+            index, query_features, database_features, scores, top, strict, min_matches
+        )
         if reliable:
-            own = {word for word, _ in mine}
-            taken = words_taken(filed, reliable, own, int(new_words * len(own)))
-            joined = mine + [
+            query_words = {word for word, _ in query_features}
+            max_new_words = int(new_words * len(query_words))
+            added_words = frequent_words(
+                database_features, reliable, query_words, max_new_words
+            )
+            joined = query_features + [
                 (word, signature)
-                for word, image, signature in filed
-                if image in reliable and word in taken
+                for word, image, signature in database_features
+                if image in reliable and word in added_words
             ]
             words = sorted({word for word, _ in joined})
-            bits = [vote([s for w, s in joined if w == word]) for word in words]
+            bits = [
+                majority_bits([s for w, s in joined if w == word]) for word in words
+            ]
             rich = QuantizedFeatures(np.array(words), pack_signatures(np.stack(bits)))
             scores = index.score_matches(rich, index.match(rich))
         columns.append(scores)
@@ -146,11 +156,13 @@ def crowd():
     ],
     ids=str,
 )
-def test_agrees_with_the_steps_taken_one_by_one(crowd, setting):
+def test_agrees_with_the_docstring_step_by_step(crowd, setting):
     full = {"top": 100, "strict": 0.25, "min_matches": 2, "new_words": 0.5} | setting
     got = np.asarray(hamming_query_expansion(*crowd, **full))
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, oracle(*crowd, **full), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        got, scores_by_steps(*crowd, **full), rtol=1e-5, atol=1e-7
+    )
     # The setting matters here, and queries are indeed enriched.
     assert not np.allclose(got, crowd[0].scores(*crowd[1:]), atol=1e-3)
     if setting:
@@ -158,7 +170,7 @@ def test_agrees_with_the_steps_taken_one_by_one(crowd, setting):
         assert not np.allclose(got, usual, atol=1e-3)
 
 
-def test_matches_at_the_strict_distance_speak_for_an_image_and_farther_ones_do_not():
+def test_reliable_images_have_enough_matches_within_the_strict_distance():
     # Image 0 has two of distance 16 at most, image 1 one, image 2 two but is third.
     images = np.array([0, 0, 1, 1, 2, 2])
     distances = np.array([16, 3, 16, 17, 0, 0])
@@ -167,11 +179,11 @@ def test_matches_at_the_strict_distance_speak_for_an_image_and_farther_ones_do_n
     np.testing.assert_array_equal(got, [True, False, False])
 
 
-def test_words_of_most_images_come_first_until_enough_of_them_are_new():
+def test_frequent_words_are_added_until_the_limit_of_new_words():
     # Word 2 in images 0, 1 and 3; 5 in 0 and 1 (twice); 7 in 0 and 3; 4 and 9 in one.
     words = np.array([2, 2, 2, 4, 5, 5, 5, 7, 7, 9])
     images = np.array([0, 1, 3, 0, 0, 1, 1, 0, 3, 3])
-    own = np.array([2, 9])
+    query_words = np.array([2, 9])
     for share, expected in [
         (0.0, [2]),
         (0.5, [2, 5]),
@@ -179,11 +191,11 @@ def test_words_of_most_images_come_first_until_enough_of_them_are_new():
         (1.5, [2, 5, 7, 4, 9]),
         (9.0, [2, 5, 7, 4, 9]),
     ]:
-        got = _frequent_words(words, images, own, share)
+        got = _frequent_words(words, images, query_words, share)
         np.testing.assert_array_equal(got, expected)
 
 
-def test_features_of_a_word_become_one_of_their_majority(chain):
+def test_features_of_one_word_merge_into_their_majority_signature(chain):
     index = chain[0]
     bits = np.zeros((5, DIM), bool)
     bits[:2, 0] = True  # The query's only feature of word 4, and image 0's.
@@ -206,12 +218,12 @@ def test_features_of_a_word_become_one_of_their_majority(chain):
     assert [row.tolist() for row in set_bits] == [[0], [1]]
 
 
-def test_without_reliable_images_scores_stay_as_they_are(chain):
+def test_without_reliable_images_scores_are_unchanged(chain):
     got = hamming_query_expansion(*chain, min_matches=17)
     np.testing.assert_array_equal(got, chain[0].scores(*chain[1:]))
 
 
-def test_queries_without_features_have_zeros_and_others_are_their_own(chain):
+def test_queries_without_features_score_zero_and_change_no_others(chain):
     index, query, ids = chain
     got = hamming_query_expansion(index, query, ids + 1, num_queries=3)
     np.testing.assert_array_equal(got[:, [0, 2]], 0)

@@ -68,18 +68,18 @@ def bits_of(index, x, word):
     return np.array(values) > index.vocabulary.medians[word]
 
 
-def squared_idf(filed, word, num_images):
-    having = len({image for image, other, _ in filed if other == word})
+def squared_idf(database_features, word, num_images):
+    having = len({image for image, other, _ in database_features if other == word})
     return math.log(num_images / having) ** 2 if having else 0.0
 
 
-def match_score(index, filed, image, word, bits):
-    """What one feature of a query adds to the score of an image, in one word."""
+def match_score(index, database_features, image, word, bits):
+    """Score that one query feature adds to an image, in one word."""
     config = index.config
     distances = [
-        int((bits != theirs).sum())
-        for own, other, theirs in filed
-        if (own, other) == (image, word)
+        int((bits != other_bits).sum())
+        for other_image, other_word, other_bits in database_features
+        if (other_image, other_word) == (image, word)
     ]
     close = [h for h in distances if h <= config.threshold * config.bits]
     sigma = config.sigma * config.bits
@@ -88,13 +88,16 @@ def match_score(index, filed, image, word, bits):
 
 
 def by_loops(index, descriptors, ids, queries, query_ids, *, count):
-    """Scores of the docstring's formula, feature by feature."""
+    """Scores by loops over features: the docstring's formula."""
     m = index.num_images
-    filed = []
+    database_features = []
     for x, image in zip(descriptors, ids, strict=True):
         (word,) = words_of(index, x, 1)
-        filed.append((image, word, bits_of(index, x, word)))
-    weights = [squared_idf(filed, word, m) for word in range(index.config.num_words)]
+        database_features.append((image, word, bits_of(index, x, word)))
+    weights = [
+        squared_idf(database_features, word, m)
+        for word in range(index.config.num_words)
+    ]
 
     def norm(words):
         return math.sqrt(sum(weights[word] for word in words)) or 1.0
@@ -109,10 +112,11 @@ def by_loops(index, descriptors, ids, queries, query_ids, *, count):
         for image in range(m):
             scores[image, query] = (
                 sum(
-                    weights[word] * match_score(index, filed, image, word, bits)
+                    weights[word]
+                    * match_score(index, database_features, image, word, bits)
                     for word, bits in asked
                 )
-                / norm({word for own, word, _ in filed if own == image})
+                / norm({word for other, word, _ in database_features if other == image})
                 / norm({word for word, _ in asked})
             )
     return scores
@@ -128,7 +132,7 @@ def by_loops(index, descriptors, ids, queries, query_ids, *, count):
     ],
     ids=["all", "no bursts", "one word", "strict"],
 )
-def test_scores_are_those_of_loops_over_features_and_bits(index, images, asked, change):
+def test_agrees_with_loops_over_features_and_bits(index, images, asked, change):
     config = dataclasses.replace(SMALL, **change)
     changed = dataclasses.replace(index, config=config)
     got = changed.scores(*asked)
@@ -140,7 +144,7 @@ def test_scores_are_those_of_loops_over_features_and_bits(index, images, asked, 
 
 @settings(deadline=None, max_examples=20)
 @given(st.data(), st.sampled_from([64, 128]))
-def test_the_distance_of_signatures_is_the_number_of_bits_that_differ(data, bits):
+def test_signature_distance_counts_differing_bits(data, bits):
     rows = st.lists(st.lists(st.booleans(), min_size=bits, max_size=bits), min_size=2)
     drawn = np.array(data.draw(rows))
     packed = pack_signatures(drawn)
@@ -153,7 +157,7 @@ def test_the_distance_of_signatures_is_the_number_of_bits_that_differ(data, bits
     np.testing.assert_array_equal(hamming_distances(first, packed), expected)
 
 
-def test_the_majority_is_taken_bit_by_bit_and_ties_go_to_the_first():
+def test_majority_is_bitwise_and_ties_take_the_first_signature():
     bits = np.zeros((6, 64), bool)
     bits[0, :3] = True  # Alone in its group.
     bits[1, :2] = True  # Two against two: bits 0 and 2 tie, 1 has three votes.
@@ -164,7 +168,7 @@ def test_the_majority_is_taken_bit_by_bit_and_ties_go_to_the_first():
     assert [np.flatnonzero(row).tolist() for row in got] == [[0, 1, 2], [0, 1], []]
 
 
-def test_the_projections_are_orthonormal_and_halve_every_word(index, images):
+def test_projections_are_orthonormal_and_medians_halve_every_word(index, images):
     vocabulary = index.vocabulary
     np.testing.assert_allclose(
         vocabulary.projection @ vocabulary.projection.T, np.eye(64), atol=1e-12
@@ -172,12 +176,12 @@ def test_the_projections_are_orthonormal_and_halve_every_word(index, images):
     words = assign_words(vocabulary.centroids, images[0], 1)
     bits = unpack_signatures(compute_signatures(vocabulary, images[0], words)[:, 0])
     for word in range(6):
-        own = bits[words[:, 0] == word]
+        bits_of_word = bits[words[:, 0] == word]
         # At most the lower half is not above the median; the middle one is not, either.
-        np.testing.assert_array_equal(own.sum(0), len(own) // 2)
+        np.testing.assert_array_equal(bits_of_word.sum(0), len(bits_of_word) // 2)
 
 
-def test_a_descriptor_has_the_same_signature_alone_and_among_others(index, images):
+def test_signature_of_a_descriptor_does_not_depend_on_others(index, images):
     descriptors = images[0]
     words = assign_words(index.vocabulary.centroids, descriptors, 2)
     together = compute_signatures(index.vocabulary, descriptors, words)
@@ -188,31 +192,33 @@ def test_a_descriptor_has_the_same_signature_alone_and_among_others(index, image
         np.testing.assert_array_equal(alone[0], together[row])
 
 
-def test_the_weight_of_a_word_is_the_squared_logarithm_of_its_rarity(index, images):
+def test_word_weight_is_the_squared_inverse_document_frequency(index, images):
     words = assign_words(index.vocabulary.centroids, images[0], 1)[:, 0]
     for word in range(6):
         having = len(set(images[1][words == word]))
         assert index.weights[word] == pytest.approx(math.log(7 / having) ** 2)
 
 
-def test_words_that_all_images_have_weigh_nothing_and_harm_nothing():
+def test_words_in_all_images_have_weight_zero():
     descriptors, ids = draw([5, 5], seed=1)
     one = dataclasses.replace(SMALL, num_words=1, assignments=1)
     everywhere = HammingIndex.build(descriptors, ids, config=one)
     np.testing.assert_array_equal(everywhere.scores(descriptors, ids), 0)
 
 
-def test_four_equal_matches_of_a_feature_count_as_two_and_without_bursts_as_four(
+def test_burst_normalization_counts_four_equal_matches_as_two(
     index,
 ):
     # Word 0 has four copies in image 1, one in image 0, and none in others.
     signature = np.zeros((5, 1), np.uint64)
     features = QuantizedFeatures(np.zeros(5, int), signature)
-    filed = build_inverted_file(features, np.array([0, 1, 1, 1, 1]), num_words=6)
+    database_features = build_inverted_file(
+        features, np.array([0, 1, 1, 1, 1]), num_words=6
+    )
     for normalize_bursts, expected in [(True, 2.0), (False, 4.0)]:
         changed = dataclasses.replace(
             index,
-            inverted=filed,
+            inverted=database_features,
             config=dataclasses.replace(SMALL, normalize_bursts=normalize_bursts),
         )
         query = QuantizedFeatures(np.zeros(1, int), signature[:1])
@@ -222,7 +228,7 @@ def test_four_equal_matches_of_a_feature_count_as_two_and_without_bursts_as_four
         np.testing.assert_array_equal(scores[2:], 0)
 
 
-def test_an_image_of_different_words_scores_one_for_itself_and_no_other_more():
+def test_an_image_scores_one_for_itself_and_zero_for_others():
     # Sixteen features apart from each other, each its own word.
     descriptors = 8 * np.eye(64, dtype=np.float32)[:16]
     ids = np.repeat(np.arange(4), 4)
@@ -233,13 +239,13 @@ def test_an_image_of_different_words_scores_one_for_itself_and_no_other_more():
     np.testing.assert_allclose(scores, np.eye(4), rtol=1e-6)
 
 
-def test_a_copy_of_an_image_finds_it(index, images):
-    found = np.asarray(rank(index.scores(*images)))[0]
-    kept = np.unique(images[1])
-    np.testing.assert_array_equal(found[kept], kept)
+def test_a_copied_image_ranks_its_original_first(index, images):
+    best = np.asarray(rank(index.scores(*images)))[0]
+    images_with_features = np.unique(images[1])
+    np.testing.assert_array_equal(best[images_with_features], images_with_features)
 
 
-def test_images_and_queries_without_features_have_zeros(index, asked):
+def test_images_and_queries_without_features_score_zero(index, asked):
     scores = np.asarray(index.scores(*asked, num_queries=5))
     assert scores.shape == (7, 5)
     np.testing.assert_array_equal(scores[3], 0)
@@ -248,7 +254,7 @@ def test_images_and_queries_without_features_have_zeros(index, asked):
     assert index.scores(*nothing).shape == (7, 0)
 
 
-def test_the_same_seed_gives_the_same_index_and_another_does_not(images, index, asked):
+def test_equal_seeds_give_equal_indexes_and_others_do_not(images, index, asked):
     again, other = (
         HammingIndex.build(*images, config=dataclasses.replace(SMALL, seed=seed))
         for seed in (0, 1)
@@ -259,15 +265,15 @@ def test_the_same_seed_gives_the_same_index_and_another_does_not(images, index, 
     assert not np.array_equal(other.scores(*asked), index.scores(*asked))
 
 
-def test_words_can_be_learnt_from_other_images(images, asked):
+def test_vocabulary_can_be_trained_on_other_images(images, asked):
     learn, _ = draw([40], seed=9)
     index = HammingIndex.build(*images, num_images=8, training=learn, config=SMALL)
     assert index.num_images == 8
     words = assign_words(index.vocabulary.centroids, learn, 1)
     bits = unpack_signatures(compute_signatures(index.vocabulary, learn, words)[:, 0])
     for word in np.unique(words):
-        own = bits[words[:, 0] == word]
-        np.testing.assert_array_equal(own.sum(0), len(own) // 2)
+        bits_of_word = bits[words[:, 0] == word]
+        np.testing.assert_array_equal(bits_of_word.sum(0), len(bits_of_word) // 2)
     np.testing.assert_allclose(
         index.scores(*asked),
         by_loops(index, *images, *asked, count=3),
@@ -276,13 +282,13 @@ def test_words_can_be_learnt_from_other_images(images, asked):
     )
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others(index, asked):
+def test_scores_of_a_query_do_not_depend_on_other_queries(index, asked):
     together = index.scores(*asked)
     alone = index.scores(asked[0][6:], np.zeros(8, int))
     np.testing.assert_array_equal(alone[:, 0], together[:, 2])
 
 
-def test_blocks_of_pairs_change_nothing(index, images, asked, monkeypatch):
+def test_block_size_does_not_change_matches(index, images, asked, monkeypatch):
     features = index.quantize(asked[0])
     whole = find_matches(index.inverted, features, threshold=24)
     assert len(whole.features) > 20
@@ -292,7 +298,7 @@ def test_blocks_of_pairs_change_nothing(index, images, asked, monkeypatch):
         np.testing.assert_array_equal(left, right)
 
 
-def test_learning_writes_nothing(images, capfd):
+def test_building_an_index_prints_nothing(images, capfd):
     HammingIndex.build(*images, config=SMALL)
     out, err = capfd.readouterr()
     assert out == err == ""
@@ -332,14 +338,14 @@ def test_rejects_settings_outside_their_ranges(change, complaint):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_collections_it_cannot_file(images, change, complaint):
+def test_rejects_invalid_collections(images, change, complaint):
     arguments = {"descriptors": images[0], "image_ids": images[1], "config": SMALL}
     with pytest.raises(ValueError, match=complaint):
         HammingIndex.build(**arguments | change)
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_queries_it_cannot_match(index, asked):
+def test_rejects_invalid_queries(index, asked):
     queries, ids = asked
     for bad, complaint in [
         ((queries[:, :32], ids), "queries must have the collection's 64 dimensions"),

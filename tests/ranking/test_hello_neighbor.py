@@ -3,17 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import check_gradient
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import hello_neighbor, nearest_neighbors
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
-
-
 def close_images(images, query, k):
-    """The close set by its definition, in Python sets."""
+    """Close set by its definition, in Python sets."""
     m = len(images)
 
     def nearest(vector, among):
@@ -33,8 +30,8 @@ def close_images(images, query, k):
     return close
 
 
-def greeted(images, queries, k):
-    """The definition, image by image."""
+def scores_by_definition(images, queries, k):
+    """Scores by the definition, image by image."""
     scores = np.zeros((len(images), len(queries)))
     for j, query in enumerate(queries):
         close = close_images(images, query, k)
@@ -42,16 +39,6 @@ def greeted(images, queries, k):
             mean = np.mean([image @ query, *(image @ images[c] for c in close)])
             scores[x, j] = 3 + image @ query if x in close else mean
     return scores
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +68,30 @@ def test_agrees_with_the_definition_in_sets(clusters, k):
         jnp.asarray(images), np.arange(60), jnp.asarray(queries), np.arange(6), k=k
     )
     assert got.dtype == jnp.float64
-    np.testing.assert_allclose(got, greeted(images, queries, k), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_agrees_with_the_definition_on_images_of_several_regions(collection):
     # In single precision, with the default of ten neighbours.
     vectors, ids, queries, query_ids = collection
-    got = hello_neighbor(*single(collection))
+    got = hello_neighbor(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
-    expected = greeted(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), 10
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_some_sets_grow_and_some_do_not(clusters):
+def test_example_has_close_sets_that_grow_and_that_do_not(clusters):
     images, queries = clusters
     first = [len(close_images(images, query, 4)) for query in queries]
     # Only a set that grew has more than the 4 neighbours of its query.
     assert max(first) > 4 > min(first)
 
 
-def test_finds_the_neighbours_of_close_images_before_what_is_near_the_query():
+def test_neighbours_of_close_images_rank_above_nearer_strangers():
     # The query at 0; a chain of images at 10, 20, 30 degrees, and one alone at -25,
     # which has others of its own near it.
     images = on_circle([10, 20, 30, -25, -26, -27])
@@ -117,7 +108,7 @@ def test_finds_the_neighbours_of_close_images_before_what_is_near_the_query():
     assert np.argsort(-got).tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_set_that_lies_by_half_in_the_close_set_is_added():
+def test_mutual_neighbours_join_if_half_are_in_the_close_set():
     # Along the way from the query: 0 and 1 are near it, 2 is near 0 and 1 only.
     images = on_circle([8, -8, 13, 90, 91])
     arguments = images, np.arange(5), on_circle([0]), np.arange(1)
@@ -131,7 +122,7 @@ def test_a_set_that_lies_by_half_in_the_close_set_is_added():
 
 
 @pytest.mark.usefixtures("x64")
-def test_without_neighbours_it_is_nearest_neighbours(collection):
+def test_k_0_equals_nearest_neighbours(collection):
     vectors, ids, queries, query_ids = collection
     arguments = jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids
     np.testing.assert_allclose(
@@ -139,8 +130,8 @@ def test_without_neighbours_it_is_nearest_neighbours(collection):
     )
 
 
-def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_permuting_images_permutes_scores(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
     new = np.repeat(np.arange(24), np.bincount(ids)[order])
@@ -153,8 +144,8 @@ def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
     )
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(hello_neighbor(vectors, ids, queries, query_ids))
     # Queries 0 and 4 have one region each: one program for both.
     for query in (0, 4):
@@ -163,7 +154,7 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
         np.testing.assert_allclose(alone, together[:, [query]], rtol=1e-5, atol=1e-6)
 
 
-def test_one_image_is_close_to_every_query():
+def test_a_single_image_is_close_to_every_query():
     # It has no others near it, so that any query is among its nearest.
     eye = np.eye(2, dtype=np.float32)
     image, queries = jnp.asarray(eye[:1]), jnp.asarray(eye)
@@ -171,7 +162,7 @@ def test_one_image_is_close_to_every_query():
     np.testing.assert_allclose(got, [[4, 3]])
 
 
-def test_any_query_is_a_neighbour_of_images_that_have_fewer_than_k_others():
+def test_any_query_is_a_neighbour_of_images_with_fewer_than_k_others():
     images = on_circle([0, 5, 11])
     arguments = images, np.arange(3), on_circle([120]), np.arange(1)
     cosines = np.cos(np.deg2rad([120, 115, 109]))
@@ -179,7 +170,7 @@ def test_any_query_is_a_neighbour_of_images_that_have_fewer_than_k_others():
     np.testing.assert_allclose(got, 3 + cosines[:, None], rtol=1e-6)
 
 
-def test_a_query_is_no_neighbour_of_images_that_have_k_nearer_others():
+def test_a_query_is_no_neighbour_of_images_with_k_nearer_images():
     degrees = np.array([0, 5, 11, 180, 185, 191])
     case = on_circle(degrees), np.arange(6), on_circle([120]), np.arange(1)
     got = hello_neighbor(*case, k=2)
@@ -187,7 +178,7 @@ def test_a_query_is_no_neighbour_of_images_that_have_k_nearer_others():
     np.testing.assert_allclose(got, expected[:, None], rtol=1e-5)
 
 
-def test_of_more_duplicates_than_neighbours_the_first_are_the_neighbours():
+def test_duplicates_beyond_k_are_cut_by_index():
     # Five images are one vector, which the query is; each one's 2 neighbours are the
     # first two of the others, so that R(0) = {1, 2}, R(1) = {0, 2} and R(2) = {0, 1}.
     eye = np.eye(2, dtype=np.float32)
@@ -196,8 +187,8 @@ def test_of_more_duplicates_than_neighbours_the_first_are_the_neighbours():
     np.testing.assert_allclose(got[:, 0], [4, 4, 4, 1, 1, 0])
 
 
-def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
-    arguments = single(collection)
+def test_empty_images_and_queries_score_zero_and_change_no_others(collection):
+    arguments = scorer_arguments(collection)
     got = np.asarray(hello_neighbor(*arguments, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
@@ -205,15 +196,15 @@ def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(colle
     np.testing.assert_allclose(got[:24, :5], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_no_query_and_no_image_are_allowed(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_zero_queries_or_zero_images_give_empty_scores(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert hello_neighbor(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert hello_neighbor(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
-def test_compiled_and_traced_ids_give_the_same(collection):
-    arguments = single(collection)
+def test_traced_ids_under_jit_give_equal_scores(collection):
+    arguments = scorer_arguments(collection)
     traced = jax.jit(lambda *a: hello_neighbor(*a, num_images=24, num_queries=5))
     np.testing.assert_allclose(
         traced(*(jnp.asarray(a) for a in arguments)),

@@ -4,23 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import _k_reciprocal, k_reciprocal, nearest_neighbors
 
 EYE = jnp.asarray(np.eye(3, dtype=np.float32))
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
+def scores_by_definition(images, queries, *, k1=20, k2=6, lam=0.3):
+    """Scores by the definition: dense, in Python sets, one query at a time."""
+    return np.stack([scores_of_query(images, q, k1, k2, lam) for q in queries], axis=1)
 
 
-def encoded(images, queries, *, k1=20, k2=6, lam=0.3):
-    """The definition: dense, in Python sets, one query after the other."""
-    return np.stack([one_query(images, q, k1, k2, lam) for q in queries], axis=1)
-
-
-def one_query(images, query, k1, k2, lam):
+def scores_of_query(images, query, k1, k2, lam):
     everything = np.vstack([images, query])
     similar = everything @ everything.T
     # One vector everywhere: any distance is 0, and so is its share of the largest.
@@ -65,22 +62,12 @@ def clustered(images, queries, seed=0):
 
 
 def scores(images, queries, **settings):
-    """Of images and queries of one vector each."""
+    """Scores of images and queries of one vector each."""
     ids = np.arange(len(images)), np.arange(len(queries))
     return np.asarray(
         k_reciprocal(
             jnp.asarray(images), ids[0], jnp.asarray(queries), ids[1], **settings
         )
-    )
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
     )
 
 
@@ -101,7 +88,9 @@ def test_agrees_with_the_dense_definition(chosen):
     images, queries = clustered(30, 4)
     got = scores(images, queries, **chosen)
     assert got.dtype == np.float64
-    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, **chosen), atol=1e-13
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -110,8 +99,13 @@ def test_agrees_with_the_definition_on_images_of_several_regions(collection):
     got = k_reciprocal(
         jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k1=6, k2=3
     )
-    images, wanted = descriptors(vectors, ids), descriptors(queries, query_ids)
-    np.testing.assert_allclose(got, encoded(images, wanted, k1=6, k2=3), atol=1e-13)
+    images, wanted = (
+        global_descriptors(vectors, ids),
+        global_descriptors(queries, query_ids),
+    )
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, wanted, k1=6, k2=3), atol=1e-13
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -127,7 +121,9 @@ def test_any_collection_agrees_with_the_definition(seed, k1, k2, lam):
     with jax.enable_x64(True):
         images, queries = clustered(30, 4, seed)
         got = scores(images, queries, **chosen)
-    np.testing.assert_allclose(got, encoded(images, queries, **chosen), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, **chosen), atol=1e-13
+    )
     assert got.min() >= 0
     assert got.max() <= 1
 
@@ -136,11 +132,13 @@ def test_single_precision_is_close_to_the_definition():
     images, queries = clustered(30, 4)
     got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k1=7), atol=1e-5
+    )
 
 
-def test_with_the_original_distance_alone_the_order_is_nearest_neighbours(collection):
-    arguments = single(collection)
+def test_lam_1_ranks_like_nearest_neighbours(collection):
+    arguments = scorer_arguments(collection)
     got = np.asarray(k_reciprocal(*arguments, lam=1))
     similar = np.asarray(nearest_neighbors(*arguments))
     np.testing.assert_array_equal(
@@ -150,7 +148,7 @@ def test_with_the_original_distance_alone_the_order_is_nearest_neighbours(collec
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_finds_what_shares_neighbours_before_what_is_near_the_query():
+def test_images_with_shared_neighbours_rank_above_nearer_strangers():
     # Degrees on a circle. The query at 0 is of the group at 6 to 24; what lies at -20
     # is nearer to it than 24 is, but has a group of its own, down to -28.
     degrees = np.deg2rad([6, 10, 14, 18, 24, -20, -22, -24, -26, -28])
@@ -162,7 +160,7 @@ def test_finds_what_shares_neighbours_before_what_is_near_the_query():
     assert set(order[:5].tolist()) == {0, 1, 2, 3, 4}
 
 
-def test_another_order_of_the_images_gives_the_scores_in_that_order():
+def test_permuting_images_permutes_scores():
     images, queries = (x.astype(np.float32) for x in clustered(30, 4))
     order = np.random.default_rng(0).permutation(30)
     got = scores(images[order], queries, k1=7)
@@ -170,7 +168,7 @@ def test_another_order_of_the_images_gives_the_scores_in_that_order():
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others():
+def test_scores_of_a_query_do_not_depend_on_other_queries():
     images, queries = (x.astype(np.float32) for x in clustered(30, 4))
     # Two that are alike would be neighbours in one set.
     queries[3] = queries[2]
@@ -181,11 +179,13 @@ def test_a_query_gets_the_same_scores_alone_and_among_others():
         np.testing.assert_allclose(alone[:, 0], together[:, query], atol=1e-6)
 
 
-def test_rows_in_blocks_agree_with_the_definition(monkeypatch):
+def test_small_blocks_of_rows_agree_with_the_definition(monkeypatch):
     monkeypatch.setattr(_k_reciprocal, "_BLOCK_ROWS", 7)
     images, queries = clustered(29, 4)  # Of no other test, which keeps its programs.
     got = scores(images.astype(np.float32), queries.astype(np.float32), k1=7)
-    np.testing.assert_allclose(got, encoded(images, queries, k1=7), atol=1e-5)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, queries, k1=7), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("k1", [1, 20])
@@ -194,11 +194,11 @@ def test_one_image_and_duplicates_agree_with_the_definition(k1):
     for numbers in ([0], [0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 2, 0, 1]):
         images, queries = eye[numbers], eye[:2]
         got = scores(images, queries, k1=k1, k2=2)
-        expected = encoded(images, queries, k1=k1, k2=2)
+        expected = scores_by_definition(images, queries, k1=k1, k2=2)
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_differences_that_are_rounding_are_none():
+def test_rounding_differences_of_equal_vectors_are_ignored():
     # The product of a vector with itself is not exactly 1, but above or below it.
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(12, 1, 48)).astype(np.float32)
@@ -208,18 +208,20 @@ def test_differences_that_are_rounding_are_none():
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_query_far_from_all_images_changes_the_scale_of_their_distances():
+def test_a_distant_query_rescales_distances_between_images():
     # It is among nobody's nearest, but everybody's farthest.
     images, _ = clustered(30, 4)
     images[:, 0] = 3 + np.abs(images[:, 0])
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     query = np.eye(5)[:1] * -1
     got = scores(images, query, k1=4, k2=3)
-    np.testing.assert_allclose(got, encoded(images, query, k1=4, k2=3), atol=1e-13)
+    np.testing.assert_allclose(
+        got, scores_by_definition(images, query, k1=4, k2=3), atol=1e-13
+    )
 
 
-def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(collection):
-    arguments = single(collection)
+def test_empty_images_and_queries_score_zero_and_change_no_others(collection):
+    arguments = scorer_arguments(collection)
     got = np.asarray(k_reciprocal(*arguments, k1=6, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
@@ -227,13 +229,13 @@ def test_an_image_and_a_query_without_regions_get_zeros_and_change_nothing(colle
     np.testing.assert_allclose(got[:24, :5], expected, atol=1e-6)
 
 
-def test_no_query_and_no_image_are_allowed():
+def test_zero_queries_or_zero_images_give_empty_scores():
     eye = np.eye(3, dtype=np.float32)
     assert scores(eye, eye[:0]).shape == (3, 0)
     assert scores(eye[:0], eye).shape == (0, 3)
 
 
-def test_the_arguments_are_left_as_they_are():
+def test_arguments_are_not_modified():
     images, queries = (x.astype(np.float32) for x in clustered(30, 4))
     vectors, wanted = jnp.asarray(images), jnp.asarray(queries)
     k_reciprocal(vectors, np.arange(30), wanted, np.arange(4))
@@ -241,7 +243,7 @@ def test_the_arguments_are_left_as_they_are():
     np.testing.assert_array_equal(wanted, queries)
 
 
-def test_refuses_to_be_traced():
+def test_rejects_traced_arguments():
     arguments = EYE, jnp.asarray(np.arange(3)), EYE, jnp.asarray(np.arange(3))
     with pytest.raises(ValueError, match="got traced ones: k_reciprocal runs on the"):
         jax.jit(lambda *a: k_reciprocal(*a, num_images=3, num_queries=3))(*arguments)

@@ -7,13 +7,11 @@ import pytest
 from finite_differences import check_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import unit_rows
+from small_collection import scorer_arguments
 
 from diffjax.ranking import r_match
 from diffjax.ranking._query_expansion import average_query_expansion, r_match_expansion
-
-
-def unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def matches(images, regions):
@@ -24,7 +22,7 @@ def matches(images, regions):
 
 
 def by_loops(vectors, image_ids, queries, query_ids, *, k):
-    """Query by query, region by region, image by image."""
+    """Scores by loops over queries, regions and images."""
     images = [vectors[image_ids == i] for i in np.unique(image_ids)]
     columns = []
     for query in np.unique(query_ids):
@@ -34,18 +32,9 @@ def by_loops(vectors, image_ids, queries, query_ids, *, k):
         expanded = []
         for region in regions:
             best_matches = [max(images[i], key=lambda x, z=region: x @ z) for i in best]
-            expanded.append(unit(np.sum([region, *best_matches], axis=0)))
+            expanded.append(unit_rows(np.sum([region, *best_matches], axis=0)))
         columns.append(matches(images, expanded))
     return np.stack(columns, axis=1)
-
-
-def on_device(collection, dtype: type[np.floating] = np.float32):
-    return (
-        jnp.asarray(collection.vectors.astype(dtype)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(dtype)),
-        collection.query_ids,
-    )
 
 
 def direction(degrees):
@@ -85,13 +74,13 @@ def search(scorer, images, queries, **settings):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.full), 1000])
 def test_agrees_with_loops_over_queries_regions_and_images(collection, k):
-    got = r_match_expansion(*on_device(collection, np.float64), k=k)
+    got = r_match_expansion(*scorer_arguments(collection, np.float64), k=k)
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, by_loops(*collection, k=k), rtol=1e-10)
 
 
-def test_single_precision_and_the_default_of_ten_images(collection):
-    got = r_match_expansion(*on_device(collection))
+def test_single_precision_with_default_k_agrees_with_loops(collection):
+    got = r_match_expansion(*scorer_arguments(collection))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, by_loops(*collection, k=10), atol=1e-5)
 
@@ -99,17 +88,17 @@ def test_single_precision_and_the_default_of_ten_images(collection):
 def draw_images(seed, *, images, regions):
     """Images of random unit regions of six dimensions."""
     drawn = np.random.default_rng(seed).normal(size=(images, regions, 6))
-    return unit(drawn).astype(np.float32)
+    return unit_rows(drawn).astype(np.float32)
 
 
-def test_no_images_give_r_match():
+def test_k_0_equals_r_match():
     case = draw_images(0, images=4, regions=2), draw_images(1, images=2, regions=2)
     np.testing.assert_allclose(
         search(r_match_expansion, *case, k=0), search(r_match, *case), atol=2e-6
     )
 
 
-def test_one_region_each_is_average_query_expansion():
+def test_single_regions_equal_average_query_expansion():
     case = draw_images(0, images=5, regions=1), draw_images(1, images=4, regions=1)
     np.testing.assert_allclose(
         search(r_match_expansion, *case, k=2),
@@ -118,7 +107,7 @@ def test_one_region_each_is_average_query_expansion():
     )
 
 
-def test_expansion_follows_a_chain_of_regions_that_r_match_does_not():
+def test_expansion_finds_the_region_at_the_end_of_a_chain():
     # In each image one region of the plane, 0 over 5 and 35 to 70 degrees or a
     # stranger's at -60, and one of clutter in a direction of its own.
     clutter = np.eye(6, dtype=np.float32)[2:]
@@ -131,7 +120,7 @@ def test_expansion_follows_a_chain_of_regions_that_r_match_does_not():
     np.testing.assert_array_equal(np.argsort(-got[:, 0]), [2, 3, 0, 1])
 
 
-def test_each_region_takes_its_own_match_in_the_images_all_of_them_chose():
+def test_regions_take_their_best_match_in_images_chosen_by_all_regions():
     # Image 0 has something for both regions, so it is the best; image 1 has a twin of
     # the first alone, which must not be taken though it is the best for that.
     x, y, z = np.eye(6, dtype=np.float32)[:3]
@@ -144,7 +133,7 @@ def test_each_region_takes_its_own_match_in_the_images_all_of_them_chose():
 
 
 @pytest.mark.parametrize("side", [1, -1])
-def test_of_equal_images_and_of_equal_regions_the_first_counts(side):
+def test_equal_images_and_equal_regions_take_the_lower_index(side):
     # All regions are 60 degrees away, on one side or the other, exactly.
     first, other = direction(60), direction(60)
     other[1] *= -1
@@ -161,8 +150,8 @@ def test_of_equal_images_and_of_equal_regions_the_first_counts(side):
         np.testing.assert_allclose(got[:, 0], expected, atol=1e-6)
 
 
-def test_an_image_without_regions_is_never_taken_and_comes_last(collection):
-    arguments = on_device(collection)
+def test_images_without_regions_are_never_answers_and_rank_last(collection):
+    arguments = scorer_arguments(collection)
     got = r_match_expansion(*arguments, num_images=26, num_queries=6, k=25)
     got = np.asarray(got)
     np.testing.assert_array_equal(got[24:, :5], -np.inf)
@@ -170,7 +159,7 @@ def test_an_image_without_regions_is_never_taken_and_comes_last(collection):
     np.testing.assert_allclose(got[:24, :5], by_loops(*collection, k=24), atol=1e-5)
 
 
-def test_a_region_of_zeros_is_not_expanded_and_disturbs_no_other():
+def test_zero_regions_are_not_expanded_and_change_no_others():
     images = [[direction(degrees)] for degrees in (0, 20, 100)]
     zero, region = direction(None), direction(10)
     got = search(r_match_expansion, images, [[zero, region], [zero]], k=2)
@@ -179,8 +168,8 @@ def test_a_region_of_zeros_is_not_expanded_and_disturbs_no_other():
     np.testing.assert_allclose(got[:, 0], alone[:, 0], atol=1e-6)
 
 
-def test_no_query_and_no_region_are_allowed(collection):
-    vectors, ids, queries, query_ids = on_device(collection)
+def test_zero_queries_or_zero_regions_are_accepted(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert r_match_expansion(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert r_match_expansion(nothing, ids[:0], queries, query_ids).shape == (0, 5)
@@ -188,25 +177,27 @@ def test_no_query_and_no_region_are_allowed(collection):
     np.testing.assert_array_equal(got, -np.inf)
 
 
-def test_more_regions_than_are_expanded_at_a_time_agree_with_loops(collection):
+def test_several_blocks_of_regions_agree_with_loops(collection):
     # No multiple of the regions of a batch.
-    vectors, ids, _, _ = on_device(collection)
-    queries = unit(np.random.default_rng(2).normal(size=(40, 12))).astype(np.float32)
+    vectors, ids, _, _ = scorer_arguments(collection)
+    queries = unit_rows(np.random.default_rng(2).normal(size=(40, 12))).astype(
+        np.float32
+    )
     query_ids = np.repeat(range(4), [1, 14, 5, 20])
     got = r_match_expansion(vectors, ids, jnp.asarray(queries), query_ids, k=3)
     expected = by_loops(np.asarray(vectors), ids, queries, query_ids, k=3)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_compiled_and_traced_ids_give_the_same(collection):
-    arguments = on_device(collection)
+def test_traced_ids_under_jit_give_equal_scores(collection):
+    arguments = scorer_arguments(collection)
     counted = functools.partial(r_match_expansion, num_images=24, num_queries=5)
     got = jax.jit(counted)(*(jnp.asarray(a) for a in arguments))
     np.testing.assert_allclose(got, r_match_expansion(*arguments), atol=2e-6)
 
 
 @pytest.mark.full
-def test_eager_and_compiled_give_the_same():
+def test_eager_and_compiled_scores_agree():
     images = [[direction(degrees)] for degrees in (0, 20, 100)]
     queries = [[direction(10), direction(50)]]
     compiled = search(r_match_expansion, images, queries, k=2)
@@ -217,7 +208,7 @@ def test_eager_and_compiled_give_the_same():
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(0, 999))
-def test_the_order_of_images_and_of_regions_does_not_matter(seed):
+def test_permuting_images_permutes_scores_and_region_order_is_irrelevant(seed):
     images = draw_images(seed, images=4, regions=2)
     queries = draw_images(seed + 1, images=2, regions=2)
     got = search(r_match_expansion, images, queries, k=2)
@@ -236,7 +227,7 @@ def test_gradients_agree_with_finite_differences(collection):
     check_gradient(scores, (vectors, queries))
 
 
-def test_gradients_are_finite_with_images_without_regions_and_regions_of_zeros():
+def test_gradients_are_finite_with_empty_images_and_zero_regions():
     queries = np.diag([1, 0, 0])[:2].astype(np.float32)
 
     @jax.jit
@@ -250,7 +241,7 @@ def test_gradients_are_finite_with_images_without_regions_and_regions_of_zeros()
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rejects_bad_settings_and_bad_input():
+def test_rejects_invalid_settings_and_inputs():
     eye, ids = jnp.asarray(np.eye(3, dtype=np.float32)), np.arange(3)
     with pytest.raises(ValueError, match="k must be at least 0, got -2"):
         r_match_expansion(eye, ids, eye, ids, k=-2)

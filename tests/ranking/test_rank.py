@@ -43,14 +43,14 @@ def test_ties_are_ordered_by_lower_index():
     np.testing.assert_array_equal(rank(many), expected[:, None])
 
 
-def test_what_is_not_a_number_comes_last_whatever_its_sign():
+def test_nan_scores_rank_last_with_either_sign():
     nan = np.float32("nan")
     scores = np.array([nan, -np.inf, np.copysign(nan, np.float32(-1)), np.inf, nan])
     got = rank(jnp.asarray(scores.astype(np.float32)[:, None]))
     np.testing.assert_array_equal(got, np.array([[3, 1, 0, 2, 4]]).T)
 
 
-def test_every_query_is_ranked_by_its_own_scores():
+def test_ranks_of_a_query_do_not_depend_on_other_queries():
     scores = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
     together = np.asarray(rank(jnp.asarray(scores)))
     for i in range(7):
@@ -66,7 +66,7 @@ def test_runs_inside_compiled_code_and_under_vmap():
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (3, 0)])
-def test_nothing_to_rank_is_allowed(shape):
+def test_zero_images_or_zero_queries_give_empty_ranks(shape):
     assert rank(jnp.asarray(np.zeros(shape, np.float32))).shape == shape
 
 
@@ -81,7 +81,7 @@ SIMILARITIES = jnp.asarray(np.array([[0.1], [0.4], [0.9], [0.2], [0.4]], np.floa
     [pytest.param(False, marks=pytest.mark.full), True],
     ids=["eager", "jit"],
 )
-def test_other_images_follow_the_short_list_by_similarity(jitted):
+def test_images_outside_the_short_list_follow_by_similarity(jitted):
     with jax.disable_jit(not jitted):
         got = fill_outside_by_similarity(SCORES, IMAGES, SIMILARITIES)
     # Least of the list -1, best of the others 0.9: -2 - (0.9 - g).
@@ -90,7 +90,7 @@ def test_other_images_follow_the_short_list_by_similarity(jitted):
     np.testing.assert_array_equal(rank(got), np.array([[3, 0, 2, 1, 4]]).T)
 
 
-def test_other_images_tie_at_zero_in_database_order_in_the_release():
+def test_images_outside_the_short_list_tie_at_zero_in_the_release():
     got = fill_outside_with_zeros(SCORES, IMAGES, SIMILARITIES)
     np.testing.assert_array_equal(got, np.array([[-1, 0, 0, 2, 0]]).T)
     np.testing.assert_array_equal(rank(got), np.array([[3, 1, 2, 4, 0]]).T)
@@ -98,7 +98,7 @@ def test_other_images_tie_at_zero_in_database_order_in_the_release():
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000), size=st.sampled_from([1, 3, 8]))
-def test_no_image_outside_the_list_comes_before_one_in_it(seed, size):
+def test_images_outside_the_short_list_rank_below_all_images_in_it(seed, size):
     rng = np.random.default_rng(seed)
     similarities = rng.uniform(-1, 1, size=(8, 3)).astype(np.float32)
     images = np.stack([rng.permutation(8)[:size] for _ in range(3)])

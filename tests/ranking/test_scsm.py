@@ -2,26 +2,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracle import global_descriptors
+from small_collection import scorer_arguments
 
 from diffjax.ranking import _neighbor_reranking, nearest_neighbors, scsm_reranking
 
 FULL = pytest.mark.full
 
 
-def descriptors(vectors, ids):
-    sums = np.array([vectors[ids == i].sum(0) for i in np.unique(ids)])
-    return sums / np.linalg.norm(sums, axis=1, keepdims=True)
-
-
 def ranks_for(vector, images):
-    """From 1, ties by lower index."""
+    """Ranks of images by similarity from 1, ties by lower index, and their order."""
     similar = [float(image @ vector) for image in images]
     order = sorted(range(len(images)), key=lambda x: (-similar[x], x))
     return {image: position + 1 for position, image in enumerate(order)}, order
 
 
-def reranked(images, queries, k):
-    """The definition, by loops."""
+def scores_by_definition(images, queries, k):
+    """Scores by the definition, by loops."""
     scores = np.zeros((len(images), len(queries)))
     for j, query in enumerate(queries):
         query_ranks, order = ranks_for(query, images)
@@ -31,16 +28,6 @@ def reranked(images, queries, k):
                 ranks, _ = ranks_for(images[neighbor], images)
                 scores[x, j] += 1 / (i + 1) / ranks[x]
     return scores
-
-
-def single(collection):
-    """What the scorer takes, in single precision."""
-    return (
-        jnp.asarray(collection.vectors.astype(np.float32)),
-        collection.image_ids,
-        jnp.asarray(collection.queries.astype(np.float32)),
-        collection.query_ids,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +63,14 @@ def test_agrees_with_the_definition_by_loops(collection, k):
     got = scsm_reranking(
         jnp.asarray(vectors), ids, jnp.asarray(queries), query_ids, k=k
     )
-    expected = reranked(descriptors(vectors, ids), descriptors(queries, query_ids), k)
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), k
+    )
     assert got.dtype == jnp.float64
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-def test_four_images_by_hand(planted):
+def test_agrees_with_four_images_by_hand(planted):
     images, query = planted
     got = np.asarray(scsm_reranking(images, np.arange(4), query, np.arange(1), k=2))
     # Ranks of a, b, u, t: 1 2 3 4 for the query, 1 3 4 2 for a, 3 1 4 2 for b.
@@ -94,7 +83,7 @@ def test_four_images_by_hand(planted):
     np.testing.assert_allclose(got[:, 0], expected, rtol=1e-6)
 
 
-def test_finds_what_is_near_the_nearest_images_before_what_is_near_the_query(planted):
+def test_images_near_the_nearest_images_rank_above_nearer_strangers(planted):
     images, query = planted
     arguments = images, np.arange(4), query, np.arange(1)
     near, reranked = (
@@ -105,8 +94,8 @@ def test_finds_what_is_near_the_nearest_images_before_what_is_near_the_query(pla
     assert reranked == [0, 1, 3, 2]
 
 
-def test_without_neighbours_the_order_is_that_of_nearest_neighbours(collection):
-    arguments = single(collection)
+def test_k_0_ranks_like_nearest_neighbours(collection):
+    arguments = scorer_arguments(collection)
     got, near = (
         np.asarray(scores)
         for scores in (scsm_reranking(*arguments, k=0), nearest_neighbors(*arguments))
@@ -117,16 +106,18 @@ def test_without_neighbours_the_order_is_that_of_nearest_neighbours(collection):
     np.testing.assert_allclose(first_to_last[:, 0], 1 / np.arange(1.0, 25), rtol=1e-6)
 
 
-def test_single_precision_and_the_default_of_ten_neighbours(collection):
+def test_single_precision_with_default_k_agrees_with_loops(collection):
     vectors, ids, queries, query_ids = collection
-    got = scsm_reranking(*single(collection))
-    expected = reranked(descriptors(vectors, ids), descriptors(queries, query_ids), 10)
+    got = scsm_reranking(*scorer_arguments(collection))
+    expected = scores_by_definition(
+        global_descriptors(vectors, ids), global_descriptors(queries, query_ids), 10
+    )
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_permuting_images_permutes_scores(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     order = np.random.default_rng(0).permutation(24)
     moved = np.concatenate([np.flatnonzero(ids == image) for image in order])
     new = np.repeat(np.arange(24), np.bincount(ids)[order])
@@ -138,8 +129,8 @@ def test_another_order_of_the_images_gives_the_scores_in_that_order(collection):
     )
 
 
-def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_scores_of_a_query_do_not_depend_on_other_queries(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     together = np.asarray(scsm_reranking(vectors, ids, queries, query_ids))
     # Queries 0 and 4 have one region each: one program for both.
     for query in (0, 4):
@@ -148,8 +139,8 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(collection):
         np.testing.assert_allclose(alone, together[:, [query]], rtol=1e-6)
 
 
-def test_queries_one_at_a_time_get_the_scores_of_a_block(collection, monkeypatch):
-    arguments = single(collection)
+def test_block_size_does_not_change_scores(collection, monkeypatch):
+    arguments = scorer_arguments(collection)
     together = scsm_reranking(*arguments)
     monkeypatch.setattr(_neighbor_reranking, "_MAX_RANKS_HELD", 1)
     # Two queries more, of no regions: a program that no other test keeps.
@@ -157,7 +148,7 @@ def test_queries_one_at_a_time_get_the_scores_of_a_block(collection, monkeypatch
     np.testing.assert_allclose(np.asarray(one_by_one)[:, :5], together, rtol=1e-6)
 
 
-def test_one_image_scores_one_and_a_half():
+def test_a_single_image_scores_one_and_a_half():
     # Rank 1 for the query, and 1/2 of rank 1 for itself.
     eye = np.eye(2, dtype=np.float32)
     image, queries = jnp.asarray(eye[:1]), jnp.asarray(eye)
@@ -174,27 +165,29 @@ def test_duplicates_rank_by_lower_index():
     np.testing.assert_allclose(got[:, 0], (1 + 1 / 2 + 1 / 3) / ranks)
 
 
-def test_an_image_without_regions_comes_last_and_a_query_without_any_gets_zeros(
+def test_images_without_regions_rank_last_and_empty_queries_score_zero(
     collection,
 ):
-    arguments = single(collection)
+    arguments = scorer_arguments(collection)
     got = np.asarray(scsm_reranking(*arguments, k=30, num_images=26, num_queries=6))
     np.testing.assert_array_equal(got[24:], 0)
     np.testing.assert_array_equal(got[:, 5], 0)
-    images, queries = (descriptors(*side) for side in (collection[:2], collection[2:]))
-    expected = reranked(images, queries, 24)
+    images, queries = (
+        global_descriptors(*side) for side in (collection[:2], collection[2:])
+    )
+    expected = scores_by_definition(images, queries, 24)
     np.testing.assert_allclose(got[:24, :5], expected, rtol=1e-6)
 
 
-def test_no_query_and_no_image_are_allowed(collection):
-    vectors, ids, queries, query_ids = single(collection)
+def test_zero_queries_or_zero_images_give_empty_scores(collection):
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     nothing = jnp.asarray(np.zeros((0, 12), np.float32))
     assert scsm_reranking(vectors, ids, nothing, ids[:0]).shape == (24, 0)
     assert scsm_reranking(nothing, ids[:0], queries, query_ids).shape == (0, 5)
 
 
-def test_compiled_and_traced_ids_give_the_same(collection):
-    arguments = single(collection)
+def test_traced_ids_under_jit_give_equal_scores(collection):
+    arguments = scorer_arguments(collection)
     traced = jax.jit(lambda *a: scsm_reranking(*a, num_images=24, num_queries=5))
     np.testing.assert_allclose(
         traced(*(jnp.asarray(a) for a in arguments)),
@@ -204,7 +197,7 @@ def test_compiled_and_traced_ids_give_the_same(collection):
 
 
 def test_ranks_have_no_gradient(collection):
-    vectors, ids, queries, query_ids = single(collection)
+    vectors, ids, queries, query_ids = scorer_arguments(collection)
     slope = jax.grad(lambda v: scsm_reranking(v, ids, queries, query_ids).sum())
     np.testing.assert_array_equal(jax.jit(slope)(vectors), 0)
 
@@ -224,7 +217,7 @@ def test_rejects_bad_arguments():
 
 
 @pytest.mark.full
-def test_not_compiled_gives_the_same(planted):
+def test_eager_and_compiled_scores_agree(planted):
     images, query = planted
     arguments = images, np.arange(4), query, np.arange(1)
     with jax.disable_jit():

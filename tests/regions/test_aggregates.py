@@ -27,15 +27,15 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def prior_by_hand(cells, places):
-    low, high = places.min(0), places.max(0)
-    squares = ((places - (low + high) / 2) ** 2).sum(1)
+def prior_by_hand(cells, positions):
+    low, high = positions.min(0), positions.max(0)
+    squares = ((positions - (low + high) / 2) ** 2).sum(1)
     deviation = (high - low + 1).min() / 2 / 3
     weights = np.exp(-squares / (2 * deviation**2))
     return weights @ cells / weights.sum()
 
 
-def crow_by_hand(cells, places):
+def crow_by_hand(cells, positions):
     sums = cells.sum(1)
     active = (cells != 0).mean(0)
     with np.errstate(divide="ignore"):
@@ -43,7 +43,7 @@ def crow_by_hand(cells, places):
     return channels * (np.sqrt(sums / np.sqrt((sums**2).sum())) @ cells)
 
 
-def netvlad_by_hand(cells, places):
+def netvlad_by_hand(cells, positions):
     total = np.zeros(CENTRES.shape)
     for x in unit(cells):
         votes = np.exp(WEIGHTS @ x + BIASES)
@@ -376,7 +376,7 @@ def test_a_dark_cell_adds_to_no_gradient():
     assert np.isfinite(slopes).all()
 
 
-def test_a_negative_sum_has_no_root_and_says_so():
+def test_the_root_of_a_negative_sum_is_nan():
     assert np.isnan(weigh(*row_of_cells([2, 1, 0], [0, 1, -3]))).any()
 
 

@@ -244,7 +244,7 @@ def test_a_component_that_loses_all_its_weight_is_dropped_for_good():
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 3, 4])
-def test_there_are_as_many_components_as_vectors_that_differ(distinct):
+def test_number_of_components_is_that_of_distinct_vectors(distinct):
     rng = np.random.default_rng(distinct)
     different = rng.normal(size=(distinct, DIMENSIONS)).astype(np.float32)
     copies = np.arange(SIZE) % distinct

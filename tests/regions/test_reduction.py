@@ -142,10 +142,10 @@ def test_under_jit_dropped_components_are_zero_rows_and_excess_regions_show(vect
     np.testing.assert_array_equal(got.image_ids, np.repeat(np.arange(4), 3))
     assert np.isnan(got.vectors[:3]).all()  # Of 9 regions.
     rows, ids = np.asarray(got.vectors[3:]), got.image_ids[3:]
-    kept = rows.any(1)
+    is_used = rows.any(1)
     expected = reduce(vectors, IDS)
-    np.testing.assert_array_equal(ids[kept], expected.image_ids[3:])
-    np.testing.assert_allclose(rows[kept], expected.vectors[3:], atol=1e-5)
+    np.testing.assert_array_equal(ids[is_used], expected.image_ids[3:])
+    np.testing.assert_allclose(rows[is_used], expected.vectors[3:], atol=1e-5)
 
 
 def test_under_jit_nan_stays_in_its_image(vectors):

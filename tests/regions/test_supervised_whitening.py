@@ -76,16 +76,16 @@ def test_matches_differ_by_one_in_all_directions_and_others_most_in_the_first(
     vectors = draw(seed)
     got = fit_supervised_whitening(vectors, MATCHED, UNMATCHED, dim=dim)
     projected = project(vectors, got)
-    kept = min(dim, SIZE)
+    out_dim = min(dim, SIZE)
     np.testing.assert_allclose(
-        mean_scatter(projected, MATCHED), np.eye(kept), atol=1e-9
+        mean_scatter(projected, MATCHED), np.eye(out_dim), atol=1e-9
     )
     between = mean_scatter(projected, UNMATCHED)
     sizes = np.diag(between)
     np.testing.assert_allclose(between, np.diag(sizes), atol=1e-9 * sizes[0])
     assert (np.diff(sizes) <= 0).all()
     largest = np.abs(np.asarray(got.projection)).argmax(0)
-    assert (np.asarray(got.projection)[largest, np.arange(kept)] > 0).all()
+    assert (np.asarray(got.projection)[largest, np.arange(out_dim)] > 0).all()
 
 
 @pytest.mark.usefixtures("x64")

@@ -262,7 +262,7 @@ def test_equal_vectors_are_refused(count):
         fit_pca_whitening(equal, dim=3)
 
 
-def test_what_cannot_be_fitted_is_refused(vectors):
+def test_rejects_vectors_that_cannot_be_fitted(vectors):
     single = vectors.astype(np.float32)
     with pytest.raises(ValueError, match="dim must be at least 1, got 0"):
         fit_pca_whitening(single, dim=0)

@@ -151,8 +151,8 @@ def test_box_is_drawn_in_the_coordinates_of_the_original_picture(read):
     page = read(
         query(ranking(None), box=(10, 20, 40, 50.5), shown=picture(0, 600, 800))
     )
-    place = {"x": "10", "y": "20", "width": "30", "height": "30.5"}
-    assert page.all("rect", **{"class": "box"}) == [{"class": "box"} | place]
+    rectangle = {"x": "10", "y": "20", "width": "30", "height": "30.5"}
+    assert page.all("rect", **{"class": "box"}) == [{"class": "box"} | rectangle]
     assert page.all("svg", role="img")[0]["viewbox"] == "0 0 800 600"
     embedded = page.all("image")[0]
     assert (embedded["width"], embedded["height"]) == ("800", "600")

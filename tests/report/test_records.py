@@ -166,19 +166,19 @@ def test_a_full_disk_leaves_the_records_as_they_were(tmp_path, monkeypatch):
     assert read_records(path) == [{"a": 1}, {"a": 3}]
 
 
-@pytest.mark.parametrize("kept", [1, 5, -1], ids=["brace", "middle", "newline"])
-def test_cut_last_line_is_refused_by_number_when_read_and_appended(tmp_path, kept):
+@pytest.mark.parametrize("size", [1, 5, -1], ids=["brace", "middle", "newline"])
+def test_cut_last_line_is_refused_by_number_when_read_and_appended(tmp_path, size):
     path = tmp_path / "records.jsonl"
     append_record(path, {"whole": 1})
     first = path.read_bytes()
     append_record(path, {"cut": 2})
     second = path.read_bytes()[len(first) :]
-    path.write_bytes(first + second[:kept])
+    path.write_bytes(first + second[:size])
     with pytest.raises(ValueError, match="line 2 must end in a newline"):
         read_records(path)
     with pytest.raises(ValueError, match="line 2 must end in a newline"):
         append_record(path, {"more": 3})
-    assert path.read_bytes() == first + second[:kept]
+    assert path.read_bytes() == first + second[:size]
 
 
 @pytest.mark.parametrize("line", ["{]", "", '{"a": NaN}', "[1, 2]", '{"a": 1e999}'])

@@ -124,14 +124,14 @@ def collections(data, orders, precision):
         graph = normalize(compress(affinity(knn(vectors, K), gamma=GAMMA)))
         gmp = gmp_weights(vectors, data.image_ids, lam=LAM)
         descriptors = global_descriptors(vectors, ids)
-        made = {}
+        by_order_and_pooling = {}
         for name, order in orders.items():
             is_own = name == "own"
             placed = graph if is_own else permute(graph, order)
             inverse = np.argsort(order).astype(np.int32)
             rows = np.asarray(vectors)[order]
             for pooling in "gmp", "sum":
-                made[name, pooling] = Collection(
+                by_order_and_pooling[name, pooling] = Collection(
                     vectors=jnp.asarray(rows),
                     graph=placed,
                     image_ids=ids,
@@ -148,7 +148,7 @@ def collections(data, orders, precision):
                     max_degree=int(np.diff(np.asarray(placed.starts)).max()),
                     descriptors=descriptors,
                 )
-    return made
+    return by_order_and_pooling
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def dense_weights(data, pooling):
     ("order", "pooling", "rule"),
     [("own", "sum", "paper"), ("shuffled", "gmp", "paper"), ("own", "gmp", "official")],
 )
-def test_every_step_is_what_its_formula_says(
+def test_every_step_agrees_with_its_formula(
     data, asked, orders, collections, search, close, order, pooling, rule
 ):
     config = dataclasses.replace(search, rule=rule)
@@ -525,7 +525,7 @@ def test_scores_have_derivatives_by_alpha_and_gamma(asked, shuffled, search, pre
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
 
 
-def test_what_a_search_needs_is_named(asked, shuffled, search):
+def test_error_names_the_array_that_a_search_lacks(asked, shuffled, search):
     short = dataclasses.replace(search, shortlist=5)
     with pytest.raises(ValueError, match="image_starts are needed for a short list"):
         ask(shuffled._replace(descriptors=None), asked, short)

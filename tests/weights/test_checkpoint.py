@@ -44,10 +44,10 @@ def select(contents):
     ids=str,
 )
 def test_the_state_dict_is_selected(contents, tensors, extras):
-    found, rest = select(contents)
-    assert list(found) == list(tensors)
+    got, rest = select(contents)
+    assert list(got) == list(tensors)
     for name, array in tensors.items():
-        assert found[name] is array
+        assert got[name] is array
     if extras is not ...:
         assert rest == extras
 

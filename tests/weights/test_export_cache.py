@@ -13,9 +13,9 @@ NAMES = ("first", "second")
 
 @pytest.fixture(scope="module")
 def network():
-    made = TinyNetwork(rngs=nnx.Rngs(0))
-    assert isinstance(made, Network)
-    return made
+    tiny_network = TinyNetwork(rngs=nnx.Rngs(0))
+    assert isinstance(tiny_network, Network)
+    return tiny_network
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_a_cached_network_gives_the_same_maps_and_is_loaded_once(load_cached, ne
         assert (cached.architecture, cached.gem_power) == ("tiny", 2.5)
         assert cached.network.strides == dict(network.strides)
         assert cached.network.multiple == network.multiple
-        found = cached.network(images, sizes, names=NAMES)
-        assert set(found) == set(NAMES)
+        got = cached.network(images, sizes, names=NAMES)
+        assert set(got) == set(NAMES)
         for name in NAMES:
-            np.testing.assert_array_equal(found[name], expected[name])
+            np.testing.assert_array_equal(got[name], expected[name])
     assert load_cached.count == 1
 
 
@@ -73,9 +73,9 @@ def test_a_new_shape_or_other_maps_are_traced_once(load_cached, network):
     images, sizes = pictures(48)
     expected = forward(network, images, sizes, names=("first",))
     for count in (2, 2):
-        found = load_cached().network(images, sizes, names=("first",))
-        assert set(found) == {"first"}
-        np.testing.assert_array_equal(found["first"], expected["first"])
+        got = load_cached().network(images, sizes, names=("first",))
+        assert set(got) == {"first"}
+        np.testing.assert_array_equal(got["first"], expected["first"])
         assert load_cached.count == count
 
 
@@ -120,8 +120,8 @@ def test_a_damaged_file_is_written_again(load_cached, network, pattern, tmp_path
     for count, damage in enumerate(damages, start=2):
         path.write_bytes(damage(path.read_bytes()))
         for _ in range(2):  # The second time from the file that was written again.
-            found = load_cached().network(images, sizes, names=NAMES)
-            np.testing.assert_array_equal(found["second"], expected["second"])
+            got = load_cached().network(images, sizes, names=NAMES)
+            np.testing.assert_array_equal(got["second"], expected["second"])
             assert load_cached.count == count
 
 
@@ -132,6 +132,6 @@ def test_a_folder_that_cannot_be_written_only_costs_time(
     images, sizes = pictures()
     expected = forward(network, images, sizes, names=NAMES)
     for count in (1, 2):
-        found = load_cached().network(images, sizes, names=NAMES)
-        np.testing.assert_array_equal(found["second"], expected["second"])
+        got = load_cached().network(images, sizes, names=NAMES)
+        np.testing.assert_array_equal(got["second"], expected["second"])
         assert load_cached.count == count

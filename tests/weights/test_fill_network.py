@@ -139,11 +139,11 @@ def test_a_resnet_of_every_name_map_gives_the_maps_of_explicit_batch_norms(
     for table_name, tensors in files.items():
         network = narrow_resnet()
         fill_network(network, tensors, tables[table_name])
-        found = forward(network, images, sizes, names=names)
+        got = forward(network, images, sizes, names=names)
         for name in names:
             scale = np.abs(expected[name]).max()
             np.testing.assert_allclose(
-                *(found[name][0], expected[name]),
+                *(got[name][0], expected[name]),
                 rtol=0,
                 atol=1e-5 * scale,
                 err_msg=f"{table_name} {name}",
@@ -183,8 +183,8 @@ def test_folding_is_done_in_double_precision(resnet_tensors):
     network = narrow_resnet()
     fill_network(network, resnet_tensors, table)
     gain, offset, mean, variance = (
-        resnet_tensors[f"bn1.{part}"].astype(np.float64)
-        for part in ("weight", "bias", "running_mean", "running_var")
+        resnet_tensors[f"bn1.{field}"].astype(np.float64)
+        for field in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gain / np.sqrt(variance + 1e-5)
     kernel = resnet_tensors["conv1.weight"].transpose(2, 3, 1, 0) * scale

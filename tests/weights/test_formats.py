@@ -56,13 +56,13 @@ def test_tensors_are_in_the_order_of_the_file(read_safetensors):
     }
     names = {"float32": "F32", "float64": "F64", "int64": "I64"}
     content = {n: (names[a.dtype.name], a) for n, a in arrays.items()}
-    found = read_safetensors(safetensors_file(content, metadata={"format": "pt"}))
-    assert list(found.tensors) == list(arrays)
+    got = read_safetensors(safetensors_file(content, metadata={"format": "pt"}))
+    assert list(got.tensors) == list(arrays)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found.tensors[name], array, strict=True)
-        assert found.tensors[name].flags.writeable
-    assert found.extras == {"format": "pt"}
-    assert found.source.endswith("model.safetensors")
+        np.testing.assert_array_equal(got.tensors[name], array, strict=True)
+        assert got.tensors[name].flags.writeable
+    assert got.extras == {"format": "pt"}
+    assert got.source.endswith("model.safetensors")
 
 
 def test_half_precision_is_widened_to_float32(read_safetensors):
@@ -80,11 +80,11 @@ def test_safetensors_files_of_the_library_are_read(tmp_path):
     arrays = {f"module.{n}": rng.normal(size=(n, 3)) for n in range(4)}
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(arrays, path)
-    found = read_safetensors_file(path)
-    assert found.extras == {}
+    got = read_safetensors_file(path)
+    assert got.extras == {}
     for name, array in arrays.items():
         short = name.removeprefix("module.")
-        np.testing.assert_array_equal(found.tensors[short], array, strict=True)
+        np.testing.assert_array_equal(got.tensors[short], array, strict=True)
 
 
 def test_safetensors_files_of_torch_are_read(tmp_path):
@@ -94,9 +94,9 @@ def test_safetensors_files_of_torch_are_read(tmp_path):
     tensors = {"a": torch.randn(3, 2).bfloat16(), "b": torch.randn(3).half()}
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(tensors, path)
-    found = read_safetensors_file(path).tensors
+    got = read_safetensors_file(path).tensors
     for name, tensor in tensors.items():
-        np.testing.assert_array_equal(found[name], tensor.float().numpy(), strict=True)
+        np.testing.assert_array_equal(got[name], tensor.float().numpy(), strict=True)
 
 
 FLOAT_ENTRY = {"x": ("F32", np.zeros(4, np.float32))}
@@ -210,16 +210,16 @@ def check_weights(tensors):
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "as net"])
 def test_a_simple_network_is_read(read_network, wrapped):
     network = {"layers": simple_layers(), "meta": META}
-    found = read_network({"net": network} if wrapped else network)
-    check_weights(found.tensors)
-    assert list(found.tensors)[:2] == ["conv1_1.weight", "conv1_1.bias"]
-    assert len(found.tensors) == 6
+    got = read_network({"net": network} if wrapped else network)
+    check_weights(got.tensors)
+    assert list(got.tensors)[:2] == ["conv1_1.weight", "conv1_1.bias"]
+    assert len(got.tensors) == 6
     types = [("conv1_1", "conv"), ("relu1_1", "relu"), ("bn1", "bnorm")]
-    assert found.extras["layers"] == types
+    assert got.extras["layers"] == types
     colours = IMAGE.astype(np.float64).mean((0, 1))
-    np.testing.assert_allclose(found.extras["average_image"], colours, rtol=1e-12)
-    assert found.extras["meta"]["classes"] == {"name": ["cat", "dog"]}
-    assert found.source.endswith("net.mat")
+    np.testing.assert_allclose(got.extras["average_image"], colours, rtol=1e-12)
+    assert got.extras["meta"]["classes"] == {"name": ["cat", "dog"]}
+    assert got.source.endswith("net.mat")
 
 
 def test_a_simple_network_of_old_files_is_read(read_network):
@@ -231,28 +231,26 @@ def test_a_simple_network_of_old_files_is_read(read_network):
         "biases": BIAS,
     }
     layers = [layer, *simple_layers()[1:]]
-    found = read_network({"layers": layers, "normalization": META["normalization"]})
-    check_weights(found.tensors)
-    assert found.extras["average_image"].shape == (3,)
+    got = read_network({"layers": layers, "normalization": META["normalization"]})
+    check_weights(got.tensors)
+    assert got.extras["average_image"].shape == (3,)
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "as net"])
 def test_a_graph_is_read(read_network, wrapped):
-    found = read_network({"net": dag()} if wrapped else dag())
-    check_weights(found.tensors)
-    np.testing.assert_array_equal(
-        found.tensors["pool_p"], np.array([[2.9]], np.float32)
-    )
-    assert len(found.tensors) == 7
-    assert found.extras["layers"][-1] == ("pool", "dagnn.GeM")
+    got = read_network({"net": dag()} if wrapped else dag())
+    check_weights(got.tensors)
+    np.testing.assert_array_equal(got.tensors["pool_p"], np.array([[2.9]], np.float32))
+    assert len(got.tensors) == 7
+    assert got.extras["layers"][-1] == ("pool", "dagnn.GeM")
 
 
 def test_a_graph_of_one_layer_is_read(read_network):
     # MATLAB does not tell one struct from a struct array of one.
     layer = {"name": "c", "type": "dagnn.Conv", "params": ["f"]}
     params = {"name": "f", "value": MATLAB_KERNEL}
-    found = read_network(dag(layers=StructArray([layer]), params=StructArray([params])))
-    assert {name: a.shape for name, a in found.tensors.items()} == {
+    got = read_network(dag(layers=StructArray([layer]), params=StructArray([params])))
+    assert {name: a.shape for name, a in got.tensors.items()} == {
         "c.weight": (4, 2, 3, 3)
     }
 
@@ -268,22 +266,22 @@ def test_a_graph_of_one_layer_is_read(read_network):
 )
 def test_axes_that_matlab_drops_are_restored(read_network, kernel, shape):
     layers = [{"type": "conv", "weights": [kernel, np.zeros((0, 0))]}]
-    found = read_network({"layers": layers})
+    got = read_network({"layers": layers})
     # Without a name it is called by its number, without a bias it has none.
-    assert {name: a.shape for name, a in found.tensors.items()} == {
+    assert {name: a.shape for name, a in got.tensors.items()} == {
         "layer1.weight": shape
     }
-    assert "average_image" not in found.extras
+    assert "average_image" not in got.extras
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3), (3, 1)])
 def test_an_average_colour_is_taken_as_it_is(read_network, shape):
     colours = np.array([123.68, 116.779, 103.939])
     meta = {"normalization": {"averageImage": colours.reshape(shape)}}
-    found = read_network({"layers": simple_layers(), "meta": meta}).extras[
+    got = read_network({"layers": simple_layers(), "meta": meta}).extras[
         "average_image"
     ]
-    np.testing.assert_array_equal(found, colours, strict=True)
+    np.testing.assert_array_equal(got, colours, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -348,11 +346,11 @@ def write_safetensors(path):
 def test_every_format_is_detected_by_its_bytes_whatever_its_name(tmp_path, write):
     path = tmp_path / "weights.bin"
     write(path)
-    found = read_checkpoint(path)
-    assert list(found.tensors) == ["conv.weight"]
-    np.testing.assert_array_equal(found.tensors["conv.weight"], KERNEL, strict=True)
-    assert found.source == str(path)
-    assert read_checkpoint(str(path)).tensors.keys() == found.tensors.keys()
+    got = read_checkpoint(path)
+    assert list(got.tensors) == ["conv.weight"]
+    np.testing.assert_array_equal(got.tensors["conv.weight"], KERNEL, strict=True)
+    assert got.source == str(path)
+    assert read_checkpoint(str(path)).tensors.keys() == got.tensors.keys()
 
 
 def packed() -> bytes:

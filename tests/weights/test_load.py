@@ -52,12 +52,12 @@ def test_the_whitening_of_a_learned_layer_gives_the_output_of_the_layer(seed, si
     turn, _ = np.linalg.qr(rng.normal(size=(DIM, DIM)))
     weight = (rng.uniform(1, 30, (size, 1)) * turn[:size]).astype(np.float32)
     bias = rng.normal(size=size).astype(np.float32)
-    (name, found), *others = read_whitenings(layer(weight, bias)).items()
+    (name, whitening), *others = read_whitenings(layer(weight, bias)).items()
     assert (name, others) == ("end-to-end", [])
-    assert found.projection.shape == (DIM, size)
+    assert whitening.projection.shape == (DIM, size)
     vectors = rng.normal(size=(5, DIM)).astype(np.float32)
     expected = vectors.astype(np.float64) @ weight.T + bias
-    mean, projection = map(np.asarray, found)
+    mean, projection = map(np.asarray, whitening)
     got = (vectors - mean) @ projection
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -65,9 +65,9 @@ def test_the_whitening_of_a_learned_layer_gives_the_output_of_the_layer(seed, si
 def test_the_mean_is_the_smallest_that_gives_the_bias():
     # W (x - m) with W = (2 0 0; 0 4 0): m = -(b1 / 2, b2 / 4, anything), so 0 there.
     weight = np.array([[2, 0, 0], [0, 4, 0]], np.float32)
-    found = read_whitenings(layer(weight, np.array([6, 8], np.float32)))["end-to-end"]
-    np.testing.assert_allclose(found.mean, [-3, -2, 0], atol=1e-6)
-    np.testing.assert_array_equal(found.projection, weight.T)
+    got = read_whitenings(layer(weight, np.array([6, 8], np.float32)))["end-to-end"]
+    np.testing.assert_allclose(got.mean, [-3, -2, 0], atol=1e-6)
+    np.testing.assert_array_equal(got.projection, weight.T)
 
 
 def test_a_layer_without_full_row_rank_is_refused_unless_a_mean_exists():
@@ -76,13 +76,11 @@ def test_a_layer_without_full_row_rank_is_refused_unless_a_mean_exists():
     with pytest.raises(ValueError, match=message):
         read_whitenings(layer(weight, np.array([1, 1, 3], np.float32)))
     # 1 + 1 = 2: this one has a mean.
-    found = read_whitenings(layer(weight, np.array([1, 1, 2], np.float32)))[
-        "end-to-end"
-    ]
-    np.testing.assert_allclose(found.mean, [-1, -1], rtol=1e-6)
+    got = read_whitenings(layer(weight, np.array([1, 1, 2], np.float32)))["end-to-end"]
+    np.testing.assert_allclose(got.mean, [-1, -1], rtol=1e-6)
     # A bias of 0 always has one.
-    found = read_whitenings(layer(weight, np.zeros(3, np.float32)))["end-to-end"]
-    np.testing.assert_array_equal(found.mean, 0)
+    got = read_whitenings(layer(weight, np.zeros(3, np.float32)))["end-to-end"]
+    np.testing.assert_array_equal(got.mean, 0)
 
 
 def test_a_mean_too_large_for_single_precision_is_refused():
@@ -100,14 +98,14 @@ def test_fitted_whitenings_are_applied_as_cirtorch_does(column):
         kind: {"m": rng.normal(size=shape), "P": rng.normal(size=(size, DIM))}
         for kind, size in (("ss", DIM), ("ms", 4))
     }
-    found = read_whitenings(checkpoint(Lw={"SfM-30k": fitted, "SfM-120k": {}}))
-    assert list(found) == ["SfM-30k/ss", "SfM-30k/ms"]
+    whitenings = read_whitenings(checkpoint(Lw={"SfM-30k": fitted, "SfM-120k": {}}))
+    assert list(whitenings) == ["SfM-30k/ss", "SfM-30k/ms"]
     # In cirtorch a vector is a column: P (x - m), divided by its length.
     vectors = rng.normal(size=(DIM, 3)).astype(np.float32)
     for kind, arrays in fitted.items():
         expected = arrays["P"] @ (vectors - arrays["m"].reshape(DIM, 1))
         expected /= np.linalg.norm(expected, axis=0)
-        got = whiten(jnp.asarray(vectors.T), found[f"SfM-30k/{kind}"])
+        got = whiten(jnp.asarray(vectors.T), whitenings[f"SfM-30k/{kind}"])
         np.testing.assert_allclose(got, expected.T, rtol=1e-5, atol=1e-5)
 
 
@@ -119,10 +117,10 @@ def test_a_file_without_whitenings_power_and_scaling_has_none():
 
 
 def test_colours_from_0_to_1_are_scaled_to_255():
-    found = read_pixel_scaling(
+    got = read_pixel_scaling(
         checkpoint(mean=[0.2, 0.4, 0.6], std=np.array([1, 2, 3.0]))
     )
-    assert found == PixelScaling((51, 102, 153), (255, 510, 765))
+    assert got == PixelScaling((51, 102, 153), (255, 510, 765))
 
 
 @pytest.mark.parametrize("shape", [(1,), ()])
@@ -213,12 +211,12 @@ def test_every_tensor_of_a_vgg16_file_is_loaded(tmp_path):
         )
     path = tmp_path / "vgg16.safetensors"
     safetensors.numpy.save_file(tensors, path)
-    found = load_network("vgg16", path)
-    assert isinstance(found.network, VGG16)
-    assert (found.architecture, found.naming) == ("vgg16", "torchvision")
-    assert found.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (found.gem_power, found.whitenings) == (None, {})
-    loaded = found.network.layers().values()
+    got = load_network("vgg16", path)
+    assert isinstance(got.network, VGG16)
+    assert (got.architecture, got.naming) == ("vgg16", "torchvision")
+    assert got.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (got.gem_power, got.whitenings) == (None, {})
+    loaded = got.network.layers().values()
     for position, layer in zip(positions, loaded, strict=True):
         kernel = np.asarray(layer.kernel[...]).transpose(3, 2, 0, 1)
         name = f"features.{position}"
@@ -227,7 +225,7 @@ def test_every_tensor_of_a_vgg16_file_is_loaded(tmp_path):
     # A cell of the first map by hand: one convolution and a ReLU.
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     maps = forward(
-        found.network, jnp.asarray(image[None]), jnp.array([[8, 8]]), names=("conv1_1",)
+        got.network, jnp.asarray(image[None]), jnp.array([[8, 8]]), names=("conv1_1",)
     )["conv1_1"]
     colours = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     kernel, bias = tensors["features.0.weight"], tensors["features.0.bias"]
@@ -255,17 +253,17 @@ def test_every_tensor_of_a_vgg16_in_a_matlab_file_is_loaded(tmp_path):
     meta = {"normalization": {"averageImage": np.ascontiguousarray(average)}}
     path = tmp_path / "vgg16.mat"
     write_5(path, {"layers": records, "meta": meta})
-    found = load_network("vgg16", path)
-    assert isinstance(found.network, VGG16)
-    assert found.naming == "matconvnet"
-    assert found.network.scaling == PixelScaling((123.5, 116.25, 103.0), (1, 1, 1))
-    for name, layer in found.network.layers().items():
+    got = load_network("vgg16", path)
+    assert isinstance(got.network, VGG16)
+    assert got.naming == "matconvnet"
+    assert got.network.scaling == PixelScaling((123.5, 116.25, 103.0), (1, 1, 1))
+    for name, layer in got.network.layers().items():
         assert (np.asarray(layer.kernel[...]) == kernels[name]).all(), name
         assert (layer.bias[...] == biases[name][0]).all(), name
     # A cell of the first map by hand: rows before columns, RGB less its average.
     image = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     maps = forward(
-        found.network, jnp.asarray(image[None]), jnp.array([[8, 8]]), names=("conv1_1",)
+        got.network, jnp.asarray(image[None]), jnp.array([[8, 8]]), names=("conv1_1",)
     )["conv1_1"]
     colours = image[3:6, 2:5] - np.array([123.5, 116.25, 103.0])
     inner = np.einsum("yxc,yxco->o", colours, kernels["conv1_1"].astype(np.float64))
@@ -301,18 +299,18 @@ def test_a_checkpoint_of_cirtorch_is_loaded_with_power_and_whitenings(
     meta = {"mean": [0.5, 0.25, 0], "std": [0.5, 1, 2], "Lw": whitenings}
     checkpoint = Checkpoint(tensors, {"meta": meta}, "x.pth")
     monkeypatch.setattr(loading, "read_checkpoint", lambda _: checkpoint)
-    found = load_network("resnet50", tmp_path / "x.pth")
-    assert found.naming == "cirtorch"
-    assert found.gem_power == 2.75
-    assert list(found.whitenings) == [
+    got = load_network("resnet50", tmp_path / "x.pth")
+    assert got.naming == "cirtorch"
+    assert got.gem_power == 2.75
+    assert list(got.whitenings) == [
         "end-to-end",
         "retrieval-SfM-120k/ss",
         "retrieval-SfM-120k/ms",
     ]
     # Colours go up to 1 in cirtorch, up to 255 in `PixelScaling`.
     scaling = PixelScaling((127.5, 63.75, 0.0), (127.5, 255.0, 510.0))
-    assert found.network.scaling == scaling
-    assert found.fingerprint == hashlib.sha256(b"weights").hexdigest()
+    assert got.network.scaling == scaling
+    assert got.fingerprint == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_every_tensor_of_a_resnet50_that_torch_saved_is_loaded(tmp_path, monkeypatch):
@@ -330,23 +328,23 @@ def test_every_tensor_of_a_resnet50_that_torch_saved_is_loaded(tmp_path, monkeyp
         state[kernel] = torch.zeros(outputs, inputs, rows, columns)
         state[kernel][:, 0] = torch.arange(outputs)[:, None, None]
         # With a variance of 1 - 1e-5, the norm multiplies by its gain alone.
-        for part, value in zip(norm, (2, 3, 0, 1 - 1e-5), strict=True):
-            state[part] = torch.full((outputs,), float(value))
+        for field, value in zip(norm, (2, 3, 0, 1 - 1e-5), strict=True):
+            state[field] = torch.full((outputs,), float(value))
     state["pool.p"] = torch.tensor([2.5])
     fitted = {"m": rng.normal(size=(128, 1)), "P": rng.normal(size=(4, 128))}
     meta = {"architecture": "resnet50", "mean": [0.5] * 3, "std": [0.25] * 3}
     meta["Lw"] = {"retrieval-SfM-120k": {"ss": fitted}}
     path = tmp_path / "resnet50.pth"
     torch.save({"meta": meta, "state_dict": state}, path)
-    found = load_network("resnet50", path)
-    assert (found.naming, found.gem_power) == ("cirtorch", 2.5)
-    assert found.network.scaling == PixelScaling(
+    got = load_network("resnet50", path)
+    assert (got.naming, got.gem_power) == ("cirtorch", 2.5)
+    assert got.network.scaling == PixelScaling(
         (127.5, 127.5, 127.5), (63.75, 63.75, 63.75)
     )
-    mean, projection = found.whitenings["retrieval-SfM-120k/ss"]
+    mean, projection = got.whitenings["retrieval-SfM-120k/ss"]
     np.testing.assert_allclose(mean, fitted["m"][:, 0], rtol=1e-6)
     np.testing.assert_allclose(projection, fitted["P"].T, rtol=1e-6)
-    for name, layer in found.network.layers().items():
+    for name, layer in got.network.layers().items():
         kernel = np.asarray(layer.kernel[...])
         assert not kernel[:, :, 1:].any(), name
         expected = np.broadcast_to(
@@ -376,11 +374,11 @@ def test_matconvnet_takes_the_mean_from_the_file(extras, expected):
 
 
 def test_the_weights_of_the_pip_package_are_loaded_by_the_names_of_lukemelas():
-    found = load_network("efficientnet-lite0", efficientnet_lite0_path())
-    assert isinstance(found.network, EfficientNetLite0)
-    assert (found.naming, found.whitenings) == ("lukemelas", {})
+    got = load_network("efficientnet-lite0", efficientnet_lite0_path())
+    assert isinstance(got.network, EfficientNetLite0)
+    assert (got.naming, got.whitenings) == ("lukemelas", {})
     default = nnx.eval_shape(lambda: EfficientNetLite0(rngs=nnx.Rngs(0)))
-    assert found.network.scaling == default.scaling
+    assert got.network.scaling == default.scaling
 
 
 def test_the_file_of_another_network_is_refused(tmp_path):

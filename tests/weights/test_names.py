@@ -122,9 +122,9 @@ def test_a_file_of_every_name_map_is_detected(architecture, table):
     names = [*table.required_names(), *EXTRA.get((architecture, table.name), ())]
     # Features alone look the same in three namings of VGG16: the first is taken.
     bare = architecture == "vgg16" and table.name == "cirtorch"
-    found = detect_name_map(architecture, names)
-    assert found is table or bare
-    assert detect_name_map(architecture, names[::-1]) is found
+    got = detect_name_map(architecture, names)
+    assert got is table or bare
+    assert detect_name_map(architecture, names[::-1]) is got
 
 
 def test_features_alone_are_detected_as_cirtorch():
@@ -200,5 +200,5 @@ def test_pixels_are_scaled_as_each_family_was_trained():
             # Both take 0 and 255 close to -1 and 1.
             ends = {"timm": (-1, 1), "lukemelas": (-127 / 128, 1)}[naming]
         red = scaling.mean[0], scaling.std[0]
-        found = [(value - red[0]) / red[1] for value in (0, 255)]
-        np.testing.assert_allclose(found, ends, rtol=1e-12)
+        got = [(value - red[0]) / red[1] for value in (0, 255)]
+        np.testing.assert_allclose(got, ends, rtol=1e-12)

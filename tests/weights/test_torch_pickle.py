@@ -134,9 +134,9 @@ def test_no_name_resolves_to_an_object_of_torch_numpy_or_python():
         storages={},
     )
     for name in [*unpickler._stand_ins, "torch.FloatStorage"]:
-        found = unpickler.find_class(*name.rsplit(".", 1))
-        assert type(found).__module__ == _torch_pickle.__name__
-        assert not isinstance(found, type)
+        got = unpickler.find_class(*name.rsplit(".", 1))
+        assert type(got).__module__ == _torch_pickle.__name__
+        assert not isinstance(got, type)
 
 
 NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -196,16 +196,16 @@ def test_each_misuse_has_its_message(read, opcodes, message):
 
 def test_the_attributes_of_an_ordered_dict_are_ignored(read):
     state = body({"_metadata": {"": {"version": 1}}})
-    found = read(ORDERED_DICT + body("k") + body(3) + b"s" + state + b"b")
-    assert found.extras["x"] == {"k": 3}
-    assert type(found.extras["x"]) is dict
+    got = read(ORDERED_DICT + body("k") + body(3) + b"s" + state + b"b")
+    assert got.extras["x"] == {"k": 3}
+    assert type(got.extras["x"]) is dict
 
 
 def test_ordered_dicts_of_python_2_are_read(read):
     # As a list of pairs, with texts of bytes.
     pairs = b"](](U\x01aK\x01e](U\x01bK\x02ee"
-    found = read(b"ccollections\nOrderedDict\n(" + pairs + b"tR").extras["x"]
-    assert list(found.items()) == [("a", 1), ("b", 2)]
+    got = read(b"ccollections\nOrderedDict\n(" + pairs + b"tR").extras["x"]
+    assert list(got.items()) == [("a", 1), ("b", 2)]
 
 
 def test_arrays_of_python_2_are_read(read):

@@ -1,4 +1,4 @@
-"""Array files in NumPy's format: written row by row, mapped into memory."""
+"""Array files in NumPy's format: row-wise writer, memory mapping, folder lock."""
 
 import contextlib
 import mmap
@@ -13,13 +13,13 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Shaped
 
-_PART = ".part"
+_PARTIAL_SUFFIX = ".part"
 
 
 class RowsFile:
-    """A file of the NumPy format that grows row by row.
+    """Writer of an array file in NumPy's format, which grows row by row.
 
-    It has another name until it is whole, so that `path` never holds half of it.
+    The file has a temporary name until it is complete, so `path` is never partial.
     """
 
     def __init__(
@@ -29,27 +29,26 @@ class RowsFile:
         *shape: int,
         rows: int = 0,
     ) -> None:
-        """Opens the file.
+        """Opens the partial file.
 
         Args:
-            path: Its name once it is whole.
-            dtype: Of its entries.
-            shape: Of one row; nothing for a number.
-            rows: Rows that an earlier run has written for good; what it wrote after
-                them is written again.
+            path: Path of the complete file.
+            dtype: Type of its entries.
+            shape: Shape of one row; empty for a number.
+            rows: Rows of the partial file to keep; later ones are written again.
         """
         self._path, self._dtype, self._shape = path, np.dtype(dtype), shape
-        self._aside = aside_of(path)
+        self._aside = partial_path(path)
         self._rows = rows
         self._file = self._aside.open("rb+" if rows else "wb")
         self._write_header()
         self._start = self._file.tell()
-        each = self._dtype.itemsize * int(np.prod(shape))
-        self._file.truncate(self._start + rows * each)
+        row_bytes = self._dtype.itemsize * int(np.prod(shape))
+        self._file.truncate(self._start + rows * row_bytes)
         self._file.seek(0, os.SEEK_END)
 
     def append(self, rows: Shaped[np.ndarray, "..."]) -> None:
-        """Writes more rows."""
+        """Appends rows to the file."""
         self._rows += len(rows)
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
 
@@ -59,7 +58,7 @@ class RowsFile:
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Writes how many rows there are, and gives the file its name."""
+        """Writes the number of rows, and renames the complete file to its path."""
         self._file.seek(0)
         self._write_header()
         if self._file.tell() != self._start:
@@ -79,7 +78,7 @@ class RowsFile:
         )
 
     def __enter__(self) -> "RowsFile":  # noqa: PYI034  # The type checker of tests.
-        """Gives the file itself."""
+        """Returns the file itself."""
         return self
 
     def __exit__(
@@ -88,33 +87,33 @@ class RowsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Finishes the file, unless something went wrong: then it stays aside."""
+        """Finishes the file; after an error it stays partial."""
         if kind is None:
             self.finish()
         else:
             self._file.close()
 
 
-def aside_of(path: pathlib.Path) -> pathlib.Path:
-    """Where a file lies until it is whole."""
-    return path.with_name(path.name + _PART)
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+    """Path of a file while it is incomplete."""
+    return path.with_name(path.name + _PARTIAL_SUFFIX)
 
 
-def rows_aside(path: pathlib.Path) -> int:
-    """Counts the whole rows of a file that an earlier run has left aside.
+def count_partial_rows(path: pathlib.Path) -> int:
+    """Counts the complete rows of a partial file that an earlier run has left.
 
     Returns:
-        How many; 0 where there is no such file, or its header is none.
+        Number of rows; 0 if there is no such file, or its header is damaged.
     """
-    aside = aside_of(path)
+    partial = partial_path(path)
     try:
-        with aside.open("rb") as file:
+        with partial.open("rb") as file:
             np.lib.format.read_magic(file)
             (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
     except (OSError, ValueError, tokenize.TokenError):
         return 0
-    return (aside.stat().st_size - start) // (dtype.itemsize * int(np.prod(shape)))
+    return (partial.stat().st_size - start) // (dtype.itemsize * int(np.prod(shape)))
 
 
 def array_path(folder: pathlib.Path, name: str, digest: str) -> pathlib.Path:
@@ -123,16 +122,16 @@ def array_path(folder: pathlib.Path, name: str, digest: str) -> pathlib.Path:
 
 
 def write_array(path: pathlib.Path, array: Shaped[np.ndarray, "..."]) -> None:
-    """Writes an array, whole or not at all."""
+    """Writes an array to a file, atomically."""
     with RowsFile(path, array.dtype, *array.shape[1:]) as file:
         file.append(array)
 
 
 def map_array(path: pathlib.Path) -> Shaped[np.ndarray, "..."]:
-    """Maps an array into memory: what is not looked at is not read.
+    """Maps an array file into memory, so that only the pages in use are read.
 
-    Its numbers start at a multiple of 64 bytes, so that JAX takes it on a processor as
-    it is, without a copy.
+    The data start at a multiple of 64 bytes, so that JAX uses them on a processor
+    without a copy.
 
     Raises:
         OSError: If there is no such file.
@@ -141,21 +140,21 @@ def map_array(path: pathlib.Path) -> Shaped[np.ndarray, "..."]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:
-        # Nothing can't be mapped.
+        # An empty array can't be mapped.
         array = np.load(path, allow_pickle=False)
         if array.size:
             raise
     return array.view(np.ndarray)
 
 
-def give_back(array: Any) -> None:
-    """Gives back the memory of pages of a mapped file, which are read again if need be.
+def release_pages(array: Any) -> None:
+    """Releases the pages of a mapped array from memory; they are read again if needed.
 
-    Otherwise they count as memory of this process until the system wants it for
-    something else. What was changed in a private copy is never given back.
+    Otherwise they count as memory of this process until the system reclaims them.
+    Changed pages of a private copy are never released.
 
     Args:
-        array: Any array; of one that is not mapped nothing is given back.
+        array: Any array; one that is not mapped stays as it is.
     """
     base, read_only = array, False
     while base is not None and not isinstance(base, mmap.mmap):
@@ -166,33 +165,33 @@ def give_back(array: Any) -> None:
 
 
 @contextlib.contextmanager
-def hold_folder(folder: pathlib.Path, name: str) -> Iterator[None]:
-    """Keeps other builds out of a folder, until this one ends or is killed.
+def lock_folder(folder: pathlib.Path, name: str) -> Iterator[None]:
+    """Locks a folder against other builds, until this one ends or is killed.
 
-    Where the system or the disk has no such locks, nothing is kept out.
+    Where the system or the disk has no file locks, it locks nothing.
 
     Args:
         folder: The folder.
-        name: Of a file in it that is there meanwhile. One that a killed build has left
-            keeps nobody out.
+        name: Name of the lock file, which exists meanwhile. The file of a killed build
+            locks nothing.
 
     Raises:
-        ValueError: If another build is in it.
+        ValueError: If another build is running in the folder.
     """
     if sys.platform == "win32":
         yield
         return
     path = folder / name
-    file = _lock(path)
+    file = _open_locked(path)
     try:
         yield
     finally:
-        # Before it is let go, so that nobody removes the file of the next one.
+        # Before it is unlocked, so that the file of the next build is not removed.
         path.unlink(missing_ok=True)
         file.close()
 
 
-def _lock(path: pathlib.Path) -> IO[bytes]:
+def _open_locked(path: pathlib.Path) -> IO[bytes]:
     import fcntl  # noqa: PLC0415  # Not on every system.
 
     while True:
@@ -207,7 +206,7 @@ def _lock(path: pathlib.Path) -> IO[bytes]:
             ) from error
         except OSError:  # This disk has none.
             return file
-        # Who held it before may have removed the file after it was opened here.
+        # The process before may have removed the file after it was opened here.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

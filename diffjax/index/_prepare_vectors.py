@@ -19,23 +19,23 @@ from diffjax.regions import (
 )
 from diffjax.types import Whitening
 
-from ._files import give_back
-from ._queries import prepare
+from ._array_files import release_pages
+from ._query_blocks import prepare
 from ._validation import Ids, VectorRows
 
 # Blocks are padded to one of a few numbers of rows, this one at least.
 _MIN_ROWS = 1024
-# Bytes of vectors that are read before their pages are given back, and the least that
+# Bytes of vectors that are read before their pages are released, and the least that
 # reading a single row maps.
 _WINDOW_BYTES, _PAGE_BYTES = 2**28, 4096
 
 
 class CheckedVectors(NamedTuple):
-    """Facts from a first pass over all vectors.
+    """Hash and covariance of checked vectors.
 
     Attributes:
-        digest: Hash of their bytes.
-        running_covariance: Covariance of the unit vectors; None if not asked for.
+        digest: SHA-256 of their type, shape and bytes.
+        running_covariance: Covariance of the unit vectors; None if not computed.
     """
 
     digest: str
@@ -50,7 +50,7 @@ class PreparedRows:
     """
 
     def __init__(self, vectors: VectorRows, whitening: Whitening | None) -> None:
-        """Keeps checked vectors, in memory or mapped."""
+        """Creates a reader of checked vectors, in memory or mapped."""
         self._vectors, self.whitening = vectors, whitening
         self._bytes_read = 0
 
@@ -61,36 +61,36 @@ class PreparedRows:
             return int(self._vectors.shape[1])
         return int(self.whitening.projection.shape[1])
 
-    def __call__(
-        self, which: slice | Int[np.ndarray, " r"]
-    ) -> Float[np.ndarray, "r p"]:
+    def __call__(self, rows: slice | Int[np.ndarray, " r"]) -> Float[np.ndarray, "r p"]:
         """Reads and prepares some of the vectors."""
-        block = np.asarray(self._vectors[which], np.float32)
-        rows = len(block)
-        self._bytes_read += rows * max(block.nbytes // max(rows, 1), _PAGE_BYTES)
+        block = self._vectors[rows]
+        count = len(block)
+        self._bytes_read += count * max(block.nbytes // max(count, 1), _PAGE_BYTES)
         if self._bytes_read > _WINDOW_BYTES:
-            give_back(self._vectors.base)
+            release_pages(self._vectors.base)
             self._bytes_read = 0
-        size = max(_MIN_ROWS, 1 << max(rows - 1, 0).bit_length())
+        size = max(_MIN_ROWS, 1 << max(count - 1, 0).bit_length())
         padded = np.zeros((size, block.shape[1]), np.float32)
-        padded[:rows] = block
-        mask = np.arange(size) < rows
-        return np.asarray(prepare(padded, mask, self.whitening))[:rows]
+        padded[:count] = block
+        mask = np.arange(size) < count
+        return np.asarray(prepare(padded, mask, self.whitening))[:count]
 
 
-def read_all(vectors: VectorRows, *, fit: bool, progress: Progress) -> CheckedVectors:
-    """Reads every vector once, to check, hash and measure them.
+def check_and_hash_vectors(
+    vectors: VectorRows, *, fit: bool, progress: Progress
+) -> CheckedVectors:
+    """Checks and hashes all vectors in one pass, and computes their covariance.
 
     Args:
         vectors: The vectors.
-        fit: Whether the covariance is asked for.
-        progress: Progress.
+        fit: Whether to compute the covariance.
+        progress: Called with the task, the number of vectors read, and of how many.
 
     Returns:
         Hash and covariance.
 
     Raises:
-        ValueError: If one is not finite or zero; it names the first bad row.
+        ValueError: If a vector is zero or not finite, naming the first such row.
     """
     digest = hashlib.sha256(f"{vectors.dtype} {list(vectors.shape)} ".encode())
     total: RunningCovariance | None = None
@@ -112,7 +112,7 @@ def read_all(vectors: VectorRows, *, fit: bool, progress: Progress) -> CheckedVe
                 if total is None
                 else merge_covariances(total, block_covariance)
             )
-        give_back(vectors.base)
+        release_pages(vectors.base)
         progress("reading vectors", start + len(block), len(vectors))
     return CheckedVectors(digest.hexdigest(), total)
 
@@ -129,10 +129,10 @@ def weigh_regions(
     Blocks are padded to a few shapes, so that few programs are compiled.
 
     Args:
-        read_rows: Reads vectors, as prepared.
-        image_ids: Image of each, from 0 upwards.
-        lam: See `gmp_weights`.
-        progress: Progress.
+        read_rows: Reads prepared vectors of a range of rows.
+        image_ids: Image of each vector, from 0 upwards.
+        lam: Regularisation; see `gmp_weights`.
+        progress: Called with the task, the number of regions done, and of how many.
 
     Returns:
         One weight per vector.
@@ -140,24 +140,24 @@ def weigh_regions(
     ids = np.asarray(image_ids)
     counts = np.bincount(ids)
     ends = np.cumsum(counts)
-    most, n = int(counts.max()), len(ids)
+    max_regions, n = int(counts.max()), len(ids)
     weights = []
     start = image = 0
     while start < n:
-        # As many whole images as go into a block, one at least.
-        last = max(
+        # As many whole images as fit into a block, one at least.
+        next_image = max(
             int(np.searchsorted(ends, start + CLUSTER_BLOCK_ROWS, "right")), image + 1
         )
-        stop = int(ends[last - 1])
+        stop = int(ends[next_image - 1])
         rows = read_rows(slice(start, stop))
-        weights.append(_weigh(rows, counts[image:last], most, lam))
+        weights.append(_weigh(rows, counts[image:next_image], max_regions, lam))
         progress("weighing regions", stop, n)
-        start, image = stop, last
+        start, image = stop, next_image
     return np.concatenate(weights)
 
 
-def _weigh(vectors, counts, most, lam):
-    """Weights of a block, which is padded to one of a few sizes."""
+def _weigh(vectors, counts, max_regions, lam):
+    """Weights of generalised max pooling of a block, padded to one of a few sizes."""
     rows = len(vectors)
     size = 1 << max(rows - 1, _MIN_ROWS - 1).bit_length()
     # Each row of padding is an image of its own.
@@ -167,7 +167,11 @@ def _weigh(vectors, counts, most, lam):
     padded = np.zeros((size, vectors.shape[1]), vectors.dtype)
     padded[:rows] = vectors
     weights = gmp_weights(
-        jnp.asarray(padded), ids, lam=lam, num_images=num_images, max_regions=most
+        jnp.asarray(padded),
+        ids,
+        lam=lam,
+        num_images=num_images,
+        max_regions=max_regions,
     )
     return np.asarray(weights)[:rows]
 

@@ -35,7 +35,7 @@ class QueryBlock(NamedTuple):
 def split_queries(
     vectors: Float[np.ndarray, "r c"], query_ids: Int[np.ndarray, " r"]
 ) -> list[QueryBlock]:
-    """Splits queries into blocks; no queries are one block of none.
+    """Splits queries into blocks of a few shapes; no queries give one empty block.
 
     Args:
         vectors: Regions of the queries.
@@ -93,23 +93,23 @@ def join_results(
 ) -> SearchResult:
     """Joins the results of blocks, without their padding.
 
-    Arrays are joined on the host, where no program is compiled for each number of
-    queries, as JAX 0.12 compiles one for each shape that `jnp.asarray` is given.
+    Arrays are joined on the host: `jnp.asarray` of JAX 0.12 compiles a program for each
+    shape, so for each number of queries.
     """
 
     def rows(*arrays: Array | np.ndarray) -> Any:
-        kept = [
+        unpadded = [
             np.asarray(array)[: block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
         ]
-        return np.concatenate(kept)
+        return np.concatenate(unpadded)
 
     def columns(*arrays: Array | np.ndarray) -> Any:
-        kept = [
+        unpadded = [
             np.asarray(array)[..., : block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
         ]
-        return np.concatenate(kept, axis=-1)
+        return np.concatenate(unpadded, axis=-1)
 
     # A `Solution` has a column per query, a `LocalSolution` a row.
     join = columns if isinstance(results[0].solution, Solution) else rows

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from diffjax.index import _extracted
-from diffjax.index._extracted import Extracted, PictureRegions
+from diffjax.index import _region_store
+from diffjax.index._region_store import PictureRegions, RegionStore
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(_extracted, "_PICTURES_PER_SHARD", 3)
+    monkeypatch.setattr(_region_store, "_PICTURES_PER_SHARD", 3)
 
 
 def regions(number):
@@ -28,7 +28,7 @@ def names(folder):
 
 
 def fill(folder, numbers):
-    extracted = Extracted(folder)
+    extracted = RegionStore(folder)
     for number in numbers:
         extracted.add(str(number), regions(number))
     return extracted
@@ -40,7 +40,7 @@ def test_vectors_come_back_in_the_order_asked_for(tmp_path):
     assert_read(extracted, [])
 
 
-def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path):
+def test_waiting_vectors_are_readable_and_written_by_shards(tmp_path):
     extracted = fill(tmp_path, range(5))
     assert all(str(i) in extracted for i in range(5))
     assert "5" not in extracted
@@ -50,14 +50,14 @@ def test_what_is_waiting_is_there_too_and_is_written_a_shard_at_a_time(tmp_path)
     assert len(names(tmp_path)) == 2
 
 
-def test_nothing_is_made_before_something_is_written(tmp_path):
-    Extracted(tmp_path / "new").flush()
+def test_the_folder_is_created_by_the_first_write(tmp_path):
+    RegionStore(tmp_path / "new").flush()
     assert not (tmp_path / "new").exists()
 
 
 def test_another_program_goes_on_from_what_was_written(tmp_path):
     fill(tmp_path, range(5))  # 3 and 4 are lost with it.
-    again = Extracted(tmp_path)
+    again = RegionStore(tmp_path)
     assert [str(i) in again for i in range(5)] == [True, True, True, False, False]
     assert_read(again, [1])
 
@@ -67,7 +67,7 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
     extracted = fill(tmp_path, range(6))
     shard = tmp_path / names(tmp_path)[0]
     shard.write_bytes(shard.read_bytes()[:length])
-    again = Extracted(tmp_path)
+    again = RegionStore(tmp_path)
     missing = [i for i in range(6) if str(i) not in again]
     assert len(missing) == 3
     for number in missing:
@@ -78,12 +78,12 @@ def test_a_shard_that_was_cut_short_is_computed_again(tmp_path, length):
     del extracted
 
 
-def test_what_a_killed_program_left_unfinished_is_removed(tmp_path):
+def test_partial_files_of_a_killed_program_are_removed(tmp_path):
     fill(tmp_path, range(3))
     shards = names(tmp_path)
     for name in ("regions.1234.part", ".tmpX1y2Z3"):
         (tmp_path / name).write_bytes(b"half")
-    again = Extracted(tmp_path)
+    again = RegionStore(tmp_path)
     assert names(tmp_path) != shards  # It was only looked at.
     for number in range(3, 6):
         again.add(str(number), regions(number))

@@ -4,13 +4,13 @@ import sys
 import numpy as np
 import pytest
 
-from diffjax.index._files import (
+from diffjax.index._array_files import (
     RowsFile,
-    aside_of,
-    give_back,
-    hold_folder,
+    count_partial_rows,
+    lock_folder,
     map_array,
-    rows_aside,
+    partial_path,
+    release_pages,
     write_array,
 )
 
@@ -37,10 +37,10 @@ def test_pages_are_given_back_and_read_again(tmp_path):
         array = np.load(tmp_path / "a.npy", mmap_mode=mode)
         if mode == "c":
             array[7] = -1  # Only in memory, and not to be lost.
-        give_back(array[5:])
+        release_pages(array[5:])
         assert array[7] == (7 if mode == "r" else -1)
         np.testing.assert_array_equal(array[8:], np.arange(8, 100_000))
-    give_back(np.arange(3))
+    release_pages(np.arange(3))
 
 
 def test_rows_go_on_after_those_that_count(tmp_path):
@@ -62,15 +62,15 @@ def test_an_array_without_rows_can_be_mapped(tmp_path):
 
 @unix
 def test_a_folder_is_let_go_after_an_error_too(tmp_path):
-    with pytest.raises(KeyError), hold_folder(tmp_path, "lock"):
+    with pytest.raises(KeyError), lock_folder(tmp_path, "lock"):
         raise KeyError
-    with hold_folder(tmp_path, "lock"):
+    with lock_folder(tmp_path, "lock"):
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     assert not list(tmp_path.iterdir())
 
 
 @unix
-def test_a_lock_whose_file_was_removed_keeps_nobody_out(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_blocks_no_process(tmp_path, monkeypatch):
     import fcntl
 
     taken = []
@@ -83,11 +83,11 @@ def test_a_lock_whose_file_was_removed_keeps_nobody_out(tmp_path, monkeypatch):
         real(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with hold_folder(tmp_path, "lock"):
+    with lock_folder(tmp_path, "lock"):
         assert len(taken) == 2
         with (
             pytest.raises(ValueError, match="another build"),
-            hold_folder(tmp_path, "lock"),
+            lock_folder(tmp_path, "lock"),
         ):
             pass
 
@@ -100,19 +100,19 @@ def test_where_a_disk_has_no_locks_builds_go_on(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with hold_folder(tmp_path, "lock"), hold_folder(tmp_path, "lock"):
+    with lock_folder(tmp_path, "lock"), lock_folder(tmp_path, "lock"):
         pass
 
 
 def test_rows_that_were_left_aside_are_counted_without_the_header(tmp_path):
     path = tmp_path / "rows.npy"
-    assert rows_aside(path) == 0
+    assert count_partial_rows(path) == 0
     stopped = RowsFile(path, np.int32, 3)
     stopped.append(np.zeros((5, 3), np.int32))
     stopped.__exit__(KeyError, None, None)
-    assert rows_aside(path) == 5
-    with aside_of(path).open("rb+") as file:
+    assert count_partial_rows(path) == 5
+    with partial_path(path).open("rb+") as file:
         file.truncate(128 + 5 * 12 - 1)
-    assert rows_aside(path) == 4
-    aside_of(path).write_bytes(b"no header")
-    assert rows_aside(path) == 0
+    assert count_partial_rows(path) == 4
+    partial_path(path).write_bytes(b"no header")
+    assert count_partial_rows(path) == 0

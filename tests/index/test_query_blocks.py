@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffjax.diffusion import LocalSolution
-from diffjax.index._queries import join_results, split_queries
+from diffjax.index._query_blocks import join_results, split_queries
 from diffjax.types import SearchResult, Solution
 
 

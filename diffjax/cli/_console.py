@@ -1,11 +1,11 @@
-"""Output of commands, and command lines that can't be meant."""
+"""Console: output of commands, usage errors, and checks of files to write."""
 
 import pathlib
 import sys
 
 
 class UsageError(ValueError):
-    """A command line that can't be meant.
+    """Error of a command line.
 
     Attributes:
         exit_code: Exit code of the program.
@@ -15,16 +15,16 @@ class UsageError(ValueError):
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Refuses a file that can't be written before minutes are spent on it."""
+    """Refuses a path that can't be written, before a long computation."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"{path} must be a file in a folder that exists.")
 
 
 def say(text: str) -> None:
-    """Prints a command's answer."""
+    """Prints the output of a command."""
     print(text)  # noqa: T201  # The program's answer.
 
 
 def warn(text: str) -> None:
-    """Prints what is not as it should be."""
+    """Prints a warning to the error output."""
     print(f"warning: {text}", file=sys.stderr)  # noqa: T201  # The program's voice.

@@ -43,6 +43,7 @@ def test_every_solver_on_many_devices_gives_the_scores_of_one():
                 assert report[name] < tolerance, name
 
 
+@pytest.mark.full
 def test_rows_on_many_devices_give_the_scores_and_gradients_of_one():
     # One test, so that one worker runs the program once.
     report = run_on_eight("all parts")

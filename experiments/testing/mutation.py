@@ -1,6 +1,6 @@
 """Planted errors, one at a time: `python -m experiments mutation draw MUTANTS.json`.
 
-`draw` chooses mutants by a seed, `run` runs the tests of each one's folder, `survivors`
+`draw` chooses mutants by a seed, `run` runs tests of each one's folder, `survivors`
 runs the whole suite on the rest, `find` locates each mutant in today's code, and
 `summary` counts. The repository is never changed: mutants are planted in a copy.
 --quick draws a few mutants and locates them; no test is run.
@@ -26,8 +26,8 @@ Outcome = Positional[Annotated[pathlib.Path, arg(metavar="OUTCOME.json")]]
 _ROOT = pathlib.Path(__file__).parents[2]
 # Kinds of errors that are easily overlooked, drawn twice as often.
 _SUBTLE = {"boundary", "number", "plus", "times", "extreme", "logic", "axis"}
-# Limit of processor time: multiple of the time without a mutant, plus seconds.
-_TIMES, _SECONDS = 3, 60
+# Limit of processor time for some files; for all tests, multiples and seconds more.
+_RUN_SECONDS, _TIMES, _SECONDS = 400, 3, 60
 
 
 def draw(
@@ -112,51 +112,47 @@ def run(
     outcome: Outcome,
     *,
     only: tuple[str, ...] = (),
+    files: int = 3,
     root: pathlib.Path = _ROOT,
 ) -> None:
-    """Plant each mutant and run the tests of its folder until one fails.
+    """Plant each mutant and run the most relevant tests of its folder until one fails.
 
-    Before its first mutant a folder's tests are run without any: tests that fail then
-    are left out, and a mutant that takes three times as long, and a minute, is caught.
-    Mutants with an outcome are not run again, unless `only` names them.
+    Tests that caught a mutant are run once without any: a test that fails then, too,
+    has caught nothing. Mutants with an outcome are not run again, unless `only` names
+    them. What survives is left to `survivors`, which runs all tests.
 
     Args:
         mutants: Output of `draw`.
         outcome: File to write, after each mutant.
         only: Identifiers of the mutants to run; none for all.
+        files: Most test files to run for a mutant, beside its module's own examples.
         root: The repository.
     """
     tree = Tree(root)
-    report = _read(outcome) if outcome.exists() else {"normal": {}, "outcomes": {}}
+    report = _read(outcome) if outcome.exists() else {"outcomes": {}}
+    outcomes = report["outcomes"]
     for mutant in _read(mutants)["mutants"]:
         name = mutant["id"]
-        if name not in only if only else name in report["outcomes"]:
+        if name not in only if only else name in outcomes:
             continue
         place = locate(tree.modules, mutant)
-        facts = {"folder": mutant["folder"]}
+        outcomes[name] = {"folder": mutant["folder"]}
         if isinstance(place, str):
-            report["outcomes"][mutant["id"]] = facts | {
-                "status": "not found",
-                "why": place,
-            }
+            outcomes[name] |= {"status": "not found", "why": place}
         else:
-            folder, files = tree.tests_of(place)
-            if folder not in report["normal"]:
-                tree.plant()
-                normal = tree.test(sorted(files))
-                report["normal"][folder] = normal._asdict()
-                _write(outcome, report)
-            normal = report["normal"][folder]
             tree.plant(place)
-            # The module itself for the examples in its docstrings.
-            files.insert(1, place.path)
-            ask = ["-x", *files, *(f"--deselect={test}" for test in normal["failed"])]
-            limit = _TIMES * normal["processor"] + _SECONDS
-            report["outcomes"][mutant["id"]] = facts | _verdict(
-                tree.test(ask, limit=limit)
-            )
+            tests = [*tree.tests_of(place)[1][:files], place.path]
+            outcomes[name] |= _verdict(tree.test(["-x", *tests], limit=_RUN_SECONDS))
         _write(outcome, report)
-        print(mutant["id"], report["outcomes"][mutant["id"]], flush=True)
+        print(name, outcomes[name], flush=True)
+    tree.plant()
+    catchers = {o["by"] for o in outcomes.values() if "::" in o.get("by", "")}
+    usual = tree.test(sorted(catchers)).failed if catchers else {}
+    for name, verdict in outcomes.items():
+        if verdict.get("by") in usual:
+            outcomes[name] = {"folder": verdict["folder"], "status": "survived"}
+            print(name, "survived:", verdict["by"], "fails without a mutant, too")
+    _write(outcome, report)
 
 
 def _verdict(tests: Tests) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def test_five_methods_answer_and_a_second_run_repeats_them_from_what_is_there(wo
     assert "https://" not in text.replace("https://www.w3.org", "")
 
 
+@pytest.mark.full
 def test_other_scenes_have_a_place_of_their_own(workdir):
     other = dataclasses.replace(SMALL.scenes, seed=1)
     run_demo(workdir, config=dataclasses.replace(SMALL, scenes=other))

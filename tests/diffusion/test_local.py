@@ -183,6 +183,7 @@ def test_more_nodes_leave_less_unreached_mass(graph):
     assert (np.diff(unreached_mass, axis=0) < 0).all()
 
 
+@pytest.mark.full
 def test_the_compressed_form_without_a_kernel_is_the_padded_one(
     collection, monkeypatch
 ):
@@ -296,6 +297,7 @@ def test_batches_are_the_queries_one_by_one(graph):
         np.testing.assert_allclose(getattr(compiled, name), expected, 1e-5, 1e-6)
 
 
+@kernel_by_default
 def test_zero_empty_tiny_and_nan_right_hand_sides(graph):
     def run(values, nodes=NODES):
         return diffuse_local(graph, nodes, jnp.asarray(values, jnp.float32), size=SIZE)
@@ -322,11 +324,13 @@ def test_zero_empty_tiny_and_nan_right_hand_sides(graph):
     np.testing.assert_array_equal(run(broken).values, usual.values)
 
 
+@kernel_by_default
 def test_zero_queries_are_accepted(graph):
     values = jnp.zeros((0, 4), jnp.float32)
     assert diffuse_local(graph, NODES[:0], values, size=SIZE).nodes.shape == (0, SIZE)
 
 
+@kernel_by_default
 def test_a_node_without_edges_keeps_its_value(form):
     lists = np.array([[1, -1], [0, -1], [-1, -1]], np.int32)
     weights = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
@@ -351,6 +355,7 @@ def test_a_node_without_edges_keeps_its_value(form):
     assert np.isfinite(jax.grad(total)(jnp.asarray(weights))).all()
 
 
+@kernel_by_default
 def test_a_graph_without_edges(form):
     lists = jnp.full((3, 2), -1, jnp.int32)
     graph = form(normalize(Graph(lists, jnp.zeros((3, 2)))))

@@ -159,6 +159,7 @@ def noisy():
     return problem(vectors, k=12), *split_objects(vectors, queries, owner, asked)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_the_chain_from_a_whitening_to_scores_matches_finite_differences(pictures):
     regions, ids, owner = pictures
@@ -243,6 +244,7 @@ def learn(noisy, **more):
     )
 
 
+@pytest.mark.full
 def test_labels_of_other_objects_are_found_to_say_where_noise_is(noisy, tmp_path):
     class StoppedError(Exception):
         pass

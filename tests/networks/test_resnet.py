@@ -89,6 +89,7 @@ def slopes(network, images, sizes):
     return jax.grad(loss, argnums=(0, 1))(network, images)
 
 
+@pytest.mark.full
 def test_the_gradient_in_pixels_agrees_with_the_one_in_torch(network):
     pytest.importorskip("torch", reason=PARITY)
     network, twin = twins(network, **SMALL)

@@ -121,6 +121,7 @@ def test_eager_and_compiled_answers_agree(network):
         )
 
 
+@pytest.mark.full
 def test_gradients_reach_pixels_and_kernels_and_nothing_beyond_the_picture(network):
     images, sizes = jnp.asarray(pixels(1, 40, 40, 3)), jnp.array([[33, 36]])
 

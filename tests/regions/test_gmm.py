@@ -109,6 +109,7 @@ def test_steps_agree_with_scikit_learn_from_the_same_start(covariance, steps):
     np.testing.assert_allclose(ours.variances, variances, rtol=1e-7)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("covariance", "spread"),

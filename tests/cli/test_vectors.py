@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffjax.index import Index
+from diffjax.index import Index, IndexConfig
 
 
 @pytest.fixture
@@ -85,10 +85,14 @@ def test_vectors_and_ids_of_every_kind_of_file_are_indexed(
     settings = "--k", "10", "--query-k", "10", "--out", "out"
     code, _, err = run("index", name, "--ids", "ids", *settings)
     assert code == 0, err
+    config = IndexConfig.of(k=10, query_k=10)
+    expected = Index.build(vectors, ids, config=config).search(queries, top=3).ids
     words = "search", "out", "q.npy", "--top", "3"
-    first = json.loads(run(*words, "--json")[1].splitlines()[0])["answers"][0]
-    assert first["id"] == "album/1.jpg"
-    assert run(*words)[1].splitlines()[2].split()[2] == "album/1.jpg"
+    lines = [
+        json.loads(line)["answers"] for line in run(*words, "--json")[1].splitlines()
+    ]
+    assert [[answer["id"] for answer in line] for line in lines] == expected
+    assert run(*words)[1].splitlines()[2].split()[2] == expected[0][0]
 
 
 def test_ids_are_lines_of_a_text(run, queries, tmp_path):

@@ -2,6 +2,7 @@
 
 import uuid
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,8 +56,8 @@ def test_rows_in_any_order_are_grouped_by_image(given, index):
     inverse = np.argsort(order)
     indices = np.asarray(index.neighbors.indices)[order]
     lists = Neighbors(
-        inverse[indices].astype(np.int32),
-        np.asarray(index.neighbors.similarities)[order],
+        jnp.asarray(inverse[indices].astype(np.int32)),
+        index.neighbors.similarities[order],
     )
     built = Index.build(
         given.vectors[order], ids, config=CONFIG, boxes=boxes, neighbors=lists

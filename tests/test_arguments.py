@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from diffjax._arguments import (
     check_ids,
     check_in_range,
+    check_matrix,
     check_not_downcast,
     check_vectors,
     count_ids,
@@ -121,6 +122,21 @@ def test_vectors_that_are_not_finite_are_counted_and_the_first_is_named(bad):
     complaint = "vectors must be finite, .* in 2 of 4 rows, first in row 1"
     with pytest.raises(ValueError, match=complaint):
         check_vectors("vectors", vectors)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.ones((2, 3), np.int32), r"int32 \[2, 3\]"),
+        (np.ones(3, np.float32), r"float32 \[3\]"),
+        (np.ones((1, 2, 3), np.float32), r"float32 \[1, 2, 3\]"),
+        ([[1.0]], "an array, got list"),
+    ],
+)
+def test_only_a_matrix_of_floating_point_is_one(array, got):
+    check_matrix("scores", np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match=f"scores must be .*{got}"):
+        check_matrix("scores", array)
 
 
 def test_vectors_without_a_direction_are_counted_and_the_first_is_named():

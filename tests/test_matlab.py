@@ -1,5 +1,6 @@
 import contextlib
 import pathlib
+import struct
 import sys
 
 import h5py
@@ -266,6 +267,24 @@ def test_cells_that_do_not_fit_their_element_are_refused(tmp_path, value, positi
     path.write_bytes(content)
     with pytest.raises(ValueError, match="do not fit their element"):
         read_matlab(path)
+
+
+def test_cells_that_are_tags_alone_fit_their_element(tmp_path):
+    def element(kind, data=b""):
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    uint32, int32, int8, matrix, cell_class = 6, 5, 1, 14, 1
+    cells = element(matrix) * 2
+    parts = [
+        element(uint32, struct.pack("<II", cell_class, 0)),
+        element(int32, struct.pack("<ii", 1, 2)),
+        element(int8, b"x"),
+        cells,
+    ]
+    path = tmp_path / "tags.mat"
+    head = b" " * 124 + b"\x00\x01IM"
+    path.write_bytes(head + element(matrix, b"".join(parts)))
+    assert [np.size(value) for value in read_matlab(path)["x"]] == [0, 0]
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

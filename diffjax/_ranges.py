@@ -36,14 +36,14 @@ def check_in_range(
         raise ValueError(f"{name} must be {rule}, got {value}.")
 
 
-def check_at_least_one(name: str, value: int) -> None:
-    """Refuses a number below 1.
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Refuses a number below the least that is allowed.
 
     Raises:
         ValueError: With the value.
     """
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -17,7 +17,7 @@ from diffjax._arguments import (
     is_concrete,
     max_rows_per_id,
 )
-from diffjax._ranges import check_at_least_one, check_choice
+from diffjax._ranges import check_at_least, check_choice
 
 INFINITE = float("inf")
 TRANSFORMS = [jax.jit, jax.vmap, jax.grad]
@@ -83,9 +83,9 @@ def test_a_closed_unbounded_range_says_at_least():
 
 
 def test_the_least_number_is_one():
-    check_at_least_one("grid", 1)
+    check_at_least("grid", 1, 1)
     with pytest.raises(ValueError, match="grid must be at least 1, got 0"):
-        check_at_least_one("grid", 0)
+        check_at_least("grid", 0, 1)
 
 
 def test_another_choice_is_refused_with_those_that_exist():

@@ -56,6 +56,13 @@ def test_the_reference_has_every_public_name():
     assert sorted(path.name for path in folder.glob("*.md")) == sorted(pages)
     stale = [n for n, text in pages.items() if (folder / n).read_text() != text]
     assert not stale, "write them again: python -m experiments reference"
+    entries = "".join(path.read_text() for path in folder.glob("*.md"))
+    for stub in (ROOT / "diffjax").glob("*/__init__.pyi"):
+        names = re.findall(r"as ([A-Z]?[a-z]\w*)$", stub.read_text(), re.MULTILINE)
+        if stub.parent.name not in {"cli", "matlab", "native"}:
+            stage = rf"diffjax\.{stub.parent.name}\.\w+"
+            missing = [n for n in names if not re.search(rf"{stage}\.{n}\n", entries)]
+            assert not missing, stub
 
 
 @pytest.mark.parametrize("name", PAGES)

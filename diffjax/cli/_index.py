@@ -38,7 +38,7 @@ def index(
 ) -> None:
     """Builds the index of a folder of pictures, or of vectors."""
     has_vectors = source.is_file()
-    path = out or pathlib.Path(f"{source.resolve().with_suffix('').name}.diffjax")
+    path = out or default_path(source)
     descriptor = settings_from(settings, DescriptorConfig)
     config = _index_config(
         settings, preset, IndexConfig() if has_vectors else pictures_config()
@@ -71,6 +71,15 @@ def index(
         f"{path}: {built.num_images} pictures, {built.num_regions} regions. "
         f"Search it with: diffjax search {path} PICTURE"
     )
+
+
+def default_path(source: pathlib.Path) -> pathlib.Path:
+    """Folder of the index of a source: its name, without a file's suffix, and .diffjax.
+
+    The dot in the name of a folder, such as photos.2023, begins no suffix.
+    """
+    name = source.stem if source.is_file() else source.resolve().name
+    return pathlib.Path(f"{name}.diffjax")
 
 
 def _index_vectors(
@@ -132,7 +141,7 @@ def extract(
     except ValueError as error:  # A setting that is out of its range.
         raise UsageError(str(error)) from error
     caches.enable_compilation_cache()
-    path = out or pathlib.Path(f"{folder.resolve().name}.diffjax")
+    path = out or default_path(folder)
     with progress_bars() as progress:
         extracted = extract_folder(
             folder,

@@ -513,13 +513,13 @@ COMMANDS: Mapping[str, Command] = types.MappingProxyType(
             "FOLDER|VECTORS ",
             "Make the index of a folder of pictures, or of vectors.",
             """
-            Make the index of a folder of pictures, or of region vectors in NumPy's
-            format (.npy, float32 or float16).
+            Make the index of a folder of pictures, or of region vectors of any real
+            type in a file of NumPy (.npy, .npz), Parquet or Arrow.
 
-            Pictures that can't be read are listed and left out. Vectors are never in
-            memory as a whole: what that takes is printed first, and refused where it
-            can't fit. A build that was stopped continues where it was, and pictures
-            that are already in the index are not described again.
+            Pictures that can't be read are listed and left out, and pictures that are
+            already in the index are not described again. Vectors of a file are read
+            block by block: what that takes is printed first, and refused where it can't
+            fit. A build that was stopped continues where it was.
             """,
             _add_index_arguments,
         ),

@@ -4,8 +4,6 @@ from ._canvas import input_sizes as input_sizes
 from ._canvas import resize_picture as resize_picture
 from ._config import DescriptorConfig as DescriptorConfig
 from ._config import IndexedPictures as IndexedPictures
-from ._config import check_at_least_one as check_at_least_one
-from ._config import check_choice as check_choice
 from ._config import descriptor_config_from_json as descriptor_config_from_json
 from ._describer import Describer as Describer
 from ._describer import QueryRegions as QueryRegions

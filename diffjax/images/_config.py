@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from diffjax._choices import AggregateName
-from diffjax._ranges import check_at_least_one, check_choice, check_in_range
+from diffjax._ranges import check_at_least, check_choice, check_in_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DescriptorConfig:
 
     def __post_init__(self) -> None:
         """Checks that every setting is in its range."""
-        check_at_least_one("grid", self.grid)
+        check_at_least("grid", self.grid, 1)
         if self.aggregate is not None:
             check_choice("aggregate", self.aggregate, get_args(AggregateName))
         if self.side < 64 or self.side % 32:

@@ -6,12 +6,8 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from diffjax._choices import NeighborMethod
-from diffjax._ranges import check_choice, check_in_range
-from diffjax.retrieve import (
-    LARGE_COLLECTION,
-    SearchConfig,
-    check_at_least,
-)
+from diffjax._ranges import check_at_least, check_choice, check_in_range
+from diffjax.retrieve import LARGE_COLLECTION, SearchConfig
 
 PoolingName = Literal["gmp", "sum"]
 Preset = Literal["paper", "official", "offline-late"]

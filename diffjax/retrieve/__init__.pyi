@@ -6,7 +6,6 @@ from ._collection import ShortlistedNodes as ShortlistedNodes
 from ._config import LARGE_COLLECTION as LARGE_COLLECTION
 from ._config import OutsideShortlist as OutsideShortlist
 from ._config import SearchConfig as SearchConfig
-from ._config import check_at_least as check_at_least
 from ._retrieve import pool_images as pool_images
 from ._retrieve import rank_images as rank_images
 from ._retrieve import retrieve as retrieve

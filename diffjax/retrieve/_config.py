@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from diffjax._choices import QueryRule, SolverName
-from diffjax._ranges import check_choice, check_in_range
+from diffjax._ranges import check_at_least, check_choice, check_in_range
 
 OutsideShortlist = Literal["similarity", "zero"]
 
@@ -12,12 +12,6 @@ OutsideShortlist = Literal["similarity", "zero"]
 # around its candidates, unless settings say otherwise.
 LARGE_COLLECTION = 200_000
 _LOCAL_NODES, _PROBES = 4000, 64
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Checks that a number is not below the least that is allowed."""
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,18 +156,30 @@ def solve(
         collection: Arrays of the collection.
         seeds: Right-hand sides y.
         config: Settings of the solver.
-        alpha: Alpha where it is traced; None is that of `config`.
+        alpha: Alpha where it is traced; None is that of `config`. Offline rows have
+            their own.
         within: Nodes that each query is limited to; None is all.
-        mesh: Devices that share the rows of the collection.
+        mesh: Devices that share the rows of the collection, for a solve on all nodes.
 
     Returns:
         A `LocalSolution` where queries are diffused over `local_nodes` nodes, else a
         `Solution` on all nodes, 0 outside of `within`.
 
+    Raises:
+        ValueError: If alpha is given where rows were solved offline with their own, or
+            a mesh where not all nodes are solved for.
+
     References:
         Iscen et al., CVPR 2017, eq. 4 and section 4.4, for short lists; Yang et al.,
         AAAI 2019, https://arxiv.org/abs/1811.10907, for rows solved beforehand.
     """
+    is_offline = within is None and collection.offline_rows is not None
+    if is_offline and alpha is not None:
+        raise ValueError("alpha must be None with offline rows, which have their own.")
+    if mesh is not None and (within is not None or is_offline or config.local_nodes):
+        raise ValueError(
+            "mesh must be None for a short list, offline rows or a local solve."
+        )
     alpha = config.alpha if alpha is None else alpha
     graph, n = collection.graph, collection.graph.num_nodes
     solving = {"rtol": config.rtol, "max_steps": config.max_steps}
@@ -179,15 +191,14 @@ def solve(
             renormalize=config.renormalize_shortlist,
             max_degree=collection.max_degree,
         )
-    if collection.offline_rows is not None:
+    if is_offline:
         y = _densify_seeds(seeds, n)
         k = min(config.query_k, n)
         return _combine_rows(collection.offline_rows, y, k=k, rtol=config.rtol)
     if config.local_nodes:
-        return _solve_local(collection, seeds, config)
+        return _solve_local(collection, seeds, alpha, config)
     y = _densify_seeds(seeds, n)
     if mesh is not None:
-        del solving["solver"], solving["keep_best"]
         return diffuse(graph, y, alpha=alpha, mesh=mesh, **solving)
     # So many columns at a time that a few right-hand sides fit in memory.
     step = max(_NUMBERS_AT_ONCE // max(n, 1), 1)
@@ -211,7 +222,7 @@ def _densify_seeds(seeds: Seeds, n: int) -> Array:
 
 
 def _solve_local(
-    collection: Collection, seeds: Seeds, config: SearchConfig
+    collection: Collection, seeds: Seeds, alpha: Scalar, config: SearchConfig
 ) -> LocalSolution:
     """Diffuses each query over the nodes that it reaches."""
     components = collection.components
@@ -229,7 +240,7 @@ def _solve_local(
         collection.graph,
         jax.device_put(nodes),
         jax.device_put(seeds.values),
-        config.alpha,
+        alpha,
         jax.device_put(np.asarray(degree_sums, collection.graph.weights.dtype)),
         size=max(config.local_nodes or 0, nodes.shape[1]),
         rtol=config.rtol,

@@ -18,7 +18,8 @@ _MODULES = ("types", "pooling", "progress", "caches", "timing", "downloads")
 def reference_pages() -> dict[str, str]:
     """Text of every page, by file name."""
     pages = {
-        f"{stub.parent.name}.md": _stage_page(stub)
+        # The stage called index is not the overview.
+        f"diffjax-{stub.parent.name}.md": _stage_page(stub)
         for stub in sorted(PACKAGE.glob("*/__init__.pyi"))
         if stub.parent.name not in _INTERNAL_STAGES
     }

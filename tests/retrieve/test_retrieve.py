@@ -532,3 +532,32 @@ def test_error_names_the_array_that_a_search_lacks(asked, shuffled, search):
     local = dataclasses.replace(search, local_nodes=60)
     with pytest.raises(ValueError, match="components of the graph are needed"):
         ask(shuffled._replace(components=None), asked, local)
+
+
+def test_a_given_alpha_replaces_that_of_the_settings(asked, shuffled, search):
+    for local_nodes in (0, 60):
+        config = dataclasses.replace(search, local_nodes=local_nodes)
+        seeds = make_seeds(shuffled, asked, config)
+        given: Any = solve(shuffled, seeds, config=config, alpha=0.5)
+        lower = dataclasses.replace(config, alpha=0.5)
+        expected: Any = solve(shuffled, seeds, config=lower)
+        other: Any = solve(shuffled, seeds, config=config)
+        for solution, same in ((expected, True), (other, False)):
+            pairs = zip(jax.tree.leaves(given), jax.tree.leaves(solution), strict=True)
+            assert all(np.array_equal(a, b) for a, b in pairs) == same
+
+
+def test_combinations_that_would_ignore_an_argument_are_refused(
+    asked, shuffled, search
+):
+    seeds = make_seeds(shuffled, asked, search)
+    nodes = knn(shuffled.vectors, 20).indices
+    rows = solve_offline_rows(shuffled.graph, nodes, alpha=0.9)
+    offline = shuffled._replace(offline_rows=rows)
+    with pytest.raises(ValueError, match="alpha must be None with offline rows"):
+        solve(offline, seeds, config=search, alpha=0.5)
+    mesh = jax.make_mesh((1,), ("rows",))
+    local = dataclasses.replace(search, local_nodes=60)
+    for collection, config in ((offline, search), (shuffled, local)):
+        with pytest.raises(ValueError, match="mesh must be None for a short list"):
+            solve(collection, seeds, config=config, mesh=mesh)

@@ -223,7 +223,7 @@ class SearchResult(NamedTuple):
             regions, or a `LocalSolution` on those that a query reaches.
         regions: Region of each image that contributes most to its score, which locates
             the object; -1 if no region contributes.
-        ids: For each query the labels of its images, as the index was given them,
+        ids: For each query the ids of its images, as the index was given them,
             without empty slots; None outside of an index.
     """
 

@@ -12,8 +12,8 @@ from diffjax import caches
 from diffjax.images import Box, read_picture, read_pixels
 from diffjax.index import (
     VECTOR_SUFFIXES,
+    ImageId,
     Index,
-    Label,
     read_array,
     read_vector_file,
 )
@@ -232,8 +232,8 @@ def _print_images(result: SearchResult, *, as_json: bool) -> None:
     # Images that a local solve does not reach have no id, and come last.
     answers = [
         [
-            {"id": _label_text(label), "image": image, "score": score, "region": region}
-            for label, image, score, region in zip(*columns, strict=False)
+            {"id": _id_text(image_id), "image": image, "score": score, "region": region}
+            for image_id, image, score, region in zip(*columns, strict=False)
         ]
         for columns in zip(result.ids, *lists, strict=True)
     ]
@@ -255,8 +255,8 @@ def _print_images(result: SearchResult, *, as_json: bool) -> None:
     say(text_table(("query", "rank", "id", "score", "region"), rows).rstrip())
 
 
-def _label_text(label: Label) -> int | str:
-    return label if isinstance(label, int) else str(label)
+def _id_text(image_id: ImageId) -> int | str:
+    return image_id if isinstance(image_id, int) else str(image_id)
 
 
 def _parse_box(text: str) -> Box:

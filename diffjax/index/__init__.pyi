@@ -10,8 +10,8 @@ from ._config import IndexConfig as IndexConfig
 from ._config import Preset as Preset
 from ._folder import index_folder as index_folder
 from ._folder import pictures_config as pictures_config
+from ._ids import ImageId as ImageId
 from ._index import Index as Index
-from ._labels import Label as Label
 from ._plan import Phase as Phase
 from ._plan import Plan as Plan
 from ._plan import plan as plan

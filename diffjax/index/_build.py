@@ -35,7 +35,7 @@ from diffjax.regions import (
 from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import GraphConfig, IndexConfig
-from ._labels import NumberedImages, labels_to_arrays
+from ._ids import NumberedImages, ids_to_arrays
 from ._prepare_vectors import weigh_regions
 from ._store import Facts, Store
 from ._validation import Boxes, VectorRows, check_boxes, read_vectors
@@ -118,7 +118,7 @@ def build_in_memory(
         "degrees": graph.degrees,
         "weights": weights,
         "boxes": boxes,
-        **labels_to_arrays(images.labels),
+        **ids_to_arrays(images.unique_ids),
         **_prefix("", whitening),
         **_prefix("offline_", offline),
     }

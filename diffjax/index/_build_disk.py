@@ -49,7 +49,7 @@ from ._build import (
     warn_if_fewer_regions,
 )
 from ._config import GraphConfig, IndexConfig
-from ._labels import NumberedImages, labels_to_arrays
+from ._ids import NumberedImages, ids_to_arrays
 from ._plan import EDGE_ROWS, check_memory_and_disk, plan
 from ._prepare_vectors import (
     PreparedRows,
@@ -167,7 +167,7 @@ def _build(
     checked = check_and_hash_vectors(
         vectors, fit=graph.dim is not None, progress=progress
     )
-    given = {"image_ids": image_ids, **labels_to_arrays(images.labels)}
+    given = {"image_ids": image_ids, **ids_to_arrays(images.unique_ids)}
     if boxes is not None:
         given["boxes"] = boxes
     digests = {n: hashlib.sha256(a.tobytes()).hexdigest() for n, a in given.items()}

@@ -26,7 +26,7 @@ from diffjax.types import Graph, Neighbors, SearchResult, Whitening, row_starts
 from ._build import build_in_memory
 from ._build_disk import build_on_disk
 from ._config import IndexConfig
-from ._labels import Label, Labels, labels_from_arrays, number_images, numbers_of
+from ._ids import Ids, ImageId, ids_from_arrays, number_images, numbers_of
 from ._query_blocks import QueryBlock, join_results, prepare, split_queries
 from ._store import Store, check_destination, read_store, write_store
 from ._validation import (
@@ -217,25 +217,25 @@ class Index:
         return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     @functools.cached_property
-    def labels(self) -> Labels:
+    def unique_ids(self) -> Ids:
         """Id of every image, as given to `build`: names of pictures, or its numbers."""
-        labels = labels_from_arrays(self.store.arrays)
-        if labels is None and self.pictures is not None:
+        ids = ids_from_arrays(self.store.arrays)
+        if ids is None and self.pictures is not None:
             return np.array([*self.pictures.names, None], object)[:-1]
-        return np.arange(self.num_images) if labels is None else labels
+        return np.arange(self.num_images) if ids is None else ids
 
     @property
     def ids(self) -> Shaped[np.ndarray, " n"]:
         """Id of the image of every region."""
-        return self.labels[self.image_ids]
+        return self.unique_ids[self.image_ids]
 
-    def images_of(self, ids: Iterable[Label]) -> Int[np.ndarray, " w"]:
+    def images_of(self, ids: Iterable[ImageId]) -> Int[np.ndarray, " w"]:
         """Numbers of the images with some ids.
 
         Raises:
             ValueError: If ids are not in the index, listing them.
         """
-        return numbers_of("ids", ids, self.labels)
+        return numbers_of("ids", ids, self.unique_ids)
 
     @property
     def pictures(self) -> IndexedPictures | None:
@@ -329,7 +329,9 @@ class Index:
         result = join_results(results, blocks)
         _warn_of_residuals(result.solution.residual, search)
         images = np.asarray(result.images)
-        return result._replace(ids=[self.labels[i[i >= 0]].tolist() for i in images])
+        return result._replace(
+            ids=[self.unique_ids[i[i >= 0]].tolist() for i in images]
+        )
 
     def _search_block(
         self, collection: Collection, block: QueryBlock, search: SearchConfig, top: int

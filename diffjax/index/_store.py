@@ -39,7 +39,7 @@ REQUIRED = (
     *("graph_columns", "graph_weights", "graph_starts", "degrees"),
 )
 OPTIONAL = (
-    *("codebooks", "mean", "projection", "weights", "boxes", "labels", "label_starts"),
+    *("codebooks", "mean", "projection", "weights", "boxes", "ids", "id_starts"),
     *("centroids", "cluster_starts"),
     *("component_labels", "component_degree_sums", "component_nodes"),
     "component_starts",
@@ -361,7 +361,7 @@ def _check_number_ranges(folder: pathlib.Path, arrays: Arrays) -> None:
     lowest: dict[str, int] = {"indices": -1, "offline_indices": -1}
     ends = {"image_starts": n, "graph_starts": edges}
     ends |= {"cluster_starts": n, "component_starts": n}
-    ends |= {"label_starts": len(arrays["labels"])} if "labels" in arrays else {}
+    ends |= {"id_starts": len(arrays["ids"])} if "ids" in arrays else {}
     invalid = [
         name
         for name, limit in limits.items()

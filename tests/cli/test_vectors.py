@@ -100,7 +100,9 @@ def test_ids_are_lines_of_a_text(run, queries, tmp_path):
     (tmp_path / "ids.txt").write_text(lines, encoding="utf-8")
     settings = "--k", "10", "--query-k", "10", "--out", "out", "--ids", "ids.txt"
     assert run("index", "v.npy", *settings)[0] == 0
-    assert Index.open(tmp_path / "out").labels.tolist() == [f"r{i}" for i in range(20)]
+    assert Index.open(tmp_path / "out").unique_ids.tolist() == [
+        f"r{i}" for i in range(20)
+    ]
 
 
 BAD_FILES = {

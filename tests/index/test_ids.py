@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_index import CONFIG
 
 from diffjax.index import Index
-from diffjax.index import _labels as labels_module
+from diffjax.index import _ids as ids_module
 from diffjax.types import Neighbors
 
 KINDS = {
@@ -40,10 +40,12 @@ def test_ids_come_back_with_the_images_that_they_name(
     built = Index.build(given.vectors[order], ids, config=CONFIG, path=path)
     built.save(tmp_path / "copy")
     expected = index.search(given.queries, top=3)
-    for labelled in built, Index.open(tmp_path / "copy", mmap=on_disk):
-        assert set(labelled.labels.tolist()) == set(ids)
-        np.testing.assert_array_equal(labelled.ids, labelled.labels[labelled.image_ids])
-        result = labelled.search(given.queries, top=3)
+    for index_of_ids in built, Index.open(tmp_path / "copy", mmap=on_disk):
+        assert set(index_of_ids.unique_ids.tolist()) == set(ids)
+        np.testing.assert_array_equal(
+            index_of_ids.ids, index_of_ids.unique_ids[index_of_ids.image_ids]
+        )
+        result = index_of_ids.search(given.queries, top=3)
         assert result.ids == [
             [kind(image) for image in row] for row in expected.images.tolist()
         ]
@@ -85,7 +87,7 @@ def test_an_index_is_rebuilt_from_its_own_vectors_and_ids(given):
 
 
 def test_image_numbers_are_their_own_ids(given, index):
-    assert "labels" not in index.store.arrays
+    assert "ids" not in index.store.arrays
     np.testing.assert_array_equal(index.ids, given.image_ids)
     result = index.search(given.queries, top=4)
     assert result.ids == np.asarray(result.images).tolist()
@@ -107,24 +109,24 @@ def test_columns_of_data_frames_are_ids(given):
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_numbers_and_labels_name_the_same_rows(ids):
+def test_numbers_and_ids_name_the_same_rows(ids):
     ids = [*ids, *ids[::2]]
-    images = labels_module.number_images(ids, rows=len(ids))
+    images = ids_module.number_images(ids, rows=len(ids))
     order = images.region_order
     rows = np.arange(len(ids)) if order is None else order
     count = len(set(ids))
     np.testing.assert_array_equal(np.unique(images.image_ids), np.arange(count))
     assert (np.diff(images.image_ids) >= 0).all()
-    labels = images.labels
-    labels = np.arange(count) if labels is None else labels
-    assert labels[images.image_ids].tolist() == [ids[row] for row in rows]
+    unique_ids = images.unique_ids
+    unique_ids = np.arange(count) if unique_ids is None else unique_ids
+    assert unique_ids[images.image_ids].tolist() == [ids[row] for row in rows]
     # Images appear in the order of their first rows, regions in that of their rows.
-    assert labels.tolist() == list(dict.fromkeys(ids))
-    stored = labels_module.labels_to_arrays(labels)
-    loaded = labels_module.labels_from_arrays(stored)
+    assert unique_ids.tolist() == list(dict.fromkeys(ids))
+    stored = ids_module.ids_to_arrays(unique_ids)
+    loaded = ids_module.ids_from_arrays(stored)
     assert loaded is not None
-    assert loaded.tolist() == labels.tolist()
-    assert [type(x) for x in loaded.tolist()] == [type(x) for x in labels.tolist()]
+    assert loaded.tolist() == unique_ids.tolist()
+    assert [type(x) for x in loaded.tolist()] == [type(x) for x in unique_ids.tolist()]
 
 
 BAD = {

@@ -52,11 +52,22 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
 
 
 def check_not_downcast(name: str, array: Any) -> None:
-    """Refuses float64 where JAX would silently make it float32.
+    """Refuses an array whose numbers JAX would silently change.
+
+    JAX makes float64 float32, ignores masks, and a compiled program takes the bytes of
+    a foreign byte order as they lie.
 
     Raises:
         ValueError: With what to do about it.
     """
+    if np.ma.is_masked(array):
+        raise ValueError(f"{name} must have no masked entries: leave these out.")
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        raise ValueError(
+            f"{name} must be in this machine's byte order, got {dtype.str}: convert "
+            f"it, by .astype({dtype.name!r})."
+        )
     is_downcast = dtypes.canonicalize_dtype(np.float64) != np.float64
     if is_downcast and getattr(array, "dtype", None) == np.float64:
         raise ValueError(

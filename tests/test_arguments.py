@@ -161,6 +161,21 @@ def test_double_precision_passes_where_jax_keeps_it():
     check_not_downcast("vectors", jnp.ones((2, 3)))
 
 
+def test_bytes_in_a_foreign_order_are_refused():
+    for refuse in (check_not_downcast, check_vectors):
+        with pytest.raises(
+            ValueError, match=r"byte order, got >f4.*astype\('float32'\)"
+        ):
+            refuse("vectors", np.ones((2, 3), ">f4"))
+
+
+def test_masked_entries_are_refused_and_an_empty_mask_is_none():
+    check_not_downcast("vectors", np.ma.asarray(np.ones((2, 3), np.float32)))
+    masked = np.ma.masked_greater(np.ones((2, 3), np.float32), 0)
+    with pytest.raises(ValueError, match="vectors must have no masked entries"):
+        check_not_downcast("vectors", masked)
+
+
 @pytest.mark.parametrize("value", [1.0, np.ones(2, np.float32), np.ones(2, np.int64)])
 def test_other_types_pass_the_check_of_double_precision(value):
     check_not_downcast("value", value)

@@ -21,7 +21,8 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
 
     Raises:
         ValueError: If a weight is NaN, infinite or negative, an index is not that of a
-            node, or the two directions of an edge differ.
+            node, rows do not start where the ones before them end, or the two
+            directions of an edge differ.
     """
     leaves = jax.tree.leaves(graph)
     if not all(is_concrete(leaf) for leaf in leaves):
@@ -53,6 +54,15 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
         raise ValueError(
             f"{name} must have indices in {min_index}..{graph.num_nodes - 1}, got "
             f"{indices.min()}..{indices.max()}."
+        )
+    starts = None if graph.starts is None else np.asarray(graph.starts)
+    if starts is not None and (
+        starts[0] != 0 or starts[-1] != indices.size or (np.diff(starts) < 0).any()
+    ):
+        raise ValueError(
+            f"{name} must have starts that rise from 0 to {indices.size}, the number "
+            f"of indices, got {starts[0]} to {starts[-1]}, with steps of "
+            f"{np.diff(starts).min(initial=0)} and more."
         )
     matrix = graph.to_scipy()
     if (matrix != matrix.T).nnz:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from diffjax.images import QueryRegions
     from diffjax.learning import Parameters
 
+# Most queries that a warning lists.
+_SHOWN_QUERIES = 10
 # Learned parameters that take the place of settings.
 _LEARNED_SETTINGS = "alpha", "gamma", "lam", "query_gamma", "bias"
 
@@ -175,8 +177,8 @@ class Index:
 
         Raises:
             IndexFileError: If there is no index, or it is cut short, edited or of
-                another version, or numbers of nodes in loaded arrays point nowhere;
-                `verify` also compares every byte.
+                another version, or a byte of an array that is loaded was changed;
+                `verify` also reads those that are mapped.
             ValueError: If it is in double precision, and JAX is not.
         """
         store = read_store(pathlib.Path(path), mmap=mmap)
@@ -310,7 +312,8 @@ class Index:
 
         Returns:
             Images and scores, best first, ties by lower image, and the diffusion behind
-            them. Warns where a query's residual is above `warn_residual`.
+            them. Warns where a query's residual is above `warn_residual`, and where no
+            region is similar to a query, whose images are then -1.
 
         Raises:
             ValueError: If vectors or ids are bad as in `build`, dimensions or type
@@ -326,7 +329,7 @@ class Index:
         collection = self._collection(search)
         blocks = split_queries(rows, ids)
         results = [self._search_block(collection, b, search, top) for b in blocks]
-        result = join_results(results, blocks)
+        result = _without_order_of_zeros(join_results(results, blocks))
         _warn_of_residuals(result.solution.residual, search)
         images = np.asarray(result.images)
         return result._replace(
@@ -671,6 +674,31 @@ def _compose(whitening: Whitening | None, projection: Float[Array, "p d"]) -> Wh
         return Whitening(mean=mean, projection=projection.T)
     product = jnp.matmul(whitening.projection, projection.T, precision="highest")
     return whitening._replace(projection=product)
+
+
+def _without_order_of_zeros(result: SearchResult) -> SearchResult:
+    """Takes the images from queries with scores of 0 alone, and warns the caller.
+
+    No region is similar to them, so the order of their images would mean nothing.
+    """
+    scores, images = np.asarray(result.scores), np.asarray(result.images)
+    is_empty = (scores == 0).all(axis=1) & (images >= 0).any(axis=1)
+    if not is_empty.any():
+        return result
+    numbers = ", ".join(map(str, np.flatnonzero(is_empty)[:_SHOWN_QUERIES]))
+    warnings.warn(
+        f"{is_empty.sum()} of {len(is_empty)} queries are near no region of the "
+        f"collection and get no answers: {numbers}"
+        f"{', ...' if is_empty.sum() > _SHOWN_QUERIES else ''}.",
+        stacklevel=3,
+    )
+    # A program is compiled for no number of queries, as JAX 0.12 would.
+    cleared = np.where(is_empty[:, None], -1, images)
+    regions = np.where(is_empty[:, None], -1, np.asarray(result.regions))
+    return result._replace(
+        images=jax.device_put(cleared.astype(images.dtype)),
+        regions=jax.device_put(regions.astype(images.dtype)),
+    )
 
 
 def _warn_of_residuals(

@@ -334,6 +334,8 @@ def read_store(folder: pathlib.Path, *, mmap: bool | None = None) -> Store:
         if name not in REQUIRED and name not in OPTIONAL:
             continue  # Written by a later version, for another purpose.
         path = folder / entry["name"]
+        if not mmap:  # All of a mapped index would have to be read.
+            _check_hash(path, entry["sha256"])
         try:
             array = map_array(path) if mmap else np.load(path, allow_pickle=False)
             matches = array.dtype.str == entry["dtype"]
@@ -396,11 +398,19 @@ def verify(folder: str | pathlib.Path) -> None:
     """
     folder = pathlib.Path(folder)
     for entry in read_manifest(folder)["arrays"].values():
-        path = folder / entry["name"]
-        if file_digest(path) != entry["sha256"]:
-            raise IndexFileError(
-                f"{path} was changed (its hash does not fit): build the index again."
-            )
+        _check_hash(folder / entry["name"], entry["sha256"])
+
+
+def _check_hash(path: pathlib.Path, expected: str) -> None:
+    """Compares the bytes of a file with their hash.
+
+    Raises:
+        IndexFileError: If they were changed.
+    """
+    if file_digest(path) != expected:
+        raise IndexFileError(
+            f"{path} was changed (its hash does not fit): build the index again."
+        )
 
 
 def describe_file(folder: str | pathlib.Path) -> dict[str, str]:

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.graph import check_neighbors, knn
+from diffjax.graph import affinity, check_graph, check_neighbors, compress, knn
 from diffjax.types import Neighbors
 
 GOOD = Neighbors(
@@ -41,6 +41,25 @@ def test_accepts_lists_of_knn_and_empty_slots(collection):
 def test_names_the_first_bad_row(bad, complaint):
     with pytest.raises(ValueError, match=complaint):
         check_neighbors("lists", bad, n=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda starts: starts - 5,
+        lambda starts: 0 * starts,
+        lambda starts: starts.at[2].add(50),
+        lambda starts: starts.at[-1].add(-1),
+    ],
+    ids=["shifted", "zeros", "falling", "short"],
+)
+def test_refuses_rows_that_do_not_follow_each_other(collection, change):
+    lists = knn(collection.vectors.astype(np.float32), 5)
+    graph = compress(affinity(lists))
+    check_graph("graph", graph)
+    bad = graph._replace(starts=change(graph.starts))
+    with pytest.raises(ValueError, match="graph must have starts that rise from 0 to"):
+        check_graph("graph", bad)
 
 
 @pytest.mark.usefixtures("unchecked")

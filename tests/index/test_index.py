@@ -394,11 +394,12 @@ def test_an_index_of_one_vector_answers_with_its_image(given):
     with pytest.warns(UserWarning, match="k 50 is more than the 1 regions") as caught:
         index = Index.build(given.vectors[:1])
     assert len(caught) == 2  # For k and for query_k.
-    for sign in (1, -1):  # The same, and the opposite: all similarities negative.
-        result = index.search(sign * given.vectors[:1])
-        assert result.images.tolist() == [[0]]
-        # The query's own y, 1 or 0, over (1 + lambda).
-        np.testing.assert_allclose(result.scores, [[(sign == 1) / 2]], rtol=1e-6)
+    result = index.search(given.vectors[:1])
+    assert result.images.tolist() == [[0]]
+    # The query's own y, 1, over (1 + lambda).
+    np.testing.assert_allclose(result.scores, [[0.5]], rtol=1e-6)
+    with pytest.warns(UserWarning, match="near no region"):  # The opposite vector.
+        assert index.search(-given.vectors[:1]).images.tolist() == [[-1]]
 
 
 def test_settings_above_what_the_collection_gives_are_cut_with_a_warning(given):
@@ -538,3 +539,17 @@ def test_every_preset_is_its_steps_put_together(collection, name):
         f = diffuse(graph, y, keep_best=name == "official").value
     scores = pool(f, ids, weights=gmp_weights(vectors, ids))
     np.testing.assert_array_equal(result.images.T, rank(scores))
+
+
+def test_queries_near_nothing_get_no_answers_and_a_warning(given):
+    positive = np.abs(given.vectors)
+    index = Index.build(positive, given.image_ids, config=CONFIG)
+    queries = np.concatenate([-positive[:2], positive[:1]])
+    with pytest.warns(UserWarning, match="2 of 3 queries are near no region .*: 0, 1"):
+        result = index.search(queries, top=4)
+    np.testing.assert_array_equal(result.images[:2], -1)
+    np.testing.assert_array_equal(result.regions[:2], -1)
+    assert result.ids[:2] == [[], []]
+    expected = index.search(queries[2:], top=4)
+    np.testing.assert_array_equal(result.images[2], expected.images[0])
+    assert result.ids[2] == expected.ids[0]

@@ -1,6 +1,7 @@
 """Index on disk: format, replacement, damage, what it says about itself."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -315,8 +316,10 @@ def test_a_damaged_index_is_refused_with_the_remedy(saved, index, damage, messag
         assert said.startswith(str(saved))
         assert "\n" not in said
         assert said.endswith((": build the index again.", ": build one."))
-        if (read, message) != (verify, r"vectors-.*npy is damaged"):
+        if read is describe_file or message != r"vectors-.*npy is damaged":
             assert caught.match(message)
+        else:  # Its hash is compared first.
+            assert caught.match(r"vectors-.*npy was changed")
     index.save(saved)  # And that is possible.
     verify(saved)
     np.testing.assert_array_equal(
@@ -332,13 +335,23 @@ def flip(folder, name):
     path.write_bytes(data)
 
 
+def sign(folder, name):
+    """Makes the manifest of an index that of its changed array."""
+    header, path = read_header(folder), array_file(folder, name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    header["arrays"][name] |= {"sha256": digest, "bytes": path.stat().st_size}
+    write_header(folder, header)
+
+
 @pytest.mark.parametrize("name", ["vectors", "similarities", "projection"])
-def test_only_verify_sees_that_a_number_was_changed(saved, index, name):
+def test_a_changed_number_is_seen_where_it_is_loaded_or_verified(saved, index, name):
     flip(saved, name)
-    Index.open(saved)
+    for read in (lambda path: Index.open(path, mmap=False), verify):
+        with pytest.raises(IndexFileError, match=rf"{name}-.* was changed .*: build t"):
+            read(saved)
+    # Mapped arrays are not read.
+    Index.open(saved, mmap=True)
     describe_file(saved)
-    with pytest.raises(IndexFileError, match=rf"{name}-.* was changed .*: build the"):
-        verify(saved)
     index.save(saved)
     verify(saved)
 
@@ -352,6 +365,7 @@ def test_only_verify_sees_that_a_number_was_changed(saved, index, name):
 )
 def test_indices_out_of_range_are_refused_on_loading(saved, name):
     flip(saved, name)
+    sign(saved, name)
     message = rf"is damaged \({name} holds numbers that point nowhere\): build the inde"
     with pytest.raises(IndexFileError, match=message):
         Index.open(saved, mmap=False)
@@ -363,6 +377,7 @@ def test_regions_that_are_named_twice_are_seen_on_loading(saved):
     order = np.load(path)
     order[1] = order[0]
     np.save(path, order)
+    sign(saved, "order")
     with pytest.raises(IndexFileError, match="order holds numbers that point nowhere"):
         Index.open(saved)
 

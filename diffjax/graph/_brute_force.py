@@ -74,7 +74,7 @@ def _rank_candidate_block(vectors, nodes, candidates, k, *, include_self):
     return indices, np.where(indices >= 0, similarities, 0)
 
 
-def brute_force_search(
+def brute_force_neighbors(
     vectors: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """Compares all pairs of vectors, exactly also in double precision.

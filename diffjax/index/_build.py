@@ -36,7 +36,7 @@ from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import GraphConfig, IndexConfig
 from ._labels import NumberedImages, labels_to_arrays
-from ._prepare_vectors import weigh_regions
+from ._prepared_rows import weigh_regions
 from ._store import Facts, Store
 from ._validation import Boxes, VectorRows, check_boxes, read_vectors
 

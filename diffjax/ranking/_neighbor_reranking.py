@@ -251,19 +251,20 @@ def _scsm_reranking(
     has_regions = jnp.any(database != 0, axis=1)
     weights = 1 / jnp.arange(2, k + 2, dtype=database.dtype)
 
-    def inverse_ranks(vector):
+    def reciprocal_ranks(vector):
+        """Reciprocal rank of each image for a vector, and the images by rank."""
         similarities = jnp.matmul(database, vector, precision=jax.lax.Precision.HIGHEST)
         # Images without regions rank after all others.
         order = jnp.argsort(
             -jnp.where(has_regions, similarities, -jnp.inf), stable=True
         )
-        by_rank = 1 / jnp.arange(1, num_images + 1, dtype=similarities.dtype)
-        return jnp.zeros_like(similarities).at[order].set(by_rank), order
+        reciprocals = 1 / jnp.arange(1, num_images + 1, dtype=similarities.dtype)
+        return jnp.zeros_like(similarities).at[order].set(reciprocals), order
 
     def score(query):
-        for_query, order = inverse_ranks(query)
+        for_query, order = reciprocal_ranks(query)
         nearest = order[:k]
-        for_neighbors, _ = jax.vmap(inverse_ranks)(database[nearest])
+        for_neighbors, _ = jax.vmap(reciprocal_ranks)(database[nearest])
         used_weights = jnp.where(has_regions[nearest], weights, jnp.zeros_like(weights))
         # By sums, not a product of matrices, which would round differently in a batch.
         total = for_query + jnp.sum(used_weights[:, None] * for_neighbors, axis=0)

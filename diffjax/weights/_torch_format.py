@@ -9,7 +9,7 @@ import zipfile
 from typing import Any, BinaryIO
 
 from ._checkpoint import Checkpoint, select_state_dict
-from ._torch_pickle import (
+from ._torch_unpickler import (
     PICKLE_ERRORS,
     MemoryBudget,
     Storage,

@@ -1,4 +1,4 @@
-"""Preparation of vectors on disk, block by block: checks, whitening, weights."""
+"""Prepared rows: vectors checked, whitened and read block by block; their weights."""
 
 import hashlib
 from collections.abc import Callable, Iterator

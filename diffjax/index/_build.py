@@ -192,7 +192,7 @@ def _search_neighbors(
         return NodeLists(known_neighbors, np.arange(n, dtype=np.int32), None, None)
     if method == "clusters" and units.dtype == np.float32:
         return _search_in_clusters(np.asarray(units), graph)
-    neighbors = knn(units, min(graph.k, n), method=method)
+    neighbors = knn(units, min(graph.k, n), method=method, seed=graph.seed)
     recall_share = None
     if method in {"nn-descent", "clusters"}:
         recall_share = recall(neighbors, units)
@@ -246,7 +246,9 @@ def _solve_offline(
     nearest = lists.neighbors.indices
     if size > nearest.shape[1]:
         method = config.resolve(units.shape[0]).graph.method or "exact"
-        nearest = knn(units[lists.order], size, method=method).indices
+        nearest = knn(
+            units[lists.order], size, method=method, seed=config.graph.seed
+        ).indices
     search = config.search
     return solve_offline_rows(
         graph,

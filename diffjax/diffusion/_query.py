@@ -147,7 +147,7 @@ def _query_vectors(
         size = vectors.shape[0] if nodes is None else nodes.shape[1]
         return jnp.zeros((size, 0), vectors.dtype)
 
-    def build(vectors, where, query_regions, kernel_parameters):
+    def build_rows(vectors, where, query_regions, kernel_parameters):
         return _right_hand_sides(
             *(vectors, where, query_regions, kernel_parameters, nodes),
             num_queries=num_queries,
@@ -158,8 +158,10 @@ def _query_vectors(
     if mesh is not None:
         rows, replicated = row_spec(mesh), PartitionSpec()
         specs = rows, rows, replicated, replicated
-        build = jax.shard_map(build, mesh=mesh, in_specs=specs, out_specs=rows)
-    return build(vectors, where, query_regions, kernel_parameters)
+        build_rows = jax.shard_map(
+            build_rows, mesh=mesh, in_specs=specs, out_specs=rows
+        )
+    return build_rows(vectors, where, query_regions, kernel_parameters)
 
 
 def _right_hand_sides(

@@ -189,10 +189,10 @@ def blockwise_search(
         Neighbours, ties by lower index; padding has similarity -inf.
     """
 
-    def find(row):
+    def find_row_neighbors(row):
         products = jnp.matmul(vectors, row, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.top_k(jnp.where(mask, products, -jnp.inf), k)
 
     batch = min(block, max(rows.shape[0], 1))
-    similarities, indices = jax.lax.map(find, rows, batch_size=batch)
+    similarities, indices = jax.lax.map(find_row_neighbors, rows, batch_size=batch)
     return Neighbors(indices, similarities)

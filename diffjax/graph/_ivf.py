@@ -323,7 +323,7 @@ def _search_clusters_in_threads(
 
     starts = clusters.starts
 
-    def search(cluster):
+    def search_cluster(cluster):
         start = int(starts[cluster])
         queries = np.ascontiguousarray(vectors[start : starts[cluster + 1]])
         candidates = list_candidates(cluster, queries)
@@ -339,7 +339,7 @@ def _search_clusters_in_threads(
     with ThreadPoolExecutor(cores, initializer=_use_one_faiss_thread) as pool:
         pending = deque[Future[ClusterNeighbors]]()
         for cluster in range(first, len(clusters.centroids)):
-            pending.append(pool.submit(search, cluster))
+            pending.append(pool.submit(search_cluster, cluster))
             if len(pending) > 2 * cores:
                 yield pending.popleft().result()
         while pending:

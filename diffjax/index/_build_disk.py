@@ -296,16 +296,18 @@ def _search_neighbors(build: _Build, digest: str) -> None:
     if build.graph.method != "clusters":
         starts = np.append(np.arange(0, build.n, _EXACT_BLOCK_ROWS), build.n)
 
-        def search(first: int) -> Iterator[ClusterNeighbors]:
+        def search_blocks(first: int) -> Iterator[ClusterNeighbors]:
             return _search_exactly(vectors, starts[first:], build.k)
 
         _write_lists(
-            *(build, search, lists, journal), starts=starts, task="finding neighbours"
+            *(build, search_blocks, lists, journal),
+            starts=starts,
+            task="finding neighbours",
         )
         return
     clusters, probes = build.clusters, build.graph.neighbor_probes
 
-    def draft(first: int) -> Iterator[ClusterNeighbors]:
+    def draft_blocks(first: int) -> Iterator[ClusterNeighbors]:
         return search_clusters(vectors, clusters, build.k, probes=probes, first=first)
 
     drafts = {"indices": build.path("drafts", digest)}
@@ -313,17 +315,17 @@ def _search_neighbors(build: _Build, digest: str) -> None:
         drafts_journal = build.folder / f"lists-drafts-{digest}.json"
         starts = clusters.starts
         _write_lists(
-            *(build, draft, drafts, drafts_journal),
+            *(build, draft_blocks, drafts, drafts_journal),
             starts=starts,
             task="finding neighbours",
         )
     drafted = map_array(drafts["indices"])
 
-    def refine(first: int) -> Iterator[ClusterNeighbors]:
+    def refine_blocks(first: int) -> Iterator[ClusterNeighbors]:
         return refine_neighbors(vectors, clusters, drafted, first=first)
 
     _write_lists(
-        *(build, refine, lists, journal),
+        *(build, refine_blocks, lists, journal),
         starts=clusters.starts,
         task="refining neighbours",
     )

@@ -177,7 +177,7 @@ def run_steps(
     is_padding = (fold.table.rows < 0).all(1)
     count = is_padding.shape[0]
 
-    def step(carry, _):
+    def take_gradient_step(carry, _):
         number = carry.step
         query_order = jax.random.permutation(jax.random.fold_in(key, number), count)
         query_order = query_order[jnp.argsort(is_padding[query_order], stable=True)]
@@ -206,7 +206,7 @@ def run_steps(
         )
         return next_carry, trace
 
-    return jax.lax.scan(step, carry, length=config.evaluate_every)
+    return jax.lax.scan(take_gradient_step, carry, length=config.evaluate_every)
 
 
 @functools.partial(jax.jit, static_argnames="chain")

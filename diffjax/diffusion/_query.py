@@ -184,7 +184,7 @@ def _right_hand_sides(
     def similarity(products):
         return kernel(products, gamma, bias=bias)
 
-    def above_bias(products):
+    def subtract_bias(products):
         return products - jnp.asarray(bias, products.dtype)
 
     def similarity_of_sums(sums):
@@ -192,7 +192,7 @@ def _right_hand_sides(
 
     transform_terms, transform_sums = similarity, _identity
     if rule == "official":
-        transform_terms, transform_sums = above_bias, similarity_of_sums
+        transform_terms, transform_sums = subtract_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
     top = functools.partial(_row_top_k, mesh=mesh)
     total = jnp.zeros_like(vectors, shape=(num_queries, size))

@@ -101,7 +101,7 @@ def build_in_memory(
             lambda rows: host_units[rows], image_ids, lam=graph_config.lam
         )[order]
     offline = _solve_offline(graph, lists, units, config)
-    inverse_order = invert(order)
+    inverse_order = invert_permutation(order)
     # A gather of all vectors, unless the order is the regions' own.
     is_same_order = np.array_equal(order, np.arange(n))
     node_vectors = host_units if is_same_order else host_units[order]
@@ -119,8 +119,8 @@ def build_in_memory(
         "weights": weights,
         "boxes": boxes,
         **labels_to_arrays(images.labels),
-        **_prefix("", whitening),
-        **_prefix("offline_", offline),
+        **_prefix_names("", whitening),
+        **_prefix_names("offline_", offline),
     }
     if lists.clusters is not None:
         arrays["centroids"] = lists.clusters.centroids
@@ -143,12 +143,14 @@ def _reorder_lists(
         return neighbors
     indices = np.asarray(neighbors.indices)[order]
     return Neighbors(
-        jnp.asarray(np.where(indices >= 0, invert(order)[indices], -1)),
+        jnp.asarray(np.where(indices >= 0, invert_permutation(order)[indices], -1)),
         jnp.asarray(np.asarray(neighbors.similarities)[order]),
     )
 
 
-def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, Any]:
+def _prefix_names(
+    prefix: str, arrays: Whitening | OfflineRows | None
+) -> dict[str, Any]:
     """Arrays of a tuple by their names in the store, with a prefix."""
     if arrays is None:
         return {}
@@ -387,7 +389,7 @@ def starts_of_images(image_ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " star
     return np.append(0, np.cumsum(np.bincount(image_ids))).astype(np.int32)
 
 
-def invert(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def invert_permutation(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Inverse of a permutation."""
     inverse = np.empty(len(order), np.int32)
     inverse[order] = np.arange(len(order), dtype=np.int32)

@@ -43,7 +43,7 @@ from ._array_files import (
 from ._build import (
     check_code_bytes,
     fit_whitening,
-    invert,
+    invert_permutation,
     starts_of_images,
     train_codebooks,
     warn_if_fewer_regions,
@@ -255,7 +255,9 @@ def _write_vectors(build: _Build, digest: str) -> None:
         _write_clusters(build, digest)
     else:
         build.write("order", digest, lambda: np.arange(build.n, dtype=np.int32))
-    build.write("inverse_order", digest, lambda: invert(build.map_written("order")))
+    build.write(
+        "inverse_order", digest, lambda: invert_permutation(build.map_written("order"))
+    )
     build.files["vectors"] = build.path("vectors", digest)
     if not build.files["vectors"].exists():
         order = build.map_written("order")

@@ -334,4 +334,5 @@ def _check_scales(
 
 
 # Names of earlier versions, which `cli` still imports.
-LearningProblem, problem = TrainingGraphs, training_graphs
+LearningProblem = TrainingGraphs
+problem = training_graphs

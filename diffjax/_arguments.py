@@ -35,14 +35,14 @@ def check_vectors(name: str, vectors: Float[Array | np.ndarray, "n d"]) -> None:
         return
     host_vectors = np.asarray(vectors)
     # The largest entry rather than the norm, whose square over- or underflows.
-    largest = np.maximum(host_vectors.max(axis=1), -host_vectors.min(axis=1))
-    non_finite_rows = np.flatnonzero(~np.isfinite(largest))
+    row_maxima = np.maximum(host_vectors.max(axis=1), -host_vectors.min(axis=1))
+    non_finite_rows = np.flatnonzero(~np.isfinite(row_maxima))
     if non_finite_rows.size:
         raise ValueError(
             f"{name} must be finite, got NaN or infinity in {non_finite_rows.size} of "
             f"{len(host_vectors)} rows, first in row {non_finite_rows[0]}."
         )
-    zero_rows = np.flatnonzero(largest == 0)
+    zero_rows = np.flatnonzero(row_maxima == 0)
     if zero_rows.size:
         raise ValueError(
             f"{name} must have a direction, got {zero_rows.size} of "

@@ -64,11 +64,11 @@ def match_varying_axes(*arrays: Any) -> Any:
     leaves, tree = jax.tree.flatten(arrays)
     all_axes = frozenset().union(*map(varying_axes, leaves))
 
-    def vary(x):
+    def cast_to_vary(x):
         missing = tuple(all_axes - varying_axes(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
-    return jax.tree.unflatten(tree, map(vary, leaves))
+    return jax.tree.unflatten(tree, map(cast_to_vary, leaves))
 
 
 def flat_mesh(devices: np.ndarray) -> Mesh:

@@ -70,15 +70,15 @@ def pool(
 def _pool(scores, image_ids, weights, *, num_images, mesh):
     weighted = scores if weights is None else weights[:, None] * scores
 
-    def add_up(weighted, image_ids):
+    def sum_by_image(weighted, image_ids):
         return jax.ops.segment_sum(
             weighted, image_ids, num_segments=num_images, indices_are_sorted=True
         )
 
     if mesh is None:
-        return add_up(weighted, image_ids)
+        return sum_by_image(weighted, image_ids)
     return jax.shard_map(
-        lambda *shards: jax.lax.psum(add_up(*shards), mesh.axis_names),
+        lambda *shards: jax.lax.psum(sum_by_image(*shards), mesh.axis_names),
         mesh=mesh,
         in_specs=row_spec(mesh),
         out_specs=PartitionSpec(),
@@ -155,7 +155,7 @@ def _gmp_weights(
     counts = jnp.searchsorted(image_ids, images, side="right") - starts
     slots = jnp.arange(max_regions, dtype=jnp.int32)
 
-    def solve(image):
+    def solve_image_weights(image):
         start, regions = image
         is_region = slots < regions
         phi = vectors[jnp.minimum(start + slots, rows - 1)]
@@ -167,7 +167,7 @@ def _gmp_weights(
         return jax.scipy.linalg.cho_solve(factor, is_region.astype(vectors.dtype))
 
     batch = min(_IMAGES_PER_BATCH, max(num_images, 1))
-    weights = jax.lax.map(solve, (starts, counts), batch_size=batch)
+    weights = jax.lax.map(solve_image_weights, (starts, counts), batch_size=batch)
     slot = jnp.arange(rows, dtype=jnp.int32) - starts[image_ids]
     region_weights: Array = weights[image_ids, jnp.minimum(slot, max_regions - 1)]
     return jnp.where(slot < max_regions, region_weights, jnp.nan)

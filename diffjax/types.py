@@ -176,8 +176,8 @@ def check_countable(edges: int) -> None:
     Raises:
         ValueError: If it needs 64 bits and jax_enable_x64 is off.
     """
-    narrow = dtypes.canonicalize_dtype(np.int64) != np.int64
-    if narrow and edges > np.iinfo(np.int32).max:
+    counts_in_32_bits = dtypes.canonicalize_dtype(np.int64) != np.int64
+    if counts_in_32_bits and edges > np.iinfo(np.int32).max:
         raise ValueError(
             f"graph must have fewer than 2^31 stored edges here, got {edges}: use a "
             "smaller k, or turn on jax_enable_x64 to count beyond."

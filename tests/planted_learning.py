@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.learning._labels import LabelledQueries
-from diffjax.learning._problem import QueryDescriptors
+from diffjax.learning._training_graphs import QueryDescriptors
 
 
 def unit_vectors(vectors):

@@ -30,10 +30,10 @@ from diffjax.graph import (
 from diffjax.learning import (
     QueryDescriptors,
     parameters,
-    problem,
     replace_shrinkage_by_projection,
     scatter_matrices,
     score_images,
+    training_graphs,
 )
 from diffjax.pooling import gmp_weights, pool
 from diffjax.ranking import nearest_neighbors, r_match, rank
@@ -101,16 +101,16 @@ def make_cases():
         )
 
     yield "reduce_regions", reduced, (VECTORS, IDS, jax.random.key(0))
-    learning_problem = problem(VECTORS, IDS, k=4)
+    collection_graphs = training_graphs(VECTORS, IDS, k=4)
     asked = QueryDescriptors((QUERIES,), QUERY_IDS)
     settings = {**COUNTS, "query_k": 3, "max_regions": 2}
     projected = parameters(("projection",), dim=4, rank=3)
     yield (
         "score_images",
         part(score_images, **settings),
-        (projected, learning_problem, asked),
+        (projected, collection_graphs, asked),
     )
-    measured = scatter_matrices(learning_problem, [np.array([0, 1]), np.array([2, 3])])
+    measured = scatter_matrices(collection_graphs, [np.array([0, 1]), np.array([2, 3])])
     yield (
         "gradient of whiten",
         jax.grad(

@@ -16,16 +16,16 @@ from diffjax.learning import (
     FitConfig,
     FitResult,
     LabelledQueries,
-    LearningProblem,
     Parameters,
     QueryDescriptors,
     RelevanceLists,
+    TrainingGraphs,
     fit,
     hold_out_objects,
     parameters,
-    problem,
     save_parameters,
     score_images,
+    training_graphs,
 )
 from diffjax.progress import progress_bars
 from diffjax.ranking import rank
@@ -147,7 +147,7 @@ def learn_from_labels(
         **{name: settings[name] for name in _LEARNED_SETTINGS},
         dim=int(index.vectors.shape[1]),
     )
-    collection = problem(
+    collection = training_graphs(
         index.vectors, index.image_ids, k=index.neighbors.indices.shape[1]
     )
     fit_result = fit(
@@ -282,16 +282,16 @@ def _check_search_settings(config: IndexConfig) -> None:
 
 def _mean_average_precision(
     parameters: Parameters,
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     labelled: LabelledQueries,
     config: FitConfig,
 ) -> float:
     """Mean average precision of labelled queries at some parameters."""
     scores = score_images(
         parameters,
-        problem,
+        training_graphs,
         labelled.queries,
-        query_k=min(config.query_k, len(problem.image_ids)),
+        query_k=min(config.query_k, len(training_graphs.image_ids)),
         max_steps=config.search_steps or config.max_steps,
         rtol=config.rtol,
     )

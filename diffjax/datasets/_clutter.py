@@ -170,7 +170,7 @@ class Patch(NamedTuple):
     mask: Image.Image
 
 
-def draw_clutter(
+def draw_clutter_picture(
     rng: np.random.Generator, size: tuple[int, int], *, patches: int = 30
 ) -> Image.Image:
     """Draws a picture of clutter.

@@ -120,7 +120,7 @@ def read_revisited(
         for query, entry in zip(queries, entries, strict=True)
     )
 
-    def protocol(kind: str, positives: tuple[str, ...]) -> GroundTruth:
+    def make_protocol(kind: str, positives: tuple[str, ...]) -> GroundTruth:
         junk = tuple(name for name in _LIST_NAMES if name not in positives)
         truth = GroundTruth(
             name=f"{stem}-{kind}",
@@ -134,9 +134,9 @@ def read_revisited(
         return check_consistent(truth, source=path)
 
     return RevisitedProtocols(
-        easy=protocol("easy", ("easy",)),
-        medium=protocol("medium", ("easy", "hard")),
-        hard=protocol("hard", ("hard",)),
+        easy=make_protocol("easy", ("easy",)),
+        medium=make_protocol("medium", ("easy", "hard")),
+        hard=make_protocol("hard", ("hard",)),
     )
 
 
@@ -215,7 +215,7 @@ def read_oxford(
             f"{len(database)} without {len(missing)} of them: {', '.join(missing)}."
         )
 
-    def find(names: list[str]) -> Int[np.ndarray, " _"]:
+    def find_positions(names: list[str]) -> Int[np.ndarray, " _"]:
         return np.unique(np.array([positions[name] for name in names], np.int64))
 
     truth = GroundTruth(
@@ -223,8 +223,8 @@ def read_oxford(
         database=tuple(database),
         queries=tuple(queries),
         boxes=tuple(boxes),
-        positives=tuple(find(good + ok) for good, ok, _ in lists),
-        junk=tuple(find(junk) for _, _, junk in lists),
+        positives=tuple(find_positions(good + ok) for good, ok, _ in lists),
+        junk=tuple(find_positions(junk) for _, _, junk in lists),
         objects=tuple(label.rpartition("_")[0] or label for label in labels),
     )
     return check_consistent(truth, source=root)

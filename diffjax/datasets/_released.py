@@ -240,7 +240,7 @@ def read_knn_graph(path: str | os.PathLike[str]) -> Neighbors:
             f"{format_shape(negated.T)}."
         )
     n, k = numbers.shape
-    _check_neighbor_lists(path, numbers, negated)
+    _check_released_knn(path, numbers, negated)
     # One more column, for an empty slot or the region itself.
     indices = np.full((n, k + 1), -1, np.int32)
     similarities = np.zeros((n, k + 1), np.float32)
@@ -270,7 +270,7 @@ def _add_self_and_sort(
     similarities[:] = np.take_along_axis(similarities, order, axis=1)
 
 
-def _check_neighbor_lists(path, numbers, negated) -> None:
+def _check_released_knn(path, numbers, negated) -> None:
     n = len(numbers)
     for start in range(0, n, _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)

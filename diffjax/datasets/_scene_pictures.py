@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from ._clutter import draw_clutter, draw_patch, paste_patch
+from ._clutter import draw_clutter_picture, draw_patch, paste_patch
 
 # Few sizes, about equal in area: extraction compiles once per shape.
 _CANVAS_SIZES = ((400, 300), (300, 400), (350, 350))
@@ -246,7 +246,7 @@ def compose_picture(
     """
     rng = np.random.default_rng(key)
     size = _CANVAS_SIZES[rng.integers(len(_CANVAS_SIZES))]
-    picture = draw_clutter(rng, size, patches=config.patches)
+    picture = draw_clutter_picture(rng, size, patches=config.patches)
     if cutout is None:
         return ComposedPicture(picture=picture, box=None)
     alpha = _paste_object(rng, picture, cutout, config=config)

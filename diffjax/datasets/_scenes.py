@@ -224,7 +224,7 @@ def compose_scenes(
     truth = _read_scene_list(folder, config)
     present = _find_composed(folder, tasks)
     if truth is None or len(present) < len(tasks):
-        truth = _compose_all(folder, tasks, config, progress=progress)
+        truth = _compose_scenes(folder, tasks, config, progress=progress)
     warn_if_pixels_differ(
         folder, config, sha256=truth["pixels_sha256"], versions=truth["versions"]
     )
@@ -274,7 +274,7 @@ def _find_composed(folder, tasks):
     return existing
 
 
-def _compose_all(folder, tasks, config, *, progress):
+def _compose_scenes(folder, tasks, config, *, progress):
     cutouts = cut_objects(config.objects)
     for home in {task.path.parent for task in tasks}:
         home.mkdir(parents=True, exist_ok=True)
@@ -345,14 +345,14 @@ def _read_scene_list(folder, config):
 
 
 def _make_collection(folder, truth):
-    def scene(entry):
+    def make_scene(entry):
         box = None if entry["box"] is None else tuple(entry["box"])
         return Scene(**{**entry, "box": box})
 
     return SceneCollection(
         folder=folder,
         objects=tuple(truth["objects"]),
-        database=tuple(scene(entry) for entry in truth["database"]),
-        queries=tuple(scene(entry) for entry in truth["queries"]),
+        database=tuple(make_scene(entry) for entry in truth["database"]),
+        queries=tuple(make_scene(entry) for entry in truth["queries"]),
         pixels_sha256=truth["pixels_sha256"],
     )

@@ -71,11 +71,11 @@ def iterate_until_converged(
     def is_active(resid_sq: Array) -> Array:
         return resid_sq > threshold  # Strict, so an all-zero column starts finished.
 
-    def cond(carry):
+    def is_any_active(carry):
         _, resid_sq, num_steps, _ = carry
         return jnp.any(is_active(resid_sq) & (num_steps < stop.max_steps))
 
-    def body(carry):
+    def take_step(carry):
         state, resid_sq, num_steps, best = carry
         active: Array = is_active(resid_sq)
         state, new_sq = step(state, active)
@@ -94,7 +94,7 @@ def iterate_until_converged(
     num_steps = jnp.zeros_like(rhs_sq, jnp.int32)
     best = (state[0], rhs_sq) if keep_best else ()
     carry = state, rhs_sq, num_steps, best
-    final_carry: Any = jax.lax.while_loop(cond, body, carry)
+    final_carry: Any = jax.lax.while_loop(is_any_active, take_step, carry)
     state, last_sq, num_steps, best = final_carry
     value, resid_sq = best if keep_best else (state[0], last_sq)
     residual = relative_residuals(resid_sq, reference_sq)
@@ -204,7 +204,7 @@ def cg_loop(
     def apply_preconditioner(r: Array) -> Array:
         return weight * r if weight is not None and precondition else r
 
-    def step(
+    def cg_step(
         state: tuple[Array, ...], active: Array
     ) -> tuple[tuple[Array, ...], Array]:
         x, r, p, rz = state
@@ -220,13 +220,13 @@ def cg_loop(
         b = jnp.where(active, new_rz, 0) / jnp.where(active, rz, 1)
         return (x, r, z + b * p, new_rz), squared_residual(r)
 
-    def start(rhs: Array) -> tuple[tuple[Array, ...], Array]:
+    def cg_start(rhs: Array) -> tuple[tuple[Array, ...], Array]:
         z = apply_preconditioner(rhs)
         state = jnp.zeros_like(rhs), rhs, z, column_sums(rhs * z)
         return state, squared_residual(rhs)
 
     return iterate_until_converged(
-        start, step, rhs, stop, keep_best=keep_best, reference_norm=reference_norm
+        cg_start, cg_step, rhs, stop, keep_best=keep_best, reference_norm=reference_norm
     )
 
 
@@ -300,7 +300,7 @@ def chebyshev_loop(
     needed = jnp.minimum(needed, jnp.asarray(stop.max_steps, b.dtype))
     total_steps = jnp.where(reduction > 1, needed, 0).astype(jnp.int32)
 
-    def step(state: _ChebyshevState) -> _ChebyshevState:
+    def chebyshev_step(state: _ChebyshevState) -> _ChebyshevState:
         k = state.num_steps
         active = k < total_steps
         # The first direction is the residual; the second has twice the usual factor.
@@ -323,7 +323,7 @@ def chebyshev_loop(
         jnp.zeros_like(scaled_norm, jnp.int32),
     )
     final = jax.lax.while_loop(
-        lambda state: jnp.any(state.num_steps < total_steps), step, start
+        lambda state: jnp.any(state.num_steps < total_steps), chebyshev_step, start
     )
     resid_sq = jnp.sum(final.r**2, axis=0, keepdims=True)
     residual = relative_residuals(resid_sq, scaled_norm**2)

@@ -105,7 +105,7 @@ def _diffuse_conventional(
     n, rows = vectors.shape[0], queries.shape[0]
     slots = jnp.arange(max_regions, dtype=jnp.int32)
 
-    def solve(query):
+    def solve_query(query):
         first, last = (
             jnp.searchsorted(ids, query, side=side).astype(jnp.int32)
             for side in ("left", "right")
@@ -121,6 +121,6 @@ def _diffuse_conventional(
         )
         return solution._replace(value=solution.value[:n])
 
-    solutions = jax.lax.map(solve, jnp.arange(num_queries, dtype=jnp.int32))
+    solutions = jax.lax.map(solve_query, jnp.arange(num_queries, dtype=jnp.int32))
     value, *diagnostics = (field[..., 0] for field in solutions)
     return Solution(value.T, *diagnostics)

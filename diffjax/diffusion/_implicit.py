@@ -222,14 +222,14 @@ def vmap_as_columns(loop: IterativeMethod) -> IterativeMethod:
         system, stop, columns = arguments
         system_batched, stop_batched, columns_batched = is_batched
 
-        def merge(x, x_batched):
+        def merge_batch(x, x_batched):
             batch = x if x_batched else jnp.broadcast_to(x, (batch_size, *x.shape))
             return _merge_batch_into_columns(batch)
 
         if any(jax.tree.leaves((system_batched, stop_batched))):
             result = _solve_batch_members(loop, is_batched, arguments)
         else:
-            columns = jax.tree.map(merge, columns, columns_batched)
+            columns = jax.tree.map(merge_batch, columns, columns_batched)
             merged = batched_loop(system, stop, columns)
             result = jax.tree.map(
                 lambda x: _split_columns_into_batch(x, batch_size), merged

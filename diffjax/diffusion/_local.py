@@ -194,11 +194,11 @@ def diffuse_local(
     )
 
 
-def densify(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
+def densify(solution: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
     """Expands a local solution to scores of all nodes, in the form of `diffuse`.
 
     Args:
-        found: Solution of `diffuse_local`.
+        solution: Solution of `diffuse_local`.
         graph: The graph of that solution.
 
     Returns:
@@ -209,7 +209,7 @@ def densify(found: LocalSolution, graph: Graph) -> Float[Array, "n q"]:
         ValueError: If the graph is not normalised, or was truncated afterwards.
     """
     _check_normalised(graph)
-    return _densify(found, graph, _components_of(graph))
+    return _densify(solution, graph, _components_of(graph))
 
 
 @jax.jit
@@ -287,13 +287,13 @@ _cached_components = cache_by_identity(_label_components)
 @functools.partial(jax.jit, static_argnames="shape")
 def _diffuse_local(graph, seeds, alpha, steps, components, *, degree_sums, shape):
     dtype, n = graph.weights.dtype, graph.num_nodes
-    nodes, values = seeds
-    nodes = jnp.asarray(nodes, jnp.int32)
-    is_node = (nodes >= 0) & (nodes < n)
-    nodes = jnp.where(is_node, nodes, -1)
-    values = jnp.asarray(values, dtype)
+    seed_nodes, seed_values = seeds
+    seed_nodes = jnp.asarray(seed_nodes, jnp.int32)
+    is_node = (seed_nodes >= 0) & (seed_nodes < n)
+    seed_nodes = jnp.where(is_node, seed_nodes, -1)
+    seed_values = jnp.asarray(seed_values, dtype)
     seeds = _SparseRightHandSides(
-        nodes, jnp.where(is_node, values, jnp.zeros_like(values))
+        seed_nodes, jnp.where(is_node, seed_values, jnp.zeros_like(seed_values))
     )
     alpha = jnp.asarray(alpha, dtype)
     result = _solve(shape, graph, seeds, alpha, steps)
@@ -359,7 +359,7 @@ def _solve(shape, graph, seeds, alpha, steps) -> LocalResult:
     """Solves every query, by the native kernel if there is one."""
     arguments = graph, seeds, alpha, steps
 
-    def by_kernel(graph, seeds, alpha, steps):
+    def solve_by_kernel(graph, seeds, alpha, steps):
         result = csr_local(
             graph.weights,
             graph.indices,
@@ -373,7 +373,7 @@ def _solve(shape, graph, seeds, alpha, steps) -> LocalResult:
         )
         return LocalResult(*result)
 
-    def by_jax(graph, seeds, alpha, steps):
+    def solve_by_jax(graph, seeds, alpha, steps):
         def solve_query(query_seeds):
             nodes, values = query_seeds
             return solve_local(
@@ -387,8 +387,10 @@ def _solve(shape, graph, seeds, alpha, steps) -> LocalResult:
 
     matrix = graph.weights, graph.indices, graph.starts
     if not seeds.nodes.size or not has_csr_kernel(*matrix, seeds.values):
-        return by_jax(*arguments)
-    return jax.lax.platform_dependent(*arguments, cpu=by_kernel, default=by_jax)
+        return solve_by_jax(*arguments)
+    return jax.lax.platform_dependent(
+        *arguments, cpu=solve_by_kernel, default=solve_by_jax
+    )
 
 
 @_solve.defjvp
@@ -398,23 +400,23 @@ def _(shape, primals, tangents):
     result = _solve(shape, graph, seeds, alpha, steps)
     d_graph = graph._replace(weights=d_graph.weights)
 
-    def values_tangent(query):
-        local_nodes, x, nodes, d_values = query
+    def scores_tangent(query):
+        local_nodes, scores, seed_nodes, d_seed_values = query
         local = induced_subgraph(graph, local_nodes, width=shape.width)
         d_local = induced_subgraph(d_graph, local_nodes, width=shape.width)
         # (I - alpha S) df = dy + d(alpha S) f.
         d_alpha_s = d_alpha * local.weights + alpha * d_local.weights
-        d_alpha_s_f = jnp.sum(d_alpha_s * x[jnp.maximum(local.indices, 0)], axis=1)
+        d_alpha_s_f = jnp.sum(d_alpha_s * scores[jnp.maximum(local.indices, 0)], axis=1)
         n = graph.num_nodes
         dy = scatter_to_nodes(
-            jnp.where(local_nodes >= 0, local_nodes, n), nodes, d_values, n
+            jnp.where(local_nodes >= 0, local_nodes, n), seed_nodes, d_seed_values, n
         )
         rhs = (dy + d_alpha_s_f)[:, None]
         return diffuse_until(local, rhs, alpha, steps.stop).value[:, 0]
 
     queries = result.nodes, result.values, seeds.nodes, d_seeds.values
     tangent = jax.tree.map(_zero_tangent, result)
-    return result, tangent._replace(values=jax.vmap(values_tangent)(queries))
+    return result, tangent._replace(values=jax.vmap(scores_tangent)(queries))
 
 
 def _zero_tangent(x):

@@ -76,7 +76,7 @@ def solve_local(
     y_norm = jnp.linalg.norm(y)
     gather_rows = functools.partial(_gather_local_rows, graph, width=width)
 
-    def solve(state: _LocalState, max_steps) -> _LocalState:
+    def continue_solve(state: _LocalState, max_steps) -> _LocalState:
         rows = gather_rows(state.nodes)
         # The correction is solved for, up to a residual that is relative to y.
         rtol = stop.rtol * y_norm / safe_divisor(jnp.linalg.norm(state.r))
@@ -96,13 +96,13 @@ def solve_local(
     can_expand = jnp.array(True)
     while count < size:
         # A query that cannot expand any more waits for the last solve.
-        state = solve(state, jnp.where(can_expand, steps_per_expansion, 0))
+        state = continue_solve(state, jnp.where(can_expand, steps_per_expansion, 0))
         count = min(2 * count, size)
         state, expanded = _expand_frontier(
             state, gather_rows(state.nodes), alpha, n, count
         )
         can_expand &= expanded
-    state = solve(state, stop.max_steps)
+    state = continue_solve(state, stop.max_steps)
     _, outside = gather_rows(state.nodes).flow_outside(alpha * state.x)
     residual_norm = jnp.sqrt(jnp.sum(state.r**2) + jnp.sum(outside**2))
     is_node = state.nodes < n

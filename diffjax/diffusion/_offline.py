@@ -86,7 +86,7 @@ def solve_offline_rows(
     jax.jit, static_argnames=("rtol", "max_steps", "max_degree", "batch_size")
 )
 def _offline_rows(graph, nodes, alpha, *, rtol, max_steps, max_degree, batch_size):
-    def solve(row):
+    def solve_row(row):
         node, row_nodes = row
         last = jnp.where(jnp.any(row_nodes == node), row_nodes[-1], node)
         row_nodes = row_nodes.at[-1].set(last)
@@ -98,7 +98,7 @@ def _offline_rows(graph, nodes, alpha, *, rtol, max_steps, max_degree, batch_siz
         return OfflineRows(row_nodes, solution.value[:, 0], solution.residual[0])
 
     all_nodes = jnp.arange(graph.num_nodes, dtype=nodes.dtype)
-    return jax.lax.map(solve, (all_nodes, nodes), batch_size=batch_size)
+    return jax.lax.map(solve_row, (all_nodes, nodes), batch_size=batch_size)
 
 
 def combine_offline_rows(
@@ -133,7 +133,7 @@ def combine_offline_rows(
 def _combine_rows(rows, y, *, k):
     n = y.shape[0]
 
-    def combine(column):
+    def combine_for_query(column):
         weights, chosen = jax.lax.top_k(column, k)
         nodes, values = rows.indices[chosen], rows.values[chosen]
         # Padding becomes a node past the last, which the scatter drops.
@@ -142,4 +142,4 @@ def _combine_rows(rows, y, *, k):
             jnp.zeros(n, y.dtype).at[nodes].add(weights[:, None] * values, mode="drop")
         )
 
-    return jax.lax.map(combine, y.T).T
+    return jax.lax.map(combine_for_query, y.T).T

@@ -147,7 +147,7 @@ def _query_vectors(
         size = vectors.shape[0] if nodes is None else nodes.shape[1]
         return jnp.zeros((size, 0), vectors.dtype)
 
-    def build(vectors, where, query_regions, kernel_parameters):
+    def build_rows(vectors, where, query_regions, kernel_parameters):
         return _right_hand_sides(
             *(vectors, where, query_regions, kernel_parameters, nodes),
             num_queries=num_queries,
@@ -158,8 +158,10 @@ def _query_vectors(
     if mesh is not None:
         rows, replicated = row_spec(mesh), PartitionSpec()
         specs = rows, rows, replicated, replicated
-        build = jax.shard_map(build, mesh=mesh, in_specs=specs, out_specs=rows)
-    return build(vectors, where, query_regions, kernel_parameters)
+        build_rows = jax.shard_map(
+            build_rows, mesh=mesh, in_specs=specs, out_specs=rows
+        )
+    return build_rows(vectors, where, query_regions, kernel_parameters)
 
 
 def _right_hand_sides(
@@ -182,7 +184,7 @@ def _right_hand_sides(
     def similarity(products):
         return kernel(products, gamma, bias=bias)
 
-    def above_bias(products):
+    def subtract_bias(products):
         return products - jnp.asarray(bias, products.dtype)
 
     def similarity_of_sums(sums):
@@ -190,7 +192,7 @@ def _right_hand_sides(
 
     transform_terms, transform_sums = similarity, _identity
     if rule == "official":
-        transform_terms, transform_sums = above_bias, similarity_of_sums
+        transform_terms, transform_sums = subtract_bias, similarity_of_sums
     size = vectors.shape[0] if nodes is None else nodes.shape[1]
     top = functools.partial(_row_top_k, mesh=mesh)
     total = jnp.zeros_like(vectors, shape=(num_queries, size))

@@ -34,7 +34,7 @@ def solve_classic_iteration(
 ) -> Solution:
     """Solves by the classic iteration of eq. 3."""
 
-    def loop(system, stop, columns):
+    def iterate_columns(system, stop, columns):
         return iteration_loop(
             lambda x: columns.alpha * product(system.graph, x),
             columns.rhs,
@@ -44,7 +44,13 @@ def solve_classic_iteration(
         )
 
     return solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
+        product,
+        iterate_columns,
+        graph,
+        y,
+        alpha,
+        stop=stop,
+        initial_guess=initial_guess,
     )
 
 
@@ -77,7 +83,7 @@ def iteration_loop(
         0 instead of an arbitrary start; Zhou et al., NIPS 2003.
     """
 
-    def step(
+    def add_next_term(
         state: tuple[Array, ...], active: Array
     ) -> tuple[tuple[Array, ...], Array]:
         f, r = state
@@ -85,11 +91,16 @@ def iteration_loop(
         r = scaled_matvec(r)
         return (f, r), jnp.sum(r**2, axis=0, keepdims=True)
 
-    def start(rhs: Array) -> tuple[tuple[Array, ...], Array]:
+    def start_from_zero(rhs: Array) -> tuple[tuple[Array, ...], Array]:
         return (jnp.zeros_like(rhs), rhs), jnp.sum(rhs**2, axis=0, keepdims=True)
 
     return iterate_until_converged(
-        start, step, rhs, stop, keep_best=keep_best, reference_norm=reference_norm
+        start_from_zero,
+        add_next_term,
+        rhs,
+        stop,
+        keep_best=keep_best,
+        reference_norm=reference_norm,
     )
 
 
@@ -111,7 +122,7 @@ def solve_unnormalized(
     I - alpha S, so that `rtol` means the same as for every other solver.
     """
 
-    def loop(system, stop, columns):
+    def solve_scaled_columns(system, stop, columns):
         degrees = _nonzero_degrees(system.graph.degrees)
         root = jnp.sqrt(degrees)[:, None]
 
@@ -132,7 +143,13 @@ def solve_unnormalized(
 
     # F depends on D through S only: the map to differentiate is that of eq. 17.
     return solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
+        product,
+        solve_scaled_columns,
+        graph,
+        y,
+        alpha,
+        stop=stop,
+        initial_guess=initial_guess,
     )
 
 
@@ -189,12 +206,12 @@ def solve_cg_bcoo(
     def matvec(x):
         return x - alpha * (matrix @ x)
 
-    def solve(column):
+    def solve_column(column):
         # One system at a time: JAX's solver would take a matrix for one system whose
         # columns share their step sizes.
         return cg(matvec, column, tol=rtol, atol=0.0, maxiter=stop.max_steps)[0]
 
-    value = jax.lax.map(solve, y.T).T
+    value = jax.lax.map(solve_column, y.T).T
     # JAX's solver reports neither residual nor steps; this is the true residual.
     residual = _true_relative_residual(y - jax.lax.map(matvec, value.T).T, y)
     num_steps = jnp.full(y.shape[1], -1, jnp.int32)

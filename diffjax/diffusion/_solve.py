@@ -98,7 +98,7 @@ def solve_cg(
             result.value, result.residual * norm_ratio[0], result.num_steps
         )
 
-    def loop(system, stop, columns):
+    def run_cg(system, stop, columns):
         arguments = system.graph, stop, columns
         graph, rhs = system.graph, columns.rhs
         # The kernel has one tolerance for all columns.
@@ -112,7 +112,7 @@ def solve_cg(
         )
 
     return solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
+        product, run_cg, graph, y, alpha, stop=stop, initial_guess=initial_guess
     )
 
 
@@ -136,7 +136,7 @@ def solve_chebyshev(
             "at the end only, got True."
         )
 
-    def loop(system, stop, columns):
+    def run_chebyshev(system, stop, columns):
         matvec = functools.partial(apply_system, product, system.graph, columns.alpha)
         largest = 1 if system.basis is None else system.basis.values[-1].astype(y.dtype)
         interval = SpectralInterval(1 - columns.alpha * largest, 1 + columns.alpha)
@@ -149,7 +149,7 @@ def solve_chebyshev(
         )
 
     return solve_implicitly(
-        product, loop, graph, y, alpha, stop=stop, initial_guess=initial_guess
+        product, run_chebyshev, graph, y, alpha, stop=stop, initial_guess=initial_guess
     )
 
 

@@ -139,19 +139,21 @@ def _chebyshev_filter(graph: Graph, x: Array, upper: Array) -> Array:
     """
     centre, width = (upper - 1) / 2, (upper + 1) / 2
 
-    def mapped(x):
+    def multiply_mapped(x):
         return (multiply(graph, x) - centre * x) / width
 
     first_ratio = width / (1 - centre)  # 1 / T_1 at 1.
 
-    def step(_, carry):
+    def next_chebyshev_term(_, carry):
         previous, current, ratio = carry
         new_ratio = 1 / (2 / first_ratio - ratio)
-        following = 2 * new_ratio * mapped(current) - ratio * new_ratio * previous
+        following = (
+            2 * new_ratio * multiply_mapped(current) - ratio * new_ratio * previous
+        )
         return current, following, new_ratio
 
-    carry = x, first_ratio * mapped(x), first_ratio
-    return jax.lax.fori_loop(1, _FILTER_DEGREE, step, carry)[1]
+    carry = x, first_ratio * multiply_mapped(x), first_ratio
+    return jax.lax.fori_loop(1, _FILTER_DEGREE, next_chebyshev_term, carry)[1]
 
 
 def spectral_guess(

@@ -74,7 +74,7 @@ def _rank_candidate_block(vectors, nodes, candidates, k, *, include_self):
     return indices, np.where(indices >= 0, similarities, 0)
 
 
-def brute_force_search(
+def brute_force_neighbors(
     vectors: Float[np.ndarray, "n d"], k: int
 ) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
     """Compares all pairs of vectors, exactly also in double precision.
@@ -189,10 +189,10 @@ def blockwise_search(
         Neighbours, ties by lower index; padding has similarity -inf.
     """
 
-    def find(row):
+    def find_row_neighbors(row):
         products = jnp.matmul(vectors, row, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.top_k(jnp.where(mask, products, -jnp.inf), k)
 
     batch = min(block, max(rows.shape[0], 1))
-    similarities, indices = jax.lax.map(find, rows, batch_size=batch)
+    similarities, indices = jax.lax.map(find_row_neighbors, rows, batch_size=batch)
     return Neighbors(indices, similarities)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ._brute_force import brute_force_search, rank_candidates, scale_to_float32
+from ._brute_force import brute_force_neighbors, rank_candidates, scale_to_float32
 
 # Rows that are read at a time.
 CLUSTER_BLOCK_ROWS = 16_384
@@ -323,7 +323,7 @@ def _search_clusters_in_threads(
 
     starts = clusters.starts
 
-    def search(cluster):
+    def search_cluster(cluster):
         start = int(starts[cluster])
         queries = np.ascontiguousarray(vectors[start : starts[cluster + 1]])
         candidates = list_candidates(cluster, queries)
@@ -339,7 +339,7 @@ def _search_clusters_in_threads(
     with ThreadPoolExecutor(cores, initializer=_use_one_faiss_thread) as pool:
         pending = deque[Future[ClusterNeighbors]]()
         for cluster in range(first, len(clusters.centroids)):
-            pending.append(pool.submit(search, cluster))
+            pending.append(pool.submit(search_cluster, cluster))
             if len(pending) > 2 * cores:
                 yield pending.popleft().result()
         while pending:
@@ -407,7 +407,7 @@ def ivf_search(
     """
     n = len(vectors)
     if n <= _FEWEST_FOR_IVF:
-        return brute_force_search(vectors, k)
+        return brute_force_neighbors(vectors, k)
     probes = probes or DEFAULT_PROBES
     single = vectors if vectors.dtype == np.float32 else scale_to_float32(vectors)[0]
     count = default_cluster_count(n, k)

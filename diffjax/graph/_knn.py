@@ -16,7 +16,7 @@ from diffjax.types import Neighbors
 
 from ._brute_force import (
     blockwise_search,
-    brute_force_search,
+    brute_force_neighbors,
     rank_candidates,
     scale_to_float32,
 )
@@ -90,7 +90,7 @@ def nn_descent_search(
     """
     n, d = vectors.shape
     if n <= _FEWEST_FOR_NN_DESCENT:
-        return brute_force_search(vectors, k)
+        return brute_force_neighbors(vectors, k)
     if k > _MAX_NN_DESCENT_K:
         raise ValueError(
             f"k must be at most {_MAX_NN_DESCENT_K} for 'nn-descent', got {k}: "
@@ -238,7 +238,7 @@ def knn(
     if index is not None:
         indices, similarities = faiss_index_search(host, k, index=index)
     elif method == "exact":
-        indices, similarities = brute_force_search(host, k)
+        indices, similarities = brute_force_neighbors(host, k)
     elif method == "nn-descent":
         indices, similarities = nn_descent_search(host, k, seed=seed)
     elif method == "clusters":

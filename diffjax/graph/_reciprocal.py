@@ -108,7 +108,7 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
         ends = indices.reshape(-1)[order]
         batch_size = max(min(_PAIRS_PER_BATCH, size), 1)
 
-        def visit(step, carry):
+        def look_up_visitor(step, carry):
             visitor, reverse_similarities = carry
             visiting = visiting_row_numbers(step, mesh, count)
             first, last = jnp.searchsorted(
@@ -139,7 +139,9 @@ def ring_mutual_similarities(neighbors: Neighbors, mesh: Mesh) -> Float[Array, "
         # Similarity of each pair in its other direction.
         reverse_similarities = jnp.full_like(similarities, -jnp.inf, shape=size)
         carry = _sort_by_column(Neighbors(indices, similarities)), reverse_similarities
-        reverse_similarities = jax.lax.fori_loop(0, mesh.size, visit, carry)[1]
+        reverse_similarities = jax.lax.fori_loop(0, mesh.size, look_up_visitor, carry)[
+            1
+        ]
         smaller = jnp.minimum(similarities, reverse_similarities.reshape(count, k))
         return jnp.where(
             indices != numbers[:, None], smaller, jnp.full_like(smaller, -jnp.inf)
@@ -438,7 +440,7 @@ def _edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
 
     # Reverse mode gathers the vectors of a block again: saved, they would be [e, d].
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def products(ends):
+    def multiply_ends(ends):
         source, target = ends
         return jnp.sum(vectors[source] * vectors[target], axis=1)
 
@@ -446,7 +448,7 @@ def _edge_similarities(graph: Graph, vectors: Float[Array, "n d"]) -> Graph:
         jnp.pad(jnp.maximum(end, 0), (0, num_padding)).reshape(-1, block)
         for end in (rows, columns)
     ]
-    similarities: Array = jax.lax.map(products, tuple(ends)).reshape(-1)
+    similarities: Array = jax.lax.map(multiply_ends, tuple(ends)).reshape(-1)
     similarities = similarities[: rows.shape[0]]
     similarities = jnp.where(columns >= 0, similarities, jnp.zeros_like(similarities))
     weights = similarities.reshape(graph.indices.shape)

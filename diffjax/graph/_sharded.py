@@ -68,7 +68,7 @@ def ring_search(
         count = shard.shape[0]
         block = max(_MAX_SIMILARITIES_PER_DEVICE // max(count, 1), 1)
 
-        def visit(step, carry):
+        def compare_with_visitor(step, carry):
             visitor, best = carry
             numbers = visiting_row_numbers(step, mesh, count)
             lists = blockwise_search(shard, *visitor, k=min(k, count), block=block)
@@ -82,7 +82,9 @@ def ring_search(
         # The lists will differ between devices, though all start empty.
         empty = jax.lax.pcast(empty, axes, to="varying")
         visitor = shard, shard_mask
-        return jax.lax.fori_loop(0, mesh.size, visit, (visitor, empty))[1]
+        return jax.lax.fori_loop(0, mesh.size, compare_with_visitor, (visitor, empty))[
+            1
+        ]
 
     return jax.shard_map(search_shard, mesh=mesh, in_specs=rows, out_specs=rows)(
         vectors, mask

@@ -46,14 +46,14 @@ def check_graph(name: str, graph: Graph, *, signed: bool = False) -> None:
         raise ValueError(
             f"{name} must have weights of at least 0, got {weights.min()}."
         )
-    min_index = 0 if graph.starts is not None else -1
+    lowest_allowed_index = 0 if graph.starts is not None else -1
     if (
         indices.size
-        and not min_index <= indices.min() <= indices.max() < graph.num_nodes
+        and not lowest_allowed_index <= indices.min() <= indices.max() < graph.num_nodes
     ):
         raise ValueError(
-            f"{name} must have indices in {min_index}..{graph.num_nodes - 1}, got "
-            f"{indices.min()}..{indices.max()}."
+            f"{name} must have indices in {lowest_allowed_index}.."
+            f"{graph.num_nodes - 1}, got {indices.min()}..{indices.max()}."
         )
     starts = None if graph.starts is None else np.asarray(graph.starts)
     if starts is not None and (

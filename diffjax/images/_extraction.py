@@ -140,7 +140,7 @@ def describe_pictures(
             f"{batch_size}, {parallel_batches} and {workers}."
         )
 
-    def compute(batch: list[LoadedPicture]) -> list[DescribedPicture]:
+    def describe_batch(batch: list[LoadedPicture]) -> list[DescribedPicture]:
         fractions = tuple(_relative_regions(p, regions, sources) for p in batch)
         fractions += fractions[:1] * (batch_size - len(fractions))
         scales = _stack_scales(batch, sides=sides, batch_size=batch_size)
@@ -160,7 +160,7 @@ def describe_pictures(
                 if isinstance(item, UnreadablePicture):
                     yield item
                     continue
-                pending.append(threads.submit(compute, item))
+                pending.append(threads.submit(describe_batch, item))
                 # One more than run, so that no thread waits for a batch.
                 if len(pending) > parallel_batches:
                     yield from pending.popleft().result()

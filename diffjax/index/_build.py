@@ -36,7 +36,7 @@ from diffjax.types import Graph, Neighbors, Whitening
 
 from ._config import GraphConfig, IndexConfig
 from ._ids import NumberedImages, ids_to_arrays
-from ._prepare_vectors import weigh_regions
+from ._prepared_rows import weigh_regions
 from ._store import Facts, Store
 from ._validation import Boxes, VectorRows, check_boxes, read_vectors
 
@@ -101,7 +101,7 @@ def build_in_memory(
             lambda rows: host_units[rows], image_ids, lam=graph_config.lam
         )[order]
     offline = _solve_offline(graph, lists, units, config)
-    inverse_order = invert(order)
+    inverse_order = invert_permutation(order)
     # A gather of all vectors, unless the order is the regions' own.
     is_same_order = np.array_equal(order, np.arange(n))
     node_vectors = host_units if is_same_order else host_units[order]
@@ -119,8 +119,8 @@ def build_in_memory(
         "weights": weights,
         "boxes": boxes,
         **ids_to_arrays(images.unique_ids),
-        **_prefix("", whitening),
-        **_prefix("offline_", offline),
+        **_prefix_names("", whitening),
+        **_prefix_names("offline_", offline),
     }
     if lists.clusters is not None:
         arrays["centroids"] = lists.clusters.centroids
@@ -143,12 +143,14 @@ def _reorder_lists(
         return neighbors
     indices = np.asarray(neighbors.indices)[order]
     return Neighbors(
-        jnp.asarray(np.where(indices >= 0, invert(order)[indices], -1)),
+        jnp.asarray(np.where(indices >= 0, invert_permutation(order)[indices], -1)),
         jnp.asarray(np.asarray(neighbors.similarities)[order]),
     )
 
 
-def _prefix(prefix: str, arrays: Whitening | OfflineRows | None) -> dict[str, Any]:
+def _prefix_names(
+    prefix: str, arrays: Whitening | OfflineRows | None
+) -> dict[str, Any]:
     """Arrays of a tuple by their names in the store, with a prefix."""
     if arrays is None:
         return {}
@@ -192,7 +194,7 @@ def _search_neighbors(
         return NodeLists(known_neighbors, np.arange(n, dtype=np.int32), None, None)
     if method == "clusters" and units.dtype == np.float32:
         return _search_in_clusters(np.asarray(units), graph)
-    neighbors = knn(units, min(graph.k, n), method=method)
+    neighbors = knn(units, min(graph.k, n), method=method, seed=graph.seed)
     recall_share = None
     if method in {"nn-descent", "clusters"}:
         recall_share = recall(neighbors, units)
@@ -246,7 +248,9 @@ def _solve_offline(
     nearest = lists.neighbors.indices
     if size > nearest.shape[1]:
         method = config.resolve(units.shape[0]).graph.method or "exact"
-        nearest = knn(units[lists.order], size, method=method).indices
+        nearest = knn(
+            units[lists.order], size, method=method, seed=config.graph.seed
+        ).indices
     search = config.search
     return solve_offline_rows(
         graph,
@@ -385,7 +389,7 @@ def starts_of_images(image_ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " star
     return np.append(0, np.cumsum(np.bincount(image_ids))).astype(np.int32)
 
 
-def invert(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def invert_permutation(order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Inverse of a permutation."""
     inverse = np.empty(len(order), np.int32)
     inverse[order] = np.arange(len(order), dtype=np.int32)

@@ -43,7 +43,7 @@ from ._array_files import (
 from ._build import (
     check_code_bytes,
     fit_whitening,
-    invert,
+    invert_permutation,
     starts_of_images,
     train_codebooks,
     warn_if_fewer_regions,
@@ -51,7 +51,7 @@ from ._build import (
 from ._config import GraphConfig, IndexConfig
 from ._ids import NumberedImages, ids_to_arrays
 from ._plan import EDGE_ROWS, check_memory_and_disk, plan
-from ._prepare_vectors import (
+from ._prepared_rows import (
     PreparedRows,
     Progress,
     check_and_hash_vectors,
@@ -105,7 +105,7 @@ class _Build:
         """Path of an array's file."""
         return self.folder / f"{name}-{digest}.npy"
 
-    def array(self, name: str) -> np.ndarray:
+    def map_written(self, name: str) -> np.ndarray:
         """Maps an array that an earlier phase has written."""
         return map_array(self.files[name])
 
@@ -119,7 +119,9 @@ class _Build:
     def clusters(self) -> Clusters:
         """Clusters of the vectors, mapped."""
         return Clusters(
-            self.array("centroids"), self.array("cluster_starts"), self.array("order")
+            self.map_written("centroids"),
+            self.map_written("cluster_starts"),
+            self.map_written("order"),
         )
 
 
@@ -195,7 +197,7 @@ def _build(
             fingerprint(prepared, graph.lam),
             lambda: weigh_regions(
                 build.rows, image_ids, lam=graph.lam, progress=progress
-            )[build.array("order")],
+            )[build.map_written("order")],
         )
     for name, array in given.items():
         if name != "image_ids":  # Stored as `image_starts`.
@@ -253,10 +255,12 @@ def _write_vectors(build: _Build, digest: str) -> None:
         _write_clusters(build, digest)
     else:
         build.write("order", digest, lambda: np.arange(build.n, dtype=np.int32))
-    build.write("inverse_order", digest, lambda: invert(build.array("order")))
+    build.write(
+        "inverse_order", digest, lambda: invert_permutation(build.map_written("order"))
+    )
     build.files["vectors"] = build.path("vectors", digest)
     if not build.files["vectors"].exists():
-        order = build.array("order")
+        order = build.map_written("order")
         with RowsFile(build.files["vectors"], np.float32, build.rows.dim) as file:
             for start in range(0, build.n, CLUSTER_BLOCK_ROWS):
                 file.append(build.rows(order[start : start + CLUSTER_BLOCK_ROWS]))
@@ -289,21 +293,23 @@ def _search_neighbors(build: _Build, digest: str) -> None:
     build.files |= lists
     if all(path.exists() for path in lists.values()):
         return
-    vectors = build.array("vectors")
+    vectors = build.map_written("vectors")
     journal = build.folder / f"lists-{digest}.json"
     if build.graph.method != "clusters":
         starts = np.append(np.arange(0, build.n, _EXACT_BLOCK_ROWS), build.n)
 
-        def search(first: int) -> Iterator[ClusterNeighbors]:
+        def search_blocks(first: int) -> Iterator[ClusterNeighbors]:
             return _search_exactly(vectors, starts[first:], build.k)
 
         _write_lists(
-            *(build, search, lists, journal), starts=starts, task="finding neighbours"
+            *(build, search_blocks, lists, journal),
+            starts=starts,
+            task="finding neighbours",
         )
         return
     clusters, probes = build.clusters, build.graph.neighbor_probes
 
-    def draft(first: int) -> Iterator[ClusterNeighbors]:
+    def draft_blocks(first: int) -> Iterator[ClusterNeighbors]:
         return search_clusters(vectors, clusters, build.k, probes=probes, first=first)
 
     drafts = {"indices": build.path("drafts", digest)}
@@ -311,17 +317,17 @@ def _search_neighbors(build: _Build, digest: str) -> None:
         drafts_journal = build.folder / f"lists-drafts-{digest}.json"
         starts = clusters.starts
         _write_lists(
-            *(build, draft, drafts, drafts_journal),
+            *(build, draft_blocks, drafts, drafts_journal),
             starts=starts,
             task="finding neighbours",
         )
     drafted = map_array(drafts["indices"])
 
-    def refine(first: int) -> Iterator[ClusterNeighbors]:
+    def refine_blocks(first: int) -> Iterator[ClusterNeighbors]:
         return refine_neighbors(vectors, clusters, drafted, first=first)
 
     _write_lists(
-        *(build, refine, lists, journal),
+        *(build, refine_blocks, lists, journal),
         starts=clusters.starts,
         task="refining neighbours",
     )
@@ -419,7 +425,7 @@ def _write_graph(build: _Build, digest: str) -> None:
     starts, degrees = _write_affinity(build, raw)
     _normalize_weights(build, map_array(raw), starts, degrees)
     raw.unlink()
-    components = find_components(build.array("graph_columns"), starts, degrees)
+    components = find_components(build.map_written("graph_columns"), starts, degrees)
     for name, array in components._asdict().items():
         write_array(build.files[f"component_{name}"], array)
     write_array(build.files["degrees"], degrees)
@@ -438,7 +444,10 @@ def _write_affinity(
             are.
     """
     n = build.n
-    indices, similarities = build.array("indices"), build.array("similarities")
+    indices, similarities = (
+        build.map_written("indices"),
+        build.map_written("similarities"),
+    )
     gamma, bias = np.float32(build.graph.gamma), np.float32(build.graph.bias)
     starts, degrees = np.zeros(n + 1, np.int64), np.zeros(n, np.float32)
     with (
@@ -464,7 +473,7 @@ def _write_affinity(
 def _normalize_weights(build: _Build, affinity, starts, degrees) -> None:
     scale = np.zeros_like(degrees)
     np.divide(1, np.sqrt(degrees), out=scale, where=degrees > 0)
-    columns = build.array("graph_columns")
+    columns = build.map_written("graph_columns")
     with RowsFile(build.files["graph_weights"], np.float32) as weights:
         for edges, first, last in row_blocks(starts):
             row_scale = np.repeat(scale[first:last], np.diff(starts[first : last + 1]))
@@ -476,7 +485,10 @@ def _measure_recall(build: _Build) -> float:
     """Recall of the neighbour lists, measured on a sample of the nodes."""
     import faiss  # noqa: PLC0415  # Slow to import, and only a build needs it.
 
-    vectors, similarities = build.array("vectors"), build.array("similarities")
+    vectors, similarities = (
+        build.map_written("vectors"),
+        build.map_written("similarities"),
+    )
     n, k = similarities.shape
     generator = np.random.default_rng(build.graph.seed)
     sample = np.sort(generator.choice(n, min(_RECALL_SAMPLE, n), replace=False))
@@ -501,7 +513,7 @@ def _store_vectors(build: _Build, digest: str) -> None:
     graph = build.graph
     if graph.storage == "float32":
         return
-    vectors = build.array("vectors")
+    vectors = build.map_written("vectors")
     stored = fingerprint(digest, graph.storage, graph.code_bytes)
     path = build.path("vectors", stored)
     if graph.storage == "float16":
@@ -512,7 +524,7 @@ def _store_vectors(build: _Build, digest: str) -> None:
         if not (path.exists() and build.files["codebooks"].exists()):
             quantizer, codebooks = train_codebooks(
                 vectors,
-                build.array("inverse_order"),
+                build.map_written("inverse_order"),
                 code_bytes=graph.code_bytes,
                 seed=graph.seed,
             )

@@ -25,7 +25,7 @@ from diffjax.types import Solution
 from ._config import IndexConfig
 from ._folder import index_folder, pictures_config
 from ._index import Index
-from ._prepare_vectors import Progress
+from ._prepared_rows import Progress
 from ._validation import QueryIds
 
 NEAREST, R_MATCH, GLOBAL = "global k-NN", "R-match", "global diffusion"

@@ -35,9 +35,10 @@ class GraphConfig:
     """Settings that stored arrays depend on: a change of one needs a new build.
 
     Attributes:
-        dim: Dimensions after whitening; None leaves vectors as they are.
-        whitening: Whitening that is fitted on the collection: PCA with variances made
-            equal, or PCA alone.
+        dim: Dimensions after whitening, which is fitted on the collection; None leaves
+            vectors as they are, whatever `whitening` says.
+        whitening: Kind of the whitening: PCA with variances made equal, or PCA alone.
+            Only `dim` decides whether vectors are whitened.
         shrinkage: Shrinkage of the whitening's covariance towards a multiple of the
             identity, in [0, 1).
         k: Neighbours of each region in the graph, itself included (the paper: 200).
@@ -57,7 +58,8 @@ class GraphConfig:
         storage: Number type of the vectors that queries are compared with: float32,
             float16, or codes of product quantisation.
         code_bytes: Bytes of each code, with pq; a divisor of the dimensions.
-        seed: Seed of the clusters and of the codes.
+        seed: Seed of the neighbour search (the k-means of clusters, the random start of
+            nn-descent) and of the codes' training sample.
     """
 
     dim: int | None = None

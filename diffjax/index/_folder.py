@@ -25,10 +25,10 @@ from diffjax.types import Whitening
 
 from ._build import fit_whitening
 from ._config import GraphConfig, IndexConfig
-from ._extract import (
+from ._describe_missing import (
     Progress,
     RegionsByName,
-    extract,
+    describe_missing,
     list_pictures,
     list_readable_pictures,
     open_region_store,
@@ -112,7 +112,7 @@ def index_folder(
     if current is not None and not (strict and _skipped_pictures(current)):
         return current
     store = open_region_store(path, descriptor, weights)
-    reasons = extract(
+    reasons = describe_missing(
         listed,
         store,
         lambda: cached_describer(descriptor, weights=weights),

@@ -97,14 +97,14 @@ def join_results(
     shape, so for each number of queries.
     """
 
-    def rows(*arrays: Array | np.ndarray) -> Any:
+    def join_rows(*arrays: Array | np.ndarray) -> Any:
         unpadded = [
             np.asarray(array)[: block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
         ]
         return np.concatenate(unpadded)
 
-    def columns(*arrays: Array | np.ndarray) -> Any:
+    def join_columns(*arrays: Array | np.ndarray) -> Any:
         unpadded = [
             np.asarray(array)[..., : block.num_queries]
             for array, block in zip(arrays, blocks, strict=True)
@@ -112,12 +112,12 @@ def join_results(
         return np.concatenate(unpadded, axis=-1)
 
     # A `Solution` has a column per query, a `LocalSolution` a row.
-    join = columns if isinstance(results[0].solution, Solution) else rows
+    join = join_columns if isinstance(results[0].solution, Solution) else join_rows
     solution = jax.tree.map(join, *(result.solution for result in results))
     joined = SearchResult(
-        rows(*(result.images for result in results)),
-        rows(*(result.scores for result in results)),
+        join_rows(*(result.images for result in results)),
+        join_rows(*(result.scores for result in results)),
         solution,
-        rows(*(result.regions for result in results)),
+        join_rows(*(result.regions for result in results)),
     )
     return jax.device_put(joined)

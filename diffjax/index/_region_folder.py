@@ -18,10 +18,10 @@ from diffjax.images import (
     weights_digest,
 )
 
-from ._extract import (
+from ._describe_missing import (
     Progress,
     RegionsByName,
-    extract,
+    describe_missing,
     list_pictures,
     list_readable_pictures,
     open_region_store,
@@ -126,7 +126,7 @@ def extract_folder(
     pictures = list_pictures(folder, regions, progress=progress)
     weights = weights_digest(config, progress=progress)
     store = open_region_store(path, config, weights)
-    reasons = extract(
+    reasons = describe_missing(
         pictures,
         store,
         lambda: cached_describer(config, weights=weights),

@@ -101,13 +101,13 @@ def _scale_extremes(rows: np.ndarray) -> np.ndarray:
         return rows
     largest = np.abs(rows).max(axis=1)
     low, high = _SINGLE_RANGE
-    extreme = (largest > 0) & np.isfinite(largest)
-    extreme &= (largest < low) | (largest > high)
-    if not extreme.any():
+    is_extreme = (largest > 0) & np.isfinite(largest)
+    is_extreme &= (largest < low) | (largest > high)
+    if not is_extreme.any():
         return rows
-    _, exponents = np.frexp(largest[extreme])
+    _, exponents = np.frexp(largest[is_extreme])
     scaled = rows.copy()
-    scaled[extreme] = np.ldexp(rows[extreme], -exponents[:, None])
+    scaled[is_extreme] = np.ldexp(rows[is_extreme], -exponents[:, None])
     return scaled
 
 

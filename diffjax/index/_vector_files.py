@@ -137,7 +137,7 @@ def _read_arrow(path: pathlib.Path, ids: str | None) -> VectorFile:
         raise ValueError(
             f"{path} must hold one column of vectors, got: {', '.join(lists)}."
         )
-    blocks = _list_blocks(table, lists[0]) if lists else _blocks(table, names)
+    blocks = _list_blocks(table, lists[0]) if lists else _iterate_blocks(table, names)
     try:
         vectors = np.concatenate([*blocks] or [np.zeros((0, 0), np.float32)])
     except (ValueError, TypeError) as error:
@@ -174,7 +174,7 @@ def _list_blocks(table: "pa.Table", name: str) -> Iterator[np.ndarray]:
         yield np.asarray(numbers, np.float32).reshape(len(chunk), dim)
 
 
-def _blocks(table: "pa.Table", names: list[str]) -> Iterator[np.ndarray]:
+def _iterate_blocks(table: "pa.Table", names: list[str]) -> Iterator[np.ndarray]:
     """Vectors of a table with a column for each dimension."""
     for batch in table.select(names).to_batches():
         columns = [column.to_numpy(zero_copy_only=False) for column in batch.columns]

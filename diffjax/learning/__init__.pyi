@@ -32,10 +32,10 @@ from ._parameters import load_parameters as load_parameters
 from ._parameters import parameters as parameters
 from ._parameters import save_parameters as save_parameters
 from ._parameters import unconstrain as unconstrain
-from ._problem import DescriptorView as DescriptorView
-from ._problem import LearningProblem as LearningProblem
-from ._problem import QueryDescriptors as QueryDescriptors
-from ._problem import problem as problem
-from ._problem import project_vectors as project_vectors
-from ._problem import refresh_neighbors as refresh_neighbors
 from ._score_images import score_images as score_images
+from ._training_graphs import DescriptorView as DescriptorView
+from ._training_graphs import QueryDescriptors as QueryDescriptors
+from ._training_graphs import TrainingGraphs as TrainingGraphs
+from ._training_graphs import project_vectors as project_vectors
+from ._training_graphs import refresh_neighbors as refresh_neighbors
+from ._training_graphs import training_graphs as training_graphs

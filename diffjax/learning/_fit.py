@@ -41,8 +41,8 @@ from ._labels import (
 from ._learned_whitening import replace_shrinkage_by_projection, scatter_matrices
 from ._objectives import OBJECTIVES, Objective
 from ._parameters import Parameters, constrain, present_parameters, unconstrain
-from ._problem import (
-    LearningProblem,
+from ._training_graphs import (
+    TrainingGraphs,
     edge_capacities,
     edges_with_similarities,
     project_vectors,
@@ -64,7 +64,7 @@ class TrainingFolds(NamedTuple):
 
 
 def split_into_folds(
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     training: LabelledQueries,
     tables: list[QueryTable],
     *,
@@ -76,7 +76,7 @@ def split_into_folds(
     `config.folds`.
 
     Args:
-        problem: The collection.
+        training_graphs: The collection with its graphs.
         training: Training queries, with objects.
         tables: Tables of usable queries: training, then held out.
         config: Settings.
@@ -120,20 +120,20 @@ def split_into_folds(
                 f"shrinkage, got {sorted(images_by_object)}."
             )
         return scatter_matrices(
-            problem, [images_by_object[name] for name in scatter_objects]
+            training_graphs, [images_by_object[name] for name in scatter_objects]
         )
 
     folds = [
-        QueryFold(problem, table, measure_scatter(number))
+        QueryFold(training_graphs, table, measure_scatter(number))
         for number, table in enumerate(fold_tables)
     ]
     return TrainingFolds(
-        tuple(folds), QueryFold(problem, held_out, measure_scatter(count))
+        tuple(folds), QueryFold(training_graphs, held_out, measure_scatter(count))
     )
 
 
 # The collection with its neighbours: one, or one per fold and the held-out one last.
-FoldProblems = tuple[LearningProblem, ...]
+FoldGraphs = tuple[TrainingGraphs, ...]
 StopReason = Literal["steps", "no gain", "diverged"]
 
 
@@ -195,7 +195,7 @@ def begin_restart(setup: FitSetup, previous: FitState | None = None) -> FitState
     )
 
 
-def restore_problems(setup: FitSetup, state: FitState) -> FoldProblems:
+def restore_fold_graphs(setup: FitSetup, state: FitState) -> FoldGraphs:
     """Recomputes the neighbours that a fit had when a state was written.
 
     Args:
@@ -205,14 +205,14 @@ def restore_problems(setup: FitSetup, state: FitState) -> FoldProblems:
     Returns:
         The collections, with arrays of the same shapes.
     """
-    initial = _initial_problems(setup)
+    initial = _initial_fold_graphs(setup)
     if not state.progress.edge_capacities:
         return initial
     padded = tuple(
-        with_edge_capacities(problem, state.progress.edge_capacities)
-        for problem in initial
+        with_edge_capacities(training_graphs, state.progress.edge_capacities)
+        for training_graphs in initial
     )
-    return _refresh_problems(setup, padded, state.learned_at_refresh)
+    return _refresh_fold_graphs(setup, padded, state.learned_at_refresh)
 
 
 def _searched_folds(setup: FitSetup) -> tuple[QueryFold, ...]:
@@ -222,38 +222,42 @@ def _searched_folds(setup: FitSetup) -> tuple[QueryFold, ...]:
     return (*setup.training, setup.held_out)
 
 
-def _initial_problems(setup: FitSetup) -> FoldProblems:
-    return tuple(fold.problem for fold in _searched_folds(setup))
+def _initial_fold_graphs(setup: FitSetup) -> FoldGraphs:
+    return tuple(fold.training_graphs for fold in _searched_folds(setup))
 
 
-def _refresh_problems(
-    setup: FitSetup, problems: FoldProblems, learned: LearnedArrays
-) -> FoldProblems:
+def _refresh_fold_graphs(
+    setup: FitSetup, fold_graphs: FoldGraphs, learned: LearnedArrays
+) -> FoldGraphs:
     raw = setup.start._replace(**learned)
-    k = min(setup.config.k, problems[0].edges.num_nodes)
+    k = min(setup.config.k, fold_graphs[0].edges.num_nodes)
     refreshed = [
         refresh_neighbors(
-            problem,
+            training_graphs,
             resolve_parameters(raw, fold.scatter_matrices, dim=setup.config.dim),
             k=k,
         )
-        for fold, problem in zip(_searched_folds(setup), problems, strict=True)
+        for fold, training_graphs in zip(
+            _searched_folds(setup), fold_graphs, strict=True
+        )
     ]
     # One shape for all, so that one program serves them.
     capacities = zip(*map(edge_capacities, refreshed), strict=True)
     sizes = [max(counts) for counts in capacities]
-    return tuple(with_edge_capacities(problem, sizes) for problem in refreshed)
+    return tuple(
+        with_edge_capacities(training_graphs, sizes) for training_graphs in refreshed
+    )
 
 
 def advance_to_evaluation(
-    setup: FitSetup, state: FitState, problems: FoldProblems
-) -> tuple[FitState, FoldProblems]:
+    setup: FitSetup, state: FitState, fold_graphs: FoldGraphs
+) -> tuple[FitState, FoldGraphs]:
     """Advances a fit to its next evaluation, which for a new restart is at step 0.
 
     Args:
         setup: Constants of the fit.
         state: State of the fit.
-        problems: The collections, with the neighbours of that state.
+        fold_graphs: The collections, with the neighbours of that state.
 
     Returns:
         State and collections after the evaluation; after the last evaluation of a
@@ -262,10 +266,10 @@ def advance_to_evaluation(
     config, fit_progress = setup.config, state.progress
     ending: StopReason | None = None
     if fit_progress.restart_best >= 0:
-        state, ending = _run_steps_to_evaluation(setup, state, problems)
+        state, ending = _run_steps_to_evaluation(setup, state, fold_graphs)
     if ending is None:
-        state, problems = _refresh_if_due(setup, state, problems)
-        state = _evaluate_held_out(setup, state, problems)
+        state, fold_graphs = _refresh_if_due(setup, state, fold_graphs)
+        state = _evaluate_held_out(setup, state, fold_graphs)
         if state.progress.evaluations_without_gain >= config.patience:
             ending = "no gain"
         elif state.progress.step >= config.steps:
@@ -281,19 +285,21 @@ def advance_to_evaluation(
             edge_capacities=(),
         )
         state = begin_restart(setup, state._replace(progress=fit_progress))
-        problems = _initial_problems(setup)
-    return state, problems
+        fold_graphs = _initial_fold_graphs(setup)
+    return state, fold_graphs
 
 
 def _run_steps_to_evaluation(
-    setup, state, problems
+    setup, state, fold_graphs
 ) -> tuple[FitState, StopReason | None]:
     """Runs the gradient steps to the next evaluation, and checks for divergence."""
     config, fit_progress = setup.config, state.progress
     key = jax.random.fold_in(jax.random.key(config.seed), fit_progress.restart)
     fold_number = fit_progress.step // config.evaluate_every % len(setup.training)
     fold = setup.training[fold_number]
-    fold = fold._replace(problem=problems[min(fold_number, len(problems) - 1)])
+    fold = fold._replace(
+        training_graphs=fold_graphs[min(fold_number, len(fold_graphs) - 1)]
+    )
     carry, trace = run_steps(
         StepCarry(
             step=jnp.asarray(fit_progress.step, jnp.int32),
@@ -356,7 +362,7 @@ def _append_history(history, rows):
     return history | extended
 
 
-def _refresh_if_due(setup, state, problems) -> tuple[FitState, FoldProblems]:
+def _refresh_if_due(setup, state, fold_graphs) -> tuple[FitState, FoldGraphs]:
     """Searches neighbours again, if this step is due for it."""
     refresh_every, step = setup.config.refresh_every, state.progress.step
     fit_progress, scatter_matrices = state.progress, setup.held_out.scatter_matrices
@@ -366,29 +372,29 @@ def _refresh_if_due(setup, state, problems) -> tuple[FitState, FoldProblems]:
     is_due = vectors_move and refresh_every is not None and step % refresh_every == 0
     # The given neighbours are not those of a projection in closed form.
     if not is_due and (scatter_matrices is None or step):
-        return state, problems
-    problems = _refresh_problems(setup, problems, state.learned)
+        return state, fold_graphs
+    fold_graphs = _refresh_fold_graphs(setup, fold_graphs, state.learned)
     rows = {
         "refreshed_restart": np.array([fit_progress.restart]),
         "refreshed_step": np.array([fit_progress.step]),
     }
     state = state._replace(
         progress=fit_progress._replace(
-            edge_capacities=tuple(edge_capacities(problems[-1]))
+            edge_capacities=tuple(edge_capacities(fold_graphs[-1]))
         ),
         learned_at_refresh=state.learned,
         history=_append_history(state.history, rows),
     )
-    return state, problems
+    return state, fold_graphs
 
 
-def _evaluate_held_out(setup, state, problems) -> FitState:
+def _evaluate_held_out(setup, state, fold_graphs) -> FitState:
     """Evaluates the held-out queries, and keeps the best parameters so far."""
     fit_progress = state.progress
     precision = held_out_precision(
         state.learned,
         setup.start,
-        setup.held_out._replace(problem=problems[-1]),
+        setup.held_out._replace(training_graphs=fold_graphs[-1]),
         batch=setup.config.batch,
         chain=setup.evaluation_chain,
     )
@@ -485,7 +491,7 @@ class FitResult(NamedTuple):
 
 
 def fit(
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     training: LabelledQueries,
     held_out: LabelledQueries,
     start: Parameters,
@@ -512,7 +518,7 @@ def fit(
     labels. The result uses that of all labels, training and held out.
 
     Args:
-        problem: The collection.
+        training_graphs: The collection with its graphs.
         training: Training queries.
         held_out: Held-out queries, of other objects, on which the best is chosen.
         start: Parameters to start from; those that are not learned stay.
@@ -551,14 +557,20 @@ def fit(
             f"{shared_objects[0]!r} in both."
         )
     setup = _prepare_fit(
-        problem, training, held_out, start, names=names, config=config, loss=objective
+        training_graphs,
+        training,
+        held_out,
+        start,
+        names=names,
+        config=config,
+        loss=objective,
     )
     state = begin_restart(setup)
     if checkpoint is not None and pathlib.Path(checkpoint).exists():
         state = load_state(checkpoint, state, fingerprint=setup.fingerprint)
-    problems = restore_problems(setup, state)
+    fold_graphs = restore_fold_graphs(setup, state)
     while state.progress.restart < config.restarts:
-        state, problems = advance_to_evaluation(setup, state, problems)
+        state, fold_graphs = advance_to_evaluation(setup, state, fold_graphs)
         if checkpoint is not None:
             save_state(checkpoint, state, fingerprint=setup.fingerprint)
         if progress is not None:
@@ -566,25 +578,27 @@ def fit(
             done = fit_progress.restart * config.steps + fit_progress.step
             progress("learning", done, config.restarts * config.steps)
     labels = images_of_objects(training, held_out)
-    return _collect_result(start, setup, state, problem, labels)
+    return _collect_result(start, setup, state, training_graphs, labels)
 
 
 def _prepare_fit(
-    problem, training, held_out, start, *, names, config, loss
+    training_graphs, training, held_out, start, *, names, config, loss
 ) -> FitSetup:
     """Validates the arguments of `fit`, and prepares them for compiled code."""
     raw = unconstrain(start)
     tables = [
-        make_query_table(name, labelled, problem)
+        make_query_table(name, labelled, training_graphs)
         for name, labelled in (("training", training), ("held_out", held_out))
     ]
     if start.projection is not None and "projection" not in names:
         # A fixed projection is applied once.
-        problem, tables = _apply_projection(problem, tables, start.projection)
+        training_graphs, tables = _apply_projection(
+            training_graphs, tables, start.projection
+        )
         raw = raw._replace(projection=None)
-    image_ids = np.asarray(problem.image_ids)
+    image_ids = np.asarray(training_graphs.image_ids)
     chain = ScoringChain(
-        query_k=min(config.query_k, problem.edges.num_nodes),
+        query_k=min(config.query_k, training_graphs.edges.num_nodes),
         max_steps=config.max_steps,
         rtol=config.rtol,
         num_images=int(image_ids[-1]) + 1,
@@ -607,11 +621,11 @@ def _prepare_fit(
         max_positives=int(np.asarray(tables[0].positives).sum(1).max()),
     )
     if start.shrinkage is None:
-        training_folds = (QueryFold(problem, tables[0], None),)
-        held_out_fold = QueryFold(problem, tables[1], None)
+        training_folds = (QueryFold(training_graphs, tables[0], None),)
+        held_out_fold = QueryFold(training_graphs, tables[1], None)
     else:
         training_folds, held_out_fold = split_into_folds(
-            problem, training, tables, config=config
+            training_graphs, training, tables, config=config
         )
     names_and_objective = (
         list(names),
@@ -634,27 +648,31 @@ def _prepare_fit(
     )
 
 
-def _apply_projection(problem, tables, projection):
+def _apply_projection(training_graphs, tables, projection):
     views = []
-    for view in problem.views:
+    for view in training_graphs.views:
         vectors = project_vectors(view.vectors, projection)
         edges = edges_with_similarities(view.edges, vectors)
         views.append(view._replace(vectors=vectors, edges=edges))
-    total = views[0].edges if problem.union_positions is None else problem.edges
+    total = (
+        views[0].edges
+        if training_graphs.union_positions is None
+        else training_graphs.edges
+    )
     tables = [
         table._replace(
             vectors=tuple(project_vectors(v, projection) for v in table.vectors)
         )
         for table in tables
     ]
-    return problem._replace(views=tuple(views), edges=total), tables
+    return training_graphs._replace(views=tuple(views), edges=total), tables
 
 
 def _collect_result(
     start: Parameters,
     setup: FitSetup,
     state: FitState,
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     labels: Mapping[str, Int[np.ndarray, " _"]],
 ) -> FitResult:
     fit_progress, best = state.progress, start
@@ -663,7 +681,7 @@ def _collect_result(
         constrained = present_parameters(constrain(setup.start._replace(**state.best)))
         best = start._replace(**{name: constrained[name] for name in setup.names})
     if best.shrinkage is not None:
-        scatter = scatter_matrices(problem, tuple(labels.values()))
+        scatter = scatter_matrices(training_graphs, tuple(labels.values()))
         best = replace_shrinkage_by_projection(best, scatter, dim=setup.config.dim)
     stop_reason: StopReason = fit_progress.ended[fit_progress.best_restart]  # pyright: ignore[reportAssignmentType] - JSON keeps no Literal.
     return FitResult(

@@ -15,8 +15,8 @@ from ._labels import QueryTable, select_queries
 from ._learned_whitening import ScatterMatrices, replace_shrinkage_by_projection
 from ._objectives import Objective
 from ._parameters import Parameters, at_range_end, constrain, present_parameters
-from ._problem import LearningProblem
 from ._score_images import score_images
+from ._training_graphs import TrainingGraphs
 
 # Unconstrained values of the learned parameters, by name.
 LearnedArrays = dict[str, Array]
@@ -62,13 +62,13 @@ class QueryFold(NamedTuple):
     """Fold of queries, with the collection that they search.
 
     Attributes:
-        problem: The collection.
+        training_graphs: The collection with its graphs.
         table: Queries.
         scatter_matrices: Scatter matrices for a projection in closed form; None without
             such a projection.
     """
 
-    problem: LearningProblem
+    training_graphs: TrainingGraphs
     table: QueryTable
     scatter_matrices: ScatterMatrices | None
 
@@ -177,7 +177,7 @@ def run_steps(
     is_padding = (fold.table.rows < 0).all(1)
     count = is_padding.shape[0]
 
-    def step(carry, _):
+    def take_gradient_step(carry, _):
         number = carry.step
         query_order = jax.random.permutation(jax.random.fold_in(key, number), count)
         query_order = query_order[jnp.argsort(is_padding[query_order], stable=True)]
@@ -206,7 +206,7 @@ def run_steps(
         )
         return next_carry, trace
 
-    return jax.lax.scan(step, carry, length=config.evaluate_every)
+    return jax.lax.scan(take_gradient_step, carry, length=config.evaluate_every)
 
 
 @functools.partial(jax.jit, static_argnames="chain")
@@ -234,7 +234,7 @@ def score_batch(
     dim = settings.pop("dim")
     return score_images(
         resolve_parameters(start._replace(**learned), fold.scatter_matrices, dim=dim),
-        fold.problem,
+        fold.training_graphs,
         select_queries(fold.table, query_rows),
         num_queries=query_rows.shape[0],
         **settings,

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from diffjax._arguments import check_ids
 
-from ._problem import LearningProblem, QueryDescriptors
+from ._training_graphs import QueryDescriptors, TrainingGraphs
 
 
 class LabelledQueries(NamedTuple):
@@ -61,14 +61,14 @@ class RelevanceLists(NamedTuple):
 
 
 def make_query_table(
-    name: str, labelled: LabelledQueries, problem: LearningProblem
+    name: str, labelled: LabelledQueries, training_graphs: TrainingGraphs
 ) -> QueryTable:
     """Makes the table of usable queries, and validates labels against the collection.
 
     Args:
         name: Name of the argument, for errors.
         labelled: Labelled queries, concrete.
-        problem: The collection.
+        training_graphs: The collection with its graphs.
 
     Returns:
         The queries that have a positive and a negative image.
@@ -80,7 +80,7 @@ def make_query_table(
     ids = np.asarray(labelled.queries.query_ids)
     positives, used = np.asarray(labelled.positives), np.asarray(labelled.used)
     num_queries = positives.shape[1]
-    num_images = int(np.asarray(problem.image_ids)[-1]) + 1
+    num_images = int(np.asarray(training_graphs.image_ids)[-1]) + 1
     check_ids(f"{name}.query_ids", ids, rows=labelled.queries.vectors[0].shape[0])
     if ids.size and ids[-1] + 1 != num_queries:
         raise ValueError(

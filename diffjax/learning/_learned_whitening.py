@@ -14,7 +14,7 @@ from diffjax._arguments import check_ids
 from diffjax.regions import global_descriptors
 
 from ._parameters import Parameters, check_parameters
-from ._problem import LearningProblem
+from ._training_graphs import TrainingGraphs
 
 # Differences that a projection is to shrink, in the order of `scatter_matrices`; the
 # first two need labels.
@@ -42,7 +42,7 @@ class ScatterMatrices(NamedTuple):
 
 
 def scatter_matrices(
-    problem: LearningProblem, objects: Sequence[Int[np.ndarray, " _"]] = ()
+    training_graphs: TrainingGraphs, objects: Sequence[Int[np.ndarray, " _"]] = ()
 ) -> ScatterMatrices:
     """Scatter matrices of the vectors of a collection, within and between groups.
 
@@ -54,7 +54,7 @@ def scatter_matrices(
     mean.
 
     Args:
-        problem: The collection, with one view of d dimensions.
+        training_graphs: The collection, with one view of d dimensions.
         objects: For every object the numbers of the images that show it.
 
     Returns:
@@ -64,12 +64,12 @@ def scatter_matrices(
         ValueError: If there are several descriptions, an object has fewer than two
             images or one that is not in the collection, or all images are equal.
     """
-    if len(problem.views) != 1:
+    if len(training_graphs.views) != 1:
         raise ValueError(
-            f"scatters are those of one description, got {len(problem.views)}."
+            f"scatters are those of one description, got {len(training_graphs.views)}."
         )
-    vectors = problem.views[0].vectors
-    ids = np.asarray(problem.image_ids)
+    vectors = training_graphs.views[0].vectors
+    ids = np.asarray(training_graphs.image_ids)
     check_ids("image_ids", ids, rows=len(vectors))
     count, dim = int(ids[-1]) + 1, vectors.shape[1]
     summed = global_descriptors(vectors, ids, num_images=count)
@@ -97,7 +97,7 @@ def scatter_matrices(
         raise ValueError("vectors must differ between images, got equal ones.")
     eye = np.eye(dim)
     within = [*(eye if scatter is None else scatter for scatter in scatters), eye]
-    dtype = problem.views[0].vectors.dtype
+    dtype = training_graphs.views[0].vectors.dtype
     return ScatterMatrices(
         jnp.asarray(np.stack(within), dtype), jnp.asarray(between, dtype)
     )

@@ -433,7 +433,7 @@ def _smooth_average_precision(
     queries, images = masked_scores.scores.shape
     block = max(1, min(_MAX_BLOCK_NUMBERS // max(queries * images, 1), num_slots))
 
-    def precision(z, positive, negative):
+    def query_precision(z, positive, negative):
         def precision_at(image):
             soft_comparison = jax.nn.sigmoid((z - z[image]) / temperature)
             # Without the image itself, whose rank is the 1.
@@ -448,7 +448,7 @@ def _smooth_average_precision(
         values = jax.lax.map(jax.checkpoint(precision_at), slots, batch_size=block)
         return jnp.sum(values, where=filled) / count_at_least_one(positive, z.dtype)
 
-    precisions = jax.vmap(precision)(
+    precisions = jax.vmap(query_precision)(
         masked_scores.scores, masked_scores.positive, masked_scores.negative
     )
     return mean_over_queries(1 - precisions, masked_scores, num_slots=num_slots)

@@ -238,13 +238,13 @@ def at_range_end(raw: Parameters) -> dict[str, Bool[Array, ""]]:
         no end, and for mixture and shrinkage, which may well leave something out.
     """
 
-    def no_end(x):
+    def never_at_end(x):
         return jnp.zeros_like(x, bool, shape=())
 
     maps = {
         "bias": lambda x: jnp.abs(x) >= _MAX_ARTANH,
-        "projection": no_end,
-        **dict.fromkeys(_SIMPLEX_PARAMETERS, no_end),
+        "projection": never_at_end,
+        **dict.fromkeys(_SIMPLEX_PARAMETERS, never_at_end),
     }
     flags = _map_parameters(maps, lambda x: jnp.any(jnp.abs(x) >= _MAX_LOGIT), raw)
     return present_parameters(flags)

@@ -21,10 +21,10 @@ from diffjax.retrieve import (
 from diffjax.types import Graph
 
 from ._parameters import Parameters, check_parameters
-from ._problem import (
+from ._training_graphs import (
     DescriptorView,
-    LearningProblem,
     QueryDescriptors,
+    TrainingGraphs,
     edges_with_similarities,
     project_vectors,
 )
@@ -32,7 +32,7 @@ from ._problem import (
 
 def score_images(
     parameters: Parameters,
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     queries: QueryDescriptors,
     *,
     query_k: int = 50,
@@ -53,7 +53,7 @@ def score_images(
 
     Args:
         parameters: Parameters, with respect to which scores are differentiable.
-        problem: The collection.
+        training_graphs: The collection with its graphs.
         queries: Regions of the queries; a row whose id is `num_queries` or above is
             padding.
         query_k: Neighbours per query region, and entries kept per query and graph, 1 to
@@ -68,7 +68,7 @@ def score_images(
         Image scores, one column per query.
 
     Raises:
-        ValueError: If a parameter is outside its range or does not fit the problem, the
+        ValueError: If a parameter is outside its range or does not fit the graphs, the
             queries have not one description per graph, `query_k` is outside 1..n, ids
             are invalid, or a count is missing under jit.
 
@@ -82,11 +82,11 @@ def score_images(
             "shrinkage must be replaced by a projection first: see "
             "replace_shrinkage_by_projection."
         )
-    _check_compatible(parameters, problem, queries)
-    n = problem.views[0].vectors.shape[0]
+    _check_compatible(parameters, training_graphs, queries)
+    n = training_graphs.views[0].vectors.shape[0]
     if not 1 <= query_k <= n:
         raise ValueError(f"query_k must be in 1..{n} (n), got {query_k}.")
-    image_ids = problem.image_ids
+    image_ids = training_graphs.image_ids
     image_count = count_ids(
         "image_ids", image_ids, count=num_images, count_name="num_images"
     )
@@ -95,7 +95,7 @@ def score_images(
     )
     return _score_images(
         parameters,
-        problem,
+        training_graphs,
         queries,
         query_k=query_k,
         solver_limits=(max_steps, rtol),
@@ -117,7 +117,7 @@ def score_images(
 )
 def _score_images(
     parameters,
-    problem,
+    training_graphs,
     queries,
     *,
     query_k,
@@ -129,26 +129,28 @@ def _score_images(
     gamma, bias = parameters.gamma, parameters.bias
     bias = 0.0 if bias is None else bias
     exponent = gamma if parameters.query_gamma is None else parameters.query_gamma
-    vectors = [project_vectors(v.vectors, parameters.projection) for v in problem.views]
+    vectors = [
+        project_vectors(v.vectors, parameters.projection) for v in training_graphs.views
+    ]
     mixture = _graph_weights(parameters, vectors)
     graphs = [
         affinity(_edge_similarities(view, moved, parameters), gamma=gamma, bias=bias)
-        for view, moved in zip(problem.views, vectors, strict=True)
+        for view, moved in zip(training_graphs.views, vectors, strict=True)
     ]
     weights = gmp_weights(
         _concatenate_scaled(vectors, mixture),
-        problem.image_ids,
+        training_graphs.image_ids,
         lam=parameters.lam,
         num_images=num_images,
         max_regions=max_regions,
     )
     if parameters.scale_weights is not None:
-        scale_factors = parameters.scale_weights[problem.scales]
+        scale_factors = parameters.scale_weights[training_graphs.scales]
         weights *= scale_factors.astype(weights.dtype)
     collection = Collection(
         vectors=vectors[0],
-        graph=normalize(_mix_affinities(problem, graphs, mixture)),
-        image_ids=problem.image_ids,
+        graph=normalize(_mix_affinities(training_graphs, graphs, mixture)),
+        image_ids=training_graphs.image_ids,
         num_images=num_images,
         weights=weights,
     )
@@ -189,17 +191,17 @@ def _graph_weights(parameters: Parameters, vectors: list[Array]) -> list[Array]:
 
 
 def _mix_affinities(
-    problem: LearningProblem, graphs: list[Graph], mixture: list[Array]
+    training_graphs: TrainingGraphs, graphs: list[Graph], mixture: list[Array]
 ) -> Graph:
     """Weighted sum of the affinities of several graphs, on the union of their edges."""
-    if problem.union_positions is None:
+    if training_graphs.union_positions is None:
         return graphs[0]
-    total = jnp.zeros_like(problem.edges.weights)
+    total = jnp.zeros_like(training_graphs.edges.weights)
     for union_positions, graph, weight in zip(
-        problem.union_positions, graphs, mixture, strict=True
+        training_graphs.union_positions, graphs, mixture, strict=True
     ):
         total = total.at[union_positions].add(weight * graph.weights)
-    return problem.edges._replace(weights=total)
+    return training_graphs.edges._replace(weights=total)
 
 
 def _concatenate_scaled(vectors: list[Array], mixture: list[Array]) -> Array:
@@ -223,15 +225,15 @@ def _count_queries(queries: QueryDescriptors, count: int | None) -> int:
 
 
 def _check_compatible(
-    parameters: Parameters, problem: LearningProblem, queries: QueryDescriptors
+    parameters: Parameters, training_graphs: TrainingGraphs, queries: QueryDescriptors
 ) -> None:
-    graphs = len(problem.views)
+    graphs = len(training_graphs.views)
     if len(queries.vectors) != graphs:
         raise ValueError(
             f"queries must have one description per graph, {graphs}, got "
             f"{len(queries.vectors)}."
         )
-    for query_vectors, view in zip(queries.vectors, problem.views, strict=True):
+    for query_vectors, view in zip(queries.vectors, training_graphs.views, strict=True):
         if query_vectors.shape[1] != view.vectors.shape[1]:
             raise ValueError(
                 f"queries must have the collection's {view.vectors.shape[1]} "
@@ -250,13 +252,13 @@ def _check_compatible(
         )
     if weights is None:
         return
-    if problem.scales is None:
+    if training_graphs.scales is None:
         raise ValueError(
-            "scale_weights must be None for a problem without scales, got "
+            "scale_weights must be None for a collection without scales, got "
             f"{weights.shape[0]}."
         )
-    if is_concrete(problem.scales):
-        needed = int(np.asarray(problem.scales).max(initial=-1)) + 1
+    if is_concrete(training_graphs.scales):
+        needed = int(np.asarray(training_graphs.scales).max(initial=-1)) + 1
         if needed > weights.shape[0]:
             raise ValueError(
                 f"scale_weights must have one weight per scale, {needed}, got "

@@ -32,16 +32,16 @@ inline bool has_avx2() {
 #endif
 }
 
-inline void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
+inline void require(bool holds, const char* rule) {
+  if (!holds) throw std::invalid_argument(rule);
 }
 
 template <ffi::DataType Type>
 using Number = ffi::NativeType<Type>;
 
 template <typename T>
-Csr<T> matrix_of(const T* weights, const int32_t* indices, int64_t entries,
-                 ffi::AnyBuffer starts) {
+Csr<T> make_matrix(const T* weights, const int32_t* indices, int64_t entries,
+                   ffi::AnyBuffer starts) {
   require(starts.dimensions().size() == 1 && starts.element_count() > 0,
           "starts must have one entry more than there are rows");
   Csr<T> a{};
@@ -63,8 +63,8 @@ Csr<Number<Type>> read_matrix(ffi::BufferR1<Type> weights,
                               ffi::BufferR1<ffi::S32> indices, ffi::AnyBuffer starts) {
   require(indices.element_count() == weights.element_count(),
           "indices and weights must be of one length");
-  return matrix_of<Number<Type>>(weights.typed_data(), indices.typed_data(),
-                                 weights.element_count(), starts);
+  return make_matrix<Number<Type>>(weights.typed_data(), indices.typed_data(),
+                                   weights.element_count(), starts);
 }
 
 }  // namespace diffjax

@@ -10,26 +10,26 @@
 #include <vector>
 
 #include "csr.h"
-#include "numbers.h"
+#include "huge_pages.h"
 #include "parallel.h"
 
 namespace diffjax {
 
-// Stopping rule of a column, r^2 <= rtol^2 y^2 or most_steps iterations, and whether to
+// Stopping rule of a column, r^2 <= rtol^2 y^2 or max_steps iterations, and whether to
 // return the iterate of smallest residual instead of the last one.
 template <typename T>
-struct Stop {
+struct StopCriterion {
   T rtol_squared;
-  int32_t most_steps;
+  int32_t max_steps;
   bool keep_best;
 };
 
 // Output arrays of some columns of a matrix of `stride` columns.
 template <typename T>
-struct Answers {
+struct IterationResult {
   T* value;
   T* residual;
-  int32_t* steps;
+  int32_t* num_steps;
 };
 
 // Conjugate gradient as in diffjax/diffusion/_cg.py, formula by formula: columns that
@@ -38,8 +38,8 @@ struct Answers {
 template <typename T>
 class ConjugateGradient {
  public:
-  ConjugateGradient(const Csr<T>& a, const Loops<T>& loops, int64_t stride,
-                    int64_t columns, Stop<T> stop, Workers& workers)
+  ConjugateGradient(const Csr<T>& a, const RowLoops<T>& loops, int64_t stride,
+                    int64_t columns, StopCriterion<T> stop, Workers& workers)
       : a_(a),
         loops_(loops),
         width_(loops.width),
@@ -47,76 +47,76 @@ class ConjugateGradient {
         columns_(columns),
         stop_(stop),
         workers_(workers),
-        cuts_(cut_rows(a, width_)),
-        parts_(static_cast<int64_t>(cuts_.size()) - 1),
+        boundaries_(partition_rows(a, width_)),
+        parts_(static_cast<int64_t>(boundaries_.size()) - 1),
         x_(a.rows * width_),
         r_(a.rows * width_),
         p_(a.rows * width_),
         q_(a.rows * width_),
-        best_(stop.keep_best ? a.rows * width_ : 0),
+        best_x_(stop.keep_best ? a.rows * width_ : 0),
         totals_(parts_ * width_) {}
 
-  void solve(const T* alpha, const T* y, Answers<T> answers) {
-    T alphas[kMostColumns] = {}, size[kMostColumns], start_sq[kMostColumns];
-    T resid_sq[kMostColumns], goal[kMostColumns], least[kMostColumns];
-    T step[kMostColumns], turn[kMostColumns];
-    int32_t steps[kMostColumns] = {};
+  void solve(const T* alpha, const T* y, IterationResult<T> result) {
+    T alphas[kMaxColumns] = {}, scale[kMaxColumns], rhs_sq[kMaxColumns];
+    T resid_sq[kMaxColumns], threshold[kMaxColumns], best_sq[kMaxColumns];
+    T step[kMaxColumns], turn[kMaxColumns];
+    int32_t num_steps[kMaxColumns] = {};
     // Below it, products that are lost may be more than rounding; see _cg.py.
-    const T least_curvature = static_cast<T>(a_.rows) *
-                              (std::numeric_limits<T>::min() /
-                               std::numeric_limits<T>::epsilon());
+    const T min_curvature =
+        static_cast<T>(a_.rows) *
+        (std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon());
     std::copy_n(alpha, columns_, alphas);
-    largest(y, size);
-    begin(y, size);
-    sum_up(start_sq);
+    compute_column_scales(y, scale);
+    start_from_zero(y, scale);
+    sum_parts(rhs_sq);
     for (int64_t c = 0; c < width_; ++c) {
-      resid_sq[c] = least[c] = start_sq[c];
-      goal[c] = stop_.rtol_squared * start_sq[c];
+      resid_sq[c] = best_sq[c] = rhs_sq[c];
+      threshold[c] = stop_.rtol_squared * rhs_sq[c];
     }
-    for (int32_t taken = 0; taken < stop_.most_steps; ++taken) {
-      bool active[kMostColumns], any = false;
+    for (int32_t count = 0; count < stop_.max_steps; ++count) {
+      bool is_active[kMaxColumns], any_active = false;
       for (int64_t c = 0; c < width_; ++c) {
         // Strict, so a column of zeros, such as a padding column, starts finished.
-        active[c] = resid_sq[c] > goal[c];
-        any |= active[c];
+        is_active[c] = resid_sq[c] > threshold[c];
+        any_active |= is_active[c];
       }
-      if (!any) break;
-      T curvature[kMostColumns], new_sq[kMostColumns];
-      each_part([&](int64_t part, int64_t first, int64_t last) {
-        loops_.curve(a_, first, last, alphas, p_.get(), q_.get(), total(part));
+      if (!any_active) break;
+      T curvature[kMaxColumns], new_sq[kMaxColumns];
+      for_each_part([&](int64_t part, int64_t first, int64_t last) {
+        loops_.apply_system(a_, first, last, alphas, p_.get(), q_.get(), total(part));
       });
-      sum_up(curvature);
-      bool go[kMostColumns];
+      sum_parts(curvature);
+      bool is_moving[kMaxColumns];
       for (int64_t c = 0; c < width_; ++c) {
-        go[c] = active[c] && !(curvature[c] < least_curvature);
-        step[c] = go[c] ? resid_sq[c] / curvature[c] : T{0};
+        is_moving[c] = is_active[c] && !(curvature[c] < min_curvature);
+        step[c] = is_moving[c] ? resid_sq[c] / curvature[c] : T{0};
       }
-      each_part([&](int64_t part, int64_t first, int64_t last) {
-        loops_.reduce(first, last, step, q_.get(), r_.get(), total(part));
+      for_each_part([&](int64_t part, int64_t first, int64_t last) {
+        loops_.update_residual(first, last, step, q_.get(), r_.get(), total(part));
       });
-      sum_up(new_sq);
+      sum_parts(new_sq);
       for (int64_t c = 0; c < width_; ++c) {
-        turn[c] = go[c] ? new_sq[c] / resid_sq[c] : T{0};
-        if (active[c]) resid_sq[c] = new_sq[c];
-        steps[c] += active[c];
+        turn[c] = is_moving[c] ? new_sq[c] / resid_sq[c] : T{0};
+        if (is_active[c]) resid_sq[c] = new_sq[c];
+        num_steps[c] += is_active[c];
       }
-      bool better[kMostColumns];
+      bool is_better[kMaxColumns];
       for (int64_t c = 0; c < width_; ++c) {
         // The negated comparison also takes a residual that is NaN.
-        better[c] = !(resid_sq[c] >= least[c]);
-        if (better[c]) least[c] = resid_sq[c];
+        is_better[c] = !(resid_sq[c] >= best_sq[c]);
+        if (is_better[c]) best_sq[c] = resid_sq[c];
       }
-      each_part([&](int64_t, int64_t first, int64_t last) {
-        loops_.move(first, last, step, turn, r_.get(), p_.get(), x_.get());
-        if (stop_.keep_best) keep(first, last, better);
+      for_each_part([&](int64_t, int64_t first, int64_t last) {
+        loops_.update_solution(first, last, step, turn, r_.get(), p_.get(), x_.get());
+        if (stop_.keep_best) copy_better_columns(first, last, is_better);
       });
     }
-    finish(stop_.keep_best ? best_ : x_, size, answers.value);
+    write_solution(stop_.keep_best ? best_x_ : x_, scale, result.value);
     for (int64_t c = 0; c < columns_; ++c) {
-      const T safe = start_sq[c] > 0 ? start_sq[c] : T{1};
-      const T last = stop_.keep_best ? least[c] : resid_sq[c];
-      answers.residual[c] = std::sqrt(last / safe);
-      answers.steps[c] = steps[c];
+      const T divisor = rhs_sq[c] > 0 ? rhs_sq[c] : T{1};
+      const T final_sq = stop_.keep_best ? best_sq[c] : resid_sq[c];
+      result.residual[c] = std::sqrt(final_sq / divisor);
+      result.num_steps[c] = num_steps[c];
     }
   }
 
@@ -124,89 +124,90 @@ class ConjugateGradient {
   double* total(int64_t part) { return totals_.get() + part * width_; }
 
   template <typename Body>
-  void each_part(const Body& body) {
+  void for_each_part(const Body& body) {
     workers_.for_each(parts_, [&](int64_t part) {
-      body(part, cuts_[part], cuts_[part + 1]);
+      body(part, boundaries_[part], boundaries_[part + 1]);
     });
   }
 
   // Adds the parts in a fixed order, whichever thread computed them.
-  void sum_up(T* sums) {
-    double all[kMostColumns] = {};
+  void sum_parts(T* sums) {
+    double totals[kMaxColumns] = {};
     for (int64_t part = 0; part < parts_; ++part) {
-      for (int64_t c = 0; c < width_; ++c) all[c] += total(part)[c];
+      for (int64_t c = 0; c < width_; ++c) totals[c] += total(part)[c];
     }
-    for (int64_t c = 0; c < width_; ++c) sums[c] = static_cast<T>(all[c]);
+    for (int64_t c = 0; c < width_; ++c) sums[c] = static_cast<T>(totals[c]);
   }
 
   // The largest |y| of every column; NaN if the column contains one.
-  void largest(const T* y, T* size) {
-    each_part([&](int64_t part, int64_t first, int64_t last) {
-      double* most = total(part);
-      std::fill(most, most + width_, 0.0);
+  void compute_column_scales(const T* y, T* scale) {
+    for_each_part([&](int64_t part, int64_t first, int64_t last) {
+      double* maxima = total(part);
+      std::fill(maxima, maxima + width_, 0.0);
       for (int64_t row = first; row < last; ++row) {
         for (int64_t c = 0; c < columns_; ++c) {
-          const double own = std::abs(y[row * stride_ + c]);
-          if (!(own <= most[c])) most[c] = std::isnan(most[c]) ? most[c] : own;
+          const double magnitude = std::abs(y[row * stride_ + c]);
+          if (!(magnitude <= maxima[c]))
+            maxima[c] = std::isnan(maxima[c]) ? maxima[c] : magnitude;
         }
       }
     });
     for (int64_t c = 0; c < width_; ++c) {
-      double most = 0;
+      double maxima = 0;
       for (int64_t part = 0; part < parts_; ++part) {
-        const double own = total(part)[c];
-        if (!(own <= most)) most = std::isnan(most) ? most : own;
+        const double magnitude = total(part)[c];
+        if (!(magnitude <= maxima)) maxima = std::isnan(maxima) ? maxima : magnitude;
       }
-      size[c] = static_cast<T>(most);
+      scale[c] = static_cast<T>(maxima);
     }
   }
 
   // X = 0, R = P = Y scaled to columns of size 1: squares of small numbers underflow.
-  void begin(const T* y, const T* size) {
-    each_part([&](int64_t part, int64_t first, int64_t last) {
+  void start_from_zero(const T* y, const T* scale) {
+    for_each_part([&](int64_t part, int64_t first, int64_t last) {
       double* squares = total(part);
       std::fill(squares, squares + width_, 0.0);
       for (int64_t row = first; row < last; ++row) {
         for (int64_t c = 0; c < width_; ++c) {
-          const int64_t at = row * width_ + c;
-          const T own = c < columns_ ? y[row * stride_ + c] : T{0};
-          x_[at] = 0;
-          if (stop_.keep_best) best_[at] = 0;
-          r_[at] = p_[at] = own / (size[c] > 0 ? size[c] : T{1});
-          squares[c] += double{r_[at]} * double{r_[at]};
+          const int64_t index = row * width_ + c;
+          const T entry = c < columns_ ? y[row * stride_ + c] : T{0};
+          x_[index] = 0;
+          if (stop_.keep_best) best_x_[index] = 0;
+          r_[index] = p_[index] = entry / (scale[c] > 0 ? scale[c] : T{1});
+          squares[c] += double{r_[index]} * double{r_[index]};
         }
       }
     });
   }
 
-  void keep(int64_t first, int64_t last, const bool* better) {
+  void copy_better_columns(int64_t first, int64_t last, const bool* is_better) {
     for (int64_t row = first; row < last; ++row) {
       for (int64_t c = 0; c < width_; ++c) {
-        if (better[c]) best_[row * width_ + c] = x_[row * width_ + c];
+        if (is_better[c]) best_x_[row * width_ + c] = x_[row * width_ + c];
       }
     }
   }
 
-  void finish(const Numbers<T>& found, const T* size, T* value) {
-    each_part([&](int64_t, int64_t first, int64_t last) {
+  void write_solution(const PagedArray<T>& solution, const T* scale, T* value) {
+    for_each_part([&](int64_t, int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         for (int64_t c = 0; c < columns_; ++c) {
-          value[row * stride_ + c] = found[row * width_ + c] * size[c];
+          value[row * stride_ + c] = solution[row * width_ + c] * scale[c];
         }
       }
     });
   }
 
   const Csr<T> a_;
-  const Loops<T> loops_;
+  const RowLoops<T> loops_;
   const int64_t width_;
   const int64_t stride_, columns_;
-  const Stop<T> stop_;
+  const StopCriterion<T> stop_;
   Workers& workers_;
-  const std::vector<int64_t> cuts_;
+  const std::vector<int64_t> boundaries_;
   const int64_t parts_;
-  Numbers<T> x_, r_, p_, q_, best_;
-  Numbers<double> totals_;
+  PagedArray<T> x_, r_, p_, q_, best_x_;
+  PagedArray<double> totals_;
 };
 
 }  // namespace diffjax

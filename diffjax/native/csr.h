@@ -21,13 +21,13 @@ struct Csr {
 
   // Clamped, so that bad starts do not read out of bounds, which would crash Python.
   int64_t start(int64_t row) const {
-    const int64_t at = starts64 != nullptr ? starts64[row] : starts32[row];
-    return std::clamp<int64_t>(at, 0, entries);
+    const int64_t start_entry = starts64 != nullptr ? starts64[row] : starts32[row];
+    return std::clamp<int64_t>(start_entry, 0, entries);
   }
 
   int64_t column(int64_t entry) const {
-    const auto at = static_cast<uint32_t>(indices[entry]);
-    return std::min<uint32_t>(at, static_cast<uint32_t>(rows - 1));
+    const auto index = static_cast<uint32_t>(indices[entry]);
+    return std::min<uint32_t>(index, static_cast<uint32_t>(rows - 1));
   }
 };
 
@@ -35,53 +35,53 @@ struct Csr {
 // parts depend on the matrix and not on the threads, so that sums over parts do not
 // depend on the number of threads.
 template <typename T>
-std::vector<int64_t> cut_rows(const Csr<T>& a, int64_t columns) {
-  // A part smaller than kLeastWork takes about as long as scheduling it; more than
-  // kMostParts parts do not improve the balance.
-  constexpr int64_t kLeastWork = 1 << 16;
-  constexpr int64_t kMostParts = 128;
+std::vector<int64_t> partition_rows(const Csr<T>& a, int64_t columns) {
+  // A part smaller than kMinWork takes about as long as scheduling it; more than
+  // kMaxParts parts do not improve the balance.
+  constexpr int64_t kMinWork = 1 << 16;
+  constexpr int64_t kMaxParts = 128;
   const int64_t work = (a.entries + a.rows) * columns;
   const int64_t parts =
-      std::clamp<int64_t>(work / kLeastWork, 1, std::min(kMostParts, a.rows));
-  std::vector<int64_t> cuts(parts + 1, 0);
+      std::clamp<int64_t>(work / kMinWork, 1, std::min(kMaxParts, a.rows));
+  std::vector<int64_t> boundaries(parts + 1, 0);
   for (int64_t part = 1; part < parts; ++part) {
-    const int64_t goal = (a.entries + a.rows) / parts * part;
-    int64_t low = cuts[part - 1], high = a.rows;
+    const int64_t target = (a.entries + a.rows) / parts * part;
+    int64_t low = boundaries[part - 1], high = a.rows;
     while (low < high) {
       const int64_t middle = low + (high - low) / 2;
-      if (a.start(middle) + middle < goal) {
+      if (a.start(middle) + middle < target) {
         low = middle + 1;
       } else {
         high = middle;
       }
     }
-    cuts[part] = low;
+    boundaries[part] = low;
   }
-  cuts[parts] = a.rows;
-  return cuts;
+  boundaries[parts] = a.rows;
+  return boundaries;
 }
 
 // Innermost loops for blocks of `width` columns, compiled from rows.h for each
 // instruction set. Every loop takes the first row and the one past the last.
 template <typename T>
-struct Loops {
+struct RowLoops {
   int64_t width;
   // Y = A X.
   void (*multiply)(const Csr<T>& a, int64_t first, int64_t last, const T* x,
                    int64_t x_stride, T* y, int64_t y_stride, int64_t columns);
   // Q = P - alpha A P and the sums of P Q.
-  void (*curve)(const Csr<T>& a, int64_t first, int64_t last, const T* alpha,
-                const T* p, T* q, double* total);
+  void (*apply_system)(const Csr<T>& a, int64_t first, int64_t last, const T* alpha,
+                       const T* p, T* q, double* total);
   // R -= step Q and the sums of R^2.
-  void (*reduce)(int64_t first, int64_t last, const T* step, const T* q, T* r,
-                 double* total);
+  void (*update_residual)(int64_t first, int64_t last, const T* step, const T* q, T* r,
+                          double* total);
   // X += step P, then P = R + turn P.
-  void (*move)(int64_t first, int64_t last, const T* step, const T* turn, const T* r,
-               T* p, T* x);
+  void (*update_solution)(int64_t first, int64_t last, const T* step, const T* turn,
+                          const T* r, T* p, T* x);
 };
 
 // Width of the widest loops.
-constexpr int64_t kMostColumns = 64;
+constexpr int64_t kMaxColumns = 64;
 
 }  // namespace diffjax
 

@@ -11,7 +11,7 @@
 #include "cg.h"
 #include "csr.h"
 #include "local.h"
-#include "numbers.h"
+#include "huge_pages.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -39,41 +39,41 @@ namespace {
 // Loops for the best instructions of this processor or, if not `best`, for those that
 // every processor of its kind has.
 template <typename T>
-const Loops<T>& loops_for(int64_t columns, bool best) {
+const RowLoops<T>& loops_for(int64_t columns, bool use_best) {
 #if defined(__x86_64__)
-  if (best && has_avx2()) return avx2::loops_for<T>(columns);
+  if (use_best && has_avx2()) return avx2::loops_for<T>(columns);
 #endif
   return baseline::loops_for<T>(columns);
 }
 
 // Y = A X for any number of columns, block after block.
 template <typename T>
-void multiply(const Csr<T>& a, int64_t columns, bool best, const T* x, T* y,
+void multiply(const Csr<T>& a, int64_t columns, bool use_best, const T* x, T* y,
               Workers& workers) {
-  for (int64_t done = 0; done < columns;) {
-    const Loops<T>& loops = loops_for<T>(columns - done, best);
-    const int64_t width = loops.width, count = std::min(columns - done, width);
-    const std::vector<int64_t> cuts = cut_rows(a, width);
-    const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
-    const T* from = x + done;  // The block, in rows of all columns.
+  for (int64_t first_column = 0; first_column < columns;) {
+    const RowLoops<T>& loops = loops_for<T>(columns - first_column, use_best);
+    const int64_t width = loops.width, count = std::min(columns - first_column, width);
+    const std::vector<int64_t> boundaries = partition_rows(a, width);
+    const int64_t parts = static_cast<int64_t>(boundaries.size()) - 1;
+    const T* x_block = x + first_column;  // The block, in rows of all columns.
     // Whole vectors are read: a block of another width is padded.
-    Numbers<T> filled(count == width ? 0 : a.rows * width);
+    PagedArray<T> padded(count == width ? 0 : a.rows * width);
     if (count != width) {
       workers.for_each(parts, [&](int64_t part) {
-        for (int64_t row = cuts[part]; row < cuts[part + 1]; ++row) {
-          T* to = filled.get() + row * width;
-          std::copy_n(from + row * columns, count, to);
-          std::fill(to + count, to + width, T{0});
+        for (int64_t row = boundaries[part]; row < boundaries[part + 1]; ++row) {
+          T* padded_row = padded.get() + row * width;
+          std::copy_n(x_block + row * columns, count, padded_row);
+          std::fill(padded_row + count, padded_row + width, T{0});
         }
       });
     }
-    const T* read = count == width ? from : filled.get();
-    const int64_t read_stride = count == width ? columns : width;
+    const T* block = count == width ? x_block : padded.get();
+    const int64_t block_stride = count == width ? columns : width;
     workers.for_each(parts, [&](int64_t part) {
-      loops.multiply(a, cuts[part], cuts[part + 1], read, read_stride, y + done,
-                     columns, count);
+      loops.multiply(a, boundaries[part], boundaries[part + 1], block, block_stride,
+                     y + first_column, columns, count);
     });
-    done += count;
+    first_column += count;
   }
 }
 
@@ -87,19 +87,20 @@ void multiply_transposed(const Csr<T>& a, int64_t columns, const T* x, T* y,
     const int64_t first = a.rows * part / parts, last = a.rows * (part + 1) / parts;
     std::fill(y + first * columns, y + last * columns, T{0});
     for (int64_t row = 0; row < a.rows; ++row) {
-      const T* from = x + row * columns;
+      const T* x_row = x + row * columns;
       for (int64_t entry = a.start(row); entry < a.start(row + 1); ++entry) {
-        const int64_t to = a.column(entry);
-        if (to < first || to >= last) continue;
+        const int64_t column = a.column(entry);
+        if (column < first || column >= last) continue;
         const T weight = a.weights[entry];
-        for (int64_t c = 0; c < columns; ++c) y[to * columns + c] += weight * from[c];
+        for (int64_t c = 0; c < columns; ++c)
+          y[column * columns + c] += weight * x_row[c];
       }
     }
   });
 }
 
 template <ffi::DataType Type>
-ffi::Error product(ffi::ThreadPool pool, bool transposed, bool best,
+ffi::Error product(ffi::ThreadPool pool, bool transposed, bool use_best,
                    ffi::BufferR1<Type> weights, ffi::BufferR1<ffi::S32> indices,
                    ffi::AnyBuffer starts, ffi::BufferR2<Type> x,
                    ffi::ResultBufferR2<Type> y) try {
@@ -112,7 +113,7 @@ ffi::Error product(ffi::ThreadPool pool, bool transposed, bool best,
   if (transposed) {
     multiply_transposed(a, shape[1], x.typed_data(), y->typed_data(), workers);
   } else {
-    multiply(a, shape[1], best, x.typed_data(), y->typed_data(), workers);
+    multiply(a, shape[1], use_best, x.typed_data(), y->typed_data(), workers);
   }
   return ffi::Error::Success();
 } catch (const std::exception& error) {
@@ -120,15 +121,15 @@ ffi::Error product(ffi::ThreadPool pool, bool transposed, bool best,
 }
 
 // Columns that are solved side by side.
-constexpr int64_t kColumnsOfCg = 32;
+constexpr int64_t kMaxCgColumns = 32;
 
 template <ffi::DataType Type>
-ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
+ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool use_best,
               ffi::BufferR1<Type> weights, ffi::BufferR1<ffi::S32> indices,
               ffi::AnyBuffer starts, ffi::BufferR2<Type> alpha, ffi::BufferR2<Type> y,
-              ffi::BufferR0<Type> rtol_squared, ffi::BufferR0<ffi::S32> most_steps,
+              ffi::BufferR0<Type> rtol_squared, ffi::BufferR0<ffi::S32> max_steps,
               ffi::ResultBufferR2<Type> value, ffi::ResultBufferR2<Type> residual,
-              ffi::ResultBufferR2<ffi::S32> steps) try {
+              ffi::ResultBufferR2<ffi::S32> num_steps) try {
   using T = Number<Type>;
   const Csr<T> a = read_matrix(weights, indices, starts);
   const int64_t columns = y.dimensions()[1];
@@ -136,22 +137,25 @@ ffi::Error cg(ffi::ThreadPool pool, bool keep_best, bool best,
   require(y.dimensions() == value->dimensions(), "value must have the shape of y");
   require(static_cast<int64_t>(alpha.element_count()) == columns &&
               static_cast<int64_t>(residual->element_count()) == columns &&
-              static_cast<int64_t>(steps->element_count()) == columns,
+              static_cast<int64_t>(num_steps->element_count()) == columns,
           "alpha, residual and steps must have one entry per column of y");
   if (y.element_count() == 0) return ffi::Error::Success();
-  const Stop<T> stop{*rtol_squared.typed_data(), *most_steps.typed_data(), keep_best};
+  const StopCriterion<T> stop{*rtol_squared.typed_data(), *max_steps.typed_data(),
+                              keep_best};
   Workers workers(pool);
   // Columns are independent: blocks of columns keep the working set small and still
   // read the matrix rarely.
-  for (int64_t done = 0; done < columns;) {
-    const int64_t count = std::min(columns - done, kColumnsOfCg);
-    const Loops<T>& loops = loops_for<T>(count, best);
-    const int64_t taken = std::min(count, loops.width);
-    const Answers<T> answers{value->typed_data() + done, residual->typed_data() + done,
-                             steps->typed_data() + done};
-    ConjugateGradient<T>(a, loops, columns, taken, stop, workers)
-        .solve(alpha.typed_data() + done, y.typed_data() + done, answers);
-    done += taken;
+  for (int64_t first_column = 0; first_column < columns;) {
+    const int64_t count = std::min(columns - first_column, kMaxCgColumns);
+    const RowLoops<T>& loops = loops_for<T>(count, use_best);
+    const int64_t width = std::min(count, loops.width);
+    const IterationResult<T> result{value->typed_data() + first_column,
+                                    residual->typed_data() + first_column,
+                                    num_steps->typed_data() + first_column};
+    ConjugateGradient<T>(a, loops, columns, width, stop, workers)
+        .solve(alpha.typed_data() + first_column, y.typed_data() + first_column,
+               result);
+    first_column += width;
   }
   return ffi::Error::Success();
 } catch (const std::exception& error) {
@@ -162,37 +166,37 @@ template <ffi::DataType Type>
 ffi::Error local(ffi::ThreadPool pool, ffi::BufferR1<Type> weights,
                  ffi::BufferR1<ffi::S32> indices, ffi::AnyBuffer starts,
                  ffi::BufferR1<Type> alpha, ffi::BufferR2<ffi::S32> seeds,
-                 ffi::BufferR2<Type> values, ffi::BufferR0<Type> rtol_squared,
-                 ffi::BufferR0<ffi::S32> grow_steps, ffi::BufferR0<ffi::S32> most_steps,
-                 ffi::ResultBufferR2<ffi::S32> nodes, ffi::ResultBufferR2<Type> value,
-                 ffi::ResultBufferR1<Type> residual,
-                 ffi::ResultBufferR1<ffi::S32> steps) try {
+                 ffi::BufferR2<Type> seed_values, ffi::BufferR0<Type> rtol_squared,
+                 ffi::BufferR0<ffi::S32> steps_per_expansion,
+                 ffi::BufferR0<ffi::S32> max_steps, ffi::ResultBufferR2<ffi::S32> nodes,
+                 ffi::ResultBufferR2<Type> scores, ffi::ResultBufferR1<Type> residual,
+                 ffi::ResultBufferR1<ffi::S32> num_steps) try {
   using T = Number<Type>;
   const Csr<T> a = read_matrix(weights, indices, starts);
-  const int64_t queries = seeds.dimensions()[0], places = seeds.dimensions()[1];
-  const int64_t most = nodes->dimensions()[1];
-  require(seeds.dimensions() == values.dimensions(),
+  const int64_t num_queries = seeds.dimensions()[0], num_seeds = seeds.dimensions()[1];
+  const int64_t size = nodes->dimensions()[1];
+  require(seeds.dimensions() == seed_values.dimensions(),
           "seeds and values must be of one shape");
-  require(nodes->dimensions() == value->dimensions() &&
-              nodes->dimensions()[0] == queries && most >= places,
-          "answers must have a row for every query, and no fewer places");
-  require(static_cast<int64_t>(alpha.element_count()) == queries &&
-              static_cast<int64_t>(residual->element_count()) == queries &&
-              static_cast<int64_t>(steps->element_count()) == queries,
+  require(nodes->dimensions() == scores->dimensions() &&
+              nodes->dimensions()[0] == num_queries && size >= num_seeds,
+          "results must have a row for every query, and no fewer places than seeds");
+  require(static_cast<int64_t>(alpha.element_count()) == num_queries &&
+              static_cast<int64_t>(residual->element_count()) == num_queries &&
+              static_cast<int64_t>(num_steps->element_count()) == num_queries,
           "alpha, residual and steps must have one entry per query");
-  const Reach<T> reach{most, *grow_steps.typed_data(), *most_steps.typed_data(),
-                       *rtol_squared.typed_data()};
+  const LocalLimits<T> limits{size, *steps_per_expansion.typed_data(),
+                              *max_steps.typed_data(), *rtol_squared.typed_data()};
   Workers workers(pool);
-  workers.for_each(queries, [&](int64_t query) {
+  workers.for_each(num_queries, [&](int64_t query) {
     // Reused by the next query of this thread: a small query would spend most of its
     // time on pages of new memory.
     thread_local LocalDiffusion<T> diffusion;
-    diffusion.solve(a, alpha.typed_data()[query], reach, places,
-                    seeds.typed_data() + query * places,
-                    values.typed_data() + query * places,
-                    nodes->typed_data() + query * most,
-                    value->typed_data() + query * most, residual->typed_data() + query,
-                    steps->typed_data() + query);
+    diffusion.solve(a, alpha.typed_data()[query], limits, num_seeds,
+                    seeds.typed_data() + query * num_seeds,
+                    seed_values.typed_data() + query * num_seeds,
+                    nodes->typed_data() + query * size,
+                    scores->typed_data() + query * size, residual->typed_data() + query,
+                    num_steps->typed_data() + query);
   });
   return ffi::Error::Success();
 } catch (const std::exception& error) {

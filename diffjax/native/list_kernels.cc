@@ -5,14 +5,14 @@
 
 #include "buffers.h"
 #include "csr.h"
-#include "lists.h"
+#include "neighbor_lists.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
 #define DIFFJAX_ISA baseline
 #define DIFFJAX_TARGET
 #define DIFFJAX_BYTES 16
-#include "find.h"
+#include "find_node.h"
 #undef DIFFJAX_ISA
 #undef DIFFJAX_TARGET
 #undef DIFFJAX_BYTES
@@ -21,7 +21,7 @@
 #define DIFFJAX_ISA avx2
 #define DIFFJAX_TARGET __attribute__((target("avx2")))
 #define DIFFJAX_BYTES 32
-#include "find.h"
+#include "find_node.h"
 #undef DIFFJAX_ISA
 #undef DIFFJAX_TARGET
 #undef DIFFJAX_BYTES
@@ -31,20 +31,21 @@ namespace diffjax {
 namespace {
 
 // Neighbour lists with the search for the best instructions of this processor.
-Lists lists_of(ffi::BufferR2<ffi::S32> indices) {
+NeighborLists make_lists(ffi::BufferR2<ffi::S32> indices) {
   const auto shape = indices.dimensions();
-  Lists lists{indices.typed_data(), shape[0], shape[1], baseline::find_place};
+  NeighborLists lists{indices.typed_data(), shape[0], shape[1], baseline::find_node};
 #if defined(__x86_64__)
-  if (has_avx2()) lists.find = avx2::find_place;
+  if (has_avx2()) lists.find_node = avx2::find_node;
 #endif
   return lists;
 }
 
-ffi::Error slots_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices,
-                           ffi::ResultBufferR2<ffi::S32> back) try {
-  require(indices.dimensions() == back->dimensions(), "back must have a slot for each");
+ffi::Error find_mutual_slots(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices,
+                             ffi::ResultBufferR2<ffi::S32> reverse_slots) try {
+  require(indices.dimensions() == reverse_slots->dimensions(),
+          "there must be one reverse slot per index");
   Workers workers(pool);
-  mutual_slots(lists_of(indices), workers, back->typed_data());
+  mutual_slots(make_lists(indices), workers, reverse_slots->typed_data());
   return ffi::Error::Success();
 } catch (const std::exception& error) {
   return ffi::Error::Internal(error.what());
@@ -52,25 +53,27 @@ ffi::Error slots_of_mutual(ffi::ThreadPool pool, ffi::BufferR2<ffi::S32> indices
 
 template <ffi::DataType Type>
 ffi::Error rows(ffi::ThreadPool pool, bool mutual, ffi::BufferR2<ffi::S32> indices,
-                ffi::BufferR2<Type> numbers, ffi::BufferR2<ffi::S32> back,
-                ffi::AnyBuffer starts,
-                ffi::ResultBufferR1<ffi::S32> columns,
+                ffi::BufferR2<Type> numbers, ffi::BufferR2<ffi::S32> reverse_slots,
+                ffi::AnyBuffer starts, ffi::ResultBufferR1<ffi::S32> columns,
                 ffi::ResultBufferR1<Type> weights) try {
   using T = Number<Type>;
   require(indices.dimensions() == numbers.dimensions(),
           "there must be one number per index");
-  require(!mutual || indices.dimensions() == back.dimensions(),
+  require(!mutual || indices.dimensions() == reverse_slots.dimensions(),
           "there must be one slot per index");
-  const Csr<T> made = matrix_of(weights->typed_data(), columns->typed_data(),
-                                columns->element_count(), starts);
+  const Csr<T> rows_of_starts = make_matrix(
+      weights->typed_data(), columns->typed_data(), columns->element_count(), starts);
   require(columns->element_count() == weights->element_count(),
           "columns and weights must be of one length");
-  const Lists lists = lists_of(indices);
-  require(made.rows == lists.nodes, "starts must have one entry more than lists");
-  const RowWriter<T> writer(made, columns->typed_data(), weights->typed_data());
+  const NeighborLists lists = make_lists(indices);
+  require(rows_of_starts.rows == lists.nodes,
+          "starts must have one entry more than lists");
+  const RowWriter<T> writer(rows_of_starts, columns->typed_data(),
+                            weights->typed_data());
   Workers workers(pool);
   if (mutual) {
-    mutual_rows(lists, numbers.typed_data(), back.typed_data(), writer, workers);
+    mutual_rows(lists, numbers.typed_data(), reverse_slots.typed_data(), writer,
+                workers);
   } else {
     compress_rows(lists, numbers.typed_data(), writer, workers);
   }
@@ -109,6 +112,6 @@ extern "C" {
 
 DIFFJAX_HANDLER(diffjax_list_rows_float32, rows<F32>, bind_rows<F32>())
 DIFFJAX_HANDLER(diffjax_list_rows_float64, rows<F64>, bind_rows<F64>())
-DIFFJAX_HANDLER(diffjax_mutual_slots_int32, slots_of_mutual, bind_slots())
+DIFFJAX_HANDLER(diffjax_mutual_slots_int32, find_mutual_slots, bind_slots())
 
 }  // extern "C"

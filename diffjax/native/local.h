@@ -12,42 +12,42 @@
 #include <vector>
 
 #include "csr.h"
-#include "numbers.h"
+#include "huge_pages.h"
 
 namespace diffjax {
 
-// Limits of a local solve: at most `most_nodes` nodes, whose number doubles after every
-// `grow_steps` iterations, and `most_steps` iterations after the last expansion.
+// Limits of a local solve: at most `size` nodes, whose number doubles after every
+// `steps_per_expansion` iterations, and `max_steps` after the last expansion.
 template <typename T>
-struct Reach {
-  int64_t most_nodes;
-  int32_t grow_steps;
-  int32_t most_steps;
+struct LocalLimits {
+  int64_t size;
+  int32_t steps_per_expansion;
+  int32_t max_steps;
   T rtol_squared;
 };
 
 // Grows a vector to at least `count` numbers, keeping its content. It never shrinks, so
 // that later queries reuse the memory.
 template <typename Vector>
-void make_room(Vector& numbers, int64_t count) {
-  const int64_t there = static_cast<int64_t>(numbers.size());
-  if (there < count) numbers.resize(std::max(2 * there, count));
+void ensure_size(Vector& numbers, int64_t count) {
+  const int64_t old_size = static_cast<int64_t>(numbers.size());
+  if (old_size < count) numbers.resize(std::max(2 * old_size, count));
 }
 
 // Numbers nodes 0, 1, 2, ... in the order of the first request. Its table is as long as
 // the graph but allocated once: each query resets only the entries that it used.
-class Slots {
+class NodeSlots {
  public:
-  void begin(int64_t nodes) {
+  void reset(int64_t count) {
     for (int32_t slot = 0; slot < count_; ++slot) table_[nodes_[slot]] = -1;
     count_ = 0;
-    if (static_cast<int64_t>(table_.size()) < nodes) table_.resize(nodes, -1);
+    if (static_cast<int64_t>(table_.size()) < count) table_.resize(count, -1);
   }
 
   // Reserves memory for that many more requests.
-  void expect(int64_t nodes) { make_room(nodes_, count_ + nodes); }
+  void reserve(int64_t count) { ensure_size(nodes_, count_ + count); }
 
-  int32_t find(int32_t node) {
+  int32_t slot_of(int32_t node) {
     int32_t& slot = table_[node];
     // Written without a branch: whether a node is new can't be predicted.
     const bool is_new = slot < 0;
@@ -76,32 +76,32 @@ class Slots {
 template <typename T>
 class LocalDiffusion {
  public:
-  // Solves for `places` seeds, of which those below 0 are padding. Writes `most_nodes`
-  // nodes in ascending order and their values, padded with -1 and 0. Not inlined: the
+  // Solves for `num_seeds` seeds, of which those below 0 are padding. Writes `size`
+  // nodes in ascending order and their scores, padded with -1 and 0. Not inlined: the
   // caller's thread-local object would be looked up at every entry.
-  __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, Reach<T> reach,
-                                       int64_t places, const int32_t* seeds,
-                                       const T* values, int32_t* nodes, T* value,
-                                       T* residual, int32_t* steps) {
+  __attribute__((noinline)) void solve(const Csr<T>& a, T alpha, LocalLimits<T> limits,
+                                       int64_t num_seeds, const int32_t* seeds,
+                                       const T* seed_values, int32_t* nodes, T* scores,
+                                       T* residual, int32_t* num_steps) {
     a_ = a;
     alpha_ = alpha;
-    reach_ = reach;
+    limits_ = limits;
     clear();
-    const T size = begin(places, seeds, values);
-    const double start = squares();
-    const double goal = static_cast<double>(reach_.rtol_squared) * start;
-    for (int64_t most = places; most < reach_.most_nodes;) {
-      iterate(reach_.grow_steps, goal);
-      spread();
-      most = std::min(2 * most, reach_.most_nodes);
-      if (!grow(most)) break;
+    const T scale = start_from_seeds(num_seeds, seeds, seed_values);
+    const double rhs_sq = squared_residual();
+    const double threshold = static_cast<double>(limits_.rtol_squared) * rhs_sq;
+    for (int64_t max_members = num_seeds; max_members < limits_.size;) {
+      continue_solve(limits_.steps_per_expansion, threshold);
+      flow_outside();
+      max_members = std::min(2 * max_members, limits_.size);
+      if (!expand_frontier(max_members)) break;
     }
-    iterate(reach_.most_steps, goal);
-    const double outside = spread();
-    const double left = squares() + outside;
-    *residual = static_cast<T>(std::sqrt(left / (start > 0 ? start : 1)));
-    *steps = steps_;
-    finish(size, nodes, value);
+    continue_solve(limits_.max_steps, threshold);
+    const double outside_sq = flow_outside();
+    const double resid_sq = squared_residual() + outside_sq;
+    *residual = static_cast<T>(std::sqrt(resid_sq / (rhs_sq > 0 ? rhs_sq : 1)));
+    *num_steps = num_steps_;
+    write_result(scale, nodes, scores);
   }
 
  private:
@@ -112,95 +112,96 @@ class LocalDiffusion {
 
   // Ranks are 8 bits of the exponent and 3 of the mantissa of a positive float.
   static constexpr int kRankShift = 20;
-  static constexpr int64_t kRanks = (int64_t{1} << (31 - kRankShift)) + 1;
+  static constexpr int64_t kNumRanks = (int64_t{1} << (31 - kRankShift)) + 1;
 
-  int64_t members() const { return static_cast<int64_t>(members_.size()); }
+  int64_t num_members() const { return static_cast<int64_t>(slot_of_member_.size()); }
 
   // Resets everything, also after a query that ran out of memory.
   void clear() {
-    slots_.begin(a_.rows);
-    steps_ = 0;
+    slots_.reset(a_.rows);
+    num_steps_ = 0;
     starts_.assign(1, 0);
-    for (auto* each : {&outside_, &x_, &r_, &q_, &y_}) each->clear();
-    for (auto* each : {&member_, &members_}) each->clear();
+    for (auto* vector : {&outside_residual_, &x_, &r_, &q_, &y_}) vector->clear();
+    for (auto* vector : {&member_of_slot_, &slot_of_member_}) vector->clear();
   }
 
   // Seeds join with values scaled to size 1: squares of small numbers underflow.
-  T begin(int64_t places, const int32_t* seeds, const T* values) {
-    T size = 0;
-    for (int64_t i = 0; i < places; ++i) {
+  T start_from_seeds(int64_t num_seeds, const int32_t* seeds, const T* seed_values) {
+    T scale = 0;
+    for (int64_t i = 0; i < num_seeds; ++i) {
       if (seeds[i] < 0 || seeds[i] >= a_.rows) continue;
-      const T own = std::abs(values[i]);
-      if (!(own <= size)) size = std::isnan(size) ? size : own;
+      const T magnitude = std::abs(seed_values[i]);
+      if (!(magnitude <= scale)) scale = std::isnan(scale) ? scale : magnitude;
     }
-    const T safe = size > 0 ? size : T{1};
-    slots_.expect(places);
-    for (int64_t i = 0; i < places; ++i) {
+    const T divisor = scale > 0 ? scale : T{1};
+    slots_.reserve(num_seeds);
+    for (int64_t i = 0; i < num_seeds; ++i) {
       if (seeds[i] < 0 || seeds[i] >= a_.rows) continue;
-      const int32_t slot = slots_.find(seeds[i]);
-      cover();
-      outside_[slot] += values[i] / safe;
+      const int32_t slot = slots_.slot_of(seeds[i]);
+      extend_to_slots();
+      outside_residual_[slot] += seed_values[i] / divisor;
     }
-    for (int32_t slot = 0, seen = slots_.count(); slot < seen; ++slot) join(slot, true);
-    return size;
+    for (int32_t slot = 0, num_slots = slots_.count(); slot < num_slots; ++slot)
+      add_member(slot, true);
+    return scale;
   }
 
   // New slots are nodes outside, with residual 0.
-  void cover() {
-    outside_.resize(slots_.count(), 0);
-    member_.resize(slots_.count(), -1);
+  void extend_to_slots() {
+    outside_residual_.resize(slots_.count(), 0);
+    member_of_slot_.resize(slots_.count(), -1);
   }
 
   // Adds a member with score 0 and the residual that it had outside, y for a seed.
-  void join(int32_t slot, bool starts_here = false) {
+  void add_member(int32_t slot, bool is_seed = false) {
     const int32_t node = slots_.node(slot);
-    member_[slot] = static_cast<int32_t>(members());
-    members_.push_back(slot);
+    member_of_slot_[slot] = static_cast<int32_t>(num_members());
+    slot_of_member_.push_back(slot);
     x_.push_back(0);
-    r_.push_back(outside_[slot]);
-    y_.push_back(starts_here ? outside_[slot] : T{0});
+    r_.push_back(outside_residual_[slot]);
+    y_.push_back(is_seed ? outside_residual_[slot] : T{0});
     q_.push_back(0);
     const int64_t first = a_.start(node), last = std::max(first, a_.start(node + 1));
-    const int64_t before = starts_.back(), count = last - first;
-    starts_.push_back(before + count);
-    make_room(columns_, before + count);
-    make_room(weights_, before + count);
-    slots_.expect(count);
+    const int64_t first_entry = starts_.back(), count = last - first;
+    starts_.push_back(first_entry + count);
+    ensure_size(columns_, first_entry + count);
+    ensure_size(weights_, first_entry + count);
+    slots_.reserve(count);
     for (int64_t i = 0; i < count; ++i) {
-      columns_[before + i] = slots_.find(static_cast<int32_t>(a_.column(first + i)));
-      weights_[before + i] = a_.weights[first + i];
+      columns_[first_entry + i] =
+          slots_.slot_of(static_cast<int32_t>(a_.column(first + i)));
+      weights_[first_entry + i] = a_.weights[first + i];
     }
-    cover();
+    extend_to_slots();
   }
 
   // Adds the nodes outside with the largest residual, ties by node, until there are
-  // `most` members. Returns whether any joined.
-  bool grow(int64_t most) {
-    const int64_t least = least_rank(most - members());
+  // `max_members` members. Returns whether any joined.
+  bool expand_frontier(int64_t max_members) {
+    const int64_t lowest = lowest_rank(max_members - num_members());
     candidates_.clear();
     for (int32_t slot = 0; slot < slots_.count(); ++slot) {
-      if (rank(slot) >= least) {
-        candidates_.push_back({outside_[slot], slots_.node(slot), slot});
+      if (rank(slot) >= lowest) {
+        candidates_.push_back({outside_residual_[slot], slots_.node(slot), slot});
       }
     }
-    const auto before = [](const Candidate& one, const Candidate& other) {
-      if (one.residual != other.residual) return one.residual > other.residual;
-      return one.node < other.node;
+    const auto ranks_before = [](const Candidate& a, const Candidate& b) {
+      if (a.residual != b.residual) return a.residual > b.residual;
+      return a.node < b.node;
     };
-    const int64_t there = static_cast<int64_t>(candidates_.size());
-    const int64_t count = std::min(there, std::max<int64_t>(most - members(), 0));
-    if (count < there) {
+    const int64_t num_candidates = static_cast<int64_t>(candidates_.size());
+    const int64_t count =
+        std::min(num_candidates, std::max<int64_t>(max_members - num_members(), 0));
+    if (count < num_candidates) {
       const auto first = candidates_.begin();
-      std::nth_element(first, first + count, candidates_.end(), before);
+      std::nth_element(first, first + count, candidates_.end(), ranks_before);
     }
     // In the order of the graph, so that adjacent rows are read one after the other.
     std::sort(candidates_.begin(), candidates_.begin() + count,
-              [](const Candidate& one, const Candidate& other) {
-                return one.node < other.node;
-              });
+              [](const Candidate& a, const Candidate& b) { return a.node < b.node; });
     for (int64_t i = 0; i < count; ++i) {
-      if (i + 1 < count) fetch(candidates_[i + 1].node);
-      join(candidates_[i].slot);
+      if (i + 1 < count) prefetch_row(candidates_[i + 1].node);
+      add_member(candidates_[i].slot);
     }
     return count > 0;
   }
@@ -208,32 +209,33 @@ class LocalDiffusion {
   // A coarse logarithm of the residual of a node outside; 0 for members and for a
   // residual of 0.
   int64_t rank(int32_t slot) const {
-    const auto residual = static_cast<float>(outside_[slot]);
+    const auto residual = static_cast<float>(outside_residual_[slot]);
     uint32_t bits;
     std::memcpy(&bits, &residual, sizeof(bits));
-    const bool waits = member_[slot] < 0 && outside_[slot] > 0;
-    return waits ? (bits >> kRankShift) + 1 : 0;
+    const bool is_candidate = member_of_slot_[slot] < 0 && outside_residual_[slot] > 0;
+    return is_candidate ? (bits >> kRankShift) + 1 : 0;
   }
 
   // The highest rank, at least 1, such that it and higher ranks have `count` nodes. It
   // preselects candidates, so that fewer numbers are sorted.
-  int64_t least_rank(int64_t count) {
-    ranks_.assign(kRanks, 0);
+  int64_t lowest_rank(int64_t count) {
+    ranks_.assign(kNumRanks, 0);
     for (int32_t slot = 0; slot < slots_.count(); ++slot) ++ranks_[rank(slot)];
-    int64_t least = kRanks;
-    while (least > 1 && count > 0) count -= ranks_[--least];
-    return least;
+    int64_t lowest = kNumRanks;
+    while (lowest > 1 && count > 0) count -= ranks_[--lowest];
+    return lowest;
   }
 
   // Prefetches the row of the next node, anywhere in memory, while one is read.
-  void fetch(int32_t node) const {
-    for (int64_t at = a_.start(node); at < a_.start(node + 1); at += 64 / sizeof(T)) {
-      __builtin_prefetch(a_.indices + at);
-      __builtin_prefetch(a_.weights + at);
+  void prefetch_row(int32_t node) const {
+    for (int64_t entry = a_.start(node); entry < a_.start(node + 1);
+         entry += 64 / sizeof(T)) {
+      __builtin_prefetch(a_.indices + entry);
+      __builtin_prefetch(a_.weights + entry);
     }
   }
 
-  double squares() const {
+  double squared_residual() const {
     double sum = 0;
     for (const T r : r_) sum += double{r} * double{r};
     return sum;
@@ -242,41 +244,42 @@ class LocalDiffusion {
   // Computes the residual outside, alpha S f, and returns the sum of its squares.
   // Recomputes that of the members, y - (I - alpha S) f, from which the recurrence
   // drifts away.
-  double spread() {
-    std::fill(outside_.begin(), outside_.end(), T{0});
-    for (int64_t i = 0; i < members(); ++i) {
-      const T own = alpha_ * x_[i];
+  double flow_outside() {
+    std::fill(outside_residual_.begin(), outside_residual_.end(), T{0});
+    for (int64_t i = 0; i < num_members(); ++i) {
+      const T scaled_score = alpha_ * x_[i];
       for (int64_t entry = starts_[i]; entry < starts_[i + 1]; ++entry) {
-        outside_[columns_[entry]] += weights_[entry] * own;
+        outside_residual_[columns_[entry]] += weights_[entry] * scaled_score;
       }
     }
-    for (int64_t i = 0; i < members(); ++i) {
-      r_[i] = y_[i] - x_[i] + outside_[members_[i]];
+    for (int64_t i = 0; i < num_members(); ++i) {
+      r_[i] = y_[i] - x_[i] + outside_residual_[slot_of_member_[i]];
     }
     double sum = 0;
-    for (size_t slot = 0; slot < outside_.size(); ++slot) {
-      if (member_[slot] < 0) sum += double{outside_[slot]} * double{outside_[slot]};
+    for (size_t slot = 0; slot < outside_residual_.size(); ++slot) {
+      if (member_of_slot_[slot] < 0)
+        sum += double{outside_residual_[slot]} * double{outside_residual_[slot]};
     }
     return sum;
   }
 
   // Cuts out rows and columns of the members: the direction is 0 at other nodes.
-  void cut() {
-    inner_starts_.resize(members() + 1);
-    make_room(inner_columns_, starts_.back());
-    make_room(inner_weights_, starts_.back());
-    int64_t kept = 0;
-    for (int64_t i = 0; i < members(); ++i) {
-      inner_starts_[i] = kept;
+  void restrict_to_members() {
+    inner_starts_.resize(num_members() + 1);
+    ensure_size(inner_columns_, starts_.back());
+    ensure_size(inner_weights_, starts_.back());
+    int64_t num_inner = 0;
+    for (int64_t i = 0; i < num_members(); ++i) {
+      inner_starts_[i] = num_inner;
       for (int64_t entry = starts_[i]; entry < starts_[i + 1]; ++entry) {
         // Written without a branch: whether it is a member can't be predicted.
-        const int32_t column = member_[columns_[entry]];
-        inner_columns_[kept] = column;
-        inner_weights_[kept] = weights_[entry];
-        kept += column >= 0;
+        const int32_t column = member_of_slot_[columns_[entry]];
+        inner_columns_[num_inner] = column;
+        inner_weights_[num_inner] = weights_[entry];
+        num_inner += column >= 0;
       }
     }
-    inner_starts_[members()] = kept;
+    inner_starts_[num_members()] = num_inner;
   }
 
   T multiply_row(int64_t i) const {
@@ -296,58 +299,58 @@ class LocalDiffusion {
   }
 
   // Conjugate gradient on the members, with scores of 0 outside.
-  void iterate(int32_t most_steps, double goal) {
-    double left = squares();
-    cut();
+  void continue_solve(int32_t max_steps, double threshold) {
+    double resid_sq = squared_residual();
+    restrict_to_members();
     p_ = r_;
-    for (int32_t taken = 0; taken < most_steps && left > goal; ++taken) {
+    for (int32_t count = 0; count < max_steps && resid_sq > threshold; ++count) {
       double curvature = 0;
-      for (int64_t i = 0; i < members(); ++i) {
+      for (int64_t i = 0; i < num_members(); ++i) {
         q_[i] = p_[i] - alpha_ * multiply_row(i);
         curvature += double{p_[i]} * double{q_[i]};
       }
-      ++steps_;
+      ++num_steps_;
       if (curvature < std::numeric_limits<T>::min()) break;
-      const T step = static_cast<T>(left / curvature);
-      double now = 0;
-      for (int64_t i = 0; i < members(); ++i) {
-        x_[i] += step * p_[i];
-        r_[i] -= step * q_[i];
-        now += double{r_[i]} * double{r_[i]};
+      const T step_length = static_cast<T>(resid_sq / curvature);
+      double new_sq = 0;
+      for (int64_t i = 0; i < num_members(); ++i) {
+        x_[i] += step_length * p_[i];
+        r_[i] -= step_length * q_[i];
+        new_sq += double{r_[i]} * double{r_[i]};
       }
-      const T turn = static_cast<T>(now / left);
-      for (int64_t i = 0; i < members(); ++i) p_[i] = r_[i] + turn * p_[i];
-      left = now;
+      const T turn = static_cast<T>(new_sq / resid_sq);
+      for (int64_t i = 0; i < num_members(); ++i) p_[i] = r_[i] + turn * p_[i];
+      resid_sq = new_sq;
     }
   }
 
-  void finish(T size, int32_t* nodes, T* value) const {
-    std::vector<std::pair<int32_t, T>> found;
-    found.reserve(members());
-    for (int64_t i = 0; i < members(); ++i) {
-      found.emplace_back(slots_.node(members_[i]), x_[i] * size);
+  void write_result(T scale, int32_t* nodes, T* scores) const {
+    std::vector<std::pair<int32_t, T>> solution;
+    solution.reserve(num_members());
+    for (int64_t i = 0; i < num_members(); ++i) {
+      solution.emplace_back(slots_.node(slot_of_member_[i]), x_[i] * scale);
     }
-    std::sort(found.begin(), found.end());
-    for (int64_t i = 0; i < reach_.most_nodes; ++i) {
-      const bool here = i < members();
-      nodes[i] = here ? found[i].first : -1;
-      value[i] = here ? found[i].second : T{0};
+    std::sort(solution.begin(), solution.end());
+    for (int64_t i = 0; i < limits_.size; ++i) {
+      const bool is_node = i < num_members();
+      nodes[i] = is_node ? solution[i].first : -1;
+      scores[i] = is_node ? solution[i].second : T{0};
     }
   }
 
   Csr<T> a_{};
   T alpha_{};
-  Reach<T> reach_{};
-  Slots slots_;
-  int32_t steps_ = 0;
+  LocalLimits<T> limits_{};
+  NodeSlots slots_;
+  int32_t num_steps_ = 0;
   std::vector<Candidate> candidates_;
   std::vector<int32_t> ranks_;
   // By slot: the residual outside; the number of the member, below 0 if it is none.
-  std::vector<T> outside_;
-  std::vector<int32_t> member_;
+  std::vector<T> outside_residual_;
+  std::vector<int32_t> member_of_slot_;
   // By member: its slot, score, residual, direction, product with the direction,
   // right-hand side.
-  std::vector<int32_t> members_;
+  std::vector<int32_t> slot_of_member_;
   std::vector<T> x_, r_, p_, q_, y_;
   // Rows of the members: all entries, and the entries between members.
   std::vector<int64_t> starts_, inner_starts_;

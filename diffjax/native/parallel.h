@@ -41,9 +41,9 @@ class Workers {
     for (int64_t helper = 0; helper < helpers; ++helper) {
       // A helper that starts too late finds no part and does not use `body`, which may
       // be destroyed by then; it owns `shared`.
-      pool_.Schedule([shared, &body] { shared->take(body); });
+      pool_.Schedule([shared, &body] { shared->run_parts(body); });
     }
-    shared->take(body);
+    shared->run_parts(body);
     shared->wait();
   }
 
@@ -52,33 +52,33 @@ class Workers {
     explicit Shared(int64_t parts) : parts(parts) {}
 
     template <typename Body>
-    void take(const Body& body) {
-      for (int64_t part; (part = next.fetch_add(1)) < parts;) {
+    void run_parts(const Body& body) {
+      for (int64_t part; (part = next_part.fetch_add(1)) < parts;) {
         try {
           body(part);
         } catch (...) {
           std::lock_guard<std::mutex> lock(mutex);
-          if (!thrown) thrown = std::current_exception();
+          if (!exception) exception = std::current_exception();
         }
-        if (done.fetch_add(1) + 1 == parts) {
+        if (num_done.fetch_add(1) + 1 == parts) {
           std::lock_guard<std::mutex> lock(mutex);
-          finished.notify_all();
+          all_done.notify_all();
         }
       }
     }
 
     void wait() {
       std::unique_lock<std::mutex> lock(mutex);
-      finished.wait(lock, [this] { return done.load() == parts; });
-      if (thrown) std::rethrow_exception(thrown);
+      all_done.wait(lock, [this] { return num_done.load() == parts; });
+      if (exception) std::rethrow_exception(exception);
     }
 
     const int64_t parts;
-    std::atomic<int64_t> next{0};
-    std::atomic<int64_t> done{0};
+    std::atomic<int64_t> next_part{0};
+    std::atomic<int64_t> num_done{0};
     std::mutex mutex;
-    std::condition_variable finished;
-    std::exception_ptr thrown;
+    std::condition_variable all_done;
+    std::exception_ptr exception;
   };
 
   xla::ffi::ThreadPool pool_;

@@ -33,12 +33,12 @@ struct Rows {
   // Number of independent sums, as many as registers allow.
   static constexpr int kSums = Units <= 2 ? 4 : Units <= 6 ? 2 : 1;
 
-  DIFFJAX_INLINE static Vector load(const T* from, int unit) {
-    return *reinterpret_cast<const Vector*>(from + unit * Lanes);
+  DIFFJAX_INLINE static Vector load(const T* source, int unit) {
+    return *reinterpret_cast<const Vector*>(source + unit * Lanes);
   }
 
-  DIFFJAX_INLINE static void store(T* to, int unit, Vector value) {
-    *reinterpret_cast<Vector*>(to + unit * Lanes) = value;
+  DIFFJAX_INLINE static void store(T* target, int unit, Vector value) {
+    *reinterpret_cast<Vector*>(target + unit * Lanes) = value;
   }
 
   // One row of A X. X has `stride` numbers a row.
@@ -51,29 +51,29 @@ struct Rows {
     for (; entry + kSums <= last; entry += kSums) {
       if (entry + kAhead + kSums <= a.entries) {
         for (int i = 0; i < kSums; ++i) {
-          fetch(x + a.indices[entry + kAhead + i] * stride);
+          prefetch_row(x + a.indices[entry + kAhead + i] * stride);
         }
       }
-      for (int i = 0; i < kSums; ++i) add(a, entry + i, x, stride, sums[i]);
+      for (int i = 0; i < kSums; ++i) add_entry(a, entry + i, x, stride, sums[i]);
     }
-    for (; entry < last; ++entry) add(a, entry, x, stride, sums[0]);
+    for (; entry < last; ++entry) add_entry(a, entry, x, stride, sums[0]);
     for (int unit = 0; unit < Units; ++unit) {
       sum[unit] = sums[0][unit];
       for (int i = 1; i < kSums; ++i) sum[unit] += sums[i][unit];
     }
   }
 
-  DIFFJAX_INLINE static void add(const Csr<T>& a, int64_t entry, const T* x,
-                                 int64_t stride, Vector* sum) {
-    const T* from = x + a.column(entry) * stride;
+  DIFFJAX_INLINE static void add_entry(const Csr<T>& a, int64_t entry, const T* x,
+                                       int64_t stride, Vector* sum) {
+    const T* source = x + a.column(entry) * stride;
     const T weight = a.weights[entry];
-    for (int unit = 0; unit < Units; ++unit) sum[unit] += weight * load(from, unit);
+    for (int unit = 0; unit < Units; ++unit) sum[unit] += weight * load(source, unit);
   }
 
   // Gathered rows may lie anywhere: they are prefetched some entries ahead, also those
   // of the next matrix rows. For less than a cache line the processor has enough loads
   // in flight by itself.
-  DIFFJAX_INLINE static void fetch(const T* row) {
+  DIFFJAX_INLINE static void prefetch_row(const T* row) {
     constexpr int64_t kBytes = kWidth * sizeof(T);
     if (kBytes < 64) return;
     for (int64_t byte = 0; byte < kBytes; byte += 64) {
@@ -88,16 +88,17 @@ struct Rows {
     for (int64_t row = first; row < last; ++row) {
       Vector sum[Units];
       multiply_row(a, row, x, x_stride, sum);
-      T numbers[kWidth];
-      T* to = columns == kWidth ? y + row * y_stride : numbers;
-      for (int unit = 0; unit < Units; ++unit) store(to, unit, sum[unit]);
-      if (to == numbers) std::copy_n(numbers, columns, y + row * y_stride);
+      T padded[kWidth];
+      T* target = columns == kWidth ? y + row * y_stride : padded;
+      for (int unit = 0; unit < Units; ++unit) store(target, unit, sum[unit]);
+      if (target == padded) std::copy_n(padded, columns, y + row * y_stride);
     }
   }
 
   // Q = P - alpha A P and, column by column, the sum of P Q over these rows.
-  DIFFJAX_TARGET static void curve(const Csr<T>& a, int64_t first, int64_t last,
-                                   const T* alpha, const T* p, T* q, double* total) {
+  DIFFJAX_TARGET static void apply_system(const Csr<T>& a, int64_t first, int64_t last,
+                                          const T* alpha, const T* p, T* q,
+                                          double* total) {
     std::fill(total, total + kWidth, 0.0);
     for (int64_t block = first; block < last; block += kBlock) {
       Vector dot[Units] = {};
@@ -106,48 +107,49 @@ struct Rows {
         multiply_row(a, row, p, kWidth, sum);
         const T* p_row = p + row * kWidth;
         for (int unit = 0; unit < Units; ++unit) {
-          const Vector own = load(p_row, unit);
-          const Vector made = own - load(alpha, unit) * sum[unit];
-          store(q + row * kWidth, unit, made);
-          dot[unit] += own * made;
+          const Vector direction = load(p_row, unit);
+          const Vector product = direction - load(alpha, unit) * sum[unit];
+          store(q + row * kWidth, unit, product);
+          dot[unit] += direction * product;
         }
       }
-      add_up(dot, total);
+      add_to_total(dot, total);
     }
   }
 
   // R -= step Q and, column by column, the sum of R^2 over these rows.
-  DIFFJAX_TARGET static void reduce(int64_t first, int64_t last, const T* step,
-                                    const T* q, T* r, double* total) {
+  DIFFJAX_TARGET static void update_residual(int64_t first, int64_t last, const T* step,
+                                             const T* q, T* r, double* total) {
     std::fill(total, total + kWidth, 0.0);
     for (int64_t block = first; block < last; block += kBlock) {
       Vector dot[Units] = {};
       for (int64_t row = block; row < std::min(block + kBlock, last); ++row) {
-        const int64_t at = row * kWidth;
+        const int64_t offset = row * kWidth;
         for (int unit = 0; unit < Units; ++unit) {
-          const Vector far = load(step, unit);
-          const Vector left = load(r + at, unit) - far * load(q + at, unit);
-          store(r + at, unit, left);
-          dot[unit] += left * left;
+          const Vector step_length = load(step, unit);
+          const Vector residual =
+              load(r + offset, unit) - step_length * load(q + offset, unit);
+          store(r + offset, unit, residual);
+          dot[unit] += residual * residual;
         }
       }
-      add_up(dot, total);
+      add_to_total(dot, total);
     }
   }
 
   // X += step P, then P = R + turn P, in one loop, so that P is read once for both.
-  DIFFJAX_TARGET static void move(int64_t first, int64_t last, const T* step,
-                                  const T* turn, const T* r, T* p, T* x) {
-    for (int64_t at = first * kWidth; at < last * kWidth; at += kWidth) {
+  DIFFJAX_TARGET static void update_solution(int64_t first, int64_t last, const T* step,
+                                             const T* turn, const T* r, T* p, T* x) {
+    for (int64_t offset = first * kWidth; offset < last * kWidth; offset += kWidth) {
       for (int unit = 0; unit < Units; ++unit) {
-        const Vector old = load(p + at, unit);
-        store(x + at, unit, load(x + at, unit) + load(step, unit) * old);
-        store(p + at, unit, load(r + at, unit) + load(turn, unit) * old);
+        const Vector direction = load(p + offset, unit);
+        store(x + offset, unit, load(x + offset, unit) + load(step, unit) * direction);
+        store(p + offset, unit, load(r + offset, unit) + load(turn, unit) * direction);
       }
     }
   }
 
-  DIFFJAX_INLINE static void add_up(const Vector* dot, double* total) {
+  DIFFJAX_INLINE static void add_to_total(const Vector* dot, double* total) {
     T numbers[kWidth];
     for (int unit = 0; unit < Units; ++unit) store(numbers, unit, dot[unit]);
     for (int64_t c = 0; c < kWidth; ++c) total[c] += numbers[c];
@@ -155,14 +157,14 @@ struct Rows {
 };
 
 template <typename T, int Lanes, int Units>
-constexpr Loops<T> kLoops = {
+constexpr RowLoops<T> kLoops = {
     Rows<T, Lanes, Units>::kWidth, Rows<T, Lanes, Units>::multiply,
-    Rows<T, Lanes, Units>::curve, Rows<T, Lanes, Units>::reduce,
-    Rows<T, Lanes, Units>::move};
+    Rows<T, Lanes, Units>::apply_system, Rows<T, Lanes, Units>::update_residual,
+    Rows<T, Lanes, Units>::update_solution};
 
 // The narrowest loops that take that many columns, or else the widest.
 template <typename T>
-const Loops<T>& loops_for(int64_t columns) {
+const RowLoops<T>& loops_for(int64_t columns) {
   constexpr int kNarrow = 16 / sizeof(T), kWide = DIFFJAX_BYTES / sizeof(T);
   if (columns == 1) return kLoops<T, 1, 1>;
   if (columns <= kNarrow) return kLoops<T, kNarrow, 1>;

@@ -2,10 +2,10 @@ from ._efficientnet import EfficientNetLite0 as EfficientNetLite0
 from ._layers import ConvolutionLayer as ConvolutionLayer
 from ._layers import FoldedConvolution as FoldedConvolution
 from ._layers import fold_batch_norm as fold_batch_norm
-from ._network import IMAGENET_SCALING as IMAGENET_SCALING
-from ._network import Network as Network
-from ._network import PixelScaling as PixelScaling
-from ._network import forward as forward
+from ._protocol import IMAGENET_SCALING as IMAGENET_SCALING
+from ._protocol import Network as Network
+from ._protocol import PixelScaling as PixelScaling
+from ._protocol import forward as forward
 from ._resnet import ResNet as ResNet
 from ._resnet import resnet50 as resnet50
 from ._resnet import resnet101 as resnet101

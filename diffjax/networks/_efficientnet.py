@@ -17,7 +17,7 @@ from ._layers import (
     pointwise_convolution,
     same_padding_convolution,
 )
-from ._network import PixelScaling, Sizes
+from ._protocol import PixelScaling, Sizes
 
 _NUM_CLASSES = 1000
 _STEM_CHANNELS = 32

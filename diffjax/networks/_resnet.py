@@ -16,7 +16,7 @@ from ._layers import (
     pointwise_convolution,
     symmetric_padding_convolution,
 )
-from ._network import IMAGENET_SCALING, PixelScaling, Sizes
+from ._protocol import IMAGENET_SCALING, PixelScaling, Sizes
 
 _KERNEL_INIT = nnx.initializers.he_normal()
 _EXPANSION = 4  # Output channels of a block over its bottleneck channels.

@@ -15,7 +15,7 @@ from ._layers import (
     max_pool,
     symmetric_padding_convolution,
 )
-from ._network import IMAGENET_SCALING, PixelScaling, Sizes
+from ._protocol import IMAGENET_SCALING, PixelScaling, Sizes
 
 _KERNEL_INIT = nnx.initializers.he_normal()
 # Output channels of the convolutions of each block; a pooling ends the block.

@@ -192,7 +192,7 @@ def _nearest_images(images, *, width):
     """Finds the nearest of every image, itself first, and its lowest similarity."""
     m = images.shape[0]
 
-    def find(image):
+    def find_nearest(image):
         products = jnp.matmul(
             images, images[image], precision=jax.lax.Precision.HIGHEST
         )
@@ -200,7 +200,7 @@ def _nearest_images(images, *, width):
         nearest = jax.lax.top_k(jnp.where(is_self, jnp.inf, products), width)
         return nearest[1], nearest[0], jnp.min(products)
 
-    return jax.lax.map(find, jnp.arange(m), batch_size=min(_BLOCK_ROWS, m))
+    return jax.lax.map(find_nearest, jnp.arange(m), batch_size=min(_BLOCK_ROWS, m))
 
 
 @jax.jit

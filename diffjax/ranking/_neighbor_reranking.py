@@ -97,7 +97,7 @@ def _hello_neighbor(
     is_reciprocal = _reciprocal_mask(neighbors)
     matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
-    def score(query):
+    def score_query(query):
         similarities = matmul(database, query)
         query_has_regions = jnp.any(query != 0)
         # Images without regions are neighbours of no image.
@@ -120,7 +120,7 @@ def _hello_neighbor(
         return jnp.where(close_set, _CLOSE_SET_BONUS + similarities, mean_similarities)
 
     batch = min(_BLOCK_QUERIES, max(num_queries, 1))
-    return jax.lax.map(score, query_descriptors, batch_size=batch).T
+    return jax.lax.map(score_query, query_descriptors, batch_size=batch).T
 
 
 def _nearest_other_images(
@@ -251,19 +251,20 @@ def _scsm_reranking(
     has_regions = jnp.any(database != 0, axis=1)
     weights = 1 / jnp.arange(2, k + 2, dtype=database.dtype)
 
-    def inverse_ranks(vector):
+    def reciprocal_ranks(vector):
+        """Reciprocal rank of each image for a vector, and the images by rank."""
         similarities = jnp.matmul(database, vector, precision=jax.lax.Precision.HIGHEST)
         # Images without regions rank after all others.
         order = jnp.argsort(
             -jnp.where(has_regions, similarities, -jnp.inf), stable=True
         )
-        by_rank = 1 / jnp.arange(1, num_images + 1, dtype=similarities.dtype)
-        return jnp.zeros_like(similarities).at[order].set(by_rank), order
+        reciprocals = 1 / jnp.arange(1, num_images + 1, dtype=similarities.dtype)
+        return jnp.zeros_like(similarities).at[order].set(reciprocals), order
 
-    def score(query):
-        for_query, order = inverse_ranks(query)
+    def score_query(query):
+        for_query, order = reciprocal_ranks(query)
         nearest = order[:k]
-        for_neighbors, _ = jax.vmap(inverse_ranks)(database[nearest])
+        for_neighbors, _ = jax.vmap(reciprocal_ranks)(database[nearest])
         used_weights = jnp.where(has_regions[nearest], weights, jnp.zeros_like(weights))
         # By sums, not a product of matrices, which would round differently in a batch.
         total = for_query + jnp.sum(used_weights[:, None] * for_neighbors, axis=0)
@@ -272,4 +273,4 @@ def _scsm_reranking(
 
     batch = max(_MAX_RANKS_HELD // max(num_images * (k + 1), 1), 1)
     batch = min(batch, max(num_queries, 1))
-    return jax.lax.map(score, query_descriptors, batch_size=batch).T
+    return jax.lax.map(score_query, query_descriptors, batch_size=batch).T

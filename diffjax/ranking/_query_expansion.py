@@ -172,7 +172,7 @@ def add_nearest_descriptors(
     exponent = jnp.asarray(power, rows.dtype)
 
     @jax.checkpoint  # Else a gradient would keep the neighbours of all rows, r k d.
-    def expand(row_and_index: tuple[Array, Array]) -> Float[Array, " d"]:
+    def expand_row(row_and_index: tuple[Array, Array]) -> Float[Array, " d"]:
         row, self_index = row_and_index
         products = jnp.matmul(database, row, precision=jax.lax.Precision.HIGHEST)
         is_candidate = has_direction & (numbers != self_index)
@@ -187,7 +187,7 @@ def add_nearest_descriptors(
         )
 
     return l2_normalize(
-        jax.lax.map(expand, (rows, self_indices), batch_size=_ROWS_PER_BATCH)
+        jax.lax.map(expand_row, (rows, self_indices), batch_size=_ROWS_PER_BATCH)
     )
 
 
@@ -280,7 +280,7 @@ def _expand_regions(
     )
 
     @jax.checkpoint  # Else a gradient would keep the matches of all regions, r k d.
-    def expand(region_and_query: tuple[Array, Array]) -> Float[Array, " d"]:
+    def expand_region(region_and_query: tuple[Array, Array]) -> Float[Array, " d"]:
         region, query = region_and_query
         # Which region matches is a discrete choice: no gradient passes through it.
         distances = jax.lax.stop_gradient(
@@ -295,7 +295,7 @@ def _expand_regions(
         matches = vectors[jnp.where(has_match, first_match[best_images[query]], 0)]
         return region + jnp.where(has_match[:, None], matches, 0).sum(0)
 
-    return l2_normalize(jax.lax.map(expand, (queries, query_ids), batch_size=16))
+    return l2_normalize(jax.lax.map(expand_region, (queries, query_ids), batch_size=16))
 
 
 def database_augmentation(

@@ -197,7 +197,7 @@ def kmeans_plus_plus_memberships(
     vectors = jax.lax.stop_gradient(vectors)
     min_square = difference_rounding(vectors) ** 2
 
-    def draw(nearest_squares: Array, share: Array) -> tuple[Array, Array]:
+    def draw_next_centre(nearest_squares: Array, share: Array) -> tuple[Array, Array]:
         is_apart = nearest_squares > min_square
         mass = jnp.where(
             is_apart, jnp.where(jnp.isinf(nearest_squares), 1, nearest_squares), 0
@@ -213,7 +213,7 @@ def kmeans_plus_plus_memberships(
         return jnp.minimum(nearest_squares, squares), squares
 
     before_any = jnp.where(is_region, jnp.asarray(jnp.inf, vectors.dtype), 0)
-    squares = jax.lax.scan(draw, before_any, draws)[1]
+    squares = jax.lax.scan(draw_next_centre, before_any, draws)[1]
     members = jax.nn.one_hot(squares.argmin(0), draws.shape[0], dtype=vectors.dtype)
     return jnp.where(is_region[:, None], members, 0)
 
@@ -246,12 +246,12 @@ def run_em_steps(
     """
 
     @jax.checkpoint  # Else a gradient keeps [r, g, d] numbers of every step.
-    def step(mixture, _):
+    def take_em_step(mixture, _):
         return update(component_responsibilities(vectors, is_region, mixture)), None
 
     # The likelihood is computed once, after the last step.
     start = start._replace(log_likelihood=jnp.zeros((), vectors.dtype))
-    mixture = jax.lax.scan(step, start, length=steps)[0]
+    mixture = jax.lax.scan(take_em_step, start, length=steps)[0]
     densities = jax.nn.logsumexp(_log_joint(vectors, mixture), axis=1)
     return mixture._replace(log_likelihood=jnp.where(is_region, densities, 0).sum())
 

@@ -158,7 +158,7 @@ def _reduce_regions(
     )
 
     @jax.checkpoint  # A gradient keeps nothing but the regions of other batches.
-    def reduce(image):
+    def reduce_image(image):
         first_row, count, starts = image
         is_region = slots < count
         regions: Array = vectors[jnp.minimum(first_row + slots, rows - 1)]
@@ -178,7 +178,7 @@ def _reduce_regions(
         return jnp.where(is_kept[:, None], means, 0), is_kept
 
     means, is_kept = jax.lax.map(
-        reduce, (first_rows, counts, jax.vmap(draw)(keys)), batch_size=batch
+        reduce_image, (first_rows, counts, jax.vmap(draw)(keys)), batch_size=batch
     )
     return (
         means[:num_images].reshape(-1, dimensions),

@@ -353,10 +353,10 @@ def _pool_regions(
     )
 
     @jax.checkpoint
-    def pool(box: Int[Array, "b 4"]) -> Float[Array, "b f"]:
+    def pool_box(box: Int[Array, "b 4"]) -> Float[Array, "b f"]:
         y0, x0, y1, x1 = (box[:, i, None] for i in range(4))
         in_rows: Bool[Array, "b h"] = (rows >= y0) & (rows < y1)
         in_columns: Bool[Array, "b w"] = (columns >= x0) & (columns < x1)
         return aggregate(maps, in_rows[:, :, None] & in_columns[:, None, :])
 
-    return jnp.moveaxis(jax.lax.map(pool, jnp.moveaxis(boxes, 1, 0)), 0, 1)
+    return jnp.moveaxis(jax.lax.map(pool_box, jnp.moveaxis(boxes, 1, 0)), 0, 1)

@@ -212,7 +212,7 @@ def _sprite_html(thumbnail: Thumbnail) -> str:
 def _legend_html(comparisons: Sequence[Comparison]) -> str:
     """HTML that explains the marks which the page uses, and no others."""
     entries = []
-    answers = list(_all_answers(comparisons))
+    answers = list(_iterate_answers(comparisons))
     if any(answer.correct for answer in answers):
         entries.append('<span class="right"><b class="mark">✓</b> right answer</span>')
     if any(answer.correct is not None and not answer.correct for answer in answers):
@@ -224,7 +224,7 @@ def _legend_html(comparisons: Sequence[Comparison]) -> str:
     return f'<p class="legend">{" ".join(entries)}</p>\n'
 
 
-def _all_answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
+def _iterate_answers(comparisons: Sequence[Comparison]) -> Iterator[Answer]:
     """All answers of all queries and methods."""
     for comparison in comparisons:
         for ranking in comparison.rankings:

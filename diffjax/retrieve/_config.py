@@ -97,13 +97,13 @@ class SearchConfig:
         if probes is None:
             probes = _PROBES if clustered else 0
         if local_nodes is None:
-            uses_other_solve = (
+            rules_out_local_solve = (
                 offline
                 or self.shortlist is not None
                 or self.solver != "cg"
                 or self.keep_best
             )
-            solves_locally = n > LARGE_COLLECTION and not uses_other_solve
+            solves_locally = n > LARGE_COLLECTION and not rules_out_local_solve
             local_nodes = max(_LOCAL_NODES, self.query_k) if solves_locally else 0
         return dataclasses.replace(self, probes=probes, local_nodes=local_nodes)
 

@@ -97,11 +97,11 @@ class ExportedNetwork:
         if stored is None:
             tree = jax.tree.structure(self._build())
 
-            def run(weights, images, sizes):
+            def run_network(weights, images, sizes):
                 maps = jax.tree.unflatten(tree, weights)(images, sizes)
                 return {name: maps[name] for name in names}
 
-            exported = export.export(jax.jit(run))(self._weights, images, sizes)
+            exported = export.export(jax.jit(run_network))(self._weights, images, sizes)
             stored = bytes(exported.serialize())
             _write_cached(path, stored)
         return jax.jit(export.deserialize(bytearray(stored)).call)

@@ -262,7 +262,8 @@ def resnet_name_maps(depths: tuple[int, ...]) -> tuple[NameMap, ...]:
         f"layer{number}": str(number + 3) for number in range(1, len(depths) + 1)
     }
 
-    def prefixed(prefix: str) -> Mapping[str, LayerTensors]:
+    def numbered_layers(prefix: str) -> Mapping[str, LayerTensors]:
+        """Layers whose modules a file numbers, after a prefix."""
         return _resnet_layers(depths, {k: prefix + v for k, v in numbered.items()})
 
     return (
@@ -274,14 +275,14 @@ def resnet_name_maps(depths: tuple[int, ...]) -> tuple[NameMap, ...]:
         ),
         NameMap(
             "cirtorch",
-            prefixed("features."),
+            numbered_layers("features."),
             IMAGENET_SCALING,
             extra_tensors=_CIRTORCH_EXTRAS,
             ignored_patterns=(_BATCH_COUNTERS,),
         ),
         NameMap(
             "cirtorch-features",
-            prefixed(""),
+            numbered_layers(""),
             IMAGENET_SCALING,
             ignored_patterns=(_BATCH_COUNTERS,),
         ),

@@ -9,7 +9,7 @@ import zipfile
 from typing import Any, BinaryIO
 
 from ._checkpoint import Checkpoint, select_state_dict
-from ._torch_pickle import (
+from ._torch_unpickler import (
     PICKLE_ERRORS,
     MemoryBudget,
     Storage,
@@ -101,7 +101,7 @@ def read_torch_zip(file: BinaryIO, *, budget: MemoryBudget, file_size: int) -> A
     """
     storages: dict[str, Storage] = {}
     with zipfile.ZipFile(file) as archive:
-        entries = _validate_entries(archive, file_size=file_size)
+        entries = _list_valid_entries(archive, file_size=file_size)
         folder = _find_root_folder(entries)
         byte_order = entries.get(f"{folder}byteorder")
         if byte_order is not None and archive.read(byte_order) != b"little":
@@ -122,7 +122,7 @@ def read_torch_zip(file: BinaryIO, *, budget: MemoryBudget, file_size: int) -> A
     return materialize_values(root, elements=elements, budget=budget)
 
 
-def _validate_entries(
+def _list_valid_entries(
     archive: zipfile.ZipFile, *, file_size: int
 ) -> dict[str, zipfile.ZipInfo]:
     """Lists the entries by name; refuses those that are larger than their stored bytes.
@@ -161,17 +161,17 @@ def _read_legacy(mapped: mmap.mmap, *, budget: MemoryBudget) -> Any:
     """Reads the older container, of torch before 1.6."""
     storages: dict[str, Storage] = {}
 
-    def load() -> Any:
+    def load_next() -> Any:
         return TorchUnpickler(mapped, budget=budget, storages=storages).load()
 
-    magic_number, version, system = (load() for _ in range(3))
+    magic_number, version, system = (load_next() for _ in range(3))
     if magic_number != _MAGIC_NUMBER:
         raise ValueError("it does not start with torch's magic number")
     if version != _PROTOCOL_VERSION:
         raise ValueError(f"its protocol is {version!r}, not {_PROTOCOL_VERSION}")
     if not isinstance(system, dict) or not system.get("little_endian"):
         raise ValueError("it was not written on a little-endian machine")
-    root, keys = load(), load()
+    root, keys = load_next(), load_next()
     if not isinstance(keys, list) or sorted(keys) != sorted(storages):
         raise ValueError("its list of storages does not fit its tensors")
     elements = _locate_storages(mapped, [storages[key] for key in keys])

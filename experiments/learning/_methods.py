@@ -85,7 +85,7 @@ def without_labels(task: LearningTask, /) -> Parameters:
     """Fits a whitening that shrinks the differences between regions of one image."""
     start = parameters(("shrinkage",), kinds=2)
     return replace_shrinkage_by_projection(
-        start, scatter_matrices(task.problem), dim=task.config.rank
+        start, scatter_matrices(task.training_graphs), dim=task.config.rank
     )
 
 
@@ -94,7 +94,7 @@ def mixed_closed_form(task: LearningTask, /) -> Parameters:
     images = task.images_of(task.is_training)
     return replace_shrinkage_by_projection(
         mixture_parameters(task),
-        scatter_matrices(task.problem, images),
+        scatter_matrices(task.training_graphs, images),
         dim=task.config.rank,
     )
 
@@ -112,12 +112,12 @@ def fit_by_gradient(
 
     Without labels both use queries that `mine_queries` finds in the database.
     """
-    initial, config, problem = start(task), task.config, task.problem
+    initial, config, training_graphs = start(task), task.config, task.training_graphs
     settings = dataclasses.replace(config.fit, k=config.k, refresh_every=None)
     if initial.shrinkage is not None:
         settings = dataclasses.replace(config.whitening, k=config.k, dim=config.rank)
     elif initial.projection is not None:
-        problem = refresh_neighbors(problem, initial, k=config.k)
+        training_graphs = refresh_neighbors(training_graphs, initial, k=config.k)
         if "projection" in learned:
             settings = dataclasses.replace(config.fit, k=config.k)
     if objective is not None:
@@ -128,7 +128,9 @@ def fit_by_gradient(
         if unlabelled
         else (task.labelled(split.train), task.labelled(split.held_out))
     )
-    result = fit(problem, training, held_out, initial, learned=learned, config=settings)
+    result = fit(
+        training_graphs, training, held_out, initial, learned=learned, config=settings
+    )
     return LearnedParameters(result.parameters, result.num_solves, result.history)
 
 
@@ -178,7 +180,7 @@ def fit_by_random_mixtures(task: LearningTask, /) -> LearnedParameters:
     searches = len(GRADIENT_MIXTURE(task).history["refreshed_step"])
     trials = searches * (task.config.whitening.folds + 1)
     solves = int(split.held_out.sum())
-    train = scatter_matrices(task.problem, task.images_of(split.train))
+    train = scatter_matrices(task.training_graphs, task.images_of(split.train))
     draw = np.random.default_rng(task.seed)
     best, value = mixture_parameters(task), -1.0
     for number in range(trials):
@@ -188,7 +190,7 @@ def fit_by_random_mixtures(task: LearningTask, /) -> LearnedParameters:
         )
         if np.nanmean(precision) > value:
             best, value = trial, float(np.nanmean(precision))
-    scatter = scatter_matrices(task.problem, task.images_of(task.is_training))
+    scatter = scatter_matrices(task.training_graphs, task.images_of(task.is_training))
     return LearnedParameters(
         replace_shrinkage_by_projection(best, scatter, dim=rank), trials * solves
     )

@@ -13,15 +13,15 @@ from diffjax.evaluation import evaluate
 from diffjax.learning import (
     FitConfig,
     LabelledQueries,
-    LearningProblem,
     Parameters,
     QueryDescriptors,
     QuerySplit,
     RelevanceLists,
+    TrainingGraphs,
     images_of_objects,
-    problem,
     refresh_neighbors,
     score_images,
+    training_graphs,
 )
 from diffjax.ranking import rank
 from diffjax.regions import fit_supervised_whitening, list_matching_pairs
@@ -63,11 +63,11 @@ class LearningTask(ObjectCache):
         return int(self.collection.index.vectors.shape[1])
 
     @functools.cached_property
-    def problem(self) -> LearningProblem:
+    def training_graphs(self) -> TrainingGraphs:
         """Collection with its graph, as `learning.fit` takes it."""
         return self.collection.compute_once(
-            f"problem, k {self.config.k}",
-            lambda: problem(
+            f"training_graphs, k {self.config.k}",
+            lambda: training_graphs(
                 self.collection.index.vectors,
                 self.collection.index.image_ids,
                 k=self.config.k,
@@ -96,12 +96,14 @@ class LearningTask(ObjectCache):
         self, learned: Parameters, chosen: Bool[np.ndarray, " q"]
     ) -> Float[np.ndarray, " q"]:
         """Computes the average precision of some queries; NaN for the others."""
-        problem = self.problem
+        training_graphs = self.training_graphs
         if learned.projection is not None:
-            problem = refresh_neighbors(problem, learned, k=self.config.k)
+            training_graphs = refresh_neighbors(
+                training_graphs, learned, k=self.config.k
+            )
         numbers = np.flatnonzero(chosen)
         scores = _score_in_batches(
-            learned, problem, self.collection, numbers, self.config
+            learned, training_graphs, self.collection, numbers, self.config
         )
         truth = self.collection.truth
         answers = {
@@ -149,7 +151,7 @@ def describe_settings(config: FitConfig) -> str:
 
 def _score_in_batches(
     learned: Parameters,
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     collection: Collection,
     numbers: np.ndarray,
     config: LearnConfig,
@@ -174,7 +176,7 @@ def _score_in_batches(
         )
         scores = score_images(
             learned,
-            problem,
+            training_graphs,
             queries,
             query_k=config.fit.query_k,
             max_steps=config.fit.search_steps or config.fit.max_steps,

@@ -140,7 +140,7 @@ def _follow(task: LearningTask, alpha: float, gamma: float) -> Path:
     """Learns alpha and gamma from one start, without early stopping."""
     split, settings = task.split, task.config.fit
     result = fit(
-        task.problem,
+        task.training_graphs,
         task.labelled(split.train),
         task.labelled(split.held_out),
         parameters(alpha=alpha, gamma=gamma),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffjax.datasets._clutter import (
-    draw_clutter,
+    draw_clutter_picture,
     draw_palette,
     draw_patch,
     draw_texture,
@@ -16,11 +16,11 @@ SIZE = (120, 90)
 
 @functools.cache
 def picture(seed):
-    return draw_clutter(np.random.default_rng(seed), SIZE)
+    return draw_clutter_picture(np.random.default_rng(seed), SIZE)
 
 
 def test_the_same_generator_draws_the_same_clutter():
-    again = draw_clutter(np.random.default_rng(3), SIZE)
+    again = draw_clutter_picture(np.random.default_rng(3), SIZE)
     assert again.tobytes() == picture(3).tobytes()
 
 
@@ -57,7 +57,8 @@ def test_every_kind_of_patch_is_visible():
 
 def test_grounds_without_patches_are_all_different():
     grounds = [
-        draw_clutter(np.random.default_rng(seed), SIZE, patches=0) for seed in range(12)
+        draw_clutter_picture(np.random.default_rng(seed), SIZE, patches=0)
+        for seed in range(12)
     ]
     assert {ground.size for ground in grounds} == {SIZE}
     middle = (10, 10, 14, 14)  # Seldom under the scribbles, which always differ.

@@ -83,7 +83,7 @@ def _plain(monkeypatch):
     """Grey pictures in place of clutter, which takes most of the time."""
     monkeypatch.setattr(
         pictures_module,
-        "draw_clutter",
+        "draw_clutter_picture",
         lambda _, size, **__: Image.new("RGB", size, (128,) * 3),
     )
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffjax.graph import _brute_force
-from diffjax.graph._brute_force import brute_force_search, rank_candidates
+from diffjax.graph._brute_force import brute_force_neighbors, rank_candidates
 
 
 def rank_by_hand(vectors, node, candidates, k, *, include_self):
@@ -95,7 +95,7 @@ def test_doubles_that_are_equal_in_single_precision_are_ranked(k):
     vectors = nearly_equal_vectors(np.random.default_rng(k), 400)
     rounded = vectors.astype(np.float32).astype(np.float64)
     assert (sort_all(rounded, k)[0] != sort_all(vectors, k)[0]).mean() > 0.05
-    indices, similarities = brute_force_search(vectors, k)
+    indices, similarities = brute_force_neighbors(vectors, k)
     expected = sort_all(vectors, k)
     np.testing.assert_array_equal(indices, expected[0])
     np.testing.assert_array_equal(similarities, expected[1])
@@ -104,7 +104,7 @@ def test_doubles_that_are_equal_in_single_precision_are_ranked(k):
 def test_ties_of_doubles_go_by_lower_index_however_many_there_are():
     # Each of 4 directions 30 times: no list of 5 holds all that are equally near.
     vectors = np.tile(np.eye(4), (30, 1))
-    indices, similarities = brute_force_search(vectors, 5)
+    indices, similarities = brute_force_neighbors(vectors, 5)
     np.testing.assert_array_equal(
         indices, np.arange(120)[:, None] % 4 + 4 * np.arange(5)
     )
@@ -120,7 +120,7 @@ def test_ties_do_not_depend_on_the_rounding_of_a_matrix_product():
     expected = rank_candidates(vectors, nodes, candidates, 5, include_self=False)
     by_product = np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")[:, :5]
     assert (by_product != expected[0]).any()
-    indices, similarities = brute_force_search(vectors, 5)
+    indices, similarities = brute_force_neighbors(vectors, 5)
     np.testing.assert_array_equal(indices, expected[0])
     np.testing.assert_array_equal(similarities, expected[1])
 
@@ -134,15 +134,15 @@ def test_rows_with_a_clear_margin_are_not_searched_twice(collection, monkeypatch
         return search(vectors, nodes, k)
 
     monkeypatch.setattr(_brute_force, "_float64_block_search", watch)
-    brute_force_search(collection.vectors, 5)
+    brute_force_neighbors(collection.vectors, 5)
     assert num_rows == [0]
 
 
 @pytest.mark.parametrize("power", [-300, -60, 200, 300])
 def test_the_scale_of_the_vectors_does_not_matter(collection, power):
     # A power of two: products change by exactly its square.
-    indices, similarities = brute_force_search(collection.vectors * 2.0**power, 6)
-    expected = brute_force_search(collection.vectors, 6)
+    indices, similarities = brute_force_neighbors(collection.vectors * 2.0**power, 6)
+    expected = brute_force_neighbors(collection.vectors, 6)
     np.testing.assert_array_equal(indices, expected[0])
     np.testing.assert_array_equal(similarities, expected[1] * 4.0**power)
 
@@ -152,14 +152,14 @@ def test_vectors_of_very_different_lengths_are_ranked():
     rng = np.random.default_rng(0)
     vectors = rng.integers(-8, 9, size=(80, 5)) * 1.0
     vectors[::2] *= 2.0**-200
-    indices, similarities = brute_force_search(vectors, 7)
+    indices, similarities = brute_force_neighbors(vectors, 7)
     expected = sort_all(vectors, 7)
     np.testing.assert_array_equal(indices, expected[0])
     np.testing.assert_array_equal(similarities, expected[1])
 
 
 def test_zero_vectors_have_all_similarities_zero():
-    indices, similarities = brute_force_search(np.zeros((40, 3)), 4)
+    indices, similarities = brute_force_neighbors(np.zeros((40, 3)), 4)
     np.testing.assert_array_equal(indices, np.tile(np.arange(4), (40, 1)))
     np.testing.assert_array_equal(similarities, 0.0)
 
@@ -168,5 +168,5 @@ def test_zero_vectors_have_all_similarities_zero():
 def test_blocks_of_any_size_give_the_same(rows, monkeypatch):
     vectors = nearly_equal_vectors(np.random.default_rng(0), 120)
     monkeypatch.setattr(_brute_force, "_FLOAT64_BLOCK_ROWS", rows)
-    indices, _ = brute_force_search(vectors, 6)
+    indices, _ = brute_force_neighbors(vectors, 6)
     np.testing.assert_array_equal(indices, sort_all(vectors, 6)[0])

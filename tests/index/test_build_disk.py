@@ -27,9 +27,10 @@ from diffjax.graph import (
 from diffjax.images import DescriptorConfig, IndexedPictures
 from diffjax.index import GraphConfig, Index, IndexConfig, IndexFileError, verify
 from diffjax.index import _build_disk as build_disk
-from diffjax.index import _prepare_vectors as prepare
+from diffjax.index import _prepared_rows as prepared_rows
 from diffjax.index import _store as store_module
 from diffjax.index._array_files import write_array
+from diffjax.index._validation import VectorRows
 from diffjax.progress import no_progress
 from diffjax.types import Neighbors
 
@@ -457,7 +458,7 @@ def test_blocks_of_any_size_give_the_same(given, tmp_path, monkeypatch):
     whole = Index.build(
         given.vectors, given.image_ids, config=config, path=tmp_path / "whole"
     )
-    monkeypatch.setattr(prepare, "CLUSTER_BLOCK_ROWS", 20)
+    monkeypatch.setattr(prepared_rows, "CLUSTER_BLOCK_ROWS", 20)
     monkeypatch.setattr(build_disk, "CLUSTER_BLOCK_ROWS", 20)
     monkeypatch.setattr(build_disk, "EDGE_ROWS", 7)
     monkeypatch.setattr(_components, "_EDGES_PER_BLOCK", 10)
@@ -521,7 +522,7 @@ def test_lists_with_empty_slots_give_the_graph_of_the_library(tmp_path, monkeypa
     monkeypatch.setattr(build_disk, "EDGE_ROWS", 7)
     state = build_disk._Build(
         tmp_path,
-        prepare.PreparedRows(vectors, None),
+        prepared_rows.PreparedRows(VectorRows("vectors", vectors), None),
         np.arange(86, dtype=np.int32),
         GraphConfig(k=12, gamma=1.5, bias=-0.2),
         no_progress,
@@ -533,12 +534,14 @@ def test_lists_with_empty_slots_give_the_graph_of_the_library(tmp_path, monkeypa
     neighbors = Neighbors(jnp.asarray(indices), jnp.asarray(similarities))
     expected = normalize(compress(affinity(neighbors, gamma=1.5, bias=-0.2)))
     assert expected.degrees is not None
-    np.testing.assert_array_equal(state.array("graph_columns"), expected.indices)
-    np.testing.assert_array_equal(state.array("graph_starts"), expected.starts)
+    np.testing.assert_array_equal(state.map_written("graph_columns"), expected.indices)
+    np.testing.assert_array_equal(state.map_written("graph_starts"), expected.starts)
     np.testing.assert_allclose(
-        state.array("graph_weights"), expected.weights, rtol=2e-6
+        state.map_written("graph_weights"), expected.weights, rtol=2e-6
     )
-    np.testing.assert_allclose(state.array("degrees"), expected.degrees, rtol=2e-6)
+    np.testing.assert_allclose(
+        state.map_written("degrees"), expected.degrees, rtol=2e-6
+    )
 
 
 def test_mutual_rows_by_hand():

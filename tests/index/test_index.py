@@ -11,6 +11,7 @@ from small_index import CONFIG, assert_same_answers
 
 from diffjax.graph import affinity, knn, normalize
 from diffjax.index import PRESETS, Index, IndexConfig
+from diffjax.index import _build as build_module
 from diffjax.index import _index as index_module
 from diffjax.regions import fit_pca_whitening, l2_normalize, whiten
 from diffjax.retrieve import SearchConfig
@@ -270,6 +271,19 @@ def test_approximate_neighbors_come_with_the_share_that_was_found(given):
     index = Index.build(given.vectors, given.image_ids, config=config)
     assert index.recall is not None
     assert 0.9 < index.recall <= 1
+
+
+def test_the_seed_reaches_the_neighbour_search(given, monkeypatch):
+    seeds = []
+
+    def recording_knn(vectors, k, *, method, seed):
+        seeds.append(seed)
+        return knn(vectors, k, method=method, seed=seed)
+
+    monkeypatch.setattr(build_module, "knn", recording_knn)
+    config = CONFIG.replace(method="nn-descent", seed=3)
+    Index.build(given.vectors, given.image_ids, config=config)
+    assert seeds == [3]
 
 
 # Searches.

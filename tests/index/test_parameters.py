@@ -52,11 +52,11 @@ def test_a_search_with_parameters_scores_as_learning_does(given, moved, dim):
     queries = learning.QueryDescriptors(
         (index.prepare(given.queries),), np.asarray(given.query_ids)
     )
-    problem = learning.problem(index.vectors, index.image_ids, k=12)
+    training_graphs = learning.training_graphs(index.vectors, index.image_ids, k=12)
     if moved:
-        problem = learning.refresh_neighbors(problem, learned, k=12)
+        training_graphs = learning.refresh_neighbors(training_graphs, learned, k=12)
     expected = learning.score_images(
-        learned, problem, queries, query_k=9, max_steps=200
+        learned, training_graphs, queries, query_k=9, max_steps=200
     )
     tuned = index.with_parameters(learned)
     result = tuned.search(given.queries, given.query_ids, top=ALL)

@@ -20,8 +20,12 @@ from diffjax.learning._fit import FitResult, fit
 from diffjax.learning._gradient_steps import optimizer
 from diffjax.learning._labels import LabelledQueries, RelevanceLists
 from diffjax.learning._parameters import parameters, present_parameters
-from diffjax.learning._problem import LearningProblem, problem, with_edge_capacities
 from diffjax.learning._score_images import score_images
+from diffjax.learning._training_graphs import (
+    TrainingGraphs,
+    training_graphs,
+    with_edge_capacities,
+)
 from diffjax.ranking import rank
 
 # What these tests cost is the compilation of two programs, the gradient steps and the
@@ -66,7 +70,7 @@ def switched_objective(scores, positives, used, **kwargs):
 
 
 class TrainingData(NamedTuple):
-    problem: LearningProblem
+    training_graphs: TrainingGraphs
     training: LabelledQueries
     held_out: LabelledQueries
 
@@ -78,7 +82,9 @@ class TrainingData(NamedTuple):
 
 
 def make_training_data(vectors, queries, objects, asked) -> TrainingData:
-    collection = with_edge_capacities(problem(vectors, k=5), [EDGE_CAPACITY] * 2)
+    collection = with_edge_capacities(
+        training_graphs(vectors, k=5), [EDGE_CAPACITY] * 2
+    )
     return TrainingData(collection, *split_objects(vectors, queries, objects, asked))
 
 
@@ -201,7 +207,7 @@ def test_of_two_graphs_the_one_of_noise_loses_its_weight():
     noise = unit_vectors(rng.normal(size=vectors.shape))
     views = unit_vectors(rng.normal(size=queries.shape)), queries
     result = fit(
-        problem([noise, vectors], k=5),
+        training_graphs([noise, vectors], k=5),
         *split_objects(vectors, views, owner, asked),
         parameters(("mixture",), graphs=2, alpha=0.9),
         learned=("mixture",),
@@ -326,7 +332,7 @@ def test_the_parameters_returned_are_the_best_on_the_held_out_queries(curved, le
 def test_a_projection_that_is_not_learned_is_applied_and_kept():
     vectors, queries, owner, asked = noisy_dimensions(objects=6, per_object=6)
     start = parameters(("projection",), dim=12, rank=6)
-    made = problem(vectors, k=6)
+    made = training_graphs(vectors, k=6)
     training, held_out = split_objects(vectors, queries, owner, asked)
     config = dataclasses.replace(CONFIG, steps=8, refresh_every=None)
     result = fit(

@@ -16,8 +16,8 @@ from diffjax.learning import (
     average_over_splits,
     hold_out_objects,
     mine_positives,
-    problem,
     split_by_object,
+    training_graphs,
 )
 from diffjax.learning._labels import make_query_table, relevance_lists, select_queries
 
@@ -30,7 +30,7 @@ USED = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]], bool)
 
 @pytest.fixture(scope="module")
 def collection_of_three():
-    return problem(VECTORS[:6], np.repeat(np.arange(3), 2), k=2)
+    return training_graphs(VECTORS[:6], np.repeat(np.arange(3), 2), k=2)
 
 
 def labelled(**changes):

@@ -18,10 +18,10 @@ from diffjax.learning import (
     ScatterMatrices,
     fit,
     parameters,
-    problem,
     replace_shrinkage_by_projection,
     scatter_matrices,
     score_images,
+    training_graphs,
 )
 from diffjax.learning._fit import split_into_folds
 from diffjax.learning._labels import make_query_table
@@ -60,7 +60,7 @@ def mean_square_of_pairs(vectors, labels):
 def test_scatters_are_differences_of_pairs(pictures):
     # Groups of one size: sums from the mean and sums over pairs have one ratio.
     regions, ids, owner = pictures
-    got = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
+    got = scatter_matrices(training_graphs(regions, ids, k=4), of_objects(owner))
     whole = np.asarray(global_descriptors(jnp.asarray(regions), ids))
     expected = [
         mean_square_of_pairs(regions, owner[ids]),
@@ -71,13 +71,13 @@ def test_scatters_are_differences_of_pairs(pictures):
     np.testing.assert_allclose(got.within, expected, atol=2e-5)
     everything = mean_square_of_pairs(whole, np.zeros(12, int))
     np.testing.assert_allclose(got.between, everything, atol=2e-5)
-    without = scatter_matrices(problem(regions, ids, k=4))
+    without = scatter_matrices(training_graphs(regions, ids, k=4))
     np.testing.assert_array_equal(without.within, got.within[2:])
 
 
 def test_where_nothing_differs_the_identity_stands(pictures):
     regions, ids, _ = pictures
-    single = scatter_matrices(problem(regions[ids != np.roll(ids, 1)], k=4))
+    single = scatter_matrices(training_graphs(regions[ids != np.roll(ids, 1)], k=4))
     np.testing.assert_array_equal(single.within, np.stack([np.eye(6)] * 2))
 
 
@@ -88,7 +88,7 @@ def test_one_kind_with_the_identity_is_supervised_whitening(pictures):
         whole, list_matching_pairs(owner), dim=3, shrinkage=0.25
     )
     expected = unit_vectors(regions @ np.asarray(closed.projection))
-    own = problem(regions, ids, k=4)
+    own = training_graphs(regions, ids, k=4)
     mixed = parameters(("shrinkage",))._replace(
         shrinkage=jnp.asarray([1e-6, 0.75, 1e-6, 0.25])
     )
@@ -102,7 +102,7 @@ def test_one_kind_with_the_identity_is_supervised_whitening(pictures):
 
 def test_shrunken_scatter_becomes_white_and_emphasis_weights_rows(pictures):
     regions, ids, owner = pictures
-    measured = scatter_matrices(problem(regions, ids, k=4), of_objects(owner))
+    measured = scatter_matrices(training_graphs(regions, ids, k=4), of_objects(owner))
     start = parameters(PARTS, emphasis=0.5)
     within = np.asarray(measured.within).mean(0)
     got = replace_shrinkage_by_projection(start, measured)
@@ -156,7 +156,9 @@ def test_derivatives_are_those_of_finite_differences(pictures, rank):
 def noisy():
     """Noise in half of the dimensions: collection, training and held-out queries."""
     vectors, queries, owner, asked = noisy_dimensions()
-    return problem(vectors, k=12), *split_objects(vectors, queries, owner, asked)
+    return training_graphs(vectors, k=12), *split_objects(
+        vectors, queries, owner, asked
+    )
 
 
 @pytest.mark.full
@@ -165,7 +167,7 @@ def test_the_chain_from_a_whitening_to_scores_matches_finite_differences(picture
     regions, ids, owner = pictures
     regions = regions.astype(np.float64)
     regions /= np.linalg.norm(regions, axis=1, keepdims=True)
-    where = problem(regions, ids, k=9)
+    where = training_graphs(regions, ids, k=9)
     single = scatter_matrices(where, of_objects(owner))
     made = ScatterMatrices(*(jnp.asarray(each, jnp.float64) for each in single))
     queries = QueryDescriptors((regions[[0, 5, 10]] + 0.1,), np.arange(3))
@@ -290,9 +292,9 @@ def test_rejects_what_can_not_be_whitened(noisy, pictures):
     with pytest.raises(ValueError, match=r"objects\[0\] must be two images or more"):
         scatter_matrices(made, [np.array([3])])
     with pytest.raises(ValueError, match="one description, got 2"):
-        scatter_matrices(problem([pictures[0]] * 2, pictures[1], k=3))
+        scatter_matrices(training_graphs([pictures[0]] * 2, pictures[1], k=3))
     with pytest.raises(ValueError, match="differ between images, got equal ones"):
-        scatter_matrices(problem(np.ones((5, 3), np.float32), k=2))
+        scatter_matrices(training_graphs(np.ones((5, 3), np.float32), k=2))
     unnamed = training._replace(objects=())
     with pytest.raises(ValueError, match="must name what queries show"):
         fit(made, unnamed, held_out, start)

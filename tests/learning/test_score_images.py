@@ -15,13 +15,13 @@ from diffjax.learning._parameters import (
     unconstrain,
 )
 from diffjax.learning._parameters import constrain as constrained
-from diffjax.learning._problem import (
+from diffjax.learning._score_images import score_images
+from diffjax.learning._training_graphs import (
     QueryDescriptors,
-    problem,
     project_vectors,
     refresh_neighbors,
+    training_graphs,
 )
-from diffjax.learning._score_images import score_images
 
 # What `replace_shrinkage_by_projection` makes a projection of is never there when
 # images are scored.
@@ -111,7 +111,9 @@ def _mutual(vectors, k):
 )
 def test_agrees_with_the_formulas_dense(collection, scales, names, ks):
     values = some(names)
-    made = problem(collection.vectors, collection.image_ids, k=ks, scales=scales)
+    made = training_graphs(
+        collection.vectors, collection.image_ids, k=ks, scales=scales
+    )
     got = score_images(values, made, asked(collection, views=len(ks)), **EXACT)
     expected = dense_scores(values, collection, ks=ks, scales=scales)
     np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
@@ -124,7 +126,7 @@ def test_without_more_parts_it_is_the_search_of_an_index(collection):
     answers = index.search(queries, collection.query_ids)
     got = score_images(
         parameters(),
-        problem(vectors, collection.image_ids, k=6),
+        training_graphs(vectors, collection.image_ids, k=6),
         QueryDescriptors((queries,), collection.query_ids),
         query_k=6,
     )
@@ -143,11 +145,14 @@ def test_parts_at_their_start_change_nothing(collection, scales):
     )
     ids = single.image_ids
     plain = score_images(
-        parameters(), problem(single.vectors, ids, k=6), asked(single), query_k=6
+        parameters(),
+        training_graphs(single.vectors, ids, k=6),
+        asked(single),
+        query_k=6,
     )
     full = score_images(
         parameters(SCORED, scales=3, dim=12, graphs=2),
-        problem(single.vectors, ids, k=[6, 6], scales=scales),
+        training_graphs(single.vectors, ids, k=[6, 6], scales=scales),
         asked(single, views=2),
         query_k=6,
     )
@@ -156,7 +161,9 @@ def test_parts_at_their_start_change_nothing(collection, scales):
 
 @pytest.mark.usefixtures("x64")
 def test_every_derivative_of_the_chain_matches_finite_differences(collection, scales):
-    made = problem(collection.vectors, collection.image_ids, k=[4, 9], scales=scales)
+    made = training_graphs(
+        collection.vectors, collection.image_ids, k=[4, 9], scales=scales
+    )
     raw = unconstrain(some(SCORED))
     queries = asked(collection, views=2)
 
@@ -180,7 +187,7 @@ def test_every_derivative_of_the_chain_matches_finite_differences(collection, sc
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
 def test_padding_of_a_batch_changes_nothing(collection, jitted):
-    made = problem(
+    made = training_graphs(
         collection.vectors.astype("f4"), collection.image_ids.astype("i4"), k=6
     )
     queries, ids = collection.queries.astype("f4"), collection.query_ids
@@ -197,7 +204,7 @@ def test_padding_of_a_batch_changes_nothing(collection, jitted):
 
 
 def test_a_descent_step_lowers_and_an_ascent_step_raises(collection):
-    made = problem(
+    made = training_graphs(
         collection.vectors.astype("f4"), collection.image_ids.astype("i4"), k=6
     )
     queries = QueryDescriptors((collection.queries.astype("f4"),), collection.query_ids)
@@ -222,9 +229,9 @@ def test_new_neighbours_are_those_of_the_projected_vectors(collection):
     moved = np.asarray(project_vectors(vectors, jnp.eye(12)[:4]))
     values = parameters(("projection",), dim=12, rank=4)
     queries = QueryDescriptors((collection.queries.astype("f4"),), collection.query_ids)
-    start = problem(vectors, collection.image_ids, k=7)
+    start = training_graphs(vectors, collection.image_ids, k=7)
     again = refresh_neighbors(start, values, k=9)
-    direct = problem(moved, collection.image_ids, k=9)
+    direct = training_graphs(moved, collection.image_ids, k=9)
     # There was no room for so many edges: now there is some left.
     assert again.edges.indices.size > direct.edges.indices.size
     asked_moved = (project_vectors(queries.vectors[0], values.projection),)
@@ -241,12 +248,12 @@ def test_new_neighbours_are_those_of_the_projected_vectors(collection):
 @pytest.mark.full
 def test_fewer_neighbours_leave_the_shapes_as_they_are(collection):
     vectors = collection.vectors.astype("f4")
-    start = problem(vectors, collection.image_ids, k=[5, 9])
+    start = training_graphs(vectors, collection.image_ids, k=[5, 9])
     again = refresh_neighbors(start, parameters(), k=[4, 8])
     before, after = jax.tree.leaves(start), jax.tree.leaves(again)
     assert [x.shape for x in before] == [x.shape for x in after]
     # What is left free is no edge, in one graph as in the sum of two.
-    direct = problem(vectors, collection.image_ids, k=[4, 8])
+    direct = training_graphs(vectors, collection.image_ids, k=[4, 8])
     values = parameters(("mixture", "bias"), graphs=2, bias=-0.5)
     queries = QueryDescriptors(
         (collection.queries.astype("f4"),) * 2, collection.query_ids
@@ -260,13 +267,13 @@ def test_fewer_neighbours_leave_the_shapes_as_they_are(collection):
 
 def test_two_descriptions_need_not_have_the_same_dimensions(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
-    made = problem([vectors, vectors[:, :5]], collection.image_ids, k=6)
+    made = training_graphs([vectors, vectors[:, :5]], collection.image_ids, k=6)
     values = parameters(("mixture",), graphs=2)
     rows = QueryDescriptors((queries, queries[:, :5]), collection.query_ids)
     assert score_images(values, made, rows, query_k=6).shape == (24, 5)
     # All weight on one of them is that one alone.
     sure = values._replace(mixture=jnp.array([1.0, 1e-9]))
-    alone = problem(vectors, collection.image_ids, k=6)
+    alone = training_graphs(vectors, collection.image_ids, k=6)
     np.testing.assert_allclose(
         score_images(sure, made, rows, query_k=6),
         score_images(
@@ -288,16 +295,16 @@ def test_two_descriptions_need_not_have_the_same_dimensions(collection):
         ),
     ],
 )
-def test_rejects_parameters_of_another_problem(collection, values, match):
-    made = problem(collection.vectors.astype("f4"), collection.image_ids, k=3)
+def test_rejects_parameters_of_another_collection(collection, values, match):
+    made = training_graphs(collection.vectors.astype("f4"), collection.image_ids, k=3)
     queries = QueryDescriptors((collection.queries.astype("f4"),), collection.query_ids)
     with pytest.raises(ValueError, match=match):
         score_images(parameters(**values), made, queries, query_k=3)
 
 
-def test_rejects_queries_of_another_problem(collection):
+def test_rejects_queries_of_another_collection(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
-    made = problem(vectors, collection.image_ids, k=3)
+    made = training_graphs(vectors, collection.image_ids, k=3)
     with pytest.raises(ValueError, match=r"queries must have one description .* got 2"):
         score_images(
             parameters(), made, QueryDescriptors((queries,) * 2, collection.query_ids)
@@ -325,13 +332,13 @@ def test_rejects_queries_of_another_problem(collection):
         ({"k": 200}, r"k must be in 1\.\.\d+ \(n\), got 200"),
     ],
 )
-def test_rejects_a_problem_that_can_not_be(collection, unchecked, bad, match):
+def test_rejects_graphs_that_can_not_be(collection, unchecked, bad, match):
     vectors = collection.vectors.astype("f4")
     with pytest.raises(ValueError, match=match):
-        problem([vectors, vectors], collection.image_ids, **bad)
+        training_graphs([vectors, vectors], collection.image_ids, **bad)
 
 
 def test_rejects_descriptions_of_other_regions(collection):
     vectors = collection.vectors.astype("f4")
     with pytest.raises(ValueError, match="as many rows in every description"):
-        problem([vectors, vectors[1:]], k=3)
+        training_graphs([vectors, vectors[1:]], k=3)

@@ -1,4 +1,4 @@
-"""Preparation of vectors on disk, block by block: checks, whitening, weights."""
+"""Prepared rows: vectors checked, whitened and read block by block; their weights."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def check_and_hash_vectors(
     """
     digest = hashlib.sha256(f"{vectors.dtype} {list(vectors.shape)} ".encode())
     total: RunningCovariance | None = None
-    for start, block in _blocks(vectors):
+    for start, block in _iterate_blocks(vectors):
         digest.update(block.data)
         largest = np.abs(block).max(axis=1)
         bad = np.flatnonzero(~(np.isfinite(largest) & (largest > 0)))
@@ -150,13 +150,13 @@ def weigh_regions(
         )
         stop = int(ends[next_image - 1])
         rows = read_rows(slice(start, stop))
-        weights.append(_weigh(rows, counts[image:next_image], max_regions, lam))
+        weights.append(_weigh_block(rows, counts[image:next_image], max_regions, lam))
         progress("weighing regions", stop, n)
         start, image = stop, next_image
     return np.concatenate(weights)
 
 
-def _weigh(vectors, counts, max_regions, lam):
+def _weigh_block(vectors, counts, max_regions, lam):
     """Weights of generalised max pooling of a block, padded to one of a few sizes."""
     rows = len(vectors)
     size = 1 << max(rows - 1, _MIN_ROWS - 1).bit_length()
@@ -176,6 +176,6 @@ def _weigh(vectors, counts, max_regions, lam):
     return np.asarray(weights)[:rows]
 
 
-def _blocks(vectors: VectorRows) -> Iterator[tuple[int, np.ndarray]]:
+def _iterate_blocks(vectors: VectorRows) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(vectors), CLUSTER_BLOCK_ROWS):
         yield start, vectors[start : start + CLUSTER_BLOCK_ROWS]

@@ -16,7 +16,7 @@ from torch_files import (
     zip_file,
 )
 
-from diffjax.weights import _torch_pickle
+from diffjax.weights import _torch_unpickler
 from diffjax.weights._torch_format import read_torch_file
 
 NUMBERS = np.arange(4, dtype=np.float32)
@@ -111,7 +111,7 @@ def test_a_hostile_file_is_refused_and_nothing_runs(tmp_path, position):
         ("numpy.core.multiarray", "fromfile"),
         ("numpy", "memmap"),
         ("_codecs", "decode"),
-        ("diffjax.weights._torch_pickle", "pickle.loads"),
+        ("diffjax.weights._torch_unpickler", "pickle.loads"),
         ("copyreg", "_reconstructor"),
         ("argparse", "Namespace"),
     ],
@@ -128,14 +128,14 @@ def test_any_other_name_is_refused_with_its_name(read, tmp_path, module, name):
 
 
 def test_no_name_resolves_to_an_object_of_torch_numpy_or_python():
-    unpickler = _torch_pickle.TorchUnpickler(
-        _torch_pickle.io.BytesIO(b"N."),
-        budget=_torch_pickle.MemoryBudget(100),
+    unpickler = _torch_unpickler.TorchUnpickler(
+        _torch_unpickler.io.BytesIO(b"N."),
+        budget=_torch_unpickler.MemoryBudget(100),
         storages={},
     )
     for name in [*unpickler._stand_ins, "torch.FloatStorage"]:
         got = unpickler.find_class(*name.rsplit(".", 1))
-        assert type(got).__module__ == _torch_pickle.__name__
+        assert type(got).__module__ == _torch_unpickler.__name__
         assert not isinstance(got, type)
 
 

@@ -1,4 +1,4 @@
-"""Learning problem: vectors of a collection, their neighbour graphs, query vectors."""
+"""Training graphs: vectors of a collection, their neighbour graphs, query vectors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,10 +36,10 @@ class DescriptorView(NamedTuple):
     edges: Graph
 
 
-class LearningProblem(NamedTuple):
+class TrainingGraphs(NamedTuple):
     """Collection with the neighbour graphs on which parameters are learned.
 
-    See `problem`.
+    See `training_graphs`.
 
     Attributes:
         views: One or several views of the same regions, each with its graph.
@@ -69,15 +69,15 @@ class QueryDescriptors(NamedTuple):
     query_ids: Int[Array | np.ndarray, " r"]
 
 
-def problem(
+def training_graphs(
     vectors: Vectors | Sequence[Vectors],
     image_ids: Int[Array | np.ndarray, " n"] | None = None,
     *,
     k: int | Sequence[int],
     scales: Int[Array | np.ndarray, " n"] | None = None,
     method: NeighborMethod = "exact",
-) -> LearningProblem:
-    """Builds the learning problem of a collection: its views and neighbour graphs.
+) -> TrainingGraphs:
+    """Builds the views of a collection and their neighbour graphs, to learn on.
 
     Args:
         vectors: Region vectors, scaled to unit length here; or several kinds of
@@ -123,7 +123,7 @@ def problem(
         _mutual_neighbors(unit, view_k, method=method)
         for unit, view_k in zip(units, ks, strict=True)
     ]
-    assembled = _assemble_problem(
+    assembled = _assemble_graphs(
         units,
         edges_by_view,
         image_ids=np.asarray(ids, np.int32),
@@ -133,18 +133,18 @@ def problem(
 
 
 def refresh_neighbors(
-    problem: LearningProblem,
+    training_graphs: TrainingGraphs,
     parameters: Parameters,
     *,
     k: int | Sequence[int],
     method: NeighborMethod = "exact",
-) -> LearningProblem:
+) -> TrainingGraphs:
     """Searches the neighbours of projected vectors, and rebuilds the graphs.
 
     Runs on the host, between gradient steps: neighbours are a discrete choice.
 
     Args:
-        problem: The collection, concrete.
+        training_graphs: The collection with its graphs, concrete.
         parameters: Parameters with the projection.
         k: Neighbours of each region, or one number per graph.
         method: Method of the neighbour search; see `knn`.
@@ -156,42 +156,45 @@ def refresh_neighbors(
     Raises:
         ValueError: If `k` is outside 1..n, or is not one number per graph.
     """
-    num_graphs = len(problem.views)
+    num_graphs = len(training_graphs.views)
     ks = [k] * num_graphs if isinstance(k, int) else list(k)
     if len(ks) != num_graphs:
         raise ValueError(f"k must be one number or {num_graphs}, got {len(ks)}.")
-    units = [view.vectors for view in problem.views]
+    units = [view.vectors for view in training_graphs.views]
     edges_by_view = [
         _mutual_neighbors(
             project_vectors(unit, parameters.projection), view_k, method=method
         )
         for unit, view_k in zip(units, ks, strict=True)
     ]
-    assembled = _assemble_problem(
-        units, edges_by_view, image_ids=problem.image_ids, scales=problem.scales
+    assembled = _assemble_graphs(
+        units,
+        edges_by_view,
+        image_ids=training_graphs.image_ids,
+        scales=training_graphs.scales,
     )
     sizes = [
         capacity if needed <= capacity else int(needed * _SPARE_FACTOR)
         for needed, capacity in zip(
-            edge_capacities(assembled), edge_capacities(problem), strict=True
+            edge_capacities(assembled), edge_capacities(training_graphs), strict=True
         )
     ]
     return _fill_similarities(with_edge_capacities(assembled, sizes))
 
 
-def edge_capacities(problem: LearningProblem) -> list[int]:
+def edge_capacities(training_graphs: TrainingGraphs) -> list[int]:
     """Numbers of edge slots: of each graph, and of the union."""
-    view_edges = [view.edges for view in problem.views]
-    return [edges.indices.shape[0] for edges in (*view_edges, problem.edges)]
+    view_edges = [view.edges for view in training_graphs.views]
+    return [edges.indices.shape[0] for edges in (*view_edges, training_graphs.edges)]
 
 
 def with_edge_capacities(
-    problem: LearningProblem, sizes: Sequence[int]
-) -> LearningProblem:
+    training_graphs: TrainingGraphs, sizes: Sequence[int]
+) -> TrainingGraphs:
     """Adds spare edge slots, which change no result.
 
     Args:
-        problem: The collection.
+        training_graphs: The collection with its graphs.
         sizes: Numbers of slots, in the order of `edge_capacities`, none smaller.
 
     Returns:
@@ -200,18 +203,18 @@ def with_edge_capacities(
     *view_sizes, union_size = sizes
     views = tuple(
         view._replace(edges=_pad_edges(view.edges, size))
-        for view, size in zip(problem.views, view_sizes, strict=True)
+        for view, size in zip(training_graphs.views, view_sizes, strict=True)
     )
-    if problem.union_positions is None:
-        return problem._replace(views=views, edges=views[0].edges)
+    if training_graphs.union_positions is None:
+        return training_graphs._replace(views=views, edges=views[0].edges)
     union_positions = tuple(
         # A spare slot adds weight 0, wherever it adds it.
         jnp.asarray(np.pad(np.asarray(slot), (0, size - slot.shape[0])))
-        for slot, size in zip(problem.union_positions, view_sizes, strict=True)
+        for slot, size in zip(training_graphs.union_positions, view_sizes, strict=True)
     )
-    return problem._replace(
+    return training_graphs._replace(
         views=views,
-        edges=_pad_edges(problem.edges, union_size),
+        edges=_pad_edges(training_graphs.edges, union_size),
         union_positions=union_positions,
     )
 
@@ -261,21 +264,25 @@ def _mutual_neighbors(vectors: Array, k: int, *, method: NeighborMethod) -> Grap
     return compress(affinity(knn(vectors, k, method=method), bias=NO_EDGE))
 
 
-def _fill_similarities(problem: LearningProblem) -> LearningProblem:
+def _fill_similarities(training_graphs: TrainingGraphs) -> TrainingGraphs:
     """Computes the similarities of the edges of all views."""
     views = tuple(
         view._replace(edges=edges_with_similarities(view.edges, view.vectors))
-        for view in problem.views
+        for view in training_graphs.views
     )
-    edges = views[0].edges if problem.union_positions is None else problem.edges
-    return problem._replace(views=views, edges=edges)
+    edges = (
+        views[0].edges
+        if training_graphs.union_positions is None
+        else training_graphs.edges
+    )
+    return training_graphs._replace(views=views, edges=edges)
 
 
-def _assemble_problem(units, edges, *, image_ids, scales) -> LearningProblem:
-    """Learning problem of these graphs, with the union of their edges."""
+def _assemble_graphs(units, edges, *, image_ids, scales) -> TrainingGraphs:
+    """Collection of these graphs, with the union of their edges."""
     views = tuple(DescriptorView(u, e) for u, e in zip(units, edges, strict=True))
     if len(views) == 1:
-        return LearningProblem(views, image_ids, scales, edges[0], None)
+        return TrainingGraphs(views, image_ids, scales, edges[0], None)
     n = edges[0].num_nodes
     keys = [
         np.repeat(np.arange(n), np.diff(np.asarray(e.starts, np.int64))) * n
@@ -292,7 +299,7 @@ def _assemble_problem(units, edges, *, image_ids, scales) -> LearningProblem:
     union_positions = tuple(
         jnp.asarray(np.searchsorted(union_keys, key).astype(np.int32)) for key in keys
     )
-    return LearningProblem(views, image_ids, scales, union, union_positions)
+    return TrainingGraphs(views, image_ids, scales, union, union_positions)
 
 
 def _pad_edges(edges: Graph, size: int) -> Graph:

@@ -1,4 +1,4 @@
-"""Extraction of the pictures of a folder, as far as the store lacks their regions."""
+"""Description of the pictures of a folder whose regions a store lacks."""
 
 import hashlib
 import json
@@ -103,7 +103,7 @@ def list_pictures(
     return FolderPictures(paths, tuple(names), tuple(keys), picture_regions)
 
 
-def extract(
+def describe_missing(
     pictures: FolderPictures,
     store: RegionStore,
     describe: Callable[[], Describer],

@@ -1,7 +1,7 @@
 // Allocation of large arrays in huge pages: blocks of columns, rows of a graph.
 
-#ifndef DIFFJAX_NATIVE_NUMBERS_H_
-#define DIFFJAX_NATIVE_NUMBERS_H_
+#ifndef DIFFJAX_NATIVE_HUGE_PAGES_H_
+#define DIFFJAX_NATIVE_HUGE_PAGES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace diffjax {
 constexpr size_t kHugePage = size_t{1} << 21;
 
 // Allocates memory aligned to a huge page, in huge pages if the system has them.
-inline void* take_pages(size_t bytes) {
+inline void* allocate_pages(size_t bytes) {
   void* pages = ::operator new(bytes, std::align_val_t(kHugePage));
 #if defined(__linux__)
   // Rows are gathered from all over a block, which is faster with few pages to look up,
@@ -28,33 +28,34 @@ inline void* take_pages(size_t bytes) {
   return pages;
 }
 
-inline void give_pages(void* pages) {
+inline void free_pages(void* pages) {
   ::operator delete(pages, std::align_val_t(kHugePage));
 }
 
 // Uninitialised array of numbers, in huge pages if it is large enough.
 template <typename T>
-class Numbers {
+class PagedArray {
  public:
-  explicit Numbers(int64_t count)
-      : paged_(count * sizeof(T) >= kHugePage),
-        numbers_(static_cast<T*>(paged_ ? take_pages(count * sizeof(T))
-                                        : ::operator new(count * sizeof(T), kLine))) {}
-  ~Numbers() {
-    if (paged_) {
-      give_pages(numbers_);
+  explicit PagedArray(int64_t count)
+      : is_paged_(count * sizeof(T) >= kHugePage),
+        numbers_(static_cast<T*>(is_paged_
+                                     ? allocate_pages(count * sizeof(T))
+                                     : ::operator new(count * sizeof(T), kLine))) {}
+  ~PagedArray() {
+    if (is_paged_) {
+      free_pages(numbers_);
     } else {
       ::operator delete(numbers_, kLine);
     }
   }
-  Numbers(const Numbers&) = delete;
-  Numbers& operator=(const Numbers&) = delete;
+  PagedArray(const PagedArray&) = delete;
+  PagedArray& operator=(const PagedArray&) = delete;
   T* get() const { return numbers_; }
-  T& operator[](int64_t at) const { return numbers_[at]; }
+  T& operator[](int64_t index) const { return numbers_[index]; }
 
  private:
   static constexpr auto kLine = std::align_val_t(64);
-  const bool paged_;
+  const bool is_paged_;
   T* const numbers_;
 };
 
@@ -69,15 +70,16 @@ struct HugePages {
 
   T* allocate(size_t count) {
     const size_t bytes = count * sizeof(T);
-    if (bytes < kLeast) return static_cast<T*>(::operator new(bytes));
-    return static_cast<T*>(take_pages((bytes + kHugePage - 1) / kHugePage * kHugePage));
+    if (bytes < kMinPagedBytes) return static_cast<T*>(::operator new(bytes));
+    return static_cast<T*>(
+        allocate_pages((bytes + kHugePage - 1) / kHugePage * kHugePage));
   }
 
   void deallocate(T* numbers, size_t count) {
-    if (count * sizeof(T) < kLeast) {
+    if (count * sizeof(T) < kMinPagedBytes) {
       ::operator delete(numbers);
     } else {
-      give_pages(numbers);
+      free_pages(numbers);
     }
   }
 
@@ -85,7 +87,7 @@ struct HugePages {
   bool operator!=(const HugePages&) const { return false; }
 
  private:
-  static constexpr size_t kLeast = kHugePage / 16;
+  static constexpr size_t kMinPagedBytes = kHugePage / 16;
 };
 
 template <typename T>
@@ -93,4 +95,4 @@ using PagedVector = std::vector<T, HugePages<T>>;
 
 }  // namespace diffjax
 
-#endif  // DIFFJAX_NATIVE_NUMBERS_H_
+#endif  // DIFFJAX_NATIVE_HUGE_PAGES_H_

@@ -3,6 +3,7 @@ import weakref
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffjax._array_cache import ArrayCache, cache_by_identity
 
@@ -35,6 +36,7 @@ def test_values_of_mutable_arrays_are_not_cached():
     assert total((array, fixed)) == 8
 
 
+@pytest.mark.full
 def test_a_value_of_several_arrays_is_cached_for_all_of_them_together():
     cache = ArrayCache()
     one, other = jnp.arange(3.0), jnp.arange(4.0)

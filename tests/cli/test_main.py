@@ -213,6 +213,7 @@ def test_a_preset_goes_without_other_settings_of_the_graph(run, photographs):
     assert err.count("\n") == 1
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.* is more than")
 def test_a_preset_is_what_the_index_is_built_with(run, photographs, tmp_path):
     words = ("index", photographs, "--out", tmp_path / "index", "--side", "64")
@@ -358,6 +359,7 @@ def test_ctrl_c_while_the_program_is_loading_is_one_line(program):
     assert ended.err == "error: stopped; run the same command to go on where it was.\n"
 
 
+@pytest.mark.full
 def test_a_second_search_compiles_nothing_anew(photographs, photograph_index, tmp_path):
     program = Program(tmp_path)  # With nothing in its cache.
     pictures = [photographs / "rocket" / f"{number}.png" for number in (0, 1)]
@@ -372,6 +374,7 @@ def test_a_second_search_compiles_nothing_anew(photographs, photograph_index, tm
     assert second["cached"] == first["compiled"]
 
 
+@pytest.mark.full
 def test_a_second_search_imports_no_more_than_it_needs(
     photographs, photograph_index, tmp_path
 ):

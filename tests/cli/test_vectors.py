@@ -131,6 +131,7 @@ def test_files_without_vectors_are_refused_in_a_line(run, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.full
 def test_the_table_has_whole_numbers_of_images_and_regions(run, tmp_path):
     vectors = np.random.default_rng(3).normal(size=(10_100, 4)).astype(np.float32)
     vectors[10_050:] += 20  # Far from all others, so that its own are the answers.

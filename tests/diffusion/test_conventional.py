@@ -84,6 +84,7 @@ def test_query_vectors_are_that_column_but_for_norm_and_cut(collection, arrays):
             assert column[node] >= a[node].sum() - 1e-12
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "transform",
     [jax.jit, pytest.param(lambda f: f, marks=pytest.mark.full)],

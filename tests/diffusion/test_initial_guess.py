@@ -142,6 +142,7 @@ def test_exact_eigenvectors_leave_the_condition_number_of_the_others(graph, y, r
     assert (got.num_steps < diffuse(graph, y, **settings).num_steps).all()
 
 
+@pytest.mark.full
 def test_more_eigenvectors_leave_fewer_steps_and_a_complete_basis_none(graph, y):
     steps = [
         np.max(
@@ -195,6 +196,7 @@ def test_zero_queries_are_accepted(graph, y):
     assert diffuse(graph, y[:, :0], **guess).value.shape == (graph.num_nodes, 0)
 
 
+@pytest.mark.full
 def test_right_hand_sides_at_the_ends_of_single_precision(collection):
     graph = normalize(compress(affinity(knn(collection.vectors.astype("f4"), 5))))
     y = jnp.asarray(np.random.default_rng(3).uniform(size=(86, 2)), jnp.float32)
@@ -305,6 +307,7 @@ def test_a_query_gets_the_same_scores_alone_in_vmap_and_in_a_matrix(
         assert batch.num_steps[i, 0] == single.num_steps[0] == together.num_steps[i]
 
 
+@pytest.mark.full
 def test_vmap_over_graphs_and_over_starts_is_a_loop(graph, y):
     basis = leading_eigenvectors(graph, 6)
     weights = jnp.stack([graph.weights, 0.5 * graph.weights])
@@ -319,6 +322,7 @@ def test_vmap_over_graphs_and_over_starts_is_a_loop(graph, y):
         np.testing.assert_allclose(got[i], scores(weights[i], starts[i]), rtol=1e-9)
 
 
+@pytest.mark.full
 @kernels.needed
 @pytest.mark.parametrize(
     ("kind", "queries"),

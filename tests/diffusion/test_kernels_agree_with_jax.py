@@ -52,6 +52,7 @@ def agree(one, other, tolerance):
         )
 
 
+@pytest.mark.full
 @float32_by_default
 def test_products_and_their_derivatives(monkeypatch, graph):
     dtype = graph.weights.dtype
@@ -100,6 +101,7 @@ def test_products_and_their_derivatives(monkeypatch, graph):
         agree(got, plain[name], tolerance)
 
 
+@pytest.mark.full
 def test_eager_products(monkeypatch, graph):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(86, 3)), graph.weights.dtype)
     native, plain = both_paths(monkeypatch, lambda: multiply(graph, x))
@@ -150,6 +152,7 @@ def test_a_solve_with_a_tolerance_of_0(monkeypatch, graph):
         assert (solution.residual < 1e-15).all()
 
 
+@pytest.mark.full
 @float64_by_default
 def test_gradients_of_a_solve(monkeypatch, graph):
     dtype = graph.weights.dtype

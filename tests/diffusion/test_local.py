@@ -106,7 +106,7 @@ def solve_by_loops(
         ("kernel", 4),
         ("kernel", 11),
         ("kernel", 100),
-        ("padded", 11),
+        pytest.param("padded", 11, marks=pytest.mark.full),
         pytest.param("padded", 4, marks=pytest.mark.full),
         pytest.param("padded", 100, marks=pytest.mark.full),
     ],

@@ -45,6 +45,7 @@ def check_rows(rows, graph):
         np.testing.assert_array_equal(values[~is_node], 0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("graph", ["padded", "compressed"], indirect=True)
 def test_rows_are_the_one_hot_solutions_on_their_nodes(graph, near):
     check_rows(solve_rows(graph, near), graph)

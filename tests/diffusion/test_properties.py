@@ -137,6 +137,7 @@ def test_the_spectral_radius_of_s_is_at_most_one(seed):
     assert np.abs(values).max(initial=0) <= 1 + 1e-6
 
 
+@pytest.mark.full
 @drawn
 @given(seed=seeds)
 def test_truncation_to_everything_changes_no_score(seed):

@@ -151,9 +151,9 @@ def test_the_best_iterate_is_the_one_of_smallest_residual(graph, y):
 @pytest.mark.parametrize(
     ("solver", "graph"),
     [
-        ("cg", "padded"),
+        pytest.param("cg", "padded", marks=full),
         ("cg", "compressed"),
-        ("cg-bcoo", "compressed"),
+        pytest.param("cg-bcoo", "compressed", marks=full),
         *(
             pytest.param(solver, form, marks=full)
             for solver in SOLVERS
@@ -218,7 +218,7 @@ def test_vmap_calls_kernels_with_all_queries_as_columns(
 @pytest.mark.parametrize(
     ("solver", "graph"),
     [
-        ("cg", "padded"),
+        pytest.param("cg", "padded", marks=full),
         ("cg", "compressed"),
         *(pytest.param(s, "compressed", marks=full) for s in OWN if s != "cg"),
     ],
@@ -247,6 +247,7 @@ def total(graph, weights, alpha, y, solver):
     return (scores**2).sum()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("graph", ["compressed"], indirect=True)
 @pytest.mark.parametrize(
     "solver", ["cg", *(pytest.param(s, marks=full) for s in OWN if s != "cg")]

@@ -82,6 +82,7 @@ def test_rows_wider_than_max_degree_give_nan_and_no_wrong_score(graph):
     assert np.isnan(scores[:, hit][connected[:, hit]]).all()
 
 
+@pytest.mark.full
 def test_sizes_beyond_n_reach_all_nodes(graph):
     got = diffuse_local(graph, NODES, VALUES, size=10**10, max_steps=60)
     assert got.nodes.shape == (2, graph.num_nodes)

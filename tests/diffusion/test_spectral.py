@@ -70,6 +70,7 @@ def test_eigenvectors_are_those_of_the_dense_matrix(graph, rank):
     assert (got.residual < 1e-9).all()
 
 
+@pytest.mark.full
 def test_every_component_has_its_eigenvalue_1(graph):
     matrix = graph.to_scipy()
     count, labels = scipy.sparse.csgraph.connected_components(matrix, directed=False)
@@ -196,6 +197,7 @@ def test_errors_are_within_the_bound_and_smaller_than_without_y(graph, rank, alp
     assert (error < np.linalg.norm(without - exact, axis=0)).all()
 
 
+@pytest.mark.full
 def test_diffuse_with_0_steps_has_the_same_scores_and_their_residual(graph, seeds):
     basis = leading_eigenvectors(graph, 9)
     y = jnp.asarray(dense_of(graph, *seeds))
@@ -211,6 +213,7 @@ def test_diffuse_with_0_steps_has_the_same_scores_and_their_residual(graph, seed
         assert not got.converged.any()
 
 
+@pytest.mark.full
 def test_scores_of_no_query_of_an_empty_query_and_of_a_repeated_node(graph):
     basis = leading_eigenvectors(graph, 4)
     none = spectral_scores(basis, jnp.zeros((0, 3), int), jnp.zeros((0, 3)))

@@ -38,6 +38,7 @@ def config(collection, tmp_path) -> SearchConfig:
     )
 
 
+@pytest.mark.full
 def test_files_give_the_answers_of_arrays(config, collection):
     distributed_search.run(config)
     got = np.load(config.out)

@@ -68,6 +68,7 @@ def task(collection):
     return LearningTask(collection, split_by_object(objects, splits=1)[0], config)
 
 
+@pytest.mark.full
 def test_the_defaults_have_the_precision_of_an_index(task):
     everything = np.ones(task.collection.num_queries, bool)
     index = task.collection.index

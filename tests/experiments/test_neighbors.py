@@ -39,6 +39,7 @@ def test_memory_is_that_of_the_search_alone():
     assert 50 < got["largest_memory_mib"] < ballast.nbytes / 2**20
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.* is more than the")  # Few vectors here.
 def test_both_graphs_are_evaluated_on_a_benchmark(collection, tmp_path, monkeypatch):
     vectors = collection.vectors.astype(np.float32)

@@ -47,6 +47,7 @@ def run_quick(name, workdir, records, **changes):
     return config, record
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "methods",
     [FEW, pytest.param(tuple(METHODS), marks=pytest.mark.full)],
@@ -95,6 +96,7 @@ def test_cached_trials_are_not_computed_again(workdir, tmp_path, monkeypatch):
     assert {path.name for path in (workdir / "results").iterdir()} == trials
 
 
+@pytest.mark.full
 def test_a_changed_setting_computes_only_trials_that_depend_on_it(
     workdir, tmp_path, monkeypatch
 ):

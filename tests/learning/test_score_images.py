@@ -185,6 +185,7 @@ def test_every_derivative_of_the_chain_matches_finite_differences(collection, sc
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
 def test_padding_of_a_batch_changes_nothing(collection, jitted):
     made = training_graphs(
@@ -203,6 +204,7 @@ def test_padding_of_a_batch_changes_nothing(collection, jitted):
     np.testing.assert_allclose(score(values, made, rows), plain, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_descent_step_lowers_and_an_ascent_step_raises(collection):
     made = training_graphs(
         collection.vectors.astype("f4"), collection.image_ids.astype("i4"), k=6
@@ -224,6 +226,7 @@ def test_a_descent_step_lowers_and_an_ascent_step_raises(collection):
         assert down < here < up, name
 
 
+@pytest.mark.full
 def test_new_neighbours_are_those_of_the_projected_vectors(collection):
     vectors = collection.vectors.astype("f4")
     moved = np.asarray(project_vectors(vectors, jnp.eye(12)[:4]))
@@ -265,6 +268,7 @@ def test_fewer_neighbours_leave_the_shapes_as_they_are(collection):
     )
 
 
+@pytest.mark.full
 def test_two_descriptions_need_not_have_the_same_dimensions(collection):
     vectors, queries = collection.vectors.astype("f4"), collection.queries.astype("f4")
     made = training_graphs([vectors, vectors[:, :5]], collection.image_ids, k=6)

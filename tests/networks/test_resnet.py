@@ -104,6 +104,7 @@ def test_the_gradient_in_pixels_agrees_with_the_one_in_torch(network):
     np.testing.assert_allclose(got[:, :33, :36], expected, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("height", "width"), [pytest.param(32, 64, marks=pytest.mark.full), (37, 51)]
 )
@@ -222,6 +223,7 @@ def test_eager_and_compiled_answers_agree(network):
     )
 
 
+@pytest.mark.full
 def test_gradients_reach_pixels_and_kernels_and_nothing_beyond_the_picture(network):
     images, sizes = jnp.asarray(pixels(1, 40, 40, 3)), jnp.array([[33, 36]])
     by_weights, by_pixels = slopes(network, images, sizes)

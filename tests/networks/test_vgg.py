@@ -51,6 +51,7 @@ def test_every_map_agrees_with_the_same_network_in_torch(network):
         assert gap < 1e-4, (name, gap)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("height", "width"), [pytest.param(64, 32, marks=pytest.mark.full), (37, 50)]
 )

@@ -214,6 +214,7 @@ def test_traced_ids_under_jit_give_equal_scores(collection):
     )
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_the_gradient_given_the_close_set_matches_finite_differences(collection):
     vectors, ids, queries, query_ids = collection

@@ -139,6 +139,7 @@ def test_a_padded_map_gives_compiled_what_it_gives_alone_and_eager(name, maps, m
     np.testing.assert_allclose(padded, alone, rtol=0 if name == "mac" else 1e-6)
 
 
+@pytest.mark.full
 @EVERY
 def test_cells_outside_the_mask_change_neither_value_nor_gradient(name, maps, mask):
     value = compiled(name)(spoilt(maps, mask), mask)

@@ -263,6 +263,7 @@ def test_number_of_components_is_that_of_distinct_vectors(distinct):
     np.testing.assert_allclose(np.sort(got.weights)[-distinct:], shares, rtol=1e-5)
 
 
+@pytest.mark.full
 def test_padding_rows_change_nothing():
     vectors, _ = draw_clusters(7, spread=0.5)
     vectors = vectors.astype(np.float32)

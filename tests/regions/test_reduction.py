@@ -137,6 +137,7 @@ def test_the_first_of_regions_that_cancel_stands_for_their_component():
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+@pytest.mark.full
 def test_under_jit_dropped_components_are_zero_rows_and_excess_regions_show(vectors):
     got = reduce_traced(vectors, jnp.asarray(IDS))
     np.testing.assert_array_equal(got.image_ids, np.repeat(np.arange(4), 3))
@@ -164,6 +165,7 @@ def test_traced_ids_need_the_counts(vectors, missing):
         jax.jit(call)(vectors, jnp.asarray(IDS))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_gradients_match_finite_differences():
     regions = np.random.default_rng(4).normal(size=(7, 2))

@@ -102,6 +102,7 @@ def test_a_new_setting_compiles_nothing_and_changes_the_answer(bright):
     np.testing.assert_array_equal(third, second)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("x64")
 def test_gradients_reach_the_maps_and_the_settings(bright):
     boxes = jnp.asarray(BOXES)

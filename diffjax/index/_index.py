@@ -677,9 +677,9 @@ def _compose(whitening: Whitening | None, projection: Float[Array, "p d"]) -> Wh
 
 
 def _without_order_of_zeros(result: SearchResult) -> SearchResult:
-    """Takes the images from queries with scores of 0 alone, and warns the caller.
+    """Result without images of queries whose scores are all 0; warns the caller.
 
-    No region is similar to them, so the order of their images would mean nothing.
+    No region is similar to such a query, so an order of images would mean nothing.
     """
     scores, images = np.asarray(result.scores), np.asarray(result.images)
     is_empty = (scores == 0).all(axis=1) & (images >= 0).any(axis=1)
@@ -692,7 +692,7 @@ def _without_order_of_zeros(result: SearchResult) -> SearchResult:
         f"{', ...' if is_empty.sum() > _SHOWN_QUERIES else ''}.",
         stacklevel=3,
     )
-    # A program is compiled for no number of queries, as JAX 0.12 would.
+    # By device_put: JAX 0.12 compiles a program for each shape given to asarray.
     cleared = np.where(is_empty[:, None], -1, images)
     regions = np.where(is_empty[:, None], -1, np.asarray(result.regions))
     return result._replace(

@@ -140,6 +140,8 @@ def _read_arrow(path: pathlib.Path, ids: str | None) -> VectorFile:
     blocks = _list_blocks(table, lists[0]) if lists else _iterate_blocks(table, names)
     try:
         vectors = np.concatenate([*blocks] or [np.zeros((0, 0), np.float32)])
+        if vectors.dtype.kind not in "fiu":
+            raise ValueError(f"got {vectors.dtype} instead of numbers")
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path} must hold vectors in one column of lists, or a number for each "
@@ -159,10 +161,13 @@ def _is_list(kind: "pa.DataType") -> bool:
 
 
 def _list_blocks(table: "pa.Table", name: str) -> Iterator[np.ndarray]:
-    """Vectors of a column of lists, chunk by chunk, in single precision."""
+    """Vectors of a column of lists, chunk by chunk."""
+    from pyarrow import compute  # noqa: PLC0415  # Of an extra.
+
     dim = None
     for chunk in table[name].chunks:
-        lengths = {len(row) if row is not None else 0 for row in chunk}
+        rows = compute.call_function("list_value_length", [chunk]).unique().to_pylist()
+        lengths = {length or 0 for length in rows}
         values = chunk.flatten()
         dim = dim or max(lengths, default=0)
         if lengths - {dim} or values.null_count:
@@ -170,12 +175,11 @@ def _list_blocks(table: "pa.Table", name: str) -> Iterator[np.ndarray]:
                 f"{name} has vectors of lengths {sorted(lengths)} and "
                 f"{values.null_count} missing numbers"
             )
-        numbers = values.to_numpy(zero_copy_only=False)
-        yield np.asarray(numbers, np.float32).reshape(len(chunk), dim)
+        yield values.to_numpy(zero_copy_only=False).reshape(len(chunk), dim)
 
 
 def _iterate_blocks(table: "pa.Table", names: list[str]) -> Iterator[np.ndarray]:
     """Vectors of a table with a column for each dimension."""
     for batch in table.select(names).to_batches():
         columns = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
-        yield np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
+        yield np.stack(columns, axis=1)

@@ -95,6 +95,20 @@ def test_vectors_and_ids_of_every_kind_of_file_are_indexed(
     assert run(*words)[1].splitlines()[2].split()[2] == expected[0][0]
 
 
+@pytest.mark.parametrize("name", ["v.parquet", "wide.parquet"])
+def test_doubles_of_a_table_beyond_single_precision_keep_their_direction(
+    run, queries, tmp_path, name
+):
+    vectors = np.load(tmp_path / "v.npy").astype(np.float64)
+    FILES[name](tmp_path / name, 1e-60 * vectors, np.arange(60))
+    settings = "--k", "10", "--query-k", "10", "--out", "out"
+    code, _, err = run("index", name, "--ids", "ids", *settings)
+    assert code == 0, err
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    got = Index.open(tmp_path / "out").vectors
+    np.testing.assert_allclose(got, units, atol=1e-6)
+
+
 def test_ids_are_lines_of_a_text(run, queries, tmp_path):
     lines = "".join(f"r{i // 3}\n" for i in range(60))
     (tmp_path / "ids.txt").write_text(lines, encoding="utf-8")
